@@ -1,0 +1,81 @@
+"""The way in: a Submission becomes a committed Message, or is refused whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from uuid import UUID
+
+from postroom import policy
+from postroom.address import Mailbox, parse_mailbox
+from postroom.errors import InvalidSubmission
+from postroom.mime import Content, gate, render
+from postroom.model import Accepted, Clock, Instant, NewMessage, Submission, system_clock
+from postroom.store import IdempotencyClash, Store
+
+
+def accept(store: Store, submission: Submission, *, most_bytes: int, clock: Clock = system_clock) -> Accepted:
+    """Check, render and commit a submission; return only when it is durable.
+
+    From then on the message ends as sent, failed or cancelled, whatever happens.
+    Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
+    StoreUnavailable when it could not be made durable; nothing is kept then.
+    """
+    recipients = policy.recipients(submission)
+    policy.subject_is_one_line(submission)
+    policy.says_something(submission)
+    policy.body_is_text(submission)
+    policy.fits(len(submission.body), most_bytes)  # rendering never makes it smaller
+    message = _render(submission, recipients, clock())
+    policy.fits(len(message.mime), most_bytes)
+    gate(message.mime, smtputf8=message.smtputf8)
+    outcome = store.write(lambda transaction: transaction.accept(message))
+    if isinstance(outcome, IdempotencyClash):
+        raise InvalidSubmission(
+            "this idempotency key was used before for a different message; use a new key",
+            field="Idempotency-Key",
+        )
+    return outcome
+
+
+def new_request_id(now: Instant) -> str:
+    """Return a fresh UUID of version 7 (RFC 9562 §5.7): 74 random bits, and in the order of time."""
+    value = (now // 1000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(UUID(int=value))
+
+
+def _render(submission: Submission, recipients: tuple[Mailbox, ...], now: Instant) -> NewMessage:
+    request_id = new_request_id(now)
+    sender = parse_mailbox(submission.account.email)
+    content = Content(
+        sender_name=submission.account.name,
+        sender=sender,
+        recipients=recipients,
+        subject=submission.subject,
+        body=submission.body,
+        is_html=submission.is_html,
+        message_id=f"{request_id}@{sender.path.rpartition('@')[2]}",
+        date=now,
+        boundary=f"=_{request_id}",
+    )
+    return NewMessage(
+        request_id=request_id,
+        account_id=submission.account.id,
+        reverse_path=sender.path,
+        forward_paths=tuple(recipient.path for recipient in recipients),
+        subject=submission.subject,
+        mime=render(content),
+        smtputf8=sender.smtputf8 or any(recipient.smtputf8 for recipient in recipients),
+        accepted_at=now,
+        idempotency_key=submission.idempotency_key,
+        fingerprint=_fingerprint(submission) if submission.idempotency_key else None,
+    )
+
+
+def _fingerprint(submission: Submission) -> bytes:
+    """Return a digest of what was asked, to tell a repeated request from a different one under the same key."""
+    asked = [submission.recipients, submission.subject, submission.body, submission.is_html]
+    return hashlib.sha256(json.dumps(asked).encode()).digest()

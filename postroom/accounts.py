@@ -1,0 +1,193 @@
+"""Accounts, keys and credentials: data.csv into the database, and a key to its account."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from postroom.accountfile import AccountRow, RowFault, read_accounts
+from postroom.model import Account, AccountState, Clock, Secret, system_clock
+from postroom.store import Store, StoredAccount, Transaction
+from postroom.vault import UndecryptableSecret, Vault
+
+log = logging.getLogger(__name__)
+
+_SOURCE = "csv"
+_DIGEST = "accounts_csv"  # setting: what was last read from data.csv
+_VERSION = "accounts_version"  # setting: changes with every change of accounts or keys
+_FRESH_FOR_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a reading of data.csv did: rows in force, rows refused, keys that stopped working."""
+
+    path: Path
+    accepted: int
+    faults: tuple[RowFault, ...]
+    revoked: int = 0
+
+
+def unlock(stored: StoredAccount, vault: Vault) -> Account:
+    """Return the account with its password in clear. Raises UndecryptableSecret."""
+    if stored.credential is None:
+        return stored.account
+    return replace(stored.account, password=vault.decrypt(stored.credential))
+
+
+class AccountsFile:
+    """data.csv, watched. Any process may sync it; the database keeps the result."""
+
+    def __init__(self, store: Store, vault: Vault, path: Path, clock: Clock = system_clock) -> None:
+        self._store = store
+        self._vault = vault
+        self._path = path
+        self._clock = clock
+        self._seen: tuple[int, int, int] | None = None
+        self._read: tuple[int, int, int] | None = None
+
+    def sync_if_changed(self) -> SyncReport | None:
+        """Sync once the file has changed and then stayed the same for two looks, so that none is read half written."""
+        signature = self._signature()
+        settled = signature == self._seen
+        self._seen = signature
+        if signature is None or signature == self._read or not settled:
+            return None
+        return self.sync()
+
+    def sync(self) -> SyncReport | None:
+        """Bring accounts and keys in line with the file; None when it holds nothing new or is not there.
+
+        A key that left the file stops working; its account stays, so that queued mail
+        still goes out. A file that cannot be read as a whole changes nothing.
+        """
+        signature = self._signature()
+        try:
+            data = self._path.read_bytes()
+        except OSError:
+            return None
+        self._read = self._seen = signature
+        digest = self._vault.digest(data.hex()).hex()
+        if digest == self._store.setting(_DIGEST):
+            return None
+        file = read_accounts(data)
+        if file.fatal:
+            return SyncReport(self._path, 0, file.faults)
+        revoked = self._apply(file.rows, digest)
+        return SyncReport(self._path, len(file.rows), file.faults, revoked)
+
+    def _signature(self) -> tuple[int, int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _apply(self, rows: Sequence[AccountRow], digest: str) -> int:
+        before = {_identity(stored.account): stored for stored in self._store.accounts()}
+        prepared = [
+            (row, self._vault.digest(row.key.reveal()), *self._credential(row, before)) for row in rows
+        ]
+        now = self._clock()
+
+        def work(transaction: Transaction) -> int:
+            for row, key, credential, changed in prepared:
+                account_id = transaction.upsert_account(
+                    source=_SOURCE,
+                    now=now,
+                    email=row.email,
+                    name=row.name,
+                    host=row.host,
+                    port=row.port,
+                    security=row.security.value if row.security else None,
+                    username=row.username,
+                    credential=credential,
+                    daily_limit=row.daily_limit,
+                    connections=row.connections,
+                )
+                if changed:
+                    transaction.resume_account(account_id)
+                transaction.grant_key(account_id, key, source=_SOURCE, now=now)
+            revoked = transaction.revoke_keys_except({item[1] for item in prepared}, source=_SOURCE, now=now)
+            transaction.set_setting(_DIGEST, digest)
+            transaction.set_setting(_VERSION, str(now))
+            return revoked
+
+        return self._store.write(work)
+
+    def _credential(
+        self, row: AccountRow, before: dict[tuple[object, ...], StoredAccount]
+    ) -> tuple[bytes | None, bool]:
+        """Return what to store for the row's password, and whether it differs from what was stored."""
+        identity = (row.email, row.host, row.port, row.username)
+        stored = before.get(identity)
+        if stored is not None and self._password(stored) == row.password:
+            return stored.credential, False
+        return (self._vault.encrypt(row.password.reveal()) if row.password else None), True
+
+    def _password(self, stored: StoredAccount) -> Secret | None:
+        try:
+            return unlock(stored, self._vault).password
+        except UndecryptableSecret:
+            return None
+
+
+def _identity(account: Account) -> tuple[object, ...]:
+    return account.email, account.host, account.port, account.username
+
+
+def report(found: SyncReport | None) -> None:
+    """Log what a sync did, each refused row by its line number."""
+    if found is None:
+        return
+    for fault in found.faults:
+        log.warning("%s line %d: %s", found.path, fault.line, fault.message)
+    if any(fault.fatal for fault in found.faults):
+        log.warning("%s was not read; the accounts stay as they were", found.path)
+    else:
+        log.info("%s: %d rows in force, %d keys stopped working", found.path, found.accepted, found.revoked)
+
+
+class KeyRing:
+    """API keys to accounts, in memory; at most half a second behind the database."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store = store
+        self._vault = vault
+        self._mutex = threading.Lock()
+        self._version: str | None = None
+        self._checked = float("-inf")
+        self._keys: dict[bytes, Account] = {}
+
+    def digest(self, key: str) -> bytes:
+        """Return what stands for the key wherever it must not be seen."""
+        return self._vault.digest(key)
+
+    def account_of(self, key: str) -> Account | None:
+        """Return the account that the key belongs to. Keys are looked up by their HMAC, so timing tells nothing."""
+        self._refresh()
+        return next((self._keys[digest] for digest in self._vault.digests(key) if digest in self._keys), None)
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now - self._checked < _FRESH_FOR_S:
+            return
+        with self._mutex:
+            if now - self._checked < _FRESH_FOR_S:
+                return
+            version = self._store.setting(_VERSION)
+            if version != self._version:
+                accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
+                keys = self._store.active_keys()
+                self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
+                self._version = version
+            self._checked = now
+
+
+def is_set_aside(account: Account) -> bool:
+    """Whether the account was parked or paused, so that the next try is a probe."""
+    return account.state is not AccountState.ACTIVE

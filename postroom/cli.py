@@ -1,0 +1,376 @@
+"""The command line: parse arguments, call one function, print. Data on stdout, messages on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from postroom import __version__
+from postroom.errors import ConfigError, PostroomError, Rejected, SchemaMismatch, StoreUnavailable
+
+if TYPE_CHECKING:
+    from postroom.inbox import InboxMail, MailSummary
+    from postroom.model import Account
+    from postroom.setup import Service
+
+EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h
+
+_EPILOG = """\b
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 75 try again later, 78 wrong configuration.
+Settings are environment variables or lines of .env in the current folder; files are kept there too.
+"""
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    try:
+        cli(prog_name="postroom")
+    except ConfigError as error:
+        _fail(str(error), EX_CONFIG)
+    except SchemaMismatch as error:
+        _fail(str(error), EX_CONFIG)
+    except StoreUnavailable as error:
+        _fail(str(error), EX_TEMPFAIL)
+    except PostroomError as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, status: int) -> None:
+    click.echo(f"postroom: {message}", err=True)
+    sys.exit(status)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(__version__, message="postroom %(version)s")
+def cli() -> None:
+    """Send mail through the mailboxes you already own.
+
+    \b
+    First steps, in an empty folder:
+      postroom serve          start; the first start makes a key for a built-in inbox
+      postroom send --to you@example.com --subject Hello --body "It works"
+      postroom inbox          see what arrived there
+    """
+
+
+# ---------------------------------------------------------------- running it
+
+
+@cli.command()
+def serve() -> None:
+    """Run everything: HTTP, delivery and the built-in inbox.
+
+    Prepares the database, reads data.csv (and writes a first one where there is none), then
+    serves until Ctrl-C or SIGTERM, which lets mail that is being sent finish. What dies is
+    started again.
+    """
+    from postroom import setup
+
+    service = setup.open_service(migrate=True)
+    key = setup.write_demo_accounts(service.settings.accounts_csv)
+    setup.read_accounts_file(service)
+    _greet(service, key)
+    commands = setup.child_commands(service)
+    service.store.close()
+    # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
+    os.execv(sys.executable, [sys.executable, "-m", "postroom.supervise", *commands])  # noqa: S606
+
+
+def _greet(service: Service, key: str | None) -> None:
+    settings = service.settings
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    url = f"http://{host}:{settings.port}"
+    click.echo(f"Postroom {__version__} serves on {url}", err=True)
+    if key is None:
+        return
+    body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
+    click.echo(
+        f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
+        f"  curl {url}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
+        f"  postroom inbox show latest\n",
+        err=True,
+    )
+
+
+@cli.command()
+def web() -> None:
+    """Run the HTTP side alone. The database must be prepared (`postroom migrate`)."""
+    from postroom import setup
+    from postroom.serve import run_web
+
+    run_web(setup.check_service(), _lifeline())
+
+
+@cli.command()
+def worker() -> None:
+    """Run one delivery process alone. The database must be prepared (`postroom migrate`)."""
+    from postroom import setup
+    from postroom.worker import run_worker
+
+    service = setup.open_service()
+    run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
+    service.store.close()
+
+
+def _lifeline() -> int | None:
+    from postroom.supervise import LIFELINE
+
+    fd = os.environ.pop(LIFELINE, None)
+    return int(fd) if fd else None
+
+
+@cli.command()
+def migrate() -> None:
+    """Prepare the database, or bring it up to date. Safe to run at any time."""
+    from postroom import setup
+    from postroom.config import load_settings
+    from postroom.store import open_store
+
+    settings = load_settings()
+    setup.start_logging(settings)
+    store = open_store(settings.database_url)
+    applied = store.migrate()
+    store.close()
+    click.echo("\n".join(f"applied {name}" for name in applied) or "the database is up to date", err=True)
+
+
+# ---------------------------------------------------------------- mail
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@cli.command()
+@click.option("--to", "recipient", required=True, metavar="MAILBOX", help="Who gets it: name@domain.")
+@click.option(
+    "--from", "sender", metavar="MAILBOX", help="The account to send from; needless if there is one."
+)
+@click.option("--subject", default="", help="One line of text.")
+@click.option("--body", help="The text; without it, the body is read from standard input.")
+@click.option("--html", "is_html", is_flag=True, help="The body is HTML; a text part is made from it.")
+@click.option("--wait", is_flag=True, help="Wait until it is sent or has failed; status 1 when it failed.")
+@_json_option
+def send(
+    recipient: str,
+    sender: str | None,
+    subject: str,
+    body: str | None,
+    is_html: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Accept one mail, as POST /send-email does, and print its request_id.
+
+    \b
+    postroom send --to you@example.com --subject Hello --body "It works" --wait
+    postroom send --to you@example.com --subject Report --html < report.html
+    """
+    from postroom import setup
+    from postroom.accept import accept
+    from postroom.model import Submission
+
+    service = setup.open_service()
+    setup.read_accounts_file(service)
+    account = _account(service, sender)
+    text = body if body is not None else _standard_input()
+    submission = Submission(account, (recipient,), subject, text, is_html)
+    try:
+        accepted = accept(service.store, submission, most_bytes=service.settings.max_message_bytes)
+    except Rejected as error:
+        raise click.UsageError(str(error)) from error
+    if wait:
+        _wait_for_end(service, accepted.request_id)
+    _print_status(service, accepted.request_id, as_json=as_json, short=not wait)
+
+
+def _standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"the body on standard input is not UTF-8 (byte {error.start})") from error
+
+
+def _account(service: Service, sender: str | None) -> Account:
+    accounts = [stored.account for stored in service.store.accounts()]
+    matching = [account for account in accounts if sender is None or account.email == sender.lower()]
+    if len(matching) == 1:
+        return matching[0]
+    known = ", ".join(sorted({account.email for account in accounts})) or "none yet; add one to data.csv"
+    what = "--from names none of the accounts" if not matching else "say --from which account"
+    raise click.UsageError(f"{what} (there are: {known})")
+
+
+def _wait_for_end(service: Service, request_id: str) -> None:
+    from postroom.model import MessageState
+
+    if not service.store.living_workers():
+        click.echo("postroom: no worker is running; start `postroom serve`. Waiting…", err=True)
+    while True:
+        status = service.store.status(request_id)
+        assert status is not None
+        if status.state in (MessageState.SENT, MessageState.FAILED, MessageState.CANCELLED):
+            return
+        time.sleep(0.05)
+
+
+@cli.command()
+@click.argument("request_id")
+@_json_option
+def status(request_id: str, as_json: bool) -> None:
+    """Say what became of a mail, with everything that happened to it. Status 1 when it failed."""
+    from postroom import setup
+
+    _print_status(setup.open_service(), request_id, as_json=as_json)
+
+
+def _print_status(service: Service, request_id: str, *, as_json: bool, short: bool = False) -> None:
+    from postroom.model import MessageState
+
+    found = service.store.status(request_id.lower())
+    if found is None:
+        raise click.UsageError(f"there is no mail with the id {request_id!r}")
+    events = [
+        {
+            "at": _rfc3339(event.at),
+            "event": event.kind,
+            "recipient": event.forward_path,
+            "detail": event.detail,
+        }
+        for event in service.store.events(found.request_id)
+    ]
+    document = {"request_id": found.request_id, "status": str(found), "events": events}
+    if as_json:
+        click.echo(json.dumps(document))
+    elif short:
+        click.echo(found.request_id)
+    else:
+        _print_events(document, events)
+    service.store.close()
+    if found.state is MessageState.FAILED:
+        sys.exit(1)
+
+
+def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
+    from postroom.status import printable
+
+    click.echo(f"{document['request_id']}  {printable(document['status'])}")
+    for event in events:
+        words = (event["at"], event["event"], event["recipient"], event["detail"])
+        click.echo("  " + "  ".join(printable(word) for word in words if word))
+
+
+def _rfc3339(at: int) -> str:
+    from datetime import UTC, datetime
+
+    return (
+        datetime.fromtimestamp(at / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+# ---------------------------------------------------------------- inbox
+
+
+@cli.group(invoke_without_command=True)
+@click.option("-n", "--number", "limit", default=20, show_default=True, help="How many, newest first.")
+@_json_option
+@click.pass_context
+def inbox(context: click.Context, limit: int, as_json: bool) -> None:
+    """List the mail that the built-in inbox has caught, or show one.
+
+    \b
+    postroom inbox                 the newest mails
+    postroom inbox show latest     one of them, by id or `latest`
+    """
+    if context.invoked_subcommand is None:
+        from postroom import setup
+        from postroom.inbox import list_mails
+
+        mails = list_mails(setup.INBOX, limit)
+        if as_json:
+            click.echo(json.dumps([_summary(mail) for mail in mails]))
+        elif not mails:
+            click.echo("the inbox is empty", err=True)
+        else:
+            _print_table(mails)
+
+
+def _print_table(mails: list[MailSummary]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from postroom.inbox import printable
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("Id", "Received", "From", "To", "Subject"):
+        table.add_column(name, no_wrap=name in ("Id", "Received"))
+    for mail in mails:
+        cells = (
+            mail.id,
+            _rfc3339(mail.received)[:19],
+            mail.envelope_from,
+            ", ".join(mail.envelope_to),
+            mail.subject,
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console().print(table)
+
+
+def _summary(mail: MailSummary) -> dict[str, Any]:
+    return {
+        "id": mail.id,
+        "received": _rfc3339(mail.received),
+        "envelope_from": mail.envelope_from,
+        "envelope_to": list(mail.envelope_to),
+        "from": mail.sender,
+        "subject": mail.subject,
+        "size": mail.size,
+    }
+
+
+@inbox.command()
+@click.argument("which", default="latest", metavar="[ID|latest]")
+@click.option("--raw", is_flag=True, help="Print the bytes exactly as they arrived.")
+@_json_option
+def show(which: str, raw: bool, as_json: bool) -> None:
+    """Show one mail of the built-in inbox."""
+    from postroom import setup
+    from postroom.inbox import read_mail
+
+    mail = read_mail(setup.INBOX, which)
+    if raw:
+        sys.stdout.buffer.write(mail.raw)
+    elif as_json:
+        click.echo(json.dumps({**_summary(mail), "text": mail.text, "html": mail.html}))
+    else:
+        _print_mail(mail)
+
+
+def _print_mail(mail: InboxMail) -> None:
+    from postroom.inbox import printable
+
+    for name, value in (
+        ("From", mail.sender),
+        ("To", ", ".join(mail.envelope_to)),
+        ("Subject", mail.subject),
+        ("Received", _rfc3339(mail.received)),
+    ):
+        click.echo(f"{name + ':':<10}{printable(value)}")
+    click.echo()
+    click.echo(printable(mail.text))
+    if mail.html is not None:
+        click.echo("[there is an HTML part too: --json or --raw shows it]", err=True)
+
+
+@inbox.command("serve")
+def inbox_serve() -> None:
+    """Run the inbox's SMTP server alone, on a free port of 127.0.0.1."""
+    from postroom import inbox as capture
+
+    capture.main(_lifeline())

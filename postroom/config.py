@@ -1,0 +1,504 @@
+"""Settings, read and validated once; the only reader of the environment.
+
+`load_settings()` reads `.env` from the current folder and the environment, which
+wins. `server_for()` decides through which SMTP server an account sends. All
+durations are integers of microseconds, like every time inside Postroom.
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import idna
+import limits
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from postroom.errors import ConfigError
+from postroom.model import Account, Secret, Security
+
+E = TypeVar("E", bound=Enum)
+
+INBOX: Final = "inbox"  # the host that stands for the built-in capture server
+MAX_CONNECTIONS: Final = 1000
+MIN_KEY_CHARACTERS: Final = 16
+
+
+class InDoubtPolicy(Enum):
+    """What becomes of a message whose final dot went out and whose reply never came."""
+
+    RETRY = "retry"  # send again; a possible duplicate, and flagged as one
+    HOLD = "hold"  # wait for a person
+    FAIL = "fail"
+
+
+# --- Values. Each parser raises ValueError with a sentence that follows a name and never
+# --- repeats the text: a value may have been put into the wrong variable or column.
+
+_UNITS: Final = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
+_LONGEST: Final = 520 * _UNITS["w"]
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) *(ms|s|m|h|d|w)")
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOSTNAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+
+
+def parse_duration(text: str) -> int:
+    """Return the microseconds that `text` stands for: a number and ms, s, m, h, d or w.
+
+    Decimals such as `1.5h` are fine; zero, and anything beyond ten years, is not.
+    Raises ValueError.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    if not found:
+        raise ValueError("must be a number and a unit (ms, s, m, h, d or w), for example 30s or 1.5h")
+    micros = int(Decimal(found[1]) * _UNITS[found[2]])
+    if not 0 < micros <= _LONGEST:
+        raise ValueError("must be longer than zero and no longer than ten years (520w)")
+    return micros
+
+
+def parse_whole(text: str, low: int, high: int) -> int:
+    """Return the whole number in `text`, in plain digits. Raises ValueError."""
+    digits = text.strip()
+    if not re.fullmatch(r"[0-9]{1,18}", digits) or not low <= int(digits) <= high:
+        raise ValueError(f"must be a whole number from {low} to {high}")
+    return int(digits)
+
+
+def parse_port(text: str) -> int:
+    """Return a TCP port. Raises ValueError."""
+    return parse_whole(text, 1, 65535)
+
+
+def parse_security(text: str) -> Security:
+    """Return the named protection of a connection. Raises ValueError."""
+    return _named(Security)(text)
+
+
+def parse_host(text: str) -> str:
+    """Return a host as it is dialled: lower case, A-labels (RFC 5890), no brackets around IPv6.
+
+    Raises ValueError.
+    """
+    host = text.strip().lower().removesuffix(".")
+    address = _ip(host.removeprefix("[").removesuffix("]"))
+    if address:
+        return str(address)
+    try:
+        host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
+    except UnicodeError:
+        host = ""
+    numeric = host.rpartition(".")[2].isdigit()  # neither a name nor a whole IPv4 address
+    if numeric or len(host) > 253 or not _HOSTNAME.fullmatch(host):
+        raise ValueError(
+            "must be a bare host name such as smtp.example.com, or an IP address, without a port or scheme"
+        )
+    return host
+
+
+def split_keys(text: str) -> tuple[Secret, ...]:
+    """Return the keys of a comma-separated list: the first encrypts, all decrypt.
+
+    Raises ValueError when there is none, or one has fewer than 16 characters.
+    """
+    keys = [key.strip() for key in text.split(",")]
+    if any(len(key) < MIN_KEY_CHARACTERS for key in keys):
+        raise ValueError(
+            f"must hold at least {MIN_KEY_CHARACTERS} characters in each of its keys (commas separate "
+            "keys); make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return tuple(Secret(key) for key in keys)
+
+
+def _ip(host: str) -> object | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _named(kind: type[E]) -> Callable[[str], E]:
+    def parse(text: str) -> E:
+        try:
+            return kind(text.strip().lower())
+        except ValueError:
+            choices = ", ".join(str(member.value) for member in kind)
+            raise ValueError(f"must be one of {choices}") from None
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    return lambda text: parse_whole(text, low, high)
+
+
+def _truth(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
+        raise ValueError("must be true or false")
+    return word in {"1", "true", "yes", "on"}
+
+
+def _schedule(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(parse_duration(step) for step in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"must be waits separated by commas, such as 30s,2m,10m; each {str(error).removeprefix('must ')}"
+        ) from None
+
+
+def _database_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "sqlite" and rest.startswith("/") and rest[1:] not in {"", ":memory:"}:
+        return text
+    if separator and scheme in {"postgresql", "postgres"} and rest and _port_is_readable(text):
+        return text
+    raise ValueError(
+        "must be sqlite:///FILE (sqlite:////FILE from the root) or postgresql://USER:PASSWORD@HOST/DATABASE"
+    )
+
+
+def _port_is_readable(url: str) -> bool:
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        return False
+    return True
+
+
+def _rate_limit(text: str) -> str:
+    limit = text.strip()
+    try:
+        usable = not limit or all(item.amount > 0 for item in limits.parse_many(limit))
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be like 600/minute or 10/second;5000/day, or empty for no limit")
+    return limit
+
+
+_STORAGE_SCHEMES: Final = frozenset(
+    {"memory", "memcached", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster"}
+)
+
+
+def _storage_uri(text: str) -> str:
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme not in _STORAGE_SCHEMES:
+        raise ValueError("must be memory://, redis://HOST:PORT or memcached://HOST:PORT")
+    return text
+
+
+def _log_level(text: str) -> str:
+    level = text.strip().upper()
+    if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+        raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    return level
+
+
+def _ca_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError("must name a file of certificates in PEM form") from None
+    except OSError as error:
+        raise ValueError(f"must name a file that can be read ({error.strerror})") from None
+    return path
+
+
+def _secret_key(text: str) -> Secret:
+    split_keys(text)
+    return Secret(text)
+
+
+def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
+    """Apply `parse` to text; values of the final type, given in code, pass unchanged."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+# --- Settings.
+
+_UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
+    "host": ("HOST",),
+    "port": ("PORT",),
+    "database_url": ("DATABASE_URL",),
+    "ratelimit_storage_uri": ("RATELIMIT_STORAGE_URI", "REDIS_URL"),
+    "web_concurrency": ("WEB_CONCURRENCY",),
+}
+_EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
+
+
+def variables(setting: str) -> tuple[str, ...]:
+    """Return the environment variables of a setting, the one that wins first."""
+    return _UNPREFIXED.get(setting, (f"POSTROOM_{setting.upper()}",))
+
+
+class _Environment(PydanticBaseSettingsSource):
+    """What `.env` and the environment say, by the name of the setting; an empty text says nothing."""
+
+    def __init__(self, settings_cls: type[BaseSettings], text: Mapping[str, str | None]) -> None:
+        super().__init__(settings_cls)
+        self._text = {name: (value or "").strip() for name, value in text.items()}
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        given = [self._text[name] for name in variables(field_name) if name in self._text]
+        empty = "" if given and field_name in _EMPTY_HAS_A_MEANING else None
+        return next(filter(None, given), empty), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(info, name)[0] for name, info in _fields(self.settings_cls)}
+        return {name: text for name, text in found.items() if text is not None}
+
+
+def _fields(settings_cls: type[BaseSettings]) -> list[tuple[str, FieldInfo]]:
+    return list(settings_cls.model_fields.items())
+
+
+class Settings(BaseSettings):
+    """Every setting of a process, validated and unchangeable.
+
+    Use `load_settings()`, which turns a bad value into a ConfigError. In code, values
+    may be given by field name and win over the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        case_sensitive=True,
+        env_file=".env",
+        env_file_encoding="utf-8-sig",  # Notepad writes a BOM
+        arbitrary_types_allowed=True,
+        validate_default=False,
+        hide_input_in_errors=True,
+    )
+
+    host: Annotated[str, _from_text(parse_host)] = "127.0.0.1"
+    port: Annotated[int, _from_text(parse_port)] = 5000
+    database_url: Annotated[str, _from_text(_database_url), Field(repr=False)] = "sqlite:///var/postroom.db"
+    accounts_csv: Path = Path("data.csv")
+    email_log: Path = Path("email_log.txt")
+    smtp_host: Annotated[str | None, _from_text(parse_host)] = None
+    smtp_port: Annotated[int | None, _from_text(parse_port)] = None
+    smtp_security: Annotated[Security | None, _from_text(parse_security)] = None
+    smtp_allow_plaintext: Annotated[bool, _from_text(_truth)] = False
+    smtp_ca_file: Annotated[Path | None, _from_text(_ca_file)] = None
+    smtp_connections: Annotated[int | None, _from_text(_whole(1, MAX_CONNECTIONS))] = None
+    smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
+    rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
+    ratelimit_storage_uri: Annotated[str, _from_text(_storage_uri), Field(repr=False)] = "memory://"
+    trusted_proxies: Annotated[int, _from_text(_whole(0, 100))] = 0
+    max_message_bytes: Annotated[int, _from_text(_whole(1024, 1 << 30))] = 26_214_400
+    retry_for: Annotated[int, _from_text(parse_duration)] = parse_duration("4d")
+    retry_schedule: Annotated[tuple[int, ...], _from_text(_schedule)] = _schedule("30s,2m,10m,30m,1h,2h,4h")
+    in_doubt: Annotated[InDoubtPolicy, _from_text(_named(InDoubtPolicy))] = InDoubtPolicy.RETRY
+    secret_key: Annotated[Secret | None, _from_text(_secret_key)] = None
+    web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
+    log_level: Annotated[str, _from_text(_log_level)] = "INFO"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Merge `.env` and the environment before names are looked up (REDIS_URL never beats the other)."""
+        assert isinstance(dotenv_settings, DotEnvSettingsSource)
+        assert isinstance(env_settings, EnvSettingsSource)
+        return init_settings, _Environment(
+            settings_cls, {**dotenv_settings.env_vars, **env_settings.env_vars}
+        )
+
+
+def load_settings() -> Settings:
+    """Read `.env` in the current folder and the environment, which wins.
+
+    Raises ConfigError, which names the variable and the fix and repeats no value.
+    """
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        raise _config_error(error) from None
+    except (OSError, UnicodeError):
+        raise ConfigError(
+            ".env", "cannot be read; make it a UTF-8 text file that this user may read"
+        ) from None
+    if settings.smtp_security is Security.NONE:
+        _check_plaintext(settings.smtp_host or _GMAIL.host, "POSTROOM_SMTP_SECURITY", settings)
+    return settings
+
+
+def _config_error(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    reason = first.get("ctx", {}).get("error")
+    sentence = str(reason) if isinstance(reason, ValueError) else "is not a usable value"
+    setting = str(first["loc"][0]) if first["loc"] else "settings"
+    variable, *others = variables(setting)
+    stand_in = f"(or {others[0]}, which stands in for it) " if others else ""
+    return ConfigError(variable, stand_in + sentence)
+
+
+# --- Servers.
+
+
+class _Endpoint(NamedTuple):
+    host: str
+    port: int
+    security: Security
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where and how an account's mail is handed over.
+
+    `host` is `inbox`, with port 0, for the built-in capture server, whose real port
+    is known at connect time. `connections` is the most that may be open at once for
+    the account. `provider` names a provider whose limits are known; it follows from
+    the server, never from the sender's domain.
+    """
+
+    host: str
+    port: int
+    security: Security
+    connections: int
+    username: str = field(repr=False)
+    provider: str | None = None
+
+
+_GMAIL: Final = _Endpoint("smtp.gmail.com", 587, Security.STARTTLS)
+_OUTLOOK: Final = _Endpoint("smtp-mail.outlook.com", 587, Security.STARTTLS)
+_ICLOUD: Final = _Endpoint("smtp.mail.me.com", 587, Security.STARTTLS)
+
+_PRESETS: Final[Mapping[str, _Endpoint]] = {  # by the sender's domain
+    "gmail.com": _GMAIL,
+    "googlemail.com": _GMAIL,
+    "outlook.com": _OUTLOOK,
+    "hotmail.com": _OUTLOOK,
+    "live.com": _OUTLOOK,
+    "yahoo.com": _Endpoint("smtp.mail.yahoo.com", 465, Security.TLS),
+    "icloud.com": _ICLOUD,
+    "me.com": _ICLOUD,
+    "fastmail.com": _Endpoint("smtp.fastmail.com", 465, Security.TLS),
+    "zoho.com": _Endpoint("smtp.zoho.com", 465, Security.TLS),
+}
+_OFFICE365: Final = _Endpoint("smtp.office365.com", 587, Security.STARTTLS)
+
+PROVIDERS: Final[Mapping[str, str]] = {  # by the server's host
+    "smtp.gmail.com": "gmail",
+    "smtp.googlemail.com": "gmail",
+    "smtp-mail.outlook.com": "outlook",
+    "smtp.office365.com": "office365",
+    "smtp.mail.yahoo.com": "yahoo",
+    "smtp.mail.me.com": "icloud",
+    "smtp.fastmail.com": "fastmail",
+    "smtp.zoho.com": "zoho",
+}
+_DEFAULT_PORTS: Final = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
+
+
+def server_for(account: Account, settings: Settings) -> Server:
+    """Return the server that `account` sends through.
+
+    The account's own host wins, then POSTROOM_SMTP_*, then the preset of the sender's
+    domain, else Gmail. Raises ConfigError where credentials or mail would cross a
+    network in the clear and POSTROOM_SMTP_ALLOW_PLAINTEXT does not allow it.
+    """
+    endpoint = _own_endpoint(account, settings)
+    if endpoint.security is Security.NONE:
+        _check_plaintext(endpoint.host, "POSTROOM_SMTP_ALLOW_PLAINTEXT", settings, account.email)
+    provider = PROVIDERS.get(endpoint.host)
+    return Server(
+        host=endpoint.host,
+        port=endpoint.port,
+        security=endpoint.security,
+        connections=account.connections or settings.smtp_connections or (2 if provider else 16),
+        username=account.username or account.email,
+        provider=provider,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host` names this machine, judged by its spelling alone: nothing is resolved."""
+    name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")  # RFC 6761 §6.3
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _own_endpoint(account: Account, settings: Settings) -> _Endpoint:
+    if account.host:
+        base = _bare(account.host)
+    else:
+        base = _bare(settings.smtp_host) if settings.smtp_host else _preset(account.email)
+        base = _overlay(base, settings.smtp_port, settings.smtp_security)
+    return _overlay(base, account.port, account.security)
+
+
+def _bare(host: str) -> _Endpoint:
+    name = host.lower()
+    return _Endpoint(name, 0, Security.NONE) if name == INBOX else _Endpoint(name, 587, Security.STARTTLS)
+
+
+def _preset(email: str) -> _Endpoint:
+    domain = email.rpartition("@")[2].lower()
+    if domain.endswith(".onmicrosoft.com"):
+        return _OFFICE365
+    return _PRESETS.get(domain, _GMAIL)
+
+
+def _overlay(base: _Endpoint, port: int | None, security: Security | None) -> _Endpoint:
+    """Put an explicit port or security over `base`; where one is missing it follows from the other."""
+    if base.host == INBOX or (port is None and security is None):
+        return base
+    if port is None:
+        assert security is not None
+        usual = base.port == _DEFAULT_PORTS[base.security]
+        return _Endpoint(base.host, _DEFAULT_PORTS[security] if usual else base.port, security)
+    return _Endpoint(base.host, port, security or _implied(base, port))
+
+
+def _implied(base: _Endpoint, port: int) -> Security:
+    if port in (base.port, 465):
+        return base.security if port == base.port else Security.TLS
+    return Security.STARTTLS if base.security is Security.TLS else base.security
+
+
+def _check_plaintext(host: str, variable: str, settings: Settings, email: str | None = None) -> None:
+    if settings.smtp_allow_plaintext or host == INBOX or is_loopback(host):
+        return
+    whose = f" for {email}" if email else ""
+    raise ConfigError(
+        variable,
+        f"security none{whose} would send mail and password in the clear to {host}; use starttls or tls, "
+        "or set POSTROOM_SMTP_ALLOW_PLAINTEXT=true if that network is trusted",
+    )

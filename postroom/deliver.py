@@ -1,0 +1,52 @@
+"""Job kind "delivery": one SMTP transaction, and an Outcome for each recipient."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome
+from postroom.smtp import Connection, Envelope, Transcript
+from postroom.status import Stage, classify, classify_fault
+
+_NO_ANSWER = "the server did not say whether it took the message: {}"
+
+
+async def deliver(
+    connection: Connection, job: ClaimedJob, before_dot: Callable[[], Awaitable[None]]
+) -> Mapping[int, Outcome]:
+    """Send a claimed job over an open connection; return one Outcome for each of its delivery ids.
+
+    `before_dot` is awaited before the final dot; what it raises passes through and the
+    message was not sent.
+    """
+    envelope = Envelope(
+        job.reverse_path, tuple(delivery.forward_path for delivery in job.deliveries), job.mime, job.smtputf8
+    )
+    shortcoming = connection.shortcoming(envelope)
+    if shortcoming is not None:
+        return for_all(job, Failed(shortcoming, Blame.MESSAGE))
+    transcript = await connection.transact(envelope, before_dot)
+    return {delivery.id: outcome_of(transcript, delivery.forward_path) for delivery in job.deliveries}
+
+
+def for_all(job: ClaimedJob, outcome: Outcome) -> Mapping[int, Outcome]:
+    """Give every recipient of the job the same outcome."""
+    return {delivery.id: outcome for delivery in job.deliveries}
+
+
+def outcome_of(transcript: Transcript, forward_path: str) -> Outcome:
+    """Read one recipient's outcome off a transcript, from the recipient's own answer outwards."""
+    answer = transcript.rcpt.get(forward_path)
+    if transcript.mail is not None and not transcript.mail.positive:
+        return classify(transcript.mail, Stage.MAIL)
+    if answer is not None and not answer.positive:
+        return classify(answer, Stage.RCPT)
+    if transcript.final is not None:
+        return classify(transcript.final, Stage.DOT)
+    if transcript.fault is not None:
+        if transcript.dot_sent:
+            return InDoubt(_NO_ANSWER.format(transcript.fault))
+        return classify_fault(transcript.fault)
+    if transcript.data is not None and transcript.data.code != 354:
+        return classify(transcript.data, Stage.DATA)
+    return Deferred("the server refused the transaction without a reason", Blame.CONNECTION)

@@ -1,0 +1,250 @@
+"""The glossary as code: frozen values that move through Postroom.
+
+Times are `Instant`s: integers of microseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypeAlias
+
+Instant: TypeAlias = int
+Clock: TypeAlias = Callable[[], Instant]
+
+SECOND = 1_000_000
+
+
+def system_clock() -> Instant:
+    """Return the present, in microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+class Security(Enum):
+    """How a connection to an SMTP server is protected."""
+
+    STARTTLS = "starttls"  # RFC 3207
+    TLS = "tls"  # RFC 8314 §3.3: TLS from the first byte
+    NONE = "none"  # loopback only, unless forced
+
+
+class Secret:
+    """Text that must never be printed. `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+
+class AccountState(Enum):
+    ACTIVE = "active"
+    PARKED = "parked"  # its limits are reached; resumes by itself at `resume_at`
+    PAUSED = "paused"  # its credentials or server are at fault; resumes when they change or a probe succeeds
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A mailbox that we send through, with its server and credentials.
+
+    Fields that are None were not given for this account: the configured server,
+    or the preset of the sender's domain, fills them (`config.server_for`).
+    """
+
+    id: int
+    email: str
+    name: str = ""
+    host: str | None = None
+    port: int | None = None
+    security: Security | None = None
+    username: str | None = None
+    password: Secret = field(default=Secret(""), repr=False)
+    daily_limit: int | None = None
+    connections: int | None = None
+    state: AccountState = AccountState.ACTIVE
+    state_reason: str | None = None
+    state_since: Instant | None = None
+    resume_at: Instant | None = None
+    worked_at: Instant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request to send, before acceptance. `recipients` are as the client wrote them."""
+
+    account: Account
+    recipients: tuple[str, ...]
+    subject: str
+    body: str
+    is_html: bool = False
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """All that acceptance commits in one transaction: content and envelope, final."""
+
+    request_id: str
+    account_id: int
+    reverse_path: str
+    forward_paths: tuple[str, ...]
+    subject: str
+    mime: bytes = field(repr=False)
+    smtputf8: bool
+    accepted_at: Instant
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What `accept` gives back: the message is durable under this id.
+
+    `replayed` is True when the same idempotency key had been accepted before.
+    """
+
+    request_id: str
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDelivery:
+    """One recipient of a claimed job that still waits for its result."""
+
+    id: int
+    forward_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A delivery job that this worker owns as long as `token` stands in its row."""
+
+    id: int
+    token: int
+    attempt: int
+    message_id: int
+    request_id: str
+    account_id: int
+    reverse_path: str
+    deliveries: tuple[PendingDelivery, ...]
+    mime: bytes = field(repr=False)
+    smtputf8: bool
+    accepted_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A server's reply (RFC 5321 §4.2): code, enhanced status code (RFC 3463), text.
+
+    `text` is the lines without their codes, joined by line feeds; it is the
+    server's, so it may say anything.
+    """
+
+    code: int
+    text: str
+    enhanced: str | None = None
+
+    @property
+    def positive(self) -> bool:
+        return 200 <= self.code < 300
+
+    @property
+    def transient(self) -> bool:
+        return 400 <= self.code < 500
+
+    @property
+    def permanent(self) -> bool:
+        return 500 <= self.code < 600
+
+    def __str__(self) -> str:
+        text = self.text.replace("\n", " ")
+        return " ".join(part for part in (str(self.code), self.enhanced, text) if part)
+
+
+class Blame(Enum):
+    """Who caused a result that is not `Sent`; decides what happens next."""
+
+    RECIPIENT = "recipient"
+    MESSAGE = "message"
+    CONNECTION = "connection"
+    ACCOUNT = "account"
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The next hop answered 2xx after the dot."""
+
+    reply: Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Not now. `burns_attempt` is False where the message itself was not at fault."""
+
+    reason: str
+    blame: Blame
+    reply: Reply | None = None
+    burns_attempt: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Never."""
+
+    reason: str
+    blame: Blame
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InDoubt:
+    """The dot went out and no reply came back: the server may or may not have the message."""
+
+    reason: str
+
+
+Outcome: TypeAlias = Sent | Deferred | Failed | InDoubt
+
+
+class MessageState(Enum):
+    """What `GET /email-status` says, before any reason is added."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    DEFERRED = "deferred"
+    SENT = "sent"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    """The present state of a message, with the server's own words where there are any."""
+
+    request_id: str
+    state: MessageState
+    reason: str | None
+    possible_duplicate: bool
+    account_id: int
+
+    def __str__(self) -> str:
+        return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

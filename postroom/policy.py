@@ -1,0 +1,48 @@
+"""The checks at acceptance, one function each, named after what they refuse."""
+
+from __future__ import annotations
+
+from postroom.address import InvalidAddress, Mailbox, header_fault, parse_mailbox
+from postroom.errors import InvalidSubmission, TooLarge
+from postroom.model import Submission
+
+
+def recipients(submission: Submission) -> tuple[Mailbox, ...]:
+    """Return the recipients as mailboxes, each once. Raises InvalidSubmission naming the first bad one."""
+    try:
+        mailboxes = [parse_mailbox(text) for text in submission.recipients]
+    except InvalidAddress as error:
+        raise InvalidSubmission(str(error), field="recipient") from error
+    if not mailboxes:
+        raise InvalidSubmission("there is no recipient", field="recipient")
+    return tuple({mailbox.path: mailbox for mailbox in mailboxes}.values())
+
+
+def subject_is_one_line(submission: Submission) -> None:
+    """Refuse a subject with line breaks or other control characters: they could forge header fields."""
+    fault = header_fault(submission.subject)
+    if fault is not None:
+        raise InvalidSubmission(f"the subject must be one line of text, without {fault}", field="subject")
+
+
+def says_something(submission: Submission) -> None:
+    """Refuse a message with neither subject nor body."""
+    if not submission.subject.strip() and not submission.body.strip():
+        raise InvalidSubmission("the subject and the body are both empty; give at least one", field="body")
+
+
+def body_is_text(submission: Submission) -> None:
+    """Refuse half surrogate pairs: they are not characters and no mail can carry them."""
+    try:
+        submission.body.encode()
+    except UnicodeEncodeError as error:
+        where = f"at position {error.start}"
+        raise InvalidSubmission(f"the body holds half a surrogate pair {where}", field="body") from error
+
+
+def fits(size: int, most: int) -> None:
+    """Refuse more than `most` bytes."""
+    if size > most:
+        raise TooLarge(
+            f"the message has {size} bytes when encoded; this service takes at most {most}", field="body"
+        )

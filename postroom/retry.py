@@ -1,0 +1,33 @@
+"""When to try again. Pure: attempt in, wait out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from postroom.model import Instant
+
+_JITTER = 0.2
+
+
+def delay(attempt: int, schedule: Sequence[int], random: Callable[[], float]) -> int:
+    """Return the wait in microseconds after the given attempt (the first is 1).
+
+    The schedule's last wait is repeated. `random` gives [0, 1); the wait varies by
+    ±10 %, so that mail deferred together does not come back together.
+    """
+    base = schedule[min(max(attempt, 1), len(schedule)) - 1]
+    return round(base * (1 + _JITTER * (random() - 0.5)))
+
+
+def next_try(
+    attempt: int,
+    *,
+    accepted_at: Instant,
+    now: Instant,
+    schedule: Sequence[int],
+    retry_for: int,
+    random: Callable[[], float],
+) -> Instant | None:
+    """Return when to try again, or None when that would be after `retry_for` microseconds of trying."""
+    due = now + delay(attempt, schedule, random)
+    return due if due <= accepted_at + retry_for else None

@@ -1,0 +1,85 @@
+"""Opening the service: settings, logging, vault, store and accounts, in this order."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from postroom import inbox
+from postroom.accountfile import demo_csv
+from postroom.accounts import AccountsFile, report
+from postroom.config import Settings, load_settings
+from postroom.store import Store, open_store
+from postroom.vault import Vault
+
+VAR = Path("var")
+INBOX = inbox.FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An open installation in the current folder."""
+
+    settings: Settings
+    store: Store
+    vault: Vault
+
+
+def start_logging(settings: Settings) -> None:
+    """Log to standard error; one line for each record."""
+    logging.basicConfig(
+        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def open_service(*, migrate: bool = False) -> Service:
+    """Open the installation in the current folder.
+
+    Raises ConfigError, StoreError; SchemaMismatch unless `migrate` brings the database up to date.
+    """
+    settings = load_settings()
+    start_logging(settings)
+    vault = Vault.open(settings, VAR)
+    store = open_store(settings.database_url)
+    if migrate:
+        store.migrate()
+    else:
+        store.check_schema()
+    return Service(settings, store, vault)
+
+
+def check_service() -> Settings:
+    """Return the settings, once it is certain that the installation can be opened; leave it closed."""
+    service = open_service()
+    service.store.close()
+    return service.settings
+
+
+def read_accounts_file(service: Service) -> None:
+    """Bring the accounts in line with data.csv, and say what is wrong in it."""
+    report(AccountsFile(service.store, service.vault, service.settings.accounts_csv).sync())
+
+
+def write_demo_accounts(path: Path) -> str | None:
+    """Write a first data.csv with a key for the built-in inbox; return the key, or None when there is one already."""
+    key = secrets.token_urlsafe(24)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            path.chmod(0o600)
+            file.write(demo_csv(key))
+    except FileExistsError:
+        return None
+    return key
+
+
+def uses_inbox(store: Store) -> bool:
+    """Whether any account sends to the built-in inbox."""
+    return any(stored.account.host == "inbox" for stored in store.accounts())
+
+
+def child_commands(service: Service) -> list[str]:
+    """Return the modules that `serve` has to run, with their arguments: the inbox only where an account uses it."""
+    capture = ["postroom.inbox"] if uses_inbox(service.store) else []
+    return ["postroom web", "postroom worker", *capture]

@@ -1,0 +1,256 @@
+"""The only SQL and the only database drivers: `open_store(url)` gives a Store.
+
+Reads are methods here, one for each named query that somebody needs. Writes are
+methods of `Transaction`: hand `Store.write` a piece of work that calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from postroom.errors import ConfigError
+from postroom.model import (
+    Account,
+    AccountState,
+    Instant,
+    MessageState,
+    MessageStatus,
+    Secret,
+    Security,
+)
+from postroom.status import summarise
+from postroom.store import migrate as _migrate
+from postroom.store.committer import Committer, Settled, Work
+from postroom.store.sqlite import SQLiteEngine
+from postroom.store.transaction import IdempotencyClash, Result, Transaction
+
+__all__ = [
+    "Event",
+    "IdempotencyClash",
+    "LogBatch",
+    "LogLine",
+    "Result",
+    "Settled",
+    "Store",
+    "StoredAccount",
+    "Transaction",
+    "Work",
+    "WorkerRecord",
+    "open_store",
+]
+
+T = TypeVar("T")
+_SCHEME = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAccount:
+    """An account as the database has it: the password still encrypted."""
+
+    account: Account
+    credential: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRecord:
+    id: int
+    host: str
+    pid: int
+    lock_file: str
+    lease_until: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a message, or to one delivery of it."""
+
+    at: Instant
+    kind: str
+    forward_path: str | None
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One finished message, as email_log.txt wants it."""
+
+    id: int
+    request_id: str
+    sender: str
+    recipients: tuple[str, ...]
+    accepted_at: Instant
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogBatch:
+    """Lines that were on their way into the file with this inode, from this offset in bytes."""
+
+    id: int
+    inode: int
+    start: int
+    lines: tuple[LogLine, ...]
+
+
+class Store:
+    """All that Postroom remembers. Safe to use from several threads; never across a fork."""
+
+    def __init__(self, engine: SQLiteEngine) -> None:
+        self._engine = engine
+        self._committer = Committer(engine.commit_batch)
+
+    # -- life
+
+    def migrate(self) -> list[str]:
+        """Bring the schema up to date; return the names of the migrations applied."""
+        return _migrate.migrate(self._engine)
+
+    def check_schema(self) -> None:
+        """Raise SchemaMismatch unless the schema is the one that this code needs."""
+        _migrate.check(self._engine)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    # -- writing
+
+    def write(self, work: Work[T]) -> T:
+        """Return what `work` returned, once it is committed and flushed to disk.
+
+        `work` may run twice (another piece of work in its transaction failed), so it
+        must have no effect but on the transaction. Raises what `work` raised, or
+        StoreUnavailable when nothing could be made durable.
+        """
+        return self._committer.run(work)
+
+    def write_all(self, works: Sequence[Work[Any]]) -> list[Settled]:
+        """Commit several works in order, together where they fit; each settles by itself."""
+        return self._committer.run_all(works)
+
+    def change_counter(self) -> int:
+        """Return a number that changes with every commit of any process."""
+        return self._engine.change_counter()
+
+    # -- reading
+
+    def setting(self, name: str) -> str | None:
+        with self._engine.reading() as (db, q):
+            value: str | None = q.read_setting(db, name=name)
+        return value
+
+    def accounts(self) -> list[StoredAccount]:
+        with self._engine.reading() as (db, q):
+            return [_stored_account(row) for row in q.all_accounts(db)]
+
+    def account(self, account_id: int) -> StoredAccount | None:
+        with self._engine.reading() as (db, q):
+            row = q.one_account(db, account_id=account_id)
+        return _stored_account(row) if row else None
+
+    def active_keys(self) -> dict[bytes, int]:
+        """Return the digest of every working key with the id of its account."""
+        with self._engine.reading() as (db, q):
+            return dict(q.active_keys(db))
+
+    def accounts_due(self, now: Instant) -> list[StoredAccount]:
+        """Return the accounts that may send and have mail due."""
+        with self._engine.reading() as (db, q):
+            return [_stored_account(row) for row in q.accounts_due(db, now=now)]
+
+    def living_workers(self) -> list[WorkerRecord]:
+        with self._engine.reading() as (db, q):
+            return [WorkerRecord(*row) for row in q.living_workers(db)]
+
+    def status(self, request_id: str) -> MessageStatus | None:
+        """Return what became of a message so far, or None when there is none by that id."""
+        with self._engine.reading() as (db, q):
+            found = q.message_state(db, request_id=request_id)
+            if found is None:
+                return None
+            deliveries = list(q.deliveries_of(db, message_id=found[0]))
+        _, account_id, job_state, _ = found
+        state, reason = _overall(job_state, deliveries)
+        possible_duplicate = any(row[3] for row in deliveries)
+        return MessageStatus(request_id, state, reason, possible_duplicate, account_id)
+
+    def events(self, request_id: str) -> list[Event]:
+        """Return everything that happened to a message, oldest first."""
+        with self._engine.reading() as (db, q):
+            found = q.message_state(db, request_id=request_id)
+            return [Event(*row) for row in q.events_of(db, message_id=found[0])] if found else []
+
+    def unwritten_log_lines(self, most: int) -> list[LogLine]:
+        with self._engine.reading() as (db, q):
+            rows = list(q.unwritten_log_lines(db, count=most))
+            return [_log_line(row, list(q.deliveries_of(db, message_id=row[1]))) for row in rows]
+
+    def open_log_batch(self) -> LogBatch | None:
+        """Return the batch of log lines that a crash may have left half written, if there is one."""
+        with self._engine.reading() as (db, q):
+            batch = q.open_log_batch(db)
+            if batch is None:
+                return None
+            rows = list(q.log_lines_of_batch(db, batch=batch[0]))
+            lines = [_log_line(row, list(q.deliveries_of(db, message_id=row[1]))) for row in rows]
+        return LogBatch(batch[0], batch[1], batch[2], tuple(lines))
+
+
+def open_store(url: str) -> Store:
+    """Open the database at `url`. Raises ConfigError when it cannot be used at all."""
+    if url.startswith(_SCHEME):
+        return Store(SQLiteEngine(Path(url.removeprefix(_SCHEME))))
+    scheme = urlsplit(url).scheme
+    raise ConfigError(
+        "DATABASE_URL", f"databases of kind {scheme!r} are not supported; use sqlite:///path/to/file"
+    )
+
+
+def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
+    (id_, email, name, host, port, security, username, credential, daily_limit, connections, *state) = row
+    account = Account(
+        id=id_,
+        email=email,
+        name=name,
+        host=host,
+        port=port,
+        security=Security(security) if security else None,
+        username=username,
+        password=Secret(""),
+        daily_limit=daily_limit,
+        connections=connections,
+        state=AccountState(state[0]),
+        state_reason=state[1],
+        state_since=state[2],
+        resume_at=state[3],
+        worked_at=state[4],
+    )
+    return StoredAccount(account, credential)
+
+
+def _overall(
+    job_state: str | None, deliveries: list[tuple[str, str, str | None, int]]
+) -> tuple[MessageState, str | None]:
+    """Fold the deliveries of a message into one state and one reason."""
+    if job_state == "claimed":
+        return MessageState.SENDING, None
+    if job_state == "queued":
+        reason = summarise([(path, reason) for path, state, reason, _ in deliveries if state == "pending"])
+        return (MessageState.DEFERRED, reason) if reason else (MessageState.QUEUED, None)
+    if job_state == "cancelled":
+        return MessageState.CANCELLED, None
+    failed = [(path, reason if state == "failed" else None) for path, state, reason, _ in deliveries]
+    reason = summarise(failed)
+    return (MessageState.FAILED, reason) if reason else (MessageState.SENT, None)
+
+
+def _log_line(row: tuple[Any, ...], deliveries: list[tuple[str, str, str | None, int]]) -> LogLine:
+    id_, _, request_id, sender, accepted_at = row
+    state, reason = _overall("done", deliveries)
+    if all(state == "cancelled" for _, state, _, _ in deliveries):
+        state = MessageState.CANCELLED
+    status = f"{state.value} ({reason})" if reason else state.value
+    return LogLine(id_, request_id, sender, tuple(row[0] for row in deliveries), accepted_at, status)

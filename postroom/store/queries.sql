@@ -1,0 +1,221 @@
+-- Every statement that both engines share, by name. Times are microseconds since the epoch.
+
+-- name: read_setting$
+SELECT value FROM setting WHERE name = :name;
+
+-- name: write_setting!
+INSERT INTO setting (name, value) VALUES (:name, :value)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value;
+
+
+-- ---------------------------------------------------------------- accounts and keys
+
+-- name: all_accounts
+SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
+       state, state_reason, state_since, resume_at, worked_at
+FROM account ORDER BY id;
+
+-- name: one_account^
+SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
+       state, state_reason, state_since, resume_at, worked_at
+FROM account WHERE id = :account_id;
+
+-- name: find_account^
+SELECT id, credential IS NOT NULL FROM account
+WHERE email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(port, -1) = coalesce(:port, -1)
+  AND coalesce(username, '') = coalesce(:username, '');
+
+-- name: insert_account$
+INSERT INTO account (email, name, host, port, security, username, credential, daily_limit, connections, source,
+                     created_at, updated_at)
+VALUES (:email, :name, :host, :port, :security, :username, :credential, :daily_limit, :connections, :source, :now, :now)
+RETURNING id;
+
+-- name: update_account!
+UPDATE account SET name = :name, security = :security, credential = :credential, daily_limit = :daily_limit,
+                   connections = :connections, updated_at = :now
+WHERE id = :account_id;
+
+-- name: active_keys
+SELECT digest, account_id FROM api_key WHERE revoked_at IS NULL;
+
+-- name: grant_key!
+INSERT INTO api_key (account_id, digest, source, created_at) VALUES (:account_id, :digest, :source, :now)
+ON CONFLICT (digest) DO UPDATE SET account_id = excluded.account_id, revoked_at = NULL;
+
+-- name: keys_of_source
+SELECT digest FROM api_key WHERE source = :source AND revoked_at IS NULL;
+
+-- name: revoke_key!
+UPDATE api_key SET revoked_at = :now WHERE digest = :digest AND revoked_at IS NULL;
+
+-- name: account_worked!
+UPDATE account SET worked_at = :now WHERE id = :account_id;
+
+-- name: resume_account!
+UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL
+WHERE id = :account_id AND state <> 'active';
+
+-- name: set_account_aside!
+UPDATE account SET state = :state, state_reason = :reason, state_since = :now, resume_at = :resume_at
+WHERE id = :account_id;
+
+
+-- ---------------------------------------------------------------- acceptance
+
+-- name: find_idempotent^
+SELECT fingerprint, request_id FROM idempotency WHERE account_id = :account_id AND key = :key;
+
+-- name: insert_idempotency!
+INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
+VALUES (:account_id, :key, :fingerprint, :request_id, :now);
+
+-- name: insert_message$
+INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at)
+VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now)
+RETURNING id;
+
+-- name: insert_content!
+INSERT INTO content (message_id, mime) VALUES (:message_id, :mime);
+
+-- name: insert_delivery!
+INSERT INTO delivery (message_id, forward_path) VALUES (:message_id, :forward_path);
+
+-- name: insert_job!
+INSERT INTO job (kind, account_id, message_id, due_at) VALUES (:kind, :account_id, :message_id, :due_at);
+
+-- name: insert_event!
+INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_id, :delivery_id, :at, :kind, :detail);
+
+
+-- ---------------------------------------------------------------- the queue
+
+-- name: accounts_due
+SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
+       state, state_reason, state_since, resume_at, worked_at
+FROM account
+WHERE (state = 'active' OR resume_at <= :now)
+  AND EXISTS (SELECT 1 FROM job
+              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now);
+
+-- name: jobs_due
+SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
+       message.smtputf8, message.accepted_at
+FROM job JOIN message ON message.id = job.message_id
+WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
+ORDER BY job.due_at, job.id
+LIMIT :count;
+
+-- name: claim_job!
+UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,
+               attempt = attempt + 1
+WHERE id = :job_id AND state = 'queued';
+
+-- name: content_of$
+SELECT mime FROM content WHERE message_id = :message_id;
+
+-- name: pending_deliveries
+SELECT id, forward_path FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;
+
+-- name: mark_dot!
+UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: requeue_job!
+UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund, crashes = crashes + :crashed,
+               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: end_job!
+UPDATE job SET state = :state, finished_at = :now,
+               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: end_delivery!
+UPDATE delivery SET state = :state, reason = :reason, reply_code = :reply_code, reply_enhanced = :reply_enhanced,
+                    reply_text = :reply_text, finished_at = :now
+WHERE id = :delivery_id AND state = 'pending';
+
+-- name: defer_delivery!
+UPDATE delivery SET reason = :reason, reply_code = :reply_code, reply_enhanced = :reply_enhanced,
+                    reply_text = :reply_text,
+                    possible_duplicate = CASE WHEN :possible_duplicate = 1 THEN 1 ELSE possible_duplicate END
+WHERE id = :delivery_id AND state = 'pending';
+
+-- name: any_delivery_failed$
+SELECT EXISTS (SELECT 1 FROM delivery WHERE message_id = :message_id AND state = 'failed');
+
+-- name: insert_attempt!
+INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
+VALUES (:job_id, :number, :worker_id, :started_at, :now, :outcome, :reply_code, :reply_enhanced, :reply_text);
+
+
+-- ---------------------------------------------------------------- workers
+
+-- name: insert_worker$
+INSERT INTO worker (host, pid, lock_file, started_at, lease_until)
+VALUES (:host, :pid, :lock_file, :now, :lease_until)
+RETURNING id;
+
+-- name: renew_lease!
+UPDATE worker SET lease_until = :lease_until WHERE id = :worker_id AND gone_at IS NULL;
+
+-- name: living_workers
+SELECT id, host, pid, lock_file, lease_until FROM worker WHERE gone_at IS NULL ORDER BY id;
+
+-- name: bury_worker!
+UPDATE worker SET gone_at = :now
+WHERE id = :worker_id AND gone_at IS NULL AND (:known_dead = 1 OR lease_until < :now);
+
+-- name: jobs_owned_by
+SELECT id, attempt, message_id, claim_token, claimed_at, dot_at FROM job
+WHERE claimed_by = :worker_id AND state = 'claimed' ORDER BY id;
+
+-- name: next_due$
+SELECT min(due_at) FROM job WHERE account_id = :account_id AND state = 'queued' AND held = 0;
+
+
+-- ---------------------------------------------------------------- what became of it
+
+-- name: message_state^
+SELECT message.id, message.account_id, job.state, job.held
+FROM message LEFT JOIN job ON job.message_id = message.id
+WHERE message.request_id = :request_id;
+
+-- name: deliveries_of
+SELECT forward_path, state, reason, possible_duplicate FROM delivery WHERE message_id = :message_id ORDER BY id;
+
+-- name: events_of
+SELECT event.at, event.kind, delivery.forward_path, event.detail
+FROM event LEFT JOIN delivery ON delivery.id = event.delivery_id
+WHERE event.message_id = :message_id ORDER BY event.id;
+
+
+-- ---------------------------------------------------------------- email_log.txt
+
+-- name: insert_log_line!
+INSERT INTO log_line (message_id) VALUES (:message_id);
+
+-- name: unwritten_log_lines
+SELECT log_line.id, log_line.message_id, message.request_id, message.reverse_path, message.accepted_at
+FROM log_line JOIN message ON message.id = log_line.message_id
+WHERE log_line.batch IS NULL ORDER BY log_line.id LIMIT :count;
+
+-- name: begin_log_batch$
+INSERT INTO log_batch (inode, start) VALUES (:inode, :start) RETURNING id;
+
+-- name: add_to_log_batch!
+UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id <= :last;
+
+-- name: open_log_batch^
+SELECT id, inode, start FROM log_batch ORDER BY id LIMIT 1;
+
+-- name: log_lines_of_batch
+SELECT log_line.id, log_line.message_id, message.request_id, message.reverse_path, message.accepted_at
+FROM log_line JOIN message ON message.id = log_line.message_id
+WHERE log_line.batch = :batch ORDER BY log_line.id;
+
+-- name: delete_log_lines!
+DELETE FROM log_line WHERE batch = :batch;
+
+-- name: delete_log_batch!
+DELETE FROM log_batch WHERE id = :batch;

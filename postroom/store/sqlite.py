@@ -1,0 +1,239 @@
+"""The embedded engine: SQLite through APSW, in WAL mode, flushed at every commit.
+
+One connection writes, under the committer; a lock file orders the writers of
+several processes, since SQLite's own busy handler sleeps and starves. Readers
+have connections of their own and never wait.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import aiosql
+import apsw
+from aiosql.adapters.sqlite3 import SQLite3Adapter
+
+from postroom.errors import ConfigError, StoreDamaged, StoreError, StoreUnavailable
+from postroom.store.committer import Settled, Work
+from postroom.store.transaction import Transaction
+
+# Versions 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write to (sqlite.org/wal.html, "WAL reset").
+OLDEST_SQLITE = (3, 51, 3)
+MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
+
+_LOCK_WAIT_S = 5.0
+_BUSY_WAIT_MS = 5_000
+_WRITER_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA wal_autocheckpoint = 4000",
+    "PRAGMA cache_size = -16384",
+    "PRAGMA journal_size_limit = 67108864",
+)
+_READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA cache_size = -1024")
+_NOT_NOW = (
+    apsw.BusyError,
+    apsw.LockedError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.ReadOnlyError,
+    apsw.CantOpenError,
+    apsw.NoMemError,
+    apsw.InterruptError,
+    apsw.PermissionsError,
+)
+_DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+
+
+class _Adapter(SQLite3Adapter):
+    """Teaches aiosql that APSW counts changed rows on the connection, not on the cursor."""
+
+    def insert_update_delete(self, conn: Any, query_name: str, sql: str, parameters: Any) -> int:
+        conn.execute(sql, parameters)
+        changed: int = conn.changes()
+        return changed
+
+
+def load_queries() -> Any:
+    """Return the named queries of queries.sql, bound to this engine's driver."""
+    return aiosql.from_path(Path(__file__).parent / "queries.sql", _Adapter, mandatory_parameters=False)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Turn the driver's errors into ours."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise StoreDamaged(
+            f"the database {path} is damaged ({error}); nothing was changed. Restore it from a backup, or move "
+            f"it away together with its -wal file to start afresh"
+        ) from error
+    except _NOT_NOW as error:
+        raise StoreUnavailable(f"the database {path} cannot be written just now: {error}") from error
+    except apsw.Error as error:
+        raise StoreError(f"the database {path}: {error}") from error
+
+
+class WriterLock:
+    """A lock file that only one committer of all processes holds, and only for one commit.
+
+    Raises StoreUnavailable when it is not free within five seconds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+    def __enter__(self) -> None:
+        if not self._try():
+            self._wait()
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _wait(self) -> None:
+        give_up = time.monotonic() + _LOCK_WAIT_S
+        pause = 0.00005
+        while not self._try():
+            if time.monotonic() > give_up:
+                raise StoreUnavailable(
+                    f"another process has held {self._path} for {_LOCK_WAIT_S:.0f} s; is one of Postroom's "
+                    f"processes stopped?"
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.001)
+
+
+class SQLiteEngine:
+    """Connections to one database file, and the transactions on it."""
+
+    migrations = MIGRATIONS
+
+    def __init__(self, path: Path) -> None:
+        version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
+        if version < OLDEST_SQLITE:
+            raise ConfigError(
+                "apsw", f"its SQLite {version} corrupts databases; at least {OLDEST_SQLITE} is needed"
+            )
+        self.path = path
+        self._queries = load_queries()
+        self._readers: deque[apsw.Connection] = deque()
+        self._closed = False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = WriterLock(path.with_name(path.name + "-lock"))
+        except OSError as error:
+            raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
+        with translated(path), self._lock:
+            self._writer = self._connect(_WRITER_PRAGMAS)
+            self._watcher = self._connect(_READER_PRAGMAS)
+        self._writer_mutex = threading.Lock()
+
+    def _connect(self, pragmas: Sequence[str]) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path))
+        connection.set_busy_timeout(_BUSY_WAIT_MS)
+        for pragma in pragmas:
+            connection.execute(pragma).fetchall()
+        return connection
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Any, Any]]:
+        """Lend a connection that sees the last committed state, with the named queries."""
+        with translated(self.path):
+            try:
+                connection = self._readers.pop()
+            except IndexError:
+                connection = self._connect(_READER_PRAGMAS)
+            try:
+                yield connection, self._queries
+            finally:
+                self._readers.append(connection)
+
+    def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
+        """Run the works in one transaction. One that raises is undone alone; the rest are run again."""
+        settled: list[Settled | None] = [None] * len(works)
+        with self._writer_mutex, translated(self.path), self._lock:
+            while not self._try_batch(works, settled):
+                pass
+        return [result for result in settled if result is not None]
+
+    def _try_batch(self, works: Sequence[Work[Any]], settled: list[Settled | None]) -> bool:
+        """Commit every work that has not failed yet; False when another one failed and all must be redone."""
+        connection = self._writer
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            transaction = Transaction(connection, self._queries)
+            for index, work in enumerate(works):
+                before = settled[index]
+                if before is not None and before.error is not None:
+                    continue
+                settled[index] = result = _run(work, transaction)
+                if result.error is not None:
+                    return False
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        return True
+
+    def run_script(self, sql: str) -> None:
+        """Run a migration's statements inside the transaction that is open (see `exclusively`)."""
+        self._writer.execute(sql).fetchall()
+
+    @contextmanager
+    def exclusively(self) -> Iterator[Any]:
+        """Hold the only write transaction; commit at the end, roll back on any error."""
+        with self._writer_mutex, translated(self.path), self._lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            finally:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+
+    def change_counter(self) -> int:
+        """Return a number that changes with every commit of any process (cheap: no disk access)."""
+        value: int = self._watcher.pragma("data_version")
+        return value
+
+    def close(self) -> None:
+        """Close all connections; the last one of all processes folds the WAL back into the file."""
+        with self._writer_mutex:
+            if self._closed:
+                return
+            self._closed = True
+            while self._readers:
+                self._readers.pop().close()
+            self._watcher.close()
+            self._writer.close()
+            self._lock.close()
+
+
+def _run(work: Work[Any], transaction: Transaction) -> Settled:
+    try:
+        return Settled(work(transaction))
+    except (*_NOT_NOW, *_DAMAGED):
+        raise
+    except Exception as error:
+        return Settled(error=error)

@@ -1,0 +1,387 @@
+"""The writes: one method for each move of a message, inside the caller's transaction.
+
+A `Transaction` is handed to a piece of work by the committer and lives as long as
+that work. Each move is guarded in SQL by state and claim token; a row count other
+than one raises, and raising undoes the whole piece of work.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from postroom.config import InDoubtPolicy
+from postroom.errors import LeaseLost
+from postroom.model import (
+    Accepted,
+    ClaimedJob,
+    Deferred,
+    Failed,
+    InDoubt,
+    Instant,
+    NewMessage,
+    Outcome,
+    PendingDelivery,
+    Reply,
+    Sent,
+)
+
+CRASHED = "the worker that was sending it stopped"
+_OUTCOME_NAMES = {Sent: "sent", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What `finish` is to record of one attempt.
+
+    `outcomes` holds one Outcome for each delivery id of the job. `retry_at` is
+    when to try again what is not final; it must be given when anything is not.
+    """
+
+    outcomes: Mapping[int, Outcome]
+    retry_at: Instant | None
+    in_doubt: InDoubtPolicy = InDoubtPolicy.RETRY
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyClash:
+    """The idempotency key was used before, for a different request."""
+
+    request_id: str
+
+
+class Transaction:
+    """One open transaction. Only the committer makes one."""
+
+    def __init__(self, connection: Any, queries: Any) -> None:
+        self._db = connection
+        self._q = queries
+
+    # -- settings
+
+    def setting(self, name: str) -> str | None:
+        value: str | None = self._q.read_setting(self._db, name=name)
+        return value
+
+    def set_setting(self, name: str, value: str) -> None:
+        self._q.write_setting(self._db, name=name, value=value)
+
+    # -- accounts and keys
+
+    def upsert_account(self, *, source: str, now: Instant, **fields: Any) -> int:
+        """Insert the account, or bring the one with the same mailbox and server up to date; return its id."""
+        identity = {name: fields[name] for name in ("email", "host", "port", "username")}
+        found = self._q.find_account(self._db, **identity)
+        if found is None:
+            account_id: int = self._q.insert_account(self._db, source=source, now=now, **fields)
+            return account_id
+        changes = {
+            name: fields[name] for name in ("name", "security", "credential", "daily_limit", "connections")
+        }
+        self._q.update_account(self._db, account_id=found[0], now=now, **changes)
+        return int(found[0])
+
+    def grant_key(self, account_id: int, digest: bytes, *, source: str, now: Instant) -> None:
+        self._q.grant_key(self._db, account_id=account_id, digest=digest, source=source, now=now)
+
+    def revoke_keys_except(self, digests: Iterable[bytes], *, source: str, now: Instant) -> int:
+        """Revoke every key of this source that is not among `digests`; return how many."""
+        keep = set(digests)
+        gone = [row[0] for row in self._q.keys_of_source(self._db, source=source) if row[0] not in keep]
+        for digest in gone:
+            self._q.revoke_key(self._db, digest=digest, now=now)
+        return len(gone)
+
+    def account_worked(self, account_id: int, now: Instant) -> None:
+        """Note that the account's credentials were accepted, and let it go on if it had been set aside."""
+        self._q.account_worked(self._db, account_id=account_id, now=now)
+        self._q.resume_account(self._db, account_id=account_id)
+
+    def resume_account(self, account_id: int) -> None:
+        self._q.resume_account(self._db, account_id=account_id)
+
+    def set_account_aside(
+        self, account_id: int, *, state: str, reason: str, resume_at: Instant, now: Instant
+    ) -> None:
+        """Park or pause an account until `resume_at`; its mail stays queued."""
+        self._q.set_account_aside(
+            self._db, account_id=account_id, state=state, reason=reason, resume_at=resume_at, now=now
+        )
+
+    # -- acceptance
+
+    def accept(self, message: NewMessage) -> Accepted | IdempotencyClash:
+        """Store message, deliveries, job, event and idempotency key: the moment of acceptance."""
+        if message.idempotency_key is not None:
+            before = self._q.find_idempotent(
+                self._db, account_id=message.account_id, key=message.idempotency_key
+            )
+            if before is not None:
+                same = before[0] == message.fingerprint
+                return Accepted(before[1], replayed=True) if same else IdempotencyClash(before[1])
+            self._q.insert_idempotency(
+                self._db,
+                account_id=message.account_id,
+                key=message.idempotency_key,
+                fingerprint=message.fingerprint,
+                request_id=message.request_id,
+                now=message.accepted_at,
+            )
+        self._insert(message)
+        return Accepted(message.request_id)
+
+    def _insert(self, message: NewMessage) -> None:
+        message_id = self._q.insert_message(
+            self._db,
+            request_id=message.request_id,
+            account_id=message.account_id,
+            reverse_path=message.reverse_path,
+            subject=message.subject,
+            size=len(message.mime),
+            smtputf8=int(message.smtputf8),
+            now=message.accepted_at,
+        )
+        self._q.insert_content(self._db, message_id=message_id, mime=message.mime)
+        for path in message.forward_paths:
+            self._q.insert_delivery(self._db, message_id=message_id, forward_path=path)
+        self._q.insert_job(
+            self._db,
+            kind="delivery",
+            account_id=message.account_id,
+            message_id=message_id,
+            due_at=message.accepted_at,
+        )
+        self._event(message_id, None, "accepted", message.accepted_at)
+
+    # -- the queue
+
+    def claim(
+        self, *, account_id: int, worker_id: int, most: int, most_bytes: int, now: Instant
+    ) -> list[ClaimedJob]:
+        """Take up to `most` due jobs of an account, oldest first; they are this worker's until finished.
+
+        Stops before `most_bytes` of content are exceeded, but always takes one.
+        """
+        jobs: list[ClaimedJob] = []
+        room = most_bytes
+        due = list(self._q.jobs_due(self._db, account_id=account_id, now=now, count=most))
+        for row in due:
+            room -= row[5]
+            if room < 0 and jobs:
+                break
+            job = self._claim_row(row, account_id, worker_id, now)
+            if job is not None:
+                jobs.append(job)
+        return jobs
+
+    def _claim_row(
+        self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant
+    ) -> ClaimedJob | None:
+        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at = row
+        token = secrets.randbits(62) + 1
+        if not self._q.claim_job(self._db, job_id=job_id, token=token, worker_id=worker_id, now=now):
+            return None
+        deliveries = self._q.pending_deliveries(self._db, message_id=message_id)
+        return ClaimedJob(
+            id=job_id,
+            token=token,
+            attempt=attempt + 1,
+            message_id=message_id,
+            request_id=request_id,
+            account_id=account_id,
+            reverse_path=reverse_path,
+            deliveries=tuple(PendingDelivery(*delivery) for delivery in deliveries),
+            mime=self._q.content_of(self._db, message_id=message_id),
+            smtputf8=bool(smtputf8),
+            accepted_at=accepted_at,
+        )
+
+    def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
+        """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
+        if not self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now):
+            raise LeaseLost
+
+    def release(self, job: ClaimedJob, now: Instant) -> None:
+        """Give back a job of which nothing was sent; the attempt does not count."""
+        self._requeue(job, due_at=now, refund=1)
+
+    def finish(
+        self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
+    ) -> None:
+        """Record the result of a claimed job, exactly once.
+
+        Writes attempt, delivery states, events and the next due time. Raises
+        LeaseLost, writing nothing, when another worker holds the job.
+        """
+        if all(self._is_final(outcome, result.in_doubt) for outcome in result.outcomes.values()):
+            self._finish_deliveries(job, result, now)
+            self._end(job, now)
+        else:
+            assert result.retry_at is not None
+            burns = any(self._burns_attempt(outcome) for outcome in result.outcomes.values())
+            held = self._is_held(result)
+            self._requeue(job, due_at=result.retry_at, refund=0 if burns else 1, held=held)
+            self._finish_deliveries(job, result, now)
+        self._record_attempt(job, result.outcomes, worker_id=worker_id, started_at=started_at, now=now)
+
+    @staticmethod
+    def _is_final(outcome: Outcome, policy: InDoubtPolicy) -> bool:
+        if isinstance(outcome, InDoubt):
+            return policy is InDoubtPolicy.FAIL
+        return isinstance(outcome, Sent | Failed)
+
+    @staticmethod
+    def _burns_attempt(outcome: Outcome) -> bool:
+        return not isinstance(outcome, Deferred) or outcome.burns_attempt
+
+    @staticmethod
+    def _is_held(result: Result) -> bool:
+        in_doubt = any(isinstance(outcome, InDoubt) for outcome in result.outcomes.values())
+        return in_doubt and result.in_doubt is InDoubtPolicy.HOLD
+
+    def _end(self, job: ClaimedJob, now: Instant) -> None:
+        failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
+        state = "failed" if failed else "done"
+        if not self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now):
+            raise LeaseLost
+        self._q.insert_log_line(self._db, message_id=job.message_id)
+
+    def _requeue(
+        self, job: ClaimedJob, *, due_at: Instant, refund: int = 0, held: bool = False, crashed: bool = False
+    ) -> None:
+        moved = self._q.requeue_job(
+            self._db,
+            job_id=job.id,
+            token=job.token,
+            due_at=due_at,
+            refund=refund,
+            held=int(held),
+            crashed=int(crashed),
+        )
+        if not moved:
+            raise LeaseLost
+
+    def _finish_deliveries(self, job: ClaimedJob, result: Result, now: Instant) -> None:
+        for delivery_id, outcome in result.outcomes.items():
+            self._finish_delivery(job.message_id, delivery_id, outcome, result.in_doubt, now)
+
+    def _finish_delivery(
+        self, message_id: int, delivery_id: int, outcome: Outcome, policy: InDoubtPolicy, now: Instant
+    ) -> None:
+        reply = None if isinstance(outcome, InDoubt) else outcome.reply
+        columns = {"delivery_id": delivery_id, **_reply_columns(reply)}
+        reason = None if isinstance(outcome, Sent) else outcome.reason
+        if self._is_final(outcome, policy):
+            state = "sent" if isinstance(outcome, Sent) else "failed"
+            self._q.end_delivery(self._db, state=state, reason=reason, now=now, **columns)
+        else:
+            again = int(isinstance(outcome, InDoubt))
+            self._q.defer_delivery(self._db, reason=reason, possible_duplicate=again, **columns)
+        detail = str(reply) if isinstance(outcome, Sent) else reason
+        self._event(message_id, delivery_id, _OUTCOME_NAMES[type(outcome)], now, detail)
+
+    def _record_attempt(
+        self,
+        job: ClaimedJob,
+        outcomes: Mapping[int, Outcome],
+        *,
+        worker_id: int,
+        started_at: Instant,
+        now: Instant,
+    ) -> None:
+        worst = max(outcomes.values(), key=_gravity)
+        reply = None if isinstance(worst, InDoubt) else worst.reply
+        self._q.insert_attempt(
+            self._db,
+            job_id=job.id,
+            number=job.attempt,
+            worker_id=worker_id,
+            started_at=started_at,
+            now=now,
+            outcome=_OUTCOME_NAMES[type(worst)],
+            **_reply_columns(reply),
+        )
+
+    # -- workers
+
+    def register_worker(
+        self, *, host: str, pid: int, lock_file: str, now: Instant, lease_until: Instant
+    ) -> int:
+        worker_id: int = self._q.insert_worker(
+            self._db, host=host, pid=pid, lock_file=lock_file, now=now, lease_until=lease_until
+        )
+        return worker_id
+
+    def renew_lease(self, worker_id: int, lease_until: Instant) -> bool:
+        """Extend a worker's hold on all its jobs; False when it has been buried meanwhile."""
+        return bool(self._q.renew_lease(self._db, worker_id=worker_id, lease_until=lease_until))
+
+    def bury_worker(self, worker_id: int, *, now: Instant, known_dead: bool, in_doubt: InDoubtPolicy) -> int:
+        """Take all jobs from a worker that is known to be dead or whose lease ran out; return how many.
+
+        A job whose dot may have left is in doubt and treated by policy; the others are plain retries.
+        """
+        if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, known_dead=int(known_dead)):
+            return 0
+        rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
+        for row in rows:
+            self._recover(row, worker_id, now, in_doubt)
+        return len(rows)
+
+    def _recover(self, row: tuple[Any, ...], worker_id: int, now: Instant, in_doubt: InDoubtPolicy) -> None:
+        job_id, attempt, message_id, token, claimed_at, dot_at = row
+        pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
+        job = ClaimedJob(
+            id=job_id,
+            token=token,
+            attempt=attempt,
+            message_id=message_id,
+            request_id="",
+            account_id=0,
+            reverse_path="",
+            deliveries=tuple(PendingDelivery(*delivery) for delivery in pending),
+            mime=b"",
+            smtputf8=False,
+            accepted_at=0,
+        )
+        if dot_at is None:
+            self._requeue(job, due_at=now, crashed=True)
+            self._event(message_id, None, "crashed", now, CRASHED)
+            return
+        doubt = InDoubt(f"{CRASHED} after the final dot, before the server's answer was recorded")
+        result = Result({delivery.id: doubt for delivery in job.deliveries}, now, in_doubt)
+        self.finish(job, result, worker_id=worker_id, started_at=claimed_at, now=now)
+
+    # -- email_log.txt
+
+    def begin_log_batch(self, *, inode: int, start: int, last: int) -> int:
+        """Note where in the file the lines up to `last` are about to be written; return the batch's id."""
+        batch: int = self._q.begin_log_batch(self._db, inode=inode, start=start)
+        self._q.add_to_log_batch(self._db, batch=batch, last=last)
+        return batch
+
+    def end_log_batch(self, batch: int) -> None:
+        """Forget a batch whose lines are safely in the file."""
+        self._q.delete_log_lines(self._db, batch=batch)
+        self._q.delete_log_batch(self._db, batch=batch)
+
+    # -- events
+
+    def _event(
+        self, message_id: int, delivery_id: int | None, kind: str, now: Instant, detail: str | None = None
+    ) -> None:
+        self._q.insert_event(
+            self._db, message_id=message_id, delivery_id=delivery_id, at=now, kind=kind, detail=detail
+        )
+
+
+def _reply_columns(reply: Reply | None) -> dict[str, Any]:
+    if reply is None:
+        return {"reply_code": None, "reply_enhanced": None, "reply_text": None}
+    return {"reply_code": reply.code, "reply_enhanced": reply.enhanced, "reply_text": reply.text}
+
+
+def _gravity(outcome: Outcome) -> int:
+    return (Sent, Deferred, InDoubt, Failed).index(type(outcome))

@@ -1,0 +1,145 @@
+"""Keeps the service's processes running. Imports nothing but the standard library, since it stays in memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger("postroom.supervise")
+
+LIFELINE = "POSTROOM_LIFELINE"
+_GRACE_S = 20.0
+_SLOWEST_RESTART_S = 5.0
+_USABLE_FOR_S = 10.0
+_EX_CONFIG = 78  # sysexits.h: starting again would not help
+
+
+def watch_lifeline(fd: int) -> None:
+    """End this process, as if by SIGTERM, when the pipe's other end closes: its holder has died."""
+
+    def wait() -> None:
+        while os.read(fd, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+@dataclass(slots=True)
+class _Child:
+    """One process of the service, and when it may be started (again)."""
+
+    command: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    failures: int = field(default=0)
+    start_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.command)
+
+
+class Supervisor:
+    """Starts the children (`python -m …` each), restarts what dies, and ends them all together.
+
+    A child holds the reading end of a pipe, its lifeline, whose other end is here alone.
+    When this process dies, however it dies, the pipe closes and the children end too.
+    """
+
+    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+        self._children = [_Child(command) for command in commands]
+        self._lifeline, self._held = os.pipe()
+        self._wake_read, self._wake_write = os.pipe()
+        self._stopping = False
+        self._exit = 0
+
+    def run(self) -> int:
+        """Keep the children running until SIGTERM or SIGINT; return the exit status."""
+        os.set_blocking(self._wake_write, False)
+        signal.set_wakeup_fd(self._wake_write)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_stop)
+        while not self._stopping:
+            self._start_what_is_due()
+            self._sleep()
+            self._reap()
+        self._end()
+        return self._exit
+
+    def _on_stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _sleep(self) -> None:
+        """Wait for a signal, or for the next start."""
+        waiting = [child.start_at for child in self._children if child.process is None]
+        seconds = max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        ready, _, _ = select.select([self._wake_read], [], [], seconds)
+        if ready:
+            os.read(self._wake_read, 4096)
+
+    def _start_what_is_due(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if child.process is None and child.start_at <= now:
+                child.started = now
+                child.process = subprocess.Popen(  # noqa: S603
+                    [sys.executable, "-m", *child.command],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[self._lifeline],
+                    env={**os.environ, LIFELINE: str(self._lifeline)},
+                    start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+                )
+
+    def _reap(self) -> None:
+        for child in self._children:
+            if child.process is not None and child.process.poll() is not None:
+                self._note_death(child, child.process.returncode)
+                child.process = None
+
+    def _note_death(self, child: _Child, status: int) -> None:
+        if self._stopping:
+            return
+        if status == _EX_CONFIG:
+            self._exit, self._stopping = _EX_CONFIG, True
+            return
+        now = time.monotonic()
+        child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
+        pause = min(0.1 * 2**child.failures, _SLOWEST_RESTART_S)
+        child.start_at = now + pause
+        log.warning("%s ended with status %d; starting it again in %.1f s", child.name, status, pause)
+
+    def _end(self) -> None:
+        """Ask all children to finish; kill what has not within the grace period."""
+        running = [child for child in self._children if child.process is not None]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + _GRACE_S
+        for child in running:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not end in time and was killed", child.name)
+                child.process.kill()
+                child.process.wait()
+
+
+def main() -> None:
+    """Run the commands given as arguments, each one argument with its words separated by spaces."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    sys.exit(Supervisor([argument.split() for argument in sys.argv[1:]]).run())
+
+
+if __name__ == "__main__":
+    main()

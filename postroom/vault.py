@@ -1,0 +1,181 @@
+"""Secrets at rest: credentials encrypted, API keys kept as digests.
+
+Every key of POSTROOM_SECRET_KEY, or of the file that stands in for it, is stretched
+by HKDF-SHA256 (RFC 5869) into three independent ones, so that neither a digest nor
+the fingerprint says anything about the encryption.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+from base64 import urlsafe_b64encode
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from postroom.config import Settings, split_keys
+from postroom.errors import ConfigError, PostroomError
+from postroom.model import Secret
+
+_VARIABLE: Final = "POSTROOM_SECRET_KEY"
+_FILE: Final = "secret.key"
+_LARGEST: Final = 65_536  # bytes of a key file
+
+_CREDENTIALS: Final = b"postroom v1 credentials"
+_API_KEYS: Final = b"postroom v1 api keys"
+_FINGERPRINT: Final = b"postroom v1 fingerprint"
+
+
+class UndecryptableSecret(PostroomError):
+    """A stored secret cannot be decrypted with the present POSTROOM_SECRET_KEY.
+
+    Either the key has changed (add the former one behind a comma) or the stored bytes
+    were altered (enter the secret again).
+    """
+
+
+class Vault:
+    """Encrypts and decrypts credentials, and digests API keys. Safe to share between threads."""
+
+    __slots__ = ("_digest_keys", "_fernet", "_fingerprint")
+
+    def __init__(self, keys: tuple[Secret, ...]) -> None:
+        """Take the keys, primary first: it encrypts, all decrypt."""
+        if not keys:
+            raise ValueError("a vault needs a key")
+        self._fernet = MultiFernet(
+            [Fernet(urlsafe_b64encode(_derive(key, _CREDENTIALS))) for key in keys],
+        )
+        self._digest_keys = tuple(_derive(key, _API_KEYS) for key in keys)
+        self._fingerprint = _derive(keys[0], _FINGERPRINT)[:8].hex()
+
+    @classmethod
+    def open(cls, settings: Settings, var_dir: Path) -> Vault:
+        """Open the vault with POSTROOM_SECRET_KEY, else with `secret.key` in `var_dir`.
+
+        The file is made, with mode 0600, when it is not there; processes that start
+        together all get the same one. It holds the same text as the variable, and is
+        not looked at when the variable is set. Raises ConfigError when the file cannot
+        be made or read, or when others than its owner have access.
+        """
+        if settings.secret_key:
+            return cls(split_keys(settings.secret_key.reveal()))
+        path = var_dir / _FILE
+        try:
+            if not path.exists():
+                _create(path)
+            text = _read(path)
+        except (OSError, UnicodeError) as error:
+            raise ConfigError(_VARIABLE, _unusable(path, error)) from None
+        return cls(_keys_in(path, text))
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change when the primary key does, and tell nothing of it."""
+        return self._fingerprint
+
+    def encrypt(self, text: str) -> bytes:
+        """Return `text` encrypted and authenticated by the primary key; never the same twice."""
+        return self._fernet.encrypt(_utf8(text))
+
+    def decrypt(self, token: bytes) -> Secret:
+        """Return what `encrypt` was given. Raises UndecryptableSecret."""
+        try:
+            return Secret(self._fernet.decrypt(bytes(token)).decode("utf-8", "surrogatepass"))
+        except InvalidToken:
+            raise UndecryptableSecret from None
+
+    def reencrypt(self, token: bytes) -> bytes:
+        """Return the same secret under the primary key, so that former keys can be dropped.
+
+        Raises UndecryptableSecret.
+        """
+        try:
+            return self._fernet.rotate(bytes(token))
+        except InvalidToken:
+            raise UndecryptableSecret from None
+
+    def digest(self, key: str) -> bytes:
+        """Return the 32 bytes under which an API key is stored (HMAC-SHA256, primary key)."""
+        return hmac.digest(self._digest_keys[0], _utf8(key), "sha256")
+
+    def digests(self, key: str) -> tuple[bytes, ...]:
+        """Return all digests under which an API key may be stored, the primary key's first."""
+        return tuple(hmac.digest(digest_key, _utf8(key), "sha256") for digest_key in self._digest_keys)
+
+    def __repr__(self) -> str:
+        return f"Vault({self._fingerprint})"
+
+
+def _derive(key: Secret, label: bytes) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=label).derive(_utf8(key.reveal()))
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")  # whatever a client sends as a key has a digest
+
+
+def _create(path: Path) -> None:
+    """Make the key file, whole and synced before it has its name; whoever links first wins."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        _write_synced(draft, secrets.token_urlsafe(48).encode() + b"\n")
+        with suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read(path: Path) -> str:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ConfigError(_VARIABLE, f"{path} is not a plain file; remove it or set the variable")
+        if status.st_mode & 0o077:
+            raise ConfigError(_VARIABLE, f"{path} is open to other users of this machine; chmod 600 {path}")
+        return file.read(_LARGEST).decode()
+
+
+def _keys_in(path: Path, text: str) -> tuple[Secret, ...]:
+    try:
+        return split_keys(text)
+    except ValueError:
+        raise ConfigError(
+            _VARIABLE,
+            f"{path} does not hold a key of at least 16 characters; restore it from a backup, or remove it "
+            "for a new one and enter all credentials again",
+        ) from None
+
+
+def _unusable(path: Path, error: OSError | UnicodeError) -> str:
+    reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    return (
+        f"{path} cannot be made or read ({reason}); let this user own it, with mode 600, or set the variable "
+        "to a text of 16 characters or more"
+    )

@@ -1,0 +1,58 @@
+"""Who is calling: the key in the header or the body, and the account that it belongs to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Request
+
+from postroom.accounts import KeyRing
+from postroom.errors import MalformedSubmission, NotAuthenticated
+from postroom.model import Account
+from postroom.store import Store
+from postroom.vault import Vault
+
+_WHERE = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
+
+
+class Doorkeeper:
+    """Knows the keys. Its answers say nothing about how close a wrong key was."""
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._ring = KeyRing(store, vault)
+
+    def account(self, key: str | None) -> Account:
+        """Return the key's account. Raises NotAuthenticated."""
+        if not key:
+            raise NotAuthenticated(f"there is no key in this request: {_WHERE}", field="key")
+        account = self._ring.account_of(key)
+        if account is None:
+            raise NotAuthenticated("this key is not known here", field="key")
+        return account
+
+    def bucket(self, key: str) -> str:
+        """Return a name for the key that a rate limiter's storage may see."""
+        return self._ring.digest(key).hex()
+
+
+def header_key(request: Request) -> str | None:
+    """Return the key given in a header, or None. Raises MalformedSubmission for two that differ."""
+    bearer = None
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        bearer = credentials.strip() or None
+    given = request.headers.get("X-API-Key") or None
+    return _one(bearer, given)
+
+
+def presented_key(request: Request, document: dict[str, Any]) -> str | None:
+    """Return the key of a request that has a JSON body. Raises MalformedSubmission for two that differ."""
+    in_body = document.get("key")
+    return _one(header_key(request), in_body if isinstance(in_body, str) and in_body else None)
+
+
+def _one(first: str | None, second: str | None) -> str | None:
+    if first is not None and second is not None and first != second:
+        message = "two different keys were given; send only one"
+        raise MalformedSubmission(message, errors=(("key", message),))
+    return first if first is not None else second

@@ -1,0 +1,90 @@
+"""The request body: strict JSON, then the shape of a request to send."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Never
+
+from flask import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from werkzeug.exceptions import UnsupportedMediaType
+
+from postroom.errors import MalformedSubmission
+
+_WORDS = {
+    "missing": "this field is required",
+    "extra_forbidden": "there is no such field; the fields are subject, recipient, body, is_html and key",
+    "string_type": "must be a string",
+    "string_unicode": "must be a string of whole Unicode characters (it holds half a surrogate pair)",
+    "bool_type": "must be true or false",
+    "string_too_short": "must not be empty",
+}
+
+
+class SendRequest(BaseModel):
+    """The body of `POST /send-email`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    subject: str = Field(description="One line of text")
+    recipient: str = Field(description="One mailbox: local-part@domain")
+    body: str = Field(description="The text, or the HTML when is_html is true")
+    is_html: bool = Field(default=False, description="Whether body is HTML; a text part is made from it then")
+    key: str | None = Field(default=None, description="The API key, unless it is given in a header")
+
+
+def read_json(request: Request) -> dict[str, Any]:
+    """Return the JSON object of the request. Raises UnsupportedMediaType or MalformedSubmission."""
+    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+    try:
+        text = request.get_data().decode("utf-8-sig")
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise MalformedSubmission(
+            f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
+    except (RecursionError, ValueError) as error:
+        detail = "nested too deeply" if isinstance(error, RecursionError) else "a number is too long"
+        raise MalformedSubmission(
+            f"the JSON is {detail}" if "nested" in detail else f"the JSON: {detail}"
+        ) from error
+    if not isinstance(value, dict):
+        raise MalformedSubmission("the body must be a JSON object: {…}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedSubmission(
+            "a field is given twice", errors=((_shown(twice), "is given more than once"),)
+        )
+    return found
+
+
+def _refuse_constant(name: str) -> Never:
+    raise MalformedSubmission(f"{name} is not JSON (RFC 8259 §6)")
+
+
+def read_send_request(document: dict[str, Any]) -> SendRequest:
+    """Check fields and types. Raises MalformedSubmission naming every faulty field."""
+    try:
+        return SendRequest.model_validate(document)
+    except ValidationError as error:
+        faults = tuple(
+            (_shown(str(fault["loc"][0])) if fault["loc"] else "", _WORDS.get(fault["type"], fault["msg"]))
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        )
+        raise MalformedSubmission(
+            "some fields are missing, unknown or of the wrong type", errors=faults
+        ) from error
+
+
+def _shown(name: str) -> str:
+    """A field name as the client wrote it, made safe to repeat."""
+    return name[:100].encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,140 @@
+"""Refusals as RFC 9457 problem documents: one table for all of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flask import Flask, Response
+from flask_limiter import RateLimitExceeded
+from werkzeug.exceptions import HTTPException
+
+from postroom.errors import (
+    InvalidSubmission,
+    MalformedSubmission,
+    NotAuthenticated,
+    NotFound,
+    NotPermitted,
+    QuotaExceeded,
+    Rejected,
+    StoreError,
+    StoreUnavailable,
+    TooLarge,
+)
+from postroom.status import printable
+
+log = logging.getLogger(__name__)
+
+_TABLE: tuple[tuple[type[Rejected], int, str], ...] = (
+    (MalformedSubmission, 400, "The request cannot be read"),
+    (NotAuthenticated, 401, "The key is missing or unknown"),
+    (NotPermitted, 403, "This key may not do that"),
+    (NotFound, 404, "Not found"),
+    (TooLarge, 413, "The message is too large"),
+    (InvalidSubmission, 422, "The message cannot be sent as it is"),
+    (QuotaExceeded, 429, "Too many requests"),
+)
+_HINTS = {
+    404: "there is no such address here; the calls are POST /send-email and GET /email-status/<request_id>",
+    413: "the request is larger than this service takes",
+}
+_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+
+
+def problem(
+    status: int,
+    code: str,
+    title: str,
+    detail: str,
+    *,
+    errors: Iterable[tuple[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Build a problem document; `errors` are (field, message) pairs."""
+    document: dict[str, Any] = {
+        "type": f"urn:problem:postroom:{code.replace('_', '-')}",
+        "title": title,
+        "status": status,
+        "detail": printable(detail),
+        "errors": [{"field": printable(field), "message": printable(message)} for field, message in errors],
+    }
+    return Response(
+        json.dumps(document) + "\n",
+        status,
+        headers=dict(headers or {}),
+        content_type="application/problem+json",
+    )
+
+
+def _on_rejected(error: Rejected) -> Response:
+    status, title = next((row[1], row[2]) for row in _TABLE if isinstance(error, row[0]))
+    errors = error.errors if isinstance(error, MalformedSubmission) else ()
+    if not errors and error.field:
+        errors = ((error.field, str(error)),)
+    headers = {}
+    if isinstance(error, QuotaExceeded):
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, NotAuthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="postroom"'
+    log.info("refused: %s", printable(str(error)))
+    return problem(status, error.code, title, str(error), errors=errors, headers=headers)
+
+
+def _on_limit(error: RateLimitExceeded) -> Response:
+    assert error.limit is not None
+    return problem(
+        429,
+        QuotaExceeded.code,
+        "Too many requests",
+        f"the limit is {error.limit.limit}; wait for the time in Retry-After (seconds), then go on",
+    )
+
+
+def _on_http(error: HTTPException) -> Response:
+    status = error.code or 500
+    headers = {
+        name: value
+        for name, value in error.get_headers()
+        if name in ("Allow", "Retry-After", "WWW-Authenticate")
+    }
+    detail = _HINTS.get(status) or error.description or error.name
+    code = _CODES.get(status, "http_error")
+    return problem(status, code, error.name, detail, headers=headers)
+
+
+def _on_unavailable(error: StoreUnavailable) -> Response:
+    log.error("not durable: %s", error)
+    return problem(
+        503,
+        "store_unavailable",
+        "The message could not be stored safely",
+        "nothing was accepted; try again after the time in Retry-After (seconds)",
+        headers={"Retry-After": str(error.retry_after)},
+    )
+
+
+def _on_store_error(error: StoreError) -> Response:
+    log.error("the store failed: %s", error, exc_info=error)
+    return _on_unavailable(StoreUnavailable(retry_after=30))
+
+
+def _on_surprise(error: Exception) -> Response:
+    log.error("unexpected", exc_info=error)
+    return problem(
+        500,
+        "internal_error",
+        "Something is wrong with this service",
+        "nothing was accepted; the operator finds the details in the service's own log",
+    )
+
+
+def install(app: Flask) -> None:
+    """Make every error of the application a problem document."""
+    app.register_error_handler(Rejected, _on_rejected)
+    app.register_error_handler(RateLimitExceeded, _on_limit)
+    app.register_error_handler(HTTPException, _on_http)
+    app.register_error_handler(StoreUnavailable, _on_unavailable)
+    app.register_error_handler(StoreError, _on_store_error)
+    app.register_error_handler(Exception, _on_surprise)

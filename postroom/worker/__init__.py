@@ -1,0 +1,223 @@
+"""The worker: claim, hand to the account's lane, finish; leases, recovery and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from postroom.accounts import AccountsFile, report
+from postroom.config import Settings
+from postroom.emaillog import EmailLog
+from postroom.errors import StoreUnavailable
+from postroom.model import ClaimedJob, Clock, system_clock
+from postroom.store import Store, StoredAccount, Transaction
+from postroom.vault import Vault
+from postroom.worker.lane import Context, Lane, make_tls_context
+from postroom.worker.liveness import Registration, Undertaker
+from postroom.worker.seam import Seam
+
+log = logging.getLogger(__name__)
+
+_WATCH_S = 0.02  # how often to ask whether anything was committed
+_LOOK_S = 0.1  # how often to look for jobs that have become due
+_SWEEP_S = 1.0
+_RENEW_S = 10.0
+_FILE_S = 0.5
+_LOG_S = 0.2
+_DRAIN_S = 10.0
+_MOST_BYTES_IN_HAND = 64 * 1024 * 1024
+_MOST_BYTES_A_CLAIM = 8 * 1024 * 1024
+
+
+class Buried(Exception):
+    """This worker was declared dead by another one; its jobs are no longer its own."""
+
+
+class Worker:
+    """One process that delivers. `var` is the folder for lock files and the inbox."""
+
+    def __init__(
+        self, settings: Settings, store: Store, vault: Vault, *, var: Path, clock: Clock = system_clock
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._registration = Registration(store, var / "workers", clock)
+        self._undertaker = Undertaker(store, clock, settings.in_doubt)
+        self._accounts_file = AccountsFile(store, vault, settings.accounts_csv, clock)
+        self._email_log = EmailLog(store, settings.email_log, var / "email_log.lock")
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._unlogged = True
+        self._lanes: dict[int, Lane] = {}
+        self._context = Context(
+            settings=settings,
+            store=store,
+            vault=vault,
+            seam=Seam(store),
+            clock=clock,
+            worker_id=self._registration.worker_id,
+            var=var,
+            tls=make_tls_context(settings),
+            hungry=self._wake.set,
+            finished=self._note_finished,
+        )
+
+    def stop(self) -> None:
+        """Ask the worker to finish what it is sending and end."""
+        self._stopping.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Deliver until `stop`; then drain. Raises Buried when the lease was lost."""
+        chores = [
+            asyncio.create_task(self._watch()),
+            asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
+            asyncio.create_task(self._every(_RENEW_S, self._renew)),
+            asyncio.create_task(self._every(_FILE_S, self._sync_accounts)),
+            asyncio.create_task(self._every(_LOG_S, self._write_log)),
+        ]
+        dispatching = asyncio.create_task(self._dispatch())
+        try:
+            await asyncio.wait([*chores, dispatching], return_when=asyncio.FIRST_COMPLETED)
+            await self._drain()
+            for task in (*chores, dispatching):
+                if task.done():
+                    task.result()
+        finally:
+            for task in (*chores, dispatching):
+                task.cancel()
+            await asyncio.gather(*chores, dispatching, return_exceptions=True)
+            self._context.seam.close()
+
+    # -- claiming
+
+    async def _watch(self) -> None:
+        """Wake the dispatcher soon after anybody has committed, or when jobs may have become due."""
+        last, looked = -1, 0.0
+        while True:
+            seen, now = self._store.change_counter(), time.monotonic()
+            if seen != last or now - looked > _LOOK_S:
+                last, looked = seen, now
+                self._wake.set()
+            await asyncio.sleep(_WATCH_S)
+
+    async def _dispatch(self) -> None:
+        while not self._stopping.is_set():
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._claim()
+            except StoreUnavailable as error:
+                log.warning("cannot claim mail just now: %s", error)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _claim(self) -> None:
+        claims = []
+        for stored in self._store.accounts_due(self._clock()):
+            lane = self._lane(stored)
+            room = lane.room()
+            if room and self._context.bytes_in_hand < _MOST_BYTES_IN_HAND:
+                claims.append((lane, self._context.seam.submit(self._claim_work(stored, room))))
+        for lane, future in claims:
+            lane.feed(await future)
+
+    def _lane(self, stored: StoredAccount) -> Lane:
+        lane = self._lanes.get(stored.account.id)
+        if lane is None:
+            lane = self._lanes[stored.account.id] = Lane(self._context, stored)
+        elif not lane.busy:
+            lane.refresh(stored)
+        return lane
+
+    def _claim_work(self, stored: StoredAccount, room: int) -> Callable[[Transaction], list[ClaimedJob]]:
+        def work(transaction: Transaction) -> list[ClaimedJob]:
+            return transaction.claim(
+                account_id=stored.account.id,
+                worker_id=self._registration.worker_id,
+                most=room,
+                most_bytes=_MOST_BYTES_A_CLAIM,
+                now=self._clock(),
+            )
+
+        return work
+
+    # -- chores
+
+    async def _every(self, seconds: float, chore: Callable[[], Any]) -> None:
+        """Run a chore in a thread, again and again; a store that is away only delays it."""
+        while True:
+            try:
+                await asyncio.to_thread(chore)
+            except StoreUnavailable as error:
+                log.warning("put off: %s", error)
+            await asyncio.sleep(seconds)
+
+    def _sweep(self) -> None:
+        self._undertaker.sweep(self._registration.worker_id)
+
+    def _renew(self) -> None:
+        if not self._registration.renew():
+            raise Buried
+
+    def _sync_accounts(self) -> None:
+        report(self._accounts_file.sync_if_changed())
+
+    def _note_finished(self) -> None:
+        self._unlogged = True
+
+    def _write_log(self) -> None:
+        if not self._unlogged:
+            return
+        self._unlogged = False
+        try:
+            self._email_log.project()
+        except OSError as error:
+            self._unlogged = True
+            log.warning("cannot write %s: %s", self._settings.email_log, error)
+
+    # -- the end
+
+    async def _drain(self) -> None:
+        """Finish what is being sent, give back the rest, record everything."""
+        self._context.draining = True
+        for lane in self._lanes.values():
+            lane.release_waiting()
+            lane.say_goodbye()
+        sessions = [asyncio.create_task(lane.drained()) for lane in self._lanes.values()]
+        if sessions:
+            await asyncio.wait(sessions, timeout=_DRAIN_S)
+        for lane in self._lanes.values():
+            lane.cancel()
+        if sessions:
+            await asyncio.wait(sessions)
+        await self._context.seam.settle()
+        self._unlogged = True
+        await asyncio.to_thread(self._write_log)
+        await asyncio.to_thread(self._registration.leave, self._settings.in_doubt)
+
+
+def run_worker(
+    settings: Settings, store: Store, vault: Vault, *, var: Path, lifeline: int | None = None
+) -> None:
+    """Deliver until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` is closed."""
+
+    async def main() -> None:
+        worker = Worker(settings, store, vault, var=var)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        if lifeline is not None:
+            os.set_blocking(lifeline, False)
+            loop.add_reader(lifeline, worker.stop)
+        await worker.run()
+
+    uvloop.run(main())

@@ -1,0 +1,398 @@
+"""One account's lane: its claimed jobs, its connections, and what an account's faults cost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from postroom import retry
+from postroom.accounts import unlock
+from postroom.config import Server, Settings, server_for
+from postroom.deliver import deliver, for_all
+from postroom.errors import ConfigError, FaultKind, LeaseLost, SMTPFault, StoreUnavailable
+from postroom.inbox import inbox_port
+from postroom.model import (
+    SECOND,
+    Account,
+    AccountState,
+    Blame,
+    ClaimedJob,
+    Clock,
+    Deferred,
+    Failed,
+    Instant,
+    Outcome,
+    Sent,
+)
+from postroom.smtp import Connection, Endpoint, Timeouts, tls_context
+from postroom.status import classify_fault, park_for
+from postroom.store import Result, Store, StoredAccount
+from postroom.vault import UndecryptableSecret, Vault
+from postroom.worker.seam import Seam
+
+log = logging.getLogger(__name__)
+
+INBOX_HOST = "inbox"
+_DEPTH = 4  # jobs claimed ahead, for each connection
+_IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
+_OLDEST_S = 300.0  # how long one connection is used
+_PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
+_LONGEST_BLOCK = 60 * SECOND
+
+
+@dataclass(slots=True)
+class Context:
+    """What every lane of a worker shares."""
+
+    settings: Settings
+    store: Store
+    vault: Vault
+    seam: Seam
+    clock: Clock
+    worker_id: int
+    var: Path
+    tls: ssl.SSLContext
+    hungry: Callable[[], None]
+    finished: Callable[[], None]
+    bytes_in_hand: int = 0
+    draining: bool = False
+
+
+class Lane:
+    """Sends one account's jobs over as many connections as the account may have."""
+
+    def __init__(self, context: Context, stored: StoredAccount) -> None:
+        self._context = context
+        self._stored = stored
+        self._jobs: deque[ClaimedJob] = deque()
+        self._sessions: set[asyncio.Task[None]] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._failures = 0
+        self._blocked_until: Instant = 0
+        self._connections = 1
+        self.refresh(stored)
+
+    # -- for the dispatcher
+
+    def refresh(self, stored: StoredAccount) -> None:
+        """Take over what the database says of the account now."""
+        self._stored = stored
+        try:
+            self._connections = server_for(stored.account, self._context.settings).connections
+        except ConfigError:
+            self._connections = 1  # the session will fail with the reason
+
+    def room(self) -> int:
+        """Return how many more jobs this lane can take in now."""
+        if self._context.draining or self._context.clock() < self._blocked_until:
+            return 0
+        if self._failures or self._probing:
+            return 0 if self._jobs or len(self._idle) < len(self._sessions) else 1
+        return max(0, self._connections * _DEPTH - len(self._jobs))
+
+    @property
+    def _probing(self) -> bool:
+        return self._stored.account.state is not AccountState.ACTIVE
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._sessions or self._jobs)
+
+    def feed(self, jobs: list[ClaimedJob]) -> None:
+        """Take in claimed jobs and see that there are connections for them."""
+        self._jobs.extend(jobs)
+        self._context.bytes_in_hand += sum(len(job.mime) for job in jobs)
+        for _ in range(min(len(self._jobs), len(self._idle))):
+            self._wake_one()
+        wanted = len(self._jobs) - len(self._idle)
+        for _ in range(min(wanted, self._connections - len(self._sessions))):
+            task = asyncio.create_task(self._session())
+            self._sessions.add(task)
+            task.add_done_callback(self._session_ended)
+
+    def _session_ended(self, task: asyncio.Task[None]) -> None:
+        self._sessions.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a session of account %s broke", self._stored.account.email, exc_info=task.exception())
+            self._context.hungry()
+
+    def _wake_one(self) -> None:
+        while self._idle:
+            future = self._idle.popleft()
+            if not future.done():
+                future.set_result(None)
+                return
+
+    def release_waiting(self) -> None:
+        """Give back the jobs that no session has begun."""
+        while self._jobs:
+            job = self._take()
+            self._release(job)
+
+    def say_goodbye(self) -> None:
+        """Wake the idle sessions, which end when the worker drains."""
+        while self._idle:
+            self._wake_one()
+
+    async def drained(self) -> None:
+        if self._sessions:
+            await asyncio.wait(self._sessions)
+
+    def cancel(self) -> None:
+        for task in self._sessions:
+            task.cancel()
+
+    # -- sessions
+
+    def _take(self) -> ClaimedJob:
+        job = self._jobs.popleft()
+        self._context.bytes_in_hand -= len(job.mime)
+        if len(self._jobs) <= self._connections:
+            self._context.hungry()
+        return job
+
+    async def _next(self, seconds: float) -> ClaimedJob | None:
+        """Return the next job, or None when there was none for so long."""
+        if not self._jobs and not self._context.draining:
+            self._context.hungry()
+            future = asyncio.get_running_loop().create_future()
+            self._idle.append(future)
+            try:
+                await asyncio.wait_for(future, seconds)
+            except TimeoutError:
+                pass
+            finally:
+                if future in self._idle:
+                    self._idle.remove(future)
+        return self._take() if self._jobs and not self._context.draining else None
+
+    async def _session(self) -> None:
+        connection: Connection | None = None
+        opened = 0.0
+        loop = asyncio.get_running_loop()
+        try:
+            while job := await self._next(_IDLE_S if connection else 0.0):
+                if connection is not None and (not connection.usable or loop.time() - opened > _OLDEST_S):
+                    await connection.quit()
+                    connection = None
+                if connection is None:
+                    connection, opened = await self._open_for(job), loop.time()
+                    if connection is None:
+                        return
+                await self._send(connection, job)
+        finally:
+            if connection is not None:
+                await connection.quit()
+
+    async def _open_for(self, job: ClaimedJob) -> Connection | None:
+        """Open a connection for a job; on failure settle the job and all that wait, and return None."""
+        started_at = self._context.clock()
+        try:
+            connection = await self._open()
+        except SMTPFault as fault:
+            self._cannot_open(job, classify_fault(fault), started_at)
+            return None
+        except BaseException:
+            self._release(job)
+            raise
+        if connection.authenticated and self._stored.account.worked_at is None:
+            self._note_worked()
+        return connection
+
+    async def _open(self) -> Connection:
+        fresh = self._context.store.account(self._stored.account.id)
+        if fresh is not None:
+            self.refresh(fresh)
+        try:
+            account = unlock(self._stored, self._context.vault)
+            server = server_for(account, self._context.settings)
+        except (UndecryptableSecret, ConfigError) as error:
+            raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
+        return await Connection.open(self._endpoint(account, server))
+
+    def _endpoint(self, account: Account, server: Server) -> Endpoint:
+        settings = self._context.settings
+        cap = None if settings.smtp_timeout is None else settings.smtp_timeout / SECOND
+        host, port = server.host, server.port
+        if host == INBOX_HOST:
+            host, port = "127.0.0.1", self._inbox_port()
+        return Endpoint(
+            host=host,
+            port=port,
+            security=server.security,
+            username=server.username,
+            password=account.password,
+            tls=self._context.tls,
+            timeouts=Timeouts().capped(cap),
+        )
+
+    def _inbox_port(self) -> int:
+        port = inbox_port(self._context.var / "inbox")
+        if port is None:
+            raise SMTPFault(
+                FaultKind.DISCONNECTED,
+                "connect",
+                "the built-in inbox is not running; start it with `postroom serve` or `postroom inbox serve`",
+            )
+        return port
+
+    def _note_worked(self) -> None:
+        now, account = self._context.clock(), self._stored.account
+        self._stored = replace(
+            self._stored, account=replace(account, worked_at=now, state=AccountState.ACTIVE, state_since=None)
+        )
+        self._context.seam.persist(
+            lambda transaction: transaction.account_worked(account.id, now), f"that {account.email} works"
+        )
+
+    # -- one job
+
+    async def _send(self, connection: Connection, job: ClaimedJob) -> None:
+        context = self._context
+        started_at = context.clock()
+
+        async def mark() -> None:
+            await context.seam.submit(lambda transaction: transaction.mark_dot(job, context.clock()))
+
+        try:
+            outcomes = await deliver(connection, job, mark)
+        except LeaseLost:
+            log.warning("message %s was taken over by another worker; nothing was sent", job.request_id)
+            return
+        except StoreUnavailable as error:
+            log.warning("message %s was held back before its final dot: %s", job.request_id, error)
+            self._block()
+            self._release(job)
+            return
+        self._settle(job, outcomes, started_at)
+
+    def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
+        blamed = next((outcome for outcome in outcomes.values() if _is_account_fault(outcome)), None)
+        if blamed is not None:
+            outcomes = {id_: self._charge(outcome, blamed) for id_, outcome in outcomes.items()}
+            self._set_aside(blamed)
+        elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
+            self._recover()
+        self._finish(job, outcomes, started_at)
+
+    def _charge(self, outcome: Outcome, blamed: Outcome) -> Outcome:
+        """An account that has worked keeps its mail when it is at fault; one that never has says why it fails."""
+        if outcome is blamed and isinstance(outcome, Failed) and self._stored.account.worked_at is not None:
+            return Deferred(outcome.reason, Blame.ACCOUNT, outcome.reply, burns_attempt=False)
+        return outcome
+
+    def _set_aside(self, blamed: Outcome) -> None:
+        """Park or pause the account by its fault; what waits goes back to the queue and keeps its attempts."""
+        assert isinstance(blamed, Deferred | Failed)
+        account, now = self._stored.account, self._context.clock()
+        if isinstance(blamed, Failed) and account.worked_at is None:
+            self._block()
+            return
+        busy = isinstance(blamed, Deferred)
+        state = AccountState.PARKED if busy else AccountState.PAUSED
+        resume_at = now + (park_for(blamed.reply) if blamed.reply and busy else _PROBE_AFTER)
+        self._stored = replace(self._stored, account=replace(account, state=state, resume_at=resume_at))
+        self._blocked_until = resume_at
+        log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
+        self._context.seam.persist(
+            lambda transaction: transaction.set_account_aside(
+                account.id, state=state.value, reason=blamed.reason, resume_at=resume_at, now=now
+            ),
+            f"that {account.email} is {state.value}",
+        )
+        self.release_waiting()
+
+    def _recover(self) -> None:
+        """Something was sent: the lane is open, and an account that was set aside is active again."""
+        self._failures = 0
+        if self._probing:
+            account = replace(
+                self._stored.account, state=AccountState.ACTIVE, state_since=None, resume_at=None
+            )
+            self._stored = replace(self._stored, account=account)
+            self._blocked_until = 0
+            self._context.seam.persist(
+                lambda transaction: transaction.resume_account(account.id),
+                f"that {account.email} is active again",
+            )
+            self._context.hungry()
+
+    def _cannot_open(self, job: ClaimedJob, outcome: Outcome, started_at: Instant) -> None:
+        """No connection: the job, and all that waited for one, share the reason."""
+        waiting = [job]
+        while self._jobs:
+            waiting.append(self._take())
+        for each in waiting:
+            charged = self._charge(outcome, outcome)
+            self._finish(each, for_all(each, charged), started_at)
+        if _is_account_fault(outcome):
+            self._set_aside(outcome)
+        else:
+            self._block()
+
+    def _block(self) -> None:
+        """Keep the lane closed for a while, longer with each failure in a row."""
+        self._failures += 1
+        schedule = self._context.settings.retry_schedule
+        wait = min(retry.delay(self._failures, schedule, random.random), _LONGEST_BLOCK)
+        self._blocked_until = self._context.clock() + wait
+
+    def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
+        context, now = self._context, self._context.clock()
+        result = self._result(job, outcomes, now)
+        task = context.seam.persist(
+            lambda transaction: transaction.finish(
+                job, result, worker_id=context.worker_id, started_at=started_at, now=now
+            ),
+            f"the result of {job.request_id}",
+        )
+        task.add_done_callback(lambda _: context.finished())
+
+    def _result(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], now: Instant) -> Result:
+        """Decide when to try again what is deferred; what has been tried for too long fails."""
+        settings = self._context.settings
+        due = retry.next_try(
+            job.attempt,
+            accepted_at=job.accepted_at,
+            now=now,
+            schedule=settings.retry_schedule,
+            retry_for=settings.retry_for,
+            random=random.random,
+        )
+        if due is None:
+            outcomes = {id_: _give_up(outcome) for id_, outcome in outcomes.items()}
+        elif any(
+            isinstance(outcome, Deferred) and not outcome.burns_attempt for outcome in outcomes.values()
+        ):
+            due = now  # the account's own state says when
+        return Result(outcomes, due if due is not None else now, settings.in_doubt)
+
+    def _release(self, job: ClaimedJob) -> None:
+        now = self._context.clock()
+        self._context.seam.persist(
+            lambda transaction: transaction.release(job, now), f"that {job.request_id} goes back to the queue"
+        )
+
+
+def _is_account_fault(outcome: Outcome) -> bool:
+    return isinstance(outcome, Deferred | Failed) and outcome.blame is Blame.ACCOUNT
+
+
+def _give_up(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Deferred):
+        return Failed(f"given up after too many tries: {outcome.reason}", outcome.blame, outcome.reply)
+    return outcome
+
+
+def make_tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return the TLS context for all accounts. Raises ConfigError for a CA file that is none."""
+    try:
+        return tls_context(str(settings.smtp_ca_file) if settings.smtp_ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("POSTROOM_SMTP_CA_FILE", f"not a file of PEM certificates: {error}") from error

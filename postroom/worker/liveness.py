@@ -1,0 +1,114 @@
+"""Who is alive: a worker's registration, its lease, and the search for dead neighbours.
+
+A worker holds a lock on a file for as long as it lives, so that neighbours on the same
+host notice its death at once; its lease, renewed in the database, tells everybody else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+from pathlib import Path
+from uuid import uuid4
+
+from postroom.config import InDoubtPolicy
+from postroom.model import SECOND, Clock
+from postroom.store import Store, WorkerRecord
+
+log = logging.getLogger(__name__)
+
+LEASE = 60 * SECOND
+
+
+def host_identity() -> str:
+    """Return what tells this boot of this machine from every other one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return socket.gethostname()
+
+
+class Registration:
+    """This worker's row and lock file. Lost for good at `leave`, or when `renew` says so."""
+
+    def __init__(self, store: Store, folder: Path, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = (folder / f"{uuid4().hex}.lock").resolve()
+        self._file = self._path.open("ab")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        now = clock()
+        self.worker_id = store.write(
+            lambda transaction: transaction.register_worker(
+                host=host_identity(),
+                pid=os.getpid(),
+                lock_file=str(self._path),
+                now=now,
+                lease_until=now + LEASE,
+            )
+        )
+
+    def renew(self) -> bool:
+        """Extend the lease; False when this worker has been declared dead and its jobs given to others."""
+        until = self._clock() + LEASE
+        return self._store.write(lambda transaction: transaction.renew_lease(self.worker_id, until))
+
+    def leave(self, in_doubt: InDoubtPolicy) -> None:
+        """Sign off: whatever this worker still holds goes back to the queue."""
+        now = self._clock()
+        self._store.write(
+            lambda transaction: transaction.bury_worker(
+                self.worker_id, now=now, known_dead=True, in_doubt=in_doubt
+            )
+        )
+        self._path.unlink(missing_ok=True)
+        self._file.close()
+
+
+class Undertaker:
+    """Finds workers that died and puts their jobs back into the queue."""
+
+    def __init__(self, store: Store, clock: Clock, in_doubt: InDoubtPolicy) -> None:
+        self._store = store
+        self._clock = clock
+        self._in_doubt = in_doubt
+        self._host = host_identity()
+
+    def sweep(self, own_id: int | None = None) -> int:
+        """Bury every dead worker but `own_id`; return how many jobs came back."""
+        recovered = 0
+        for record in self._store.living_workers():
+            if record.id == own_id:
+                continue
+            known_dead = self._is_known_dead(record)
+            if known_dead or record.lease_until < self._clock():
+                recovered += self._bury(record, known_dead=known_dead)
+        return recovered
+
+    def _bury(self, record: WorkerRecord, *, known_dead: bool) -> int:
+        now = self._clock()
+        count = self._store.write(
+            lambda transaction: transaction.bury_worker(
+                record.id, now=now, known_dead=known_dead, in_doubt=self._in_doubt
+            )
+        )
+        log.warning(
+            "worker %d (pid %d) is gone; %d jobs went back to the queue", record.id, record.pid, count
+        )
+        if known_dead:
+            Path(record.lock_file).unlink(missing_ok=True)
+        return count
+
+    def _is_known_dead(self, record: WorkerRecord) -> bool:
+        """A worker of this host whose lock can be taken is dead. One whose file is not here is only late."""
+        if record.host != self._host:
+            return False
+        try:
+            with Path(record.lock_file).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True

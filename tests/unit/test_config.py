@@ -1,0 +1,472 @@
+"""Settings from `.env` and the environment, and the server that follows from them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from postroom.config import (
+    InDoubtPolicy,
+    Server,
+    Settings,
+    is_loopback,
+    load_settings,
+    parse_duration,
+    parse_host,
+    server_for,
+    split_keys,
+    variables,
+)
+from postroom.errors import ConfigError
+from postroom.model import Account, Secret, Security
+
+CANARY = "canary-7f3a9c-canary"
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty folder and none of our variables."""
+    for setting in Settings.model_fields:
+        for name in variables(setting):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 5000)
+    assert settings.database_url == "sqlite:///var/postroom.db"
+    assert (settings.accounts_csv, settings.email_log) == (Path("data.csv"), Path("email_log.txt"))
+    assert (settings.smtp_host, settings.smtp_port, settings.smtp_security) == (None, None, None)
+    assert (settings.smtp_ca_file, settings.smtp_connections, settings.smtp_timeout) == (None, None, None)
+    assert (settings.rate_limit, settings.ratelimit_storage_uri) == ("600/minute", "memory://")
+    assert settings.max_message_bytes == 26_214_400
+    assert settings.retry_for == 4 * 86_400_000_000
+    assert [wait // 1_000_000 for wait in settings.retry_schedule] == [30, 120, 600, 1800, 3600, 7200, 14400]
+    assert settings.in_doubt is InDoubtPolicy.RETRY
+    assert settings.secret_key is None
+    assert (settings.web_concurrency, settings.trusted_proxies, settings.log_level) == (1, 0, "INFO")
+    assert settings.smtp_allow_plaintext is False
+
+
+GOOD = [
+    ("HOST", "0.0.0.0", "host", "0.0.0.0"),
+    ("HOST", "[::1]", "host", "::1"),
+    ("PORT", " 8080 ", "port", 8080),
+    ("DATABASE_URL", "sqlite:////srv/mail.db", "database_url", "sqlite:////srv/mail.db"),
+    ("DATABASE_URL", "postgres://u:p@db:5432/x", "database_url", "postgres://u:p@db:5432/x"),
+    ("DATABASE_URL", "postgresql:///x", "database_url", "postgresql:///x"),
+    ("POSTROOM_ACCOUNTS_CSV", "/etc/a.csv", "accounts_csv", Path("/etc/a.csv")),
+    ("POSTROOM_EMAIL_LOG", "log.txt", "email_log", Path("log.txt")),
+    ("POSTROOM_SMTP_HOST", "Mail.Example.COM.", "smtp_host", "mail.example.com"),
+    ("POSTROOM_SMTP_PORT", "2525", "smtp_port", 2525),
+    ("POSTROOM_SMTP_SECURITY", "TLS", "smtp_security", Security.TLS),
+    ("POSTROOM_SMTP_CONNECTIONS", "4", "smtp_connections", 4),
+    ("POSTROOM_SMTP_TIMEOUT", "10s", "smtp_timeout", 10_000_000),
+    ("POSTROOM_SMTP_ALLOW_PLAINTEXT", "Yes", "smtp_allow_plaintext", True),
+    ("POSTROOM_RATE_LIMIT", "", "rate_limit", ""),
+    ("POSTROOM_RATE_LIMIT", "10/second;500/day", "rate_limit", "10/second;500/day"),
+    ("POSTROOM_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
+    ("POSTROOM_RETRY_FOR", "1.5h", "retry_for", 5_400_000_000),
+    ("POSTROOM_RETRY_SCHEDULE", "200ms, 1s", "retry_schedule", (200_000, 1_000_000)),
+    ("POSTROOM_IN_DOUBT", "hold", "in_doubt", InDoubtPolicy.HOLD),
+    ("POSTROOM_SECRET_KEY", CANARY, "secret_key", Secret(CANARY)),
+    ("WEB_CONCURRENCY", "4", "web_concurrency", 4),
+    ("POSTROOM_TRUSTED_PROXIES", "2", "trusted_proxies", 2),
+    ("POSTROOM_LOG_LEVEL", "debug", "log_level", "DEBUG"),
+    ("RATELIMIT_STORAGE_URI", "memcached://m:11211", "ratelimit_storage_uri", "memcached://m:11211"),
+    ("REDIS_URL", "redis://r", "ratelimit_storage_uri", "redis://r"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text", "setting", "value"), GOOD)
+def test_a_variable_sets_its_setting(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str, setting: str, value: object
+) -> None:
+    monkeypatch.setenv(variable, text)
+    assert getattr(load_settings(), setting) == value
+
+
+def test_every_setting_has_a_case_above() -> None:
+    assert {case[2] for case in GOOD} | {"smtp_ca_file"} == set(Settings.model_fields)
+
+
+BAD = [
+    ("HOST", "http://x"),
+    ("PORT", "0"),
+    ("PORT", "65536"),
+    ("PORT", "5_000"),
+    ("PORT", "٥"),
+    ("DATABASE_URL", "mysql://x"),
+    ("DATABASE_URL", "sqlite://postroom.db"),
+    ("DATABASE_URL", "sqlite:///"),
+    ("DATABASE_URL", "sqlite:///:memory:"),
+    ("DATABASE_URL", f"postgresql://u:{CANARY}@h:port/x"),
+    ("DATABASE_URL", f"postgresql+psycopg://u:{CANARY}@h/x"),
+    ("POSTROOM_SMTP_HOST", "smtp.example.com:587"),
+    ("POSTROOM_SMTP_PORT", "x"),
+    ("POSTROOM_SMTP_SECURITY", "ssl"),
+    ("POSTROOM_SMTP_CA_FILE", "missing.pem"),
+    ("POSTROOM_SMTP_CA_FILE", "."),
+    ("POSTROOM_SMTP_CONNECTIONS", "0"),
+    ("POSTROOM_SMTP_TIMEOUT", "10"),
+    ("POSTROOM_SMTP_ALLOW_PLAINTEXT", "maybe"),
+    ("POSTROOM_RATE_LIMIT", "often"),
+    ("POSTROOM_RATE_LIMIT", "0/minute"),
+    ("RATELIMIT_STORAGE_URI", f"mongodb://{CANARY}"),
+    ("RATELIMIT_STORAGE_URI", "memory"),
+    ("POSTROOM_MAX_MESSAGE_BYTES", "1023"),
+    ("POSTROOM_RETRY_FOR", "-4d"),
+    ("POSTROOM_RETRY_FOR", "0s"),
+    ("POSTROOM_RETRY_SCHEDULE", ""),
+    ("POSTROOM_RETRY_SCHEDULE", "30s,,2m"),
+    ("POSTROOM_RETRY_SCHEDULE", "30s,-2m"),
+    ("POSTROOM_RETRY_SCHEDULE", "soon"),
+    ("POSTROOM_IN_DOUBT", "shrug"),
+    ("POSTROOM_SECRET_KEY", "short-canary"),
+    ("POSTROOM_SECRET_KEY", f"{CANARY},short"),
+    ("WEB_CONCURRENCY", "0"),
+    ("POSTROOM_TRUSTED_PROXIES", "-1"),
+    ("POSTROOM_LOG_LEVEL", "LOUD"),
+]
+
+
+@pytest.mark.parametrize(("variable", "text"), BAD)
+def test_a_bad_value_names_its_variable_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, variable: str, text: str
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert caught.value.variable == variable
+    assert caught.value.message.startswith(("must ", "(or REDIS_URL, which stands in for it) must "))
+    assert "canary" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = load_settings()
+    for setting in set(Settings.model_fields) - {"rate_limit", "retry_schedule"}:
+        for name in variables(setting):
+            monkeypatch.setenv(name, " ")
+    assert load_settings() == expected
+
+
+class TestEnvFile:
+    def test_is_read_and_unknown_names_in_it_ignored(self) -> None:
+        Path(".env").write_text(
+            "\ufeffPORT=6000\nSOMETHING_ELSE=1\n# note\nPOSTROOM_IN_DOUBT='fail'\n", "utf-8"
+        )
+        settings = load_settings()
+        assert (settings.port, settings.in_doubt) == (6000, InDoubtPolicy.FAIL)
+
+    def test_yields_to_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("PORT=6000\n")
+        monkeypatch.setenv("PORT", "7000")
+        assert load_settings().port == 7000
+
+    def test_yields_to_a_variable_emptied_in_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("POSTROOM_SMTP_HOST=relay\n")
+        monkeypatch.setenv("POSTROOM_SMTP_HOST", "")
+        assert load_settings().smtp_host is None
+
+    def test_that_is_not_text_is_named(self) -> None:
+        Path(".env").write_bytes(b"PORT=\xff\xfe\n")
+        with pytest.raises(ConfigError) as caught:
+            load_settings()
+        assert caught.value.variable == ".env"
+
+    def test_bad_values_in_it_are_refused_like_others(self) -> None:
+        Path(".env").write_text("PORT=x\n")
+        with pytest.raises(ConfigError, match=r"^PORT: must be a whole number"):
+            load_settings()
+
+    def test_names_the_storage_of_limits_before_redis_url(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path(".env").write_text("RATELIMIT_STORAGE_URI=redis://limits\n")
+        monkeypatch.setenv("REDIS_URL", "redis://other")
+        assert load_settings().ratelimit_storage_uri == "redis://limits"
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        load_settings().port = 1
+
+
+def test_neither_repr_nor_errors_show_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTROOM_SECRET_KEY", CANARY)
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://u:{CANARY}@h/x")
+    monkeypatch.setenv("REDIS_URL", f"redis://:{CANARY}@h")
+    settings = load_settings()
+    assert CANARY not in repr(settings) + str(settings)
+    with pytest.raises(ValidationError) as caught:
+        Settings(secret_key=f"{CANARY},x")  # type: ignore[arg-type]
+    assert CANARY not in str(caught.value)
+
+
+def _certificate() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now)
+    builder = builder.not_valid_after(now + timedelta(days=1))
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+class TestCAFile:
+    def test_of_certificates_is_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path("ca.pem").write_bytes(_certificate())
+        monkeypatch.setenv("POSTROOM_SMTP_CA_FILE", "ca.pem")
+        assert load_settings().smtp_ca_file == Path("ca.pem")
+
+    @pytest.mark.parametrize("content", [b"", b"not a certificate"])
+    def test_of_anything_else_is_refused(self, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+        Path("ca.pem").write_bytes(content)
+        monkeypatch.setenv("POSTROOM_SMTP_CA_FILE", "ca.pem")
+        with pytest.raises(ConfigError, match="POSTROOM_SMTP_CA_FILE: must name a file of certificates"):
+            load_settings()
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_that_cannot_be_read_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        Path("ca.pem").write_bytes(_certificate())
+        Path("ca.pem").chmod(0)
+        monkeypatch.setenv("POSTROOM_SMTP_CA_FILE", "ca.pem")
+        with pytest.raises(ConfigError, match="Permission denied"):
+            load_settings()
+
+
+class TestDuration:
+    @pytest.mark.parametrize(
+        ("text", "micros"),
+        [
+            ("200ms", 200_000),
+            ("0.5ms", 500),
+            ("30s", 30_000_000),
+            ("2m", 120_000_000),
+            ("1.5h", 5_400_000_000),
+            (" 4D ", 345_600_000_000),
+            ("1 w", 604_800_000_000),
+            ("0.1s", 100_000),
+        ],
+    )
+    def test_is_microseconds(self, text: str, micros: int) -> None:
+        assert parse_duration(text) == micros
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "s", "5", "-1s", "+1s", "1e3s", "0s", "0.0001ms", "1h30m", "1,5h", "521w", "inf s", "1.s", "١s"],
+    )
+    def test_refuses(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"^must be "):
+            parse_duration(text)
+
+    @given(st.text())
+    def test_of_any_text_is_positive_or_refused(self, text: str) -> None:
+        with suppress(ValueError):
+            assert parse_duration(text) > 0
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        ("text", "host"),
+        [
+            ("SMTP.Example.com", "smtp.example.com"),
+            ("mail_relay", "mail_relay"),
+            ("127.0.0.1", "127.0.0.1"),
+            ("[2001:DB8::1]", "2001:db8::1"),
+            ("bücher.example", "xn--bcher-kva.example"),
+        ],
+    )
+    def test_is_normalised(self, text: str, host: str) -> None:
+        assert parse_host(text) == host
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            ".",
+            "a b",
+            "a..b",
+            "-a",
+            "a-.b",
+            "a:25",
+            "smtp://a",
+            "a/b",
+            "user@a",
+            "a\r\nb",
+            "1.2.3",
+            "a" * 64,
+            "☃" * 80,
+        ],
+    )
+    def test_refuses(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"^must be a bare host name"):
+            parse_host(text)
+
+    @given(st.text())
+    def test_of_any_text_is_ascii_and_stable_or_refused(self, text: str) -> None:
+        with suppress(ValueError):
+            host = parse_host(text)
+            assert host.isascii()
+            assert parse_host(host) == host
+
+
+def test_keys_are_split_at_commas() -> None:
+    assert split_keys(f" {CANARY} ,{'x' * 16}\n") == (Secret(CANARY), Secret("x" * 16))
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("mail.localhost", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("::ffff:127.0.0.1", True),
+        ("inbox", False),
+        ("localhost.example.com", False),
+        ("127.0.0.1.example.com", False),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+        ("", False),
+    ],
+)
+def test_loopback_is_judged_by_spelling(host: str, here: bool) -> None:
+    assert is_loopback(host) is here
+
+
+def _account(
+    email: str = "ann@example.com",
+    host: str | None = None,
+    port: int | None = None,
+    security: Security | None = None,
+    connections: int | None = None,
+    username: str | None = None,
+) -> Account:
+    return Account(1, email, "", host, port, security, username, connections=connections)
+
+
+def _where(server: Server) -> tuple[str, int, Security]:
+    return server.host, server.port, server.security
+
+
+STARTTLS, TLS, NONE = Security.STARTTLS, Security.TLS, Security.NONE
+
+
+class TestServer:
+    @pytest.mark.parametrize(
+        ("domain", "host", "port", "security", "provider"),
+        [
+            ("gmail.com", "smtp.gmail.com", 587, STARTTLS, "gmail"),
+            ("GoogleMail.com", "smtp.gmail.com", 587, STARTTLS, "gmail"),
+            ("outlook.com", "smtp-mail.outlook.com", 587, STARTTLS, "outlook"),
+            ("hotmail.com", "smtp-mail.outlook.com", 587, STARTTLS, "outlook"),
+            ("live.com", "smtp-mail.outlook.com", 587, STARTTLS, "outlook"),
+            ("acme.onmicrosoft.com", "smtp.office365.com", 587, STARTTLS, "office365"),
+            ("yahoo.com", "smtp.mail.yahoo.com", 465, TLS, "yahoo"),
+            ("icloud.com", "smtp.mail.me.com", 587, STARTTLS, "icloud"),
+            ("me.com", "smtp.mail.me.com", 587, STARTTLS, "icloud"),
+            ("fastmail.com", "smtp.fastmail.com", 465, TLS, "fastmail"),
+            ("zoho.com", "smtp.zoho.com", 465, TLS, "zoho"),
+            ("example.com", "smtp.gmail.com", 587, STARTTLS, "gmail"),
+        ],
+    )
+    def test_follows_from_the_senders_domain(
+        self, domain: str, host: str, port: int, security: Security, provider: str
+    ) -> None:
+        email = f"ann@{domain}"
+        expected = Server(host, port, security, connections=2, username=email, provider=provider)
+        assert server_for(_account(email), Settings()) == expected
+
+    def test_of_the_settings_beats_the_preset(self) -> None:
+        settings = Settings(smtp_host="relay.example", smtp_port=465)
+        server = server_for(_account("ann@gmail.com"), settings)
+        assert _where(server) == ("relay.example", 465, TLS)
+        assert (server.connections, server.provider) == (16, None)
+
+    def test_of_the_account_beats_the_settings_whole(self) -> None:
+        settings = Settings(smtp_host="relay.example", smtp_port=465, smtp_security=TLS, smtp_connections=5)
+        server = server_for(_account(host="Mail.example", username="ann", connections=3), settings)
+        assert _where(server) == ("mail.example", 587, STARTTLS)
+        assert (server.username, server.connections) == ("ann", 3)
+        assert server_for(_account(host="mail.example"), settings).connections == 5
+
+    def test_limits_belong_to_the_server_not_to_the_senders_domain(self) -> None:
+        assert server_for(_account("ann@gmail.com", host="mail.example"), Settings()).provider is None
+        own = server_for(_account("ann@example.com", host="smtp.gmail.com"), Settings())
+        assert (own.provider, own.connections) == ("gmail", 2)
+
+    @pytest.mark.parametrize(
+        ("port", "security", "expected"),
+        [
+            (None, None, (587, STARTTLS)),
+            (465, None, (465, TLS)),
+            (2525, None, (2525, STARTTLS)),
+            (None, TLS, (465, TLS)),
+            (None, NONE, (25, NONE)),
+            (587, NONE, (587, NONE)),
+            (465, STARTTLS, (465, STARTTLS)),
+        ],
+    )
+    def test_port_and_security_follow_from_each_other(
+        self, port: int | None, security: Security | None, expected: tuple[int, Security]
+    ) -> None:
+        server = server_for(_account(host="localhost", port=port, security=security), Settings())
+        assert _where(server) == ("localhost", *expected)
+
+    def test_settings_without_host_alter_the_presets_port(self) -> None:
+        assert _where(server_for(_account(), Settings(smtp_port=465))) == ("smtp.gmail.com", 465, TLS)
+        yahoo = server_for(_account("a@yahoo.com"), Settings(smtp_security=STARTTLS))
+        assert _where(yahoo) == ("smtp.mail.yahoo.com", 587, STARTTLS)
+        assert _where(server_for(_account("a@yahoo.com"), Settings(smtp_port=587)))[2] is STARTTLS
+
+    def test_account_may_alter_the_port_of_the_settings_host(self) -> None:
+        settings = Settings(smtp_host="127.0.0.1", smtp_port=1025, smtp_security=NONE)
+        assert _where(server_for(_account(port=1026), settings)) == ("127.0.0.1", 1026, NONE)
+        assert _where(server_for(_account(security=STARTTLS), settings)) == ("127.0.0.1", 1025, STARTTLS)
+
+    @pytest.mark.parametrize(
+        "account", [_account(host="inbox"), _account(host="INBOX", port=99, security=TLS)]
+    )
+    def test_inbox_stays_symbolic(self, account: Account) -> None:
+        expected = Server("inbox", 0, NONE, connections=16, username="ann@example.com", provider=None)
+        assert server_for(account, Settings()) == expected
+
+    def test_inbox_can_be_everyones(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("POSTROOM_SMTP_HOST", "inbox")
+        monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
+        assert _where(server_for(_account("a@gmail.com"), load_settings())) == ("inbox", 0, NONE)
+
+
+class TestPlaintext:
+    def test_of_an_account_is_refused_beyond_loopback(self) -> None:
+        with pytest.raises(ConfigError, match=r"ann@example\.com.* mail\.example;") as caught:
+            server_for(_account(host="mail.example", security=NONE), Settings())
+        assert caught.value.variable == "POSTROOM_SMTP_ALLOW_PLAINTEXT"
+
+    def test_of_the_settings_is_refused_at_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
+        with pytest.raises(ConfigError, match=r"smtp\.gmail\.com") as caught:
+            load_settings()
+        assert caught.value.variable == "POSTROOM_SMTP_SECURITY"
+
+    def test_is_fine_on_loopback_or_when_forced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        account = _account(host="mail.example", security=NONE)
+        assert server_for(account, Settings(smtp_allow_plaintext=True)).security is NONE
+        monkeypatch.setenv("POSTROOM_SMTP_HOST", "127.0.0.1")
+        monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
+        assert load_settings().smtp_security is NONE

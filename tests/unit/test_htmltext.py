@@ -1,0 +1,181 @@
+"""HTML to text: readable, never raises, linear."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from postroom.htmltext import html_to_text
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+
+CASES = {
+    "": "",
+    "   \n ": "",
+    "Hello": "Hello",
+    "a < b && c > d": "a < b && c > d",
+    "1 <2": "1 <2",
+    # white space
+    "<p>  one \n two\t</p>": "one two",
+    "one <b> two </b> three": "one two three",
+    "<b>one</b><i>two</i>": "onetwo",
+    "a&nbsp;&nbsp;b": "a b",
+    # blocks
+    "<p>one</p><p>two</p>": "one\n\ntwo",
+    "<p>one<p>two": "one\n\ntwo",
+    "<div>one</div><div>two</div>": "one\ntwo",
+    "<div><div>one</div></div>two": "one\ntwo",
+    "one<br>two<br/>three": "one\ntwo\nthree",
+    "one<br><br><br>two": "one\n\ntwo",
+    "<h1>Title</h1>text": "Title\n\ntext",
+    "a<hr>b": "a\n" + "-" * 20 + "\nb",
+    "<hr>": "",
+    "<DIV>one</DIV><Div>two</dIV>": "one\ntwo",
+    # entities
+    "&lt;b&gt; &amp;amp; &euro; &#8364; &#x20AC; &copy": "<b> &amp; € € € ©",
+    "&nosuch; &#0; &": "&nosuch; \ufffd &",
+    # lists
+    "<ul><li>one<li>two</ul>three": "- one\n- two\n\nthree",
+    "<ol><li>one</li><li>two</li></ol>": "1. one\n2. two",
+    "<ol start=7><li>one<li>two</ol>": "7. one\n8. two",
+    "<ol start=x><li>one</ol>": "1. one",
+    "x<ul><li>one<ul><li>inner</li></ul></li><li>two</li></ul>": "x\n\n- one\n  - inner\n- two",
+    "<li>stray": "- stray",
+    "<ul><li><p>one</p><p>more</p></li></ul>": "- one\n\n  more",
+    # links
+    '<a href="https://x.example/a">here</a>.': "here <https://x.example/a>.",
+    '<a href="https://x.example/">https://x.example</a>': "https://x.example",
+    "<a href=https://x.example>x.example</a>": "x.example",
+    '<a href="mailto:ada@x.example">ada@x.example</a>': "ada@x.example",
+    '<a href="mailto:ada@x.example">write</a>': "write <mailto:ada@x.example>",
+    '<a href="#top">top</a> <a href="javascript:x()">js</a> <a href="/rel">rel</a> <a>none</a>': "top js rel none",
+    '<a href="https://x.example/?a=1&amp;b=2">x</a>': "x <https://x.example/?a=1&b=2>",
+    '<a href="https://x.example/\n a>b">x</a>': "x <https://x.example/a%3Eb>",
+    '<a href="https://x.example/"></a>y': "y",
+    '<a href="https://a.example">a<a href="https://b.example">b': "a <https://a.example>b <https://b.example>",
+    '<ul><li><a href="https://x.example">https://x.example</a></ul>': "- https://x.example",
+    '<a href="https://x.example"><img src=x alt="Logo"></a>': "Logo <https://x.example>",
+    # images
+    '<img alt="A cat" src=x> sat': "A cat sat",
+    '<img src="x">': "",
+    "<img alt='a > b'>": "a > b",
+    # pre
+    "<pre>\n a\n  b \n</pre>c": " a\n  b \n\nc",
+    "<pre>a\r\nb\rc</pre>": "a\nb\nc",
+    "<pre>a<br>b</pre>": "a\nb",
+    # tables
+    "<table><tr><td>a</td><td>b</td></tr><tr><td>c<td>d</table>": "a | b\nc | d",
+    "<table>\n<tr>\n<th>a</th>\n<th>b</th>\n</tr>\n</table>": "a | b",
+    "<table><tr><td></td><td>b</td><td></td></tr></table>": "b",
+    "x<table><tr><td>a</td></tr></table>y": "x\n\na\n\ny",
+    # quotations
+    "a<blockquote>b<br>c</blockquote>d": "a\n\n> b\n> c\n\nd",
+    # not shown
+    "<head><title>T</title><style>p{}</style></head><body>x": "x",
+    "<script>if (a<b) '</p>'</script>x": "x",
+    "<SCRIPT>a</Script >x": "x",
+    "<style>unclosed": "",
+    "<template><p>t</p></template>x": "x",
+    "<svg><text>t</text></svg>x": "x",
+    "<svg/>x": "x",
+    '<div style="color:red; DISPLAY : none">pre<div>header</div></div>x': "x",
+    "<p hidden>a<p>b": "b",
+    "<span hidden>a</span>b": "b",
+    '<p class="hidden" style="overflow:hidden">b': "b",
+    "<!-- c --><!DOCTYPE html><?xml?><![if !mso]>x<![endif]></%>": "x",
+    "<!--[if mso]><p>no</p><![endif]-->x<!-->y<!--->z": "xyz",
+    "x<!-- unclosed <p>": "x",
+    "x<b unclosed": "x",
+    # broken
+    "a\0b": "ab",
+    "soft\xadhy\ufeffphen": "softhyphen",
+    '<p title="unclosed>text</p>after': "text\n\nafter",
+    "</p></ul></blockquote></pre></a>x": "x",
+}
+
+
+@pytest.mark.parametrize(("html", "text"), CASES.items(), ids=ascii)
+def test_reads_as_people_expect(html: str, text: str) -> None:
+    assert html_to_text(html) == text
+
+
+def test_a_whole_mail() -> None:
+    html = """<!DOCTYPE html><html><head><meta charset=utf-8><title>Receipt</title></head>
+    <body><div style="display:none">Preview&zwnj;</div>
+    <h1>Thank you,&nbsp;Ada!</h1>
+    <p>Your order <b>#42</b> is on its way.
+       <a href="https://shop.example/o/42?x=1&amp;y=2">Track it</a>.</p>
+    <table><tr><th>Item</th><th>Price</th></tr><tr><td>Tea</td><td>&euro;&nbsp;4</td></tr></table>
+    <ul><li>Free returns</li><li>Questions? <a href="mailto:hi@shop.example">hi@shop.example</a></li></ul>
+    </body></html>"""
+    assert html_to_text(html) == (
+        "Thank you, Ada!\n\n"
+        "Your order #42 is on its way. Track it <https://shop.example/o/42?x=1&y=2>.\n\n"
+        "Item | Price\nTea | € 4\n\n"
+        "- Free returns\n- Questions? hi@shop.example"
+    )
+
+
+TAGS = (
+    "<p> </p> <div> </div> <ul> <ol> <li> </li> </ul> <pre> </pre> <a> </a> <table> <tr> <td> <br> <hr> text "
+    "& &amp; < > <!-- --> <script> </script> <blockquote> </blockquote> <svg> </svg> \" ' = / \0 \ud800 \u2028 ü"
+)
+HIDING = ["<a href='https://x.example'>", "<p hidden>", "<div style='display:none'>", "<img alt=x>"]
+PIECES = st.sampled_from([*TAGS.split(" "), *HIDING, " ", "\n", "\r"])
+
+
+@given(st.text() | st.lists(PIECES).map("".join))
+@settings(max_examples=1000)
+def test_never_raises(html: str) -> None:
+    text = html_to_text(html)
+    assert text == text.strip("\n")
+    assert "\0" not in text
+
+
+@given(st.lists(st.text(alphabet="abcxyzäöü€", min_size=1), min_size=1))
+def test_no_word_is_lost(words: list[str]) -> None:
+    html = "".join(f"<div><b>{word}</b></div>" for word in words)
+    assert html_to_text(html).split() == words
+
+
+MEGABYTE = 1_000_000
+HOSTILE = {
+    "nested divs": "<div>" * 100_000 + "x",
+    "reopened formatting": "".join(f"<p><b id={i}>" for i in range(60_000)),
+    "unclosed tags": "<a ",
+    "unclosed comments": "<!--",
+    "almost comments": "<!-- >",
+    "unclosed quotes": "<a b=\"'",
+    "quotes across tags": "<a b='\">",
+    "quoted end": '</a x="b>"',
+    "bogus comments": "<!",
+    "end tags": "</",
+    "attributes": "<p " + "a " * 400_000 + ">",
+    "empty values": "<p" + " =" * 400_000 + ">",
+    "maybe hidden": "<p style='display :",
+    "ampersands": "&",
+    "endless number": "&#" + "1" * MEGABYTE + ";",
+    "endless hex": "&#x" + "f" * MEGABYTE + ";",
+    "lists": "<ul><li>x",
+    "quotations": "<blockquote>x",
+    "pre in lists": "<ul>" * 10 + "<pre>" + "x\n" * 400_000,
+    "cells": "<td>x",
+    "links": "<a href=http://x>y",
+    "scripts": "<script>",
+    "half-closed scripts": "<script></scrip",
+    "white space": " ",
+    "one word": "x",
+}
+
+
+@pytest.mark.parametrize("html", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_markup_costs_no_more_than_its_length(html: str) -> None:
+    html *= max(1, MEGABYTE // len(html))
+    begin = time.process_time()
+    text = html_to_text(html)
+    assert time.process_time() - begin < 5  # below 0.5 s alone on the machine; quadratic would be minutes
+    assert len(text) <= 20 * len(html)
