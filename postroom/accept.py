@@ -71,7 +71,7 @@ def _render(submission: Submission, recipients: tuple[Mailbox, ...], now: Instan
         smtputf8=sender.smtputf8 or any(recipient.smtputf8 for recipient in recipients),
         accepted_at=now,
         idempotency_key=submission.idempotency_key,
-        fingerprint=_fingerprint(submission) if submission.idempotency_key else None,
+        fingerprint=_fingerprint(submission) if submission.idempotency_key is not None else None,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postroom.accountfile import AccountRow, RowFault, read_accounts
-from postroom.model import Account, AccountState, Clock, Secret, system_clock
+from postroom.model import Account, Clock, Secret, system_clock
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import UndecryptableSecret, Vault
 
@@ -70,7 +70,12 @@ class AccountsFile:
             data = self._path.read_bytes()
         except OSError:
             return None
-        self._read = self._seen = signature
+        self._seen = signature
+        found = self._take_in(data)
+        self._read = signature  # not before: what could not be stored is tried again
+        return found
+
+    def _take_in(self, data: bytes) -> SyncReport | None:
         digest = self._vault.digest(data.hex()).hex()
         if digest == self._store.setting(_DIGEST):
             return None
@@ -181,13 +186,10 @@ class KeyRing:
                 return
             version = self._store.setting(_VERSION)
             if version != self._version:
+                keys = (
+                    self._store.active_keys()
+                )  # first: an account may come in meanwhile, but none ever goes
                 accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
-                keys = self._store.active_keys()
                 self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
                 self._version = version
             self._checked = now
-
-
-def is_set_aside(account: Account) -> bool:
-    """Whether the account was parked or paused, so that the next try is a probe."""
-    return account.state is not AccountState.ACTIVE

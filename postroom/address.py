@@ -167,8 +167,6 @@ def _refuse_invisible(text: str) -> None:
 
 def _local_part_fault(text: str) -> str:
     """Say why `text` is not a dot-atom (RFC 5322 §3.2.3)."""
-    if not text:
-        return "the part before the @ is empty; give one such as ada@example.org"
     if "," in text or ";" in text:
         return "give one address only; this one contains a comma or semicolon"
     if "(" in text or ")" in text:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
+from postroom.errors import FaultKind
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome
 from postroom.smtp import Connection, Envelope, Transcript
-from postroom.status import Stage, classify, classify_fault
+from postroom.status import Stage, classify, classify_fault, explain_fault
 
+_ENVELOPE = ("MAIL", "RCPT", "DATA")
 _NO_ANSWER = "the server did not say whether it took the message: {}"
 
 
@@ -36,17 +38,19 @@ def for_all(job: ClaimedJob, outcome: Outcome) -> Mapping[int, Outcome]:
 
 def outcome_of(transcript: Transcript, forward_path: str) -> Outcome:
     """Read one recipient's outcome off a transcript, from the recipient's own answer outwards."""
-    answer = transcript.rcpt.get(forward_path)
+    answer, fault = transcript.rcpt.get(forward_path), transcript.fault
+    if fault is not None and fault.kind is FaultKind.GARBLED and fault.verb in _ENVELOPE:
+        return classify_fault(fault)  # answers may belong to other commands than we think: none is final
     if transcript.mail is not None and not transcript.mail.positive:
         return classify(transcript.mail, Stage.MAIL)
     if answer is not None and not answer.positive:
         return classify(answer, Stage.RCPT)
-    if transcript.final is not None:
-        return classify(transcript.final, Stage.DOT)
-    if transcript.fault is not None:
-        if transcript.dot_sent:
-            return InDoubt(_NO_ANSWER.format(transcript.fault))
-        return classify_fault(transcript.fault)
     if transcript.data is not None and transcript.data.code != 354:
         return classify(transcript.data, Stage.DATA)
+    if transcript.final is not None:
+        return classify(transcript.final, Stage.DOT)
+    if fault is not None and transcript.dot_sent:
+        return InDoubt(_NO_ANSWER.format(explain_fault(fault)))
+    if fault is not None:
+        return classify_fault(fault)
     return Deferred("the server refused the transaction without a reason", Blame.CONNECTION)

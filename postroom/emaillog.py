@@ -1,14 +1,15 @@
 """email_log.txt: one line for each finished message, a projection of the database.
 
-A crash must neither lose a line nor write it twice. So the place of a batch in the
-file (inode and offset) is committed before its lines are written, and the batch is
-forgotten after they are flushed. What a crash leaves in between is compared with the
-file, and only the missing end is written.
+A crash must neither lose a line nor write it twice. So the offset of a batch in the
+file is committed before its lines are written, and the batch is forgotten after they
+are flushed. What a crash leaves in between is compared with the file, or with what
+rotation has made of it, and only the missing end is written.
 """
 
 from __future__ import annotations
 
 import fcntl
+import glob
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -70,45 +71,60 @@ class EmailLog:
 
     def _write(self, lines: Sequence[LogLine]) -> None:
         with self._path.open("ab") as file:
-            found = os.fstat(file.fileno())
-            start = found.st_size
+            start = self._end_last_line(file.fileno())
             batch = self._store.write(
-                lambda transaction: transaction.begin_log_batch(
-                    inode=found.st_ino, start=start, last=lines[-1].id
-                )
+                lambda transaction: transaction.begin_log_batch(start=start, last=lines[-1].id)
             )
             _append(file.fileno(), _encode(lines))
-        self._store.write(lambda transaction: transaction.end_log_batch(batch))
+        self._end(batch)
+
+    def _end_last_line(self, fd: int) -> int:
+        """Return where the file ends, after ending a line that somebody has left open."""
+        size = os.fstat(fd).st_size
+        if size and _read(self._path, size - 1, 1) not in (b"\n", b""):
+            _append(fd, b"\n")
+        return os.fstat(fd).st_size
 
     def _settle(self) -> int:
-        """Finish the batch that a crash interrupted, if there is one."""
+        """Finish the batch that a crash interrupted; take it back when nothing of it was written."""
         written = 0
         while (batch := self._store.open_log_batch()) is not None:
-            self._complete(batch)
-            written += len(batch.lines)
-            self._store.write(lambda transaction, id_=batch.id: transaction.end_log_batch(id_))  # type: ignore[misc]
+            if self._complete(batch):
+                self._end(batch.id)
+                written += len(batch.lines)
+            else:
+                self._take_back(batch.id)
         return written
 
-    def _complete(self, batch: LogBatch) -> None:
-        content = _encode(batch.lines)
-        path = self._find(batch.inode) or self._path
-        with path.open("a+b") as file:
-            file.seek(batch.start)
-            present = file.read(len(content)) if os.fstat(file.fileno()).st_ino == batch.inode else b""
-            # Bytes that are not ours mean that the file was cut or rewritten: then the whole batch is written anew.
-            done = len(present) if content.startswith(present) else 0
-            _append(file.fileno(), content[done:])
+    def _end(self, batch: int) -> None:
+        self._store.write(lambda transaction: transaction.end_log_batch(batch))
 
-    def _find(self, inode: int) -> Path | None:
-        """Return the file with this inode: the log itself, or what rotation has made of it."""
-        candidates = [self._path, *self._path.parent.glob(f"{self._path.name}*")]
-        for path in candidates:
-            try:
-                if path.stat().st_ino == inode:
-                    return path
-            except OSError:
-                continue
-        return None
+    def _take_back(self, batch: int) -> None:
+        self._store.write(lambda transaction: transaction.take_back_log_batch(batch))
+
+    def _complete(self, batch: LogBatch) -> bool:
+        """Write what is missing where the batch has begun; False when it has begun nowhere."""
+        content = _encode(batch.lines)
+        for path in self._path, *self._rotated():
+            present = _read(path, batch.start, len(content))
+            if present and content.startswith(present):
+                with path.open("ab") as file:
+                    _append(file.fileno(), content[len(present) :])
+                return True
+        return False
+
+    def _rotated(self) -> Iterator[Path]:
+        """Yield the files that rotation, by renaming or by copying, has made of the log."""
+        return self._path.parent.glob(f"{glob.escape(self._path.name)}?*")
+
+
+def _read(path: Path, start: int, count: int) -> bytes:
+    """Return bytes of a file; none where there is no file."""
+    if not path.is_file():
+        return b""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(count)
 
 
 def _encode(lines: Sequence[LogLine]) -> bytes:

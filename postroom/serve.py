@@ -32,7 +32,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         respawn_failed_workers=True,
         workers_kill_timeout=10,
         factory=True,
-        log_level=LogLevels.warning,
+        log_level=LogLevels.error,
     )
     server.serve()
 

@@ -2,27 +2,21 @@
 
 A `Connection` carries one mail transaction after another. Whatever goes wrong that
 is not a plain refusal closes it for good, so that a late reply can never be taken
-for the answer to the next message. Every deadline is for a whole reply, not for one
-read, and every reply is bounded in size.
+for the answer to the next message.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import socket
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Reply, Secret, Security
-from postroom.status import parse_enhanced, printable
+from postroom.status import printable
+from postroom.wire import Wire, connect
 
-_MOST_REPLY_BYTES = 64 * 1024
-_WRITE_CHUNK = 256 * 1024
 _DOT = b".\r\n"
 
 
@@ -95,153 +89,10 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     return context
 
 
-class _Wire(asyncio.Protocol):
-    """Bytes to replies. The only place where bytes move."""
-
-    def __init__(self) -> None:
-        self.transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._lines: list[bytes] = []
-        self._size = 0
-        self._replies: deque[Reply] = deque()
-        self._waiter: asyncio.Future[None] | None = None
-        self._writable: asyncio.Future[None] | None = None
-        self.broken: SMTPFault | None = None
-
-    # -- callbacks of the event loop
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        self._size += len(data)
-        if self._size > _MOST_REPLY_BYTES:
-            self._break(FaultKind.GARBLED, "the server's reply does not end")
-            return
-        while self.broken is None and (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end]).removesuffix(b"\r")
-            del self._buffer[: end + 1]
-            self._take_line(line)
-        self._wake()
-
-    def eof_received(self) -> bool:
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        detail = f": {exc}" if exc is not None else ""
-        self._break(FaultKind.DISCONNECTED, f"the server closed the connection{detail}")
-
-    def pause_writing(self) -> None:
-        if self._writable is None:
-            self._writable = asyncio.get_running_loop().create_future()
-
-    def resume_writing(self) -> None:
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
-
-    # -- parsing (RFC 5321 §4.2.1)
-
-    def _take_line(self, line: bytes) -> None:
-        malformed = len(line) < 3 or not line[:3].isdigit() or line[3:4] not in (b"", b" ", b"-")
-        other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
-        if malformed or other_code or b"\0" in line or not b"2" <= line[:1] <= b"5":
-            said = printable(line[:80].decode("utf-8", "replace"))
-            self._break(FaultKind.GARBLED, f"the server answered with something that is not SMTP: {said!r}")
-            return
-        self._lines.append(line)
-        if line[3:4] == b"-":
-            return
-        self._replies.append(_parse_reply(self._lines))
-        self._lines = []
-        self._size = len(self._buffer)
-
-    def _break(self, kind: FaultKind, message: str) -> None:
-        if self.broken is None:
-            self.broken = SMTPFault(kind, "", message)
-            if self.transport is not None:
-                self.transport.abort()
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
-        self._writable = None
-        self._wake()
-
-    def _wake(self) -> None:
-        ready = self._replies or self.broken is not None
-        if ready and self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    # -- for the Connection
-
-    @property
-    def has_unread(self) -> bool:
-        """Something came that nobody has asked for yet."""
-        return bool(self._replies or self._buffer or self._lines)
-
-    async def reply(self, verb: str, seconds: float) -> Reply:
-        """Return the next whole reply. Raises SMTPFault; after that the connection is dead."""
-        if not self._replies:
-            await self._wait(verb, seconds)
-        if self._replies:
-            return self._replies.popleft()
-        raise self._fault(verb)
-
-    async def _wait(self, verb: str, seconds: float) -> None:
-        if self.broken is not None:
-            return
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        late = loop.call_later(seconds, self._time_out, verb, seconds)
-        try:
-            await self._waiter
-        finally:
-            late.cancel()
-            self._waiter = None
-
-    def _time_out(self, verb: str, seconds: float) -> None:
-        self._break(FaultKind.TIMEOUT, f"no answer to {verb} within {seconds:g} s")
-
-    def _fault(self, verb: str) -> SMTPFault:
-        assert self.broken is not None
-        return SMTPFault(self.broken.kind, verb, f"{self.broken} (during {verb})")
-
-    async def write(self, data: bytes, verb: str, seconds: float) -> None:
-        """Send bytes; wait, no longer than `seconds` a block, while the server does not take them."""
-        for start in range(0, len(data), _WRITE_CHUNK):
-            if self.broken is not None or self.transport is None:
-                return
-            self.transport.write(data[start : start + _WRITE_CHUNK] if len(data) > _WRITE_CHUNK else data)
-            if self._writable is not None:
-                await self._drain(verb, seconds)
-
-    async def _drain(self, verb: str, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        late = loop.call_later(seconds, self._time_out, verb, seconds)
-        try:
-            if self._writable is not None:
-                await self._writable
-        finally:
-            late.cancel()
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-
-def _parse_reply(lines: Sequence[bytes]) -> Reply:
-    code = int(lines[0][:3])
-    texts = [line[4:].decode("utf-8", "replace") for line in lines]
-    enhanced = parse_enhanced(texts[-1])
-    if enhanced is not None:
-        texts = [text.removeprefix(enhanced).lstrip(" ") for text in texts]
-    return Reply(code, "\n".join(texts).strip(), enhanced)
-
-
 class Connection:
     """One SMTP session: opened, greeted, secured and authenticated, then any number of transactions."""
 
-    def __init__(self, endpoint: Endpoint, wire: _Wire) -> None:
+    def __init__(self, endpoint: Endpoint, wire: Wire) -> None:
         self._endpoint = endpoint
         self._timeouts = endpoint.timeouts
         self._wire = wire
@@ -251,7 +102,9 @@ class Connection:
     @classmethod
     async def open(cls, endpoint: Endpoint) -> Connection:
         """Connect, greet, secure and log in. Raises SMTPFault; the socket is closed then."""
-        wire = await _connect(endpoint)
+        assert endpoint.tls is not None or endpoint.security is Security.NONE
+        tls = endpoint.tls if endpoint.security is Security.TLS else None
+        wire = await connect(endpoint.host, endpoint.port, tls, endpoint.timeouts.connect)
         connection = cls(endpoint, wire)
         try:
             await connection._greet()
@@ -291,11 +144,12 @@ class Connection:
         return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
 
     async def _start_tls(self) -> None:
+        endpoint = self._endpoint
         if "STARTTLS" not in self._extensions:
             raise SMTPFault(
                 FaultKind.INSECURE,
                 "STARTTLS",
-                f"{self._endpoint} does not offer STARTTLS; nothing was sent to it. If it speaks TLS from the "
+                f"{endpoint} does not offer STARTTLS; nothing was sent to it. If it speaks TLS from the "
                 f"start, set the security to tls (usually port 465)",
             )
         reply = await self._command("STARTTLS", "STARTTLS")
@@ -305,27 +159,10 @@ class Connection:
             raise SMTPFault(
                 FaultKind.INSECURE,
                 "STARTTLS",
-                f"{self._endpoint} sent plain text after agreeing to TLS: somebody may be tampering with the line",
+                f"{endpoint} sent plain text after agreeing to TLS: somebody may be tampering with the line",
             )
-        await self._upgrade()
-
-    async def _upgrade(self) -> None:
-        loop = asyncio.get_running_loop()
-        wire, endpoint = self._wire, self._endpoint
-        assert wire.transport is not None
         assert endpoint.tls is not None
-        try:
-            transport = await loop.start_tls(
-                wire.transport,
-                wire,
-                endpoint.tls,
-                server_hostname=endpoint.host,
-                ssl_handshake_timeout=self._timeouts.connect,
-            )
-        except (OSError, EOFError) as error:
-            raise _tls_fault(endpoint, error) from error
-        assert transport is not None
-        wire.transport = transport
+        await self._wire.start_tls(endpoint.tls, endpoint.host, str(endpoint), self._timeouts.connect)
         self._extensions = {}  # RFC 3207 §4.2: forget what was learned before TLS
 
     async def _authenticate(self) -> None:
@@ -358,8 +195,20 @@ class Connection:
         return bool(self._endpoint.username and self._endpoint.password) and "AUTH" in self._extensions
 
     async def _command(self, verb: str, line: str) -> Reply:
-        await self._wire.write(line.encode() + b"\r\n", verb, self._timeouts.command)
+        await self._say(verb, line)
         return await self._wire.reply(verb, self._timeouts.command)
+
+    async def _say(self, verb: str, line: str) -> None:
+        """Send a command, unless the server has spoken unasked: that must not pass for the answer."""
+        if self._wire.has_unread:
+            raise self._out_of_turn(verb, await self._wire.reply(verb, self._timeouts.command))
+        await self._wire.write(line.encode() + b"\r\n", verb, self._timeouts.command)
+
+    def _out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
+        if reply.code == 421:
+            return SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} is closing: {reply}", reply)
+        message = f"{self._endpoint} answered {verb} out of turn: {reply}"
+        return SMTPFault(FaultKind.GARBLED, verb, message, reply)
 
     def _expect(self, reply: Reply, verb: str) -> None:
         if not reply.positive:
@@ -403,8 +252,7 @@ class Connection:
         commands += [f"RCPT TO:<{path}>" for path in envelope.forward_paths]
         commands.append("DATA")
         if "PIPELINING" in self._extensions:
-            lines = "\r\n".join(commands).encode() + b"\r\n"
-            await self._wire.write(lines, "MAIL", self._timeouts.command)
+            await self._say("MAIL", "\r\n".join(commands))
             await self._read_envelope(envelope, transcript)
         else:
             await self._step_by_step(envelope, commands, transcript)
@@ -428,70 +276,72 @@ class Connection:
     async def _step_by_step(
         self, envelope: Envelope, commands: Sequence[str], transcript: Transcript
     ) -> None:
-        wire, seconds = self._wire, self._timeouts.command
-        await wire.write(commands[0].encode() + b"\r\n", "MAIL", seconds)
+        seconds = self._timeouts.command
+        await self._say("MAIL", commands[0])
         transcript.mail = await self._answer("MAIL", seconds)
         if not transcript.mail.positive:
             return
         for path, command in zip(envelope.forward_paths, commands[1:-1], strict=True):
-            await wire.write(command.encode() + b"\r\n", "RCPT", seconds)
+            await self._say("RCPT", command)
             transcript.rcpt[path] = await self._answer("RCPT", seconds)
         if any(reply.positive for reply in transcript.rcpt.values()):
-            await wire.write(b"DATA\r\n", "DATA", self._timeouts.data)
+            await self._say("DATA", "DATA")
             transcript.data = await self._answer("DATA", self._timeouts.data)
 
     async def _answer(self, verb: str, seconds: float) -> Reply:
         """Read the reply to one command of a transaction; anything out of turn is a fault."""
         reply = await self._wire.reply(verb, seconds)
-        if reply.code == 421:
-            raise SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} is closing: {reply}", reply)
-        if reply.code >= 400 or (reply.code == 354 if verb == "DATA" else reply.positive):
-            return reply
-        raise SMTPFault(
-            FaultKind.GARBLED, verb, f"{self._endpoint} answered {verb} out of turn: {reply}", reply
-        )
+        expected = reply.code == 354 if verb == "DATA" else reply.positive
+        if reply.code == 421 or not (expected or reply.code >= 400):
+            raise self._out_of_turn(verb, reply)
+        return reply
 
     @staticmethod
     def _may_send(transcript: Transcript) -> bool:
+        mail, data = transcript.mail, transcript.data
         accepted = any(reply.positive for reply in transcript.rcpt.values())
-        return accepted and transcript.data is not None and transcript.data.code == 354
+        return mail is not None and mail.positive and accepted and data is not None and data.code == 354
 
     async def _body(
         self, envelope: Envelope, transcript: Transcript, before_dot: Callable[[], Awaitable[None]]
     ) -> None:
         await self._wire.write(dot_stuff(envelope.mime), "DATA", self._timeouts.block)
-        if self._wire.has_unread or self._wire.broken is not None:
-            await self._early_answer(transcript)
-            return
-        await before_dot()
+        if not await self._answered_early(transcript):
+            await before_dot()
+            if not await self._answered_early(transcript):
+                await self._dot(transcript)
+
+    async def _answered_early(self, transcript: Transcript) -> bool:
+        """The server spoke before the dot: its words count only if they refuse, and the session is over."""
+        if not self._wire.has_unread and self._wire.broken is None:
+            return False
+        reply = await self._wire.reply("DATA", self._timeouts.data)
+        if reply.code < 400:
+            raise self._out_of_turn("DATA", reply)
+        transcript.final = reply
+        self._wire.abort()
+        return True
+
+    async def _dot(self, transcript: Transcript) -> None:
         transcript.dot_sent = True
         await self._wire.write(_DOT, "dot", self._timeouts.block)
         reply = await self._wire.reply("dot", self._timeouts.dot)
         if 300 <= reply.code < 400:
-            raise SMTPFault(
-                FaultKind.GARBLED, "dot", f"{self._endpoint} answered the dot with {reply}", reply
-            )
+            raise self._out_of_turn("dot", reply)
         transcript.final = reply
         if reply.code == 421:
             self._wire.abort()
 
-    async def _early_answer(self, transcript: Transcript) -> None:
-        """The server spoke before the dot: its words count only if they refuse, and the session is over."""
-        reply = await self._wire.reply("DATA", self._timeouts.data)
-        self._wire.abort()
-        if reply.code < 400:
-            raise SMTPFault(
-                FaultKind.GARBLED, "DATA", f"{self._endpoint} answered before the dot: {reply}", reply
-            )
-        transcript.final = reply
-
     async def _back_out(self, transcript: Transcript) -> None:
         """Leave a transaction that has nobody to go to, so that the session can be used again."""
-        if transcript.data is not None and transcript.data.code == 354:
+        mail, data = transcript.mail, transcript.data
+        if data is not None and data.code == 354:
+            if any(reply.positive for reply in transcript.rcpt.values()):
+                raise self._out_of_turn("DATA", data)  # after refusing MAIL: an empty message would go out
             # RFC 2920 §3.1: DATA was taken although every recipient was refused; an empty message ends it.
             await self._wire.write(_DOT, "dot", self._timeouts.block)
-            await self._wire.reply("dot", self._timeouts.dot)
-        elif transcript.mail is not None and transcript.mail.positive:
+            await self._answer("dot", self._timeouts.dot)
+        elif mail is not None and mail.positive:
             self._expect(await self._command("RSET", "RSET"), "RSET")
 
     async def quit(self) -> None:
@@ -518,69 +368,3 @@ def dot_stuff(mime: bytes) -> bytes:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
-
-
-async def _connect(endpoint: Endpoint) -> _Wire:
-    """Try the host's addresses in turn; return the first that answers."""
-    addresses = await _resolve(endpoint)
-    problem: SMTPFault | None = None
-    for address in addresses:
-        try:
-            return await _connect_to(endpoint, address)
-        except SMTPFault as fault:
-            problem = fault
-            if fault.kind is FaultKind.INSECURE:
-                break
-    assert problem is not None
-    raise problem
-
-
-async def _resolve(endpoint: Endpoint) -> list[str]:
-    loop = asyncio.get_running_loop()
-    looked_up = loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-    try:
-        found: list[Any] = await asyncio.wait_for(looked_up, endpoint.timeouts.connect)
-    except TimeoutError as error:
-        raise SMTPFault(
-            FaultKind.UNRESOLVED, "connect", f"looking up {endpoint.host} took too long"
-        ) from error
-    except (OSError, UnicodeError) as error:
-        gone = getattr(error, "errno", None) in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
-        kind = FaultKind.NO_SUCH_HOST if gone or isinstance(error, UnicodeError) else FaultKind.UNRESOLVED
-        detail = "there is no such host" if kind is FaultKind.NO_SUCH_HOST else str(error)
-        raise SMTPFault(kind, "connect", f"cannot look up the server {endpoint.host}: {detail}") from error
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
-async def _connect_to(endpoint: Endpoint, address: str) -> _Wire:
-    loop = asyncio.get_running_loop()
-    direct = endpoint.security is Security.TLS
-    seconds = endpoint.timeouts.connect
-    tls: dict[str, Any] = (
-        {"ssl": endpoint.tls, "server_hostname": endpoint.host, "ssl_handshake_timeout": seconds}
-        if direct
-        else {}
-    )
-    connecting = loop.create_connection(_Wire, address, endpoint.port, **tls)
-    try:
-        _, wire = await asyncio.wait_for(connecting, seconds)
-    except TimeoutError as error:
-        message = f"cannot connect to {endpoint} ({address}): no answer within {seconds:g} s"
-        raise SMTPFault(FaultKind.TIMEOUT, "connect", message) from error
-    except ssl.SSLError as error:
-        raise _tls_fault(endpoint, error) from error
-    except OSError as error:
-        message = f"cannot connect to {endpoint} ({address}): {error.strerror or error}"
-        raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
-    return wire
-
-
-def _tls_fault(endpoint: Endpoint, error: BaseException) -> SMTPFault:
-    """Tell a certificate that cannot be trusted (the account's fault) from a connection that broke."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        message = f"the certificate of {endpoint} cannot be trusted: {error.verify_message}"
-        return SMTPFault(FaultKind.INSECURE, "STARTTLS", message)
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or str(error)
-        return SMTPFault(FaultKind.INSECURE, "STARTTLS", f"no TLS with {endpoint}: {printable(reason)}")
-    return SMTPFault(FaultKind.DISCONNECTED, "STARTTLS", f"{endpoint} broke off the TLS handshake: {error}")

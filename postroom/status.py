@@ -65,7 +65,13 @@ _ACCOUNT_BUSY: tuple[tuple[int, str, str], ...] = (
     (550, "5.4.5", ""),
     (554, "5.2.0", "SubmissionQuotaExceeded"),
 )
-_CREDENTIALS_REFUSED = frozenset({534, 535, 538})
+_LOGIN_REFUSED: tuple[tuple[int, str, str], ...] = (
+    (530, "", ""),
+    (534, "", ""),
+    (535, "", ""),
+    (538, "", ""),
+    (550, "5.7.30", ""),
+)
 
 
 def _matches(reply: Reply, row: tuple[int, str, str]) -> bool:
@@ -83,6 +89,11 @@ def explain(reply: Reply) -> str:
     words = printable(str(reply))[:_REASON_LENGTH]
     hint = advice(reply)
     return f"{words} [{hint}]" if hint else words
+
+
+def explain_fault(fault: SMTPFault) -> str:
+    """Return what went wrong, made printable: a server's words may be among ours."""
+    return printable(str(fault))[:_REASON_LENGTH]
 
 
 def account_is_busy(reply: Reply) -> bool:
@@ -103,7 +114,7 @@ def classify(reply: Reply, stage: Stage) -> Outcome:
         return Deferred(reason, Blame.ACCOUNT, reply, burns_attempt=False)
     if reply.code == 421 or not (reply.transient or reply.permanent):
         return Deferred(reason, Blame.CONNECTION, reply)
-    if stage is Stage.SESSION or reply.code in _CREDENTIALS_REFUSED or reply.code == 530:
+    if stage is Stage.SESSION or any(_matches(reply, row) for row in _LOGIN_REFUSED):
         return _session_refusal(reply, reason)
     blame = Blame.RECIPIENT if stage is Stage.RCPT else Blame.MESSAGE
     if stage is Stage.RCPT and reply.code == 552:
@@ -124,7 +135,7 @@ def classify_fault(fault: SMTPFault) -> Outcome:
     """Turn a conversation that ended before the dot into an Outcome for all its recipients."""
     if fault.kind is FaultKind.REFUSED and fault.reply is not None:
         return classify(fault.reply, Stage.SESSION)
-    reason = printable(str(fault))[:_REASON_LENGTH]
+    reason = explain_fault(fault)
     if fault.kind in _ACCOUNT_FAULTS:
         return Failed(reason, Blame.ACCOUNT, fault.reply)
     if fault.kind is FaultKind.UNSUPPORTED:

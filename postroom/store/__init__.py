@@ -88,10 +88,9 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class LogBatch:
-    """Lines that were on their way into the file with this inode, from this offset in bytes."""
+    """Lines that were on their way into the file, from this offset in bytes."""
 
     id: int
-    inode: int
     start: int
     lines: tuple[LogLine, ...]
 
@@ -196,7 +195,7 @@ class Store:
                 return None
             rows = list(q.log_lines_of_batch(db, batch=batch[0]))
             lines = [_log_line(row, list(q.deliveries_of(db, message_id=row[1]))) for row in rows]
-        return LogBatch(batch[0], batch[1], batch[2], tuple(lines))
+        return LogBatch(batch[0], batch[1], tuple(lines))
 
 
 def open_store(url: str) -> Store:

@@ -76,14 +76,17 @@ def _is_applied(connection: Any, migration: Migration) -> bool:
 
 def check(engine: Any) -> None:
     """Raise SchemaMismatch unless the database has exactly the migrations that this code needs."""
-    newest = len(load_migrations(engine.migrations))
+    needed = load_migrations(engine.migrations)
     with engine.reading() as (connection, _):
         exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migration'").fetchone()
-        found = connection.execute("SELECT max(version) FROM schema_migration").fetchone()[0] if exists else 0
-    if (found or 0) < newest:
+        newest = (
+            connection.execute("SELECT max(version) FROM schema_migration").fetchone()[0] if exists else 0
+        )
+        applied = [_is_applied(connection, migration) for migration in needed] if exists else []
+    if not all(applied) or len(applied) < len(needed):
         raise SchemaMismatch("the database is not prepared for this version: run `postroom migrate`")
-    if found > newest:
+    if newest > len(needed):
         raise SchemaMismatch(
-            f"the database is newer (schema {found}) than this version of Postroom (schema {newest}): "
+            f"the database is newer (schema {newest}) than this version of Postroom (schema {len(needed)}): "
             f"update Postroom"
         )

@@ -20,8 +20,8 @@ SELECT id, email, name, host, port, security, username, credential, daily_limit,
        state, state_reason, state_since, resume_at, worked_at
 FROM account WHERE id = :account_id;
 
--- name: find_account^
-SELECT id, credential IS NOT NULL FROM account
+-- name: find_account$
+SELECT id FROM account
 WHERE email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(port, -1) = coalesce(:port, -1)
   AND coalesce(username, '') = coalesce(:username, '');
 
@@ -170,9 +170,6 @@ WHERE id = :worker_id AND gone_at IS NULL AND (:known_dead = 1 OR lease_until < 
 SELECT id, attempt, message_id, claim_token, claimed_at, dot_at FROM job
 WHERE claimed_by = :worker_id AND state = 'claimed' ORDER BY id;
 
--- name: next_due$
-SELECT min(due_at) FROM job WHERE account_id = :account_id AND state = 'queued' AND held = 0;
-
 
 -- ---------------------------------------------------------------- what became of it
 
@@ -201,18 +198,21 @@ FROM log_line JOIN message ON message.id = log_line.message_id
 WHERE log_line.batch IS NULL ORDER BY log_line.id LIMIT :count;
 
 -- name: begin_log_batch$
-INSERT INTO log_batch (inode, start) VALUES (:inode, :start) RETURNING id;
+INSERT INTO log_batch (start) VALUES (:start) RETURNING id;
 
 -- name: add_to_log_batch!
 UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id <= :last;
 
 -- name: open_log_batch^
-SELECT id, inode, start FROM log_batch ORDER BY id LIMIT 1;
+SELECT id, start FROM log_batch ORDER BY id LIMIT 1;
 
 -- name: log_lines_of_batch
 SELECT log_line.id, log_line.message_id, message.request_id, message.reverse_path, message.accepted_at
 FROM log_line JOIN message ON message.id = log_line.message_id
 WHERE log_line.batch = :batch ORDER BY log_line.id;
+
+-- name: return_log_lines!
+UPDATE log_line SET batch = NULL WHERE batch = :batch;
 
 -- name: delete_log_lines!
 DELETE FROM log_line WHERE batch = :batch;

@@ -29,8 +29,7 @@ from postroom.store.transaction import Transaction
 OLDEST_SQLITE = (3, 51, 3)
 MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
 
-_LOCK_WAIT_S = 5.0
-_BUSY_WAIT_MS = 5_000
+_LONGEST_WAIT_S = 5.0
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -87,11 +86,12 @@ def translated(path: Path) -> Iterator[None]:
 class WriterLock:
     """A lock file that only one committer of all processes holds, and only for one commit.
 
-    Raises StoreUnavailable when it is not free within five seconds.
+    Raises StoreUnavailable when it is not free within `longest_wait_s`.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, longest_wait_s: float) -> None:
         self._path = path
+        self._longest_wait_s = longest_wait_s
         self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
 
     def __enter__(self) -> None:
@@ -112,36 +112,41 @@ class WriterLock:
         return True
 
     def _wait(self) -> None:
-        give_up = time.monotonic() + _LOCK_WAIT_S
+        give_up = time.monotonic() + self._longest_wait_s
         pause = 0.00005
         while not self._try():
             if time.monotonic() > give_up:
                 raise StoreUnavailable(
-                    f"another process has held {self._path} for {_LOCK_WAIT_S:.0f} s; is one of Postroom's "
-                    f"processes stopped?"
+                    f"another process has held {self._path} for {self._longest_wait_s:g} s; is one of "
+                    f"Postroom's processes stopped?"
                 )
             time.sleep(pause)
             pause = min(pause * 1.5, 0.001)
 
 
 class SQLiteEngine:
-    """Connections to one database file, and the transactions on it."""
+    """Connections to one database file, and the transactions on it.
 
-    migrations = MIGRATIONS
+    A writer waits up to `longest_wait_s` for the other processes.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, migrations: Path = MIGRATIONS, longest_wait_s: float = _LONGEST_WAIT_S
+    ) -> None:
         version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
         if version < OLDEST_SQLITE:
             raise ConfigError(
                 "apsw", f"its SQLite {version} corrupts databases; at least {OLDEST_SQLITE} is needed"
             )
         self.path = path
+        self.migrations = migrations
+        self._longest_wait_s = longest_wait_s
         self._queries = load_queries()
         self._readers: deque[apsw.Connection] = deque()
         self._closed = False
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = WriterLock(path.with_name(path.name + "-lock"))
+            self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:
             raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
         with translated(path), self._lock:
@@ -151,7 +156,7 @@ class SQLiteEngine:
 
     def _connect(self, pragmas: Sequence[str]) -> apsw.Connection:
         connection = apsw.Connection(str(self.path))
-        connection.set_busy_timeout(_BUSY_WAIT_MS)
+        connection.set_busy_timeout(int(self._longest_wait_s * 1000))
         for pragma in pragmas:
             connection.execute(pragma).fetchall()
         return connection
@@ -187,7 +192,7 @@ class SQLiteEngine:
                 before = settled[index]
                 if before is not None and before.error is not None:
                     continue
-                settled[index] = result = _run(work, transaction)
+                settled[index] = result = self._run(work, transaction)
                 if result.error is not None:
                     return False
             connection.execute("COMMIT")
@@ -195,6 +200,15 @@ class SQLiteEngine:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         return True
+
+    def _run(self, work: Work[Any], transaction: Transaction) -> Settled:
+        try:
+            with translated(self.path):
+                return Settled(work(transaction))
+        except Exception as error:
+            if isinstance(error.__cause__, (*_NOT_NOW, *_DAMAGED)):
+                raise  # the fault is the database's, so nobody's work can be committed
+            return Settled(error=error)
 
     def run_script(self, sql: str) -> None:
         """Run a migration's statements inside the transaction that is open (see `exclusively`)."""
@@ -228,12 +242,3 @@ class SQLiteEngine:
             self._watcher.close()
             self._writer.close()
             self._lock.close()
-
-
-def _run(work: Work[Any], transaction: Transaction) -> Settled:
-    try:
-        return Settled(work(transaction))
-    except (*_NOT_NOW, *_DAMAGED):
-        raise
-    except Exception as error:
-        return Settled(error=error)

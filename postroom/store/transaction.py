@@ -61,10 +61,6 @@ class Transaction:
 
     # -- settings
 
-    def setting(self, name: str) -> str | None:
-        value: str | None = self._q.read_setting(self._db, name=name)
-        return value
-
     def set_setting(self, name: str, value: str) -> None:
         self._q.write_setting(self._db, name=name, value=value)
 
@@ -73,15 +69,15 @@ class Transaction:
     def upsert_account(self, *, source: str, now: Instant, **fields: Any) -> int:
         """Insert the account, or bring the one with the same mailbox and server up to date; return its id."""
         identity = {name: fields[name] for name in ("email", "host", "port", "username")}
-        found = self._q.find_account(self._db, **identity)
-        if found is None:
-            account_id: int = self._q.insert_account(self._db, source=source, now=now, **fields)
-            return account_id
+        account_id: int | None = self._q.find_account(self._db, **identity)
+        if account_id is None:
+            inserted: int = self._q.insert_account(self._db, source=source, now=now, **fields)
+            return inserted
         changes = {
             name: fields[name] for name in ("name", "security", "credential", "daily_limit", "connections")
         }
-        self._q.update_account(self._db, account_id=found[0], now=now, **changes)
-        return int(found[0])
+        self._q.update_account(self._db, account_id=account_id, now=now, **changes)
+        return account_id
 
     def grant_key(self, account_id: int, digest: bytes, *, source: str, now: Instant) -> None:
         self._q.grant_key(self._db, account_id=account_id, digest=digest, source=source, now=now)
@@ -215,6 +211,7 @@ class Transaction:
         Writes attempt, delivery states, events and the next due time. Raises
         LeaseLost, writing nothing, when another worker holds the job.
         """
+        assert result.outcomes.keys() == {delivery.id for delivery in job.deliveries}
         if all(self._is_final(outcome, result.in_doubt) for outcome in result.outcomes.values()):
             self._finish_deliveries(job, result, now)
             self._end(job, now)
@@ -356,15 +353,20 @@ class Transaction:
 
     # -- email_log.txt
 
-    def begin_log_batch(self, *, inode: int, start: int, last: int) -> int:
-        """Note where in the file the lines up to `last` are about to be written; return the batch's id."""
-        batch: int = self._q.begin_log_batch(self._db, inode=inode, start=start)
+    def begin_log_batch(self, *, start: int, last: int) -> int:
+        """Note at which byte of the file the lines up to `last` are about to be written; return the batch's id."""
+        batch: int = self._q.begin_log_batch(self._db, start=start)
         self._q.add_to_log_batch(self._db, batch=batch, last=last)
         return batch
 
     def end_log_batch(self, batch: int) -> None:
         """Forget a batch whose lines are safely in the file."""
         self._q.delete_log_lines(self._db, batch=batch)
+        self._q.delete_log_batch(self._db, batch=batch)
+
+    def take_back_log_batch(self, batch: int) -> None:
+        """Forget a batch of which nothing came into the file; its lines are unwritten again."""
+        self._q.return_log_lines(self._db, batch=batch)
         self._q.delete_log_batch(self._db, batch=batch)
 
     # -- events

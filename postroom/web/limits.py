@@ -29,6 +29,7 @@ def install_limits(app: Flask, settings: Settings) -> None:
         storage_options=_storage_options(settings.ratelimit_storage_uri),
         strategy="fixed-window",
         in_memory_fallback_enabled=True,
+        swallow_errors=True,  # of the requests under way when the storage goes, only one falls back; the others pass
         fail_on_first_breach=True,
         key_prefix="postroom",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from postroom.emaillog import EmailLog
 from postroom.errors import StoreUnavailable
 from postroom.model import ClaimedJob, Clock, system_clock
 from postroom.store import Store, StoredAccount, Transaction
+from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.lane import Context, Lane, make_tls_context
 from postroom.worker.liveness import Registration, Undertaker
@@ -134,7 +134,7 @@ class Worker:
         lane = self._lanes.get(stored.account.id)
         if lane is None:
             lane = self._lanes[stored.account.id] = Lane(self._context, stored)
-        elif not lane.busy:
+        else:
             lane.refresh(stored)
         return lane
 
@@ -216,8 +216,7 @@ def run_worker(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
         if lifeline is not None:
-            os.set_blocking(lifeline, False)
-            loop.add_reader(lifeline, worker.stop)
+            watch_lifeline(lifeline)
         await worker.run()
 
     uvloop.run(main())

@@ -75,13 +75,16 @@ class Lane:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._failures = 0
         self._blocked_until: Instant = 0
+        self._setting_aside: asyncio.Task[None] | None = None
         self._connections = 1
         self.refresh(stored)
 
     # -- for the dispatcher
 
     def refresh(self, stored: StoredAccount) -> None:
-        """Take over what the database says of the account now."""
+        """Take over what the database says of the account now; new credentials deserve a try at once."""
+        if stored.credential != self._stored.credential:
+            self._failures, self._blocked_until = 0, 0
         self._stored = stored
         try:
             self._connections = server_for(stored.account, self._context.settings).connections
@@ -92,6 +95,8 @@ class Lane:
         """Return how many more jobs this lane can take in now."""
         if self._context.draining or self._context.clock() < self._blocked_until:
             return 0
+        if self._setting_aside is not None and not self._setting_aside.done():
+            return 0  # from then on the database says when it may go on
         if self._failures or self._probing:
             return 0 if self._jobs or len(self._idle) < len(self._sessions) else 1
         return max(0, self._connections * _DEPTH - len(self._jobs))
@@ -99,10 +104,6 @@ class Lane:
     @property
     def _probing(self) -> bool:
         return self._stored.account.state is not AccountState.ACTIVE
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._sessions or self._jobs)
 
     def feed(self, jobs: list[ClaimedJob]) -> None:
         """Take in claimed jobs and see that there are connections for them."""
@@ -298,9 +299,8 @@ class Lane:
         state = AccountState.PARKED if busy else AccountState.PAUSED
         resume_at = now + (park_for(blamed.reply) if blamed.reply and busy else _PROBE_AFTER)
         self._stored = replace(self._stored, account=replace(account, state=state, resume_at=resume_at))
-        self._blocked_until = resume_at
         log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
-        self._context.seam.persist(
+        self._setting_aside = self._context.seam.persist(
             lambda transaction: transaction.set_account_aside(
                 account.id, state=state.value, reason=blamed.reason, resume_at=resume_at, now=now
             ),
@@ -316,7 +316,6 @@ class Lane:
                 self._stored.account, state=AccountState.ACTIVE, state_since=None, resume_at=None
             )
             self._stored = replace(self._stored, account=account)
-            self._blocked_until = 0
             self._context.seam.persist(
                 lambda transaction: transaction.resume_account(account.id),
                 f"that {account.email} is active again",

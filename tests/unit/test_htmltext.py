@@ -45,6 +45,7 @@ CASES = {
     "<ol start=x><li>one</ol>": "1. one",
     "x<ul><li>one<ul><li>inner</li></ul></li><li>two</li></ul>": "x\n\n- one\n  - inner\n- two",
     "<li>stray": "- stray",
+    "<ul>" * 20 + "<li>x": " " * 10 + "- x",
     "<ul><li><p>one</p><p>more</p></li></ul>": "- one\n\n  more",
     # links
     '<a href="https://x.example/a">here</a>.': "here <https://x.example/a>.",
@@ -66,6 +67,7 @@ CASES = {
     # pre
     "<pre>\n a\n  b \n</pre>c": " a\n  b \n\nc",
     "<pre>a\r\nb\rc</pre>": "a\nb\nc",
+    '<pre><a href="https://x.example">x</a></pre>': "x <https://x.example>",
     "<pre>a<br>b</pre>": "a\nb",
     # tables
     "<table><tr><td>a</td><td>b</td></tr><tr><td>c<td>d</table>": "a | b\nc | d",

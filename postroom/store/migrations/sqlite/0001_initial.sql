@@ -154,7 +154,6 @@ CREATE INDEX log_line_batch ON log_line (batch);
 
 -- A batch of lines on its way into the file: where it starts, so that a crash while writing can be settled.
 CREATE TABLE log_batch (
-    id     INTEGER PRIMARY KEY AUTOINCREMENT,
-    inode  INTEGER NOT NULL,
-    start  INTEGER NOT NULL
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    start INTEGER NOT NULL                             -- offset in bytes
 );

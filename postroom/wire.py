@@ -1,0 +1,241 @@
+"""Bytes to SMTP replies, and how a connection comes about: the only place where bytes move.
+
+Every deadline is for a whole reply, not for one read, and what is kept of a server's
+words is bounded in size. Whatever breaks a `Wire` breaks it for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from postroom.errors import FaultKind, SMTPFault
+from postroom.model import Reply
+from postroom.status import parse_enhanced, printable
+
+_MOST_REPLY_BYTES = 64 * 1024
+_MOST_UNREAD_BYTES = 1024 * 1024
+_WRITE_CHUNK = 256 * 1024
+
+
+class Wire(asyncio.Protocol):
+    """Bytes to replies. The only place where bytes move."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._lines: list[bytes] = []
+        self._size = 0  # of `_lines`
+        self._unread = 0  # bytes that came since all replies had last been taken
+        self._replies: deque[Reply] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self.broken: SMTPFault | None = None
+
+    # -- callbacks of the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        self._unread += len(data)
+        while self.broken is None and (end := self._buffer.find(b"\n")) >= 0:
+            line = bytes(self._buffer[:end]).removesuffix(b"\r")
+            del self._buffer[: end + 1]
+            self._take_line(line)
+        if self._size + len(self._buffer) > _MOST_REPLY_BYTES or self._unread > _MOST_UNREAD_BYTES:
+            self._break(FaultKind.GARBLED, "the server's reply does not end")
+        self._wake()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        detail = f": {exc}" if exc is not None else ""
+        self._break(FaultKind.DISCONNECTED, f"the server closed the connection{detail}")
+
+    def pause_writing(self) -> None:
+        if self._writable is None:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # -- parsing (RFC 5321 §4.2.1)
+
+    def _take_line(self, line: bytes) -> None:
+        malformed = len(line) < 3 or not line[:3].isdigit() or line[3:4] not in (b"", b" ", b"-")
+        other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
+        if malformed or other_code or b"\0" in line or not b"2" <= line[:1] <= b"5":
+            said = printable(line[:80].decode("utf-8", "replace"))
+            self._break(FaultKind.GARBLED, f"the server answered with something that is not SMTP: {said!r}")
+            return
+        self._lines.append(line)
+        self._size += len(line)
+        if self._size > _MOST_REPLY_BYTES:
+            self._break(FaultKind.GARBLED, "the server's reply does not end")
+        if line[3:4] == b"-":
+            return
+        self._replies.append(_parse_reply(self._lines))
+        self._lines, self._size = [], 0
+
+    def _break(self, kind: FaultKind, message: str) -> None:
+        if self.broken is None:
+            self.broken = SMTPFault(kind, "", message)
+            if self.transport is not None:
+                self.transport.abort()
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+        self._wake()
+
+    def _wake(self) -> None:
+        ready = self._replies or self.broken is not None
+        if ready and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- for the Connection
+
+    @property
+    def has_unread(self) -> bool:
+        """Something came that nobody has asked for yet."""
+        return bool(self._replies or self._buffer or self._lines)
+
+    async def reply(self, verb: str, seconds: float) -> Reply:
+        """Return the next whole reply. Raises SMTPFault; after that the connection is dead."""
+        if not self._replies:
+            await self._wait(verb, seconds)
+        if not self._replies:
+            raise self._fault(verb)
+        reply = self._replies.popleft()
+        if not self._replies:
+            self._unread = self._size + len(self._buffer)
+        return reply
+
+    async def _wait(self, verb: str, seconds: float) -> None:
+        if self.broken is not None:
+            return
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        late = loop.call_later(seconds, self._time_out, verb, seconds)
+        try:
+            await self._waiter
+        finally:
+            late.cancel()
+            self._waiter = None
+
+    def _time_out(self, verb: str, seconds: float) -> None:
+        self._break(FaultKind.TIMEOUT, f"no answer to {verb} within {seconds:g} s")
+
+    def _fault(self, verb: str) -> SMTPFault:
+        assert self.broken is not None
+        return SMTPFault(self.broken.kind, verb, f"{self.broken} (during {verb})")
+
+    async def write(self, data: bytes, verb: str, seconds: float) -> None:
+        """Send bytes; wait, no longer than `seconds` a block, while the server does not take them."""
+        for start in range(0, len(data), _WRITE_CHUNK):
+            if self.broken is not None or self.transport is None:
+                return
+            self.transport.write(data[start : start + _WRITE_CHUNK] if len(data) > _WRITE_CHUNK else data)
+            if self._writable is not None:
+                await self._drain(verb, seconds)
+
+    async def _drain(self, verb: str, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(seconds, self._time_out, verb, seconds)
+        try:
+            if self._writable is not None:
+                await self._writable
+        finally:
+            late.cancel()
+
+    def abort(self) -> None:
+        """Close at once; from now on the wire is broken."""
+        self._break(FaultKind.DISCONNECTED, "we closed the connection")
+
+    async def start_tls(self, context: ssl.SSLContext, host: str, where: str, seconds: float) -> None:
+        """Go on in TLS, the certificate verified for `host`. Raises SMTPFault."""
+        assert self.transport is not None
+        loop = asyncio.get_running_loop()
+        try:
+            transport = await loop.start_tls(
+                self.transport, self, context, server_hostname=host, ssl_handshake_timeout=seconds
+            )
+        except (OSError, EOFError) as error:
+            raise _tls_fault(where, error) from error
+        assert transport is not None
+        self.transport = transport
+
+
+def _parse_reply(lines: Sequence[bytes]) -> Reply:
+    code = int(lines[0][:3])
+    texts = [line[4:].decode("utf-8", "replace") for line in lines]
+    enhanced = parse_enhanced(texts[-1])
+    if enhanced is not None:
+        texts = [text.removeprefix(enhanced).lstrip(" ") for text in texts]
+    return Reply(code, "\n".join(texts).rstrip(), enhanced)
+
+
+async def connect(host: str, port: int, tls: ssl.SSLContext | None, seconds: float) -> Wire:
+    """Try the host's addresses in turn; return the first that answers. `tls`: from the first byte. Raises SMTPFault."""
+    problem: SMTPFault | None = None
+    for address in await _resolve(host, port, seconds):
+        try:
+            return await _connect_to(host, port, address, tls, seconds)
+        except SMTPFault as fault:
+            problem = fault
+            if fault.kind is FaultKind.INSECURE:
+                break
+    assert problem is not None
+    raise problem
+
+
+async def _resolve(host: str, port: int, seconds: float) -> list[str]:
+    looked_up = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found: list[Any] = await asyncio.wait_for(looked_up, seconds)
+    except TimeoutError as error:
+        raise SMTPFault(FaultKind.UNRESOLVED, "connect", f"looking up {host} took too long") from error
+    except (OSError, UnicodeError) as error:
+        gone = getattr(error, "errno", None) in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
+        kind = FaultKind.NO_SUCH_HOST if gone or isinstance(error, UnicodeError) else FaultKind.UNRESOLVED
+        detail = "there is no such host" if kind is FaultKind.NO_SUCH_HOST else str(error)
+        raise SMTPFault(kind, "connect", f"cannot look up the server {host}: {detail}") from error
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+async def _connect_to(host: str, port: int, address: str, tls: ssl.SSLContext | None, seconds: float) -> Wire:
+    where = f"{host}:{port}"
+    options: dict[str, Any] = (
+        {"ssl": tls, "server_hostname": host, "ssl_handshake_timeout": seconds} if tls is not None else {}
+    )
+    connecting = asyncio.get_running_loop().create_connection(Wire, address, port, **options)
+    try:
+        _, wire = await asyncio.wait_for(connecting, seconds)
+    except TimeoutError as error:
+        message = f"cannot connect to {where} ({address}): no answer within {seconds:g} s"
+        raise SMTPFault(FaultKind.TIMEOUT, "connect", message) from error
+    except ssl.SSLError as error:
+        raise _tls_fault(where, error) from error
+    except OSError as error:
+        message = f"cannot connect to {where} ({address}): {error.strerror or error}"
+        raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
+    return wire
+
+
+def _tls_fault(where: str, error: BaseException) -> SMTPFault:
+    """Tell a certificate that cannot be trusted (the account's fault) from a connection that broke."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        message = f"the certificate of {where} cannot be trusted: {error.verify_message}"
+        return SMTPFault(FaultKind.INSECURE, "STARTTLS", message)
+    if isinstance(error, ssl.SSLError):
+        reason = error.reason or str(error)
+        return SMTPFault(FaultKind.INSECURE, "STARTTLS", f"no TLS with {where}: {printable(reason)}")
+    return SMTPFault(FaultKind.DISCONNECTED, "STARTTLS", f"{where} broke off the TLS handshake: {error}")

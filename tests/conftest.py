@@ -1,0 +1,99 @@
+"""Fixtures that every test may use. Servers start when a test asks for them, one set per xdist worker."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import trustme
+
+from tests.servers.memcached import Memcached
+from tests.servers.postfix import Postfix
+from tests.servers.redis import Redis
+from tests.servers.scripted import ScriptedServer
+from tests.servers.sink import Sink
+
+
+@pytest.fixture(scope="session")
+def ca() -> trustme.CA:
+    """A throwaway certificate authority."""
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(ca: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its certificate, for clients."""
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def server_tls(ca: trustme.CA) -> ssl.SSLContext:
+    """A server's TLS context with a good certificate for localhost and 127.0.0.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def client_tls(ca: trustme.CA) -> ssl.SSLContext:
+    """A client's TLS context that trusts only our CA."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca.configure_trust(context)
+    return context
+
+
+@pytest.fixture(scope="session")
+def postfix_server(ca: trustme.CA) -> Iterator[Postfix]:
+    """The Postfix of this session; tests ask for `postfix`."""
+    with Postfix(ca) as server:
+        yield server
+
+
+@pytest.fixture
+def postfix(postfix_server: Postfix) -> Postfix:
+    """The session's Postfix with an empty Maildir."""
+    postfix_server.clear()
+    return postfix_server
+
+
+@pytest.fixture
+def redis_server() -> Iterator[Redis]:
+    """A fresh redis-server."""
+    with Redis() as server:
+        yield server
+
+
+@pytest.fixture
+def memcached_server() -> Iterator[Memcached]:
+    """A fresh memcached."""
+    with Memcached() as server:
+        yield server
+
+
+class StartScripted(Protocol):
+    def __call__(self, tls: ssl.SSLContext | bool = ..., **options: Any) -> ScriptedServer: ...
+
+
+@pytest.fixture
+def scripted(server_tls: ssl.SSLContext) -> Iterator[StartScripted]:
+    """Start scripted SMTP servers: `server = scripted(tls=True, chunking=True)`; all stop with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(tls: ssl.SSLContext | bool = False, **options: Any) -> ScriptedServer:
+            context = server_tls if tls is True else tls or None
+            return stack.enter_context(ScriptedServer(context, **options))
+
+        yield start
+
+
+@pytest.fixture
+def sink(tmp_path: Path) -> Iterator[Sink]:
+    """A sink with a ledger."""
+    with Sink(tmp_path / "ledger") as server:
+        yield server

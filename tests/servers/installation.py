@@ -1,0 +1,231 @@
+"""A whole Postroom installation in a folder of its own: `postroom serve` and its HTTP client."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import apsw
+
+from tests.servers.programs import end, free_port
+from tests.servers.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "a-key-for-the-tests"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer: status, headers in lower case, and the JSON document."""
+
+    status: int
+    headers: Mapping[str, str]
+    document: Any
+
+
+class Client:
+    """A keep-alive HTTP client; one for each thread."""
+
+    def __init__(self, port: int) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def call(
+        self, method: str, path: str, document: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Send one request. Raises OSError or HTTPException when the connection breaks."""
+        body = None if document is None else json.dumps(document)
+        try:
+            self._connection.request(
+                method, path, body, {"Content-Type": "application/json", **(headers or {})}
+            )
+            response = self._connection.getresponse()
+            text = response.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
+        answered = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, answered, json.loads(text) if text else None)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Installation:
+    """`postroom serve` in `folder`, whose data.csv holds `rows` (header first)."""
+
+    def __init__(self, folder: Path, rows: Sequence[str], **settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._settings = {"POSTROOM_RATE_LIMIT": "", **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._local = threading.local()
+        self._clients: list[Client] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "data.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    # -- life
+
+    def start(self) -> None:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")},
+            "PYTHONPATH": str(ROOT),
+            "PORT": str(self.port),
+            **self._settings,
+        }
+        with (self.folder / "serve.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "postroom", "serve"],
+                cwd=self.folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            eventually(self._answers, 30, "serve to answer")
+        except BaseException:
+            self.stop(signal.SIGKILL)
+            raise
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self.log()
+        try:
+            return self.client.call("GET", "/email-status/none").status == 404
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """End the service; return its exit status."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        for client in self._clients:
+            client.close()
+        return end(process, how, timeout=40)
+
+    def log(self) -> str:
+        path = self.folder / "serve.log"
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            self.stop()
+
+    # -- processes
+
+    def pids(self, *words: str) -> list[int]:
+        """Return the pids of the service's processes whose command line ends with `words`."""
+        assert self._process is not None
+        return [pid for pid in _descendants(self._process.pid) if _command(pid)[-len(words) :] == list(words)]
+
+    # -- use
+
+    @property
+    def client(self) -> Client:
+        """This thread's client."""
+        if not hasattr(self._local, "client"):
+            self._local.client = Client(self.port)
+            self._clients.append(self._local.client)
+        client: Client = self._local.client
+        return client
+
+    def post(self, **fields: Any) -> Answer:
+        document = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
+        return self.client.call("POST", "/send-email", document | fields)
+
+    def send(self, **fields: Any) -> str:
+        """Post a mail that must be accepted; return its id."""
+        answer = self.post(**fields)
+        assert answer.status == 202, answer
+        request_id: str = answer.document["request_id"]
+        return request_id
+
+    def status(self, request_id: str) -> str:
+        answer = self.client.call("GET", f"/email-status/{request_id}")
+        assert answer.status == 200, answer
+        status: str = answer.document["status"]
+        return status
+
+    def wait_for(self, request_id: str, status: str = "sent", timeout: float = 20) -> str:
+        """Wait until the mail's status begins with `status`; return all of it."""
+        found = ""
+
+        def reached() -> bool:
+            nonlocal found
+            found = self.status(request_id)
+            return found.startswith(status)
+
+        try:
+            eventually(reached, timeout)
+        except AssertionError as error:
+            raise AssertionError(
+                f"{request_id} is {found!r}, not {status!r}\n{self.log()[-3000:]}"
+            ) from error
+        return found
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the database itself."""
+        connection = apsw.Connection(str(self.folder / "var/postroom.db"), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            connection.set_busy_timeout(5000)
+            return list(connection.execute(sql))
+        finally:
+            connection.close()
+
+    def log_lines(self) -> list[str]:
+        path = self.folder / "email_log.txt"
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+
+def account_rows(port: int, key: str = KEY) -> list[str]:
+    """Return a data.csv for one account whose server is an open sink on loopback."""
+    return ["key,email,app_password,host,port,security", f"{key},me@postroom.example,,127.0.0.1,{port},none"]
+
+
+def _descendants(pid: int) -> list[int]:
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if fields[0] != "Z":
+            parents[int(path.parent.name)] = int(fields[1])
+    found, frontier = [], [pid]
+    while frontier:
+        children = [child for child, parent in parents.items() if parent in frontier]
+        found += children
+        frontier = children
+    return found
+
+
+def _command(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def kill(pid: int) -> bool:
+    """Send SIGKILL; False when the process had gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True

@@ -1,0 +1,24 @@
+"""Waiting for a condition, so that no test sleeps for a guessed time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL = 0.01
+
+
+def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str = "") -> T:
+    """Return the first truthy value of `condition`; raise AssertionError when none came in `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() >= deadline:
+            what = message or getattr(condition, "__name__", "the condition")
+            raise AssertionError(f"waited {timeout:g} s in vain for {what}; last value: {value!r}")
+        time.sleep(POLL)
