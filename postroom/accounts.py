@@ -127,12 +127,13 @@ class AccountsFile:
     def _credential(
         self, row: AccountRow, before: dict[tuple[object, ...], StoredAccount]
     ) -> tuple[bytes | None, bool]:
-        """Return what to store for the row's password, and whether it differs from what was stored."""
-        identity = (row.email, row.host, row.port, row.username)
-        stored = before.get(identity)
-        if stored is not None and self._password(stored) == row.password:
-            return stored.credential, False
-        return (self._vault.encrypt(row.password.reveal()) if row.password else None), True
+        """Return what to store for the row's password, and whether it differs from what was stored.
+
+        It is encrypted anew even when it stays, so that former secret keys can be dropped.
+        """
+        stored = before.get((row.email, row.host, row.port, row.username))
+        changed = stored is None or self._password(stored) != row.password
+        return (self._vault.encrypt(row.password.reveal()) if row.password else None), changed
 
     def _password(self, stored: StoredAccount) -> Secret | None:
         try:
@@ -186,9 +187,8 @@ class KeyRing:
                 return
             version = self._store.setting(_VERSION)
             if version != self._version:
-                keys = (
-                    self._store.active_keys()
-                )  # first: an account may come in meanwhile, but none ever goes
+                # Keys first: an account may come in meanwhile, but none ever goes.
+                keys = self._store.active_keys()
                 accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
                 self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
                 self._version = version

@@ -1,0 +1,1 @@
+"""Migrations, and databases that are not what they should be."""

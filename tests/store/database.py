@@ -1,0 +1,247 @@
+"""A database of one engine, and people whose mail goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from postroom.accept import new_request_id
+from postroom.config import InDoubtPolicy
+from postroom.model import (
+    SECOND,
+    Accepted,
+    Blame,
+    ClaimedJob,
+    Deferred,
+    Failed,
+    InDoubt,
+    Instant,
+    NewMessage,
+    Outcome,
+    Reply,
+    Sent,
+)
+from postroom.store import IdempotencyClash, Result, Store, Work, open_store
+from postroom.store.sqlite import SQLiteEngine
+
+NOW: Instant = 1_700_000_000 * SECOND
+LATER: Instant = NOW + 60 * SECOND
+FAR: Instant = NOW + 3600 * SECOND
+
+SENT = Sent(Reply(250, "queued as 4711", "2.0.0"))
+DEFERRED = Deferred("451 4.3.0 later", Blame.MESSAGE, Reply(451, "later", "4.3.0"))
+UNBURNT = Deferred("450 4.2.1 account", Blame.ACCOUNT, Reply(450, "account", "4.2.1"), burns_attempt=False)
+FAILED = Failed("550 5.1.1 nobody", Blame.RECIPIENT, Reply(550, "nobody", "5.1.1"))
+IN_DOUBT = InDoubt("no answer")
+
+TABLES = (
+    "setting", "account", "api_key", "message", "content", "delivery", "job", "attempt", "event",
+    "idempotency", "worker", "log_line", "log_batch",
+)  # fmt: skip
+
+
+class SQLiteDatabase:
+    """A SQLite file, opened as often as a test likes and looked at past the store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "postroom.db"
+        self.url = f"sqlite:///{self.path}"
+
+    def open(self) -> Store:
+        return open_store(self.url)
+
+    def open_impatient(self) -> Store:
+        """Open a store that waits only a moment for other writers."""
+        return Store(SQLiteEngine(self.path, longest_wait_s=0.2))
+
+    def open_hasty(self) -> Store:
+        """Open a store that does not wait for the disk, for the tests in which no power fails."""
+        engine = SQLiteEngine(self.path)
+        engine._writer.pragma("synchronous", "off")
+        return Store(engine)
+
+    def connect(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path))
+        connection.execute("PRAGMA foreign_keys = ON").fetchall()
+        return connection
+
+    def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        connection = self.connect()
+        try:
+            return list(connection.execute(sql, parameters))
+        finally:
+            connection.close()
+
+    def value(self, sql: str, *parameters: Any) -> Any:
+        return self.rows(sql, *parameters)[0][0]
+
+    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
+        """Return every row of every table."""
+        return {table: self.rows(f"SELECT * FROM {table}") for table in TABLES}
+
+
+class Post:
+    """A store with Anna's account and one worker, and short words for what happens to her mail."""
+
+    def __init__(self, store: Store, database: SQLiteDatabase) -> None:
+        self.store = store
+        self.database = database
+        self.anna = self.add_account("anna@example.com")
+        self.worker = self.add_worker()
+
+    def add_account(self, email: str) -> int:
+        return self.store.write(
+            lambda transaction: transaction.upsert_account(
+                source="csv",
+                now=NOW,
+                email=email,
+                name="",
+                host=None,
+                port=None,
+                security=None,
+                username=None,
+                credential=None,
+                daily_limit=None,
+                connections=None,
+            )
+        )
+
+    def add_worker(self, lease_until: Instant = LATER) -> int:
+        return self.store.write(
+            lambda transaction: transaction.register_worker(
+                host="here", pid=1, lock_file="none.lock", now=NOW, lease_until=lease_until
+            )
+        )
+
+    def accept(self, message: NewMessage) -> Accepted | IdempotencyClash:
+        return self.store.write(accepting(message))
+
+    def add(self, *recipients: str, account: int | None = None, at: Instant = NOW, size: int = 20) -> str:
+        """Accept a message and return its request id."""
+        account_id = self.anna if account is None else account
+        message = new_message(account_id, *recipients or ("bob@example.org",), at=at, size=size)
+        self.accept(message)
+        return message.request_id
+
+    def add_many(self, count: int) -> list[str]:
+        messages = [new_message(self.anna, at=NOW + number) for number in range(count)]
+        settled = self.store.write_all([accepting(message) for message in messages])
+        return [result.unwrap().request_id for result in settled]
+
+    def claim(
+        self,
+        *,
+        account: int | None = None,
+        worker: int | None = None,
+        most: int = 100,
+        most_bytes: int = 1_000_000,
+        now: Instant = NOW,
+    ) -> list[ClaimedJob]:
+        return self.store.write(
+            lambda transaction: transaction.claim(
+                account_id=self.anna if account is None else account,
+                worker_id=self.worker if worker is None else worker,
+                most=most,
+                most_bytes=most_bytes,
+                now=now,
+            )
+        )
+
+    def claim_one(self, now: Instant = NOW, worker: int | None = None) -> ClaimedJob:
+        [job] = self.claim(now=now, worker=worker)
+        return job
+
+    def mark_dot(self, job: ClaimedJob, now: Instant = NOW) -> None:
+        self.store.write(lambda transaction: transaction.mark_dot(job, now))
+
+    def release(self, job: ClaimedJob, now: Instant = NOW) -> None:
+        self.store.write(lambda transaction: transaction.release(job, now))
+
+    def finish(
+        self,
+        job: ClaimedJob,
+        *outcomes: Outcome,
+        retry_at: Instant | None = FAR,
+        policy: InDoubtPolicy = InDoubtPolicy.RETRY,
+        now: Instant = LATER,
+    ) -> None:
+        """Finish a job with one outcome for each of its recipients, in their order."""
+        by_id: Mapping[int, Outcome] = {
+            delivery.id: outcome for delivery, outcome in zip(job.deliveries, outcomes, strict=True)
+        }
+        self.finish_with(job, Result(by_id, retry_at, policy), now)
+
+    def finish_with(self, job: ClaimedJob, result: Result, now: Instant = LATER) -> None:
+        self.store.write(
+            lambda transaction: transaction.finish(
+                job, result, worker_id=self.worker, started_at=NOW, now=now
+            )
+        )
+
+    def bury(
+        self,
+        worker: int | None = None,
+        *,
+        known_dead: bool = True,
+        policy: InDoubtPolicy = InDoubtPolicy.RETRY,
+        now: Instant = LATER,
+    ) -> int:
+        worker_id = self.worker if worker is None else worker
+        return self.store.write(
+            lambda transaction: transaction.bury_worker(
+                worker_id, now=now, known_dead=known_dead, in_doubt=policy
+            )
+        )
+
+    def status(self, request_id: str) -> str:
+        return str(self.store.status(request_id))
+
+    def job(self, request_id: str) -> dict[str, Any]:
+        """Return the job's row."""
+        columns = ("state", "due_at", "attempt", "crashes", "held", "claim_token", "dot_at", "finished_at")
+        [row] = self.database.rows(
+            f"SELECT {', '.join(f'job.{column}' for column in columns)} "
+            "FROM job JOIN message ON message.id = job.message_id WHERE request_id = ?",
+            request_id,
+        )
+        return dict(zip(columns, row, strict=True))
+
+    def attempts(self) -> list[tuple[Any, ...]]:
+        return self.database.rows(
+            "SELECT number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text "
+            "FROM attempt ORDER BY id"
+        )
+
+    def unlogged(self) -> list[str]:
+        """Return the status of each line that email_log.txt lacks."""
+        return [line.status for line in self.store.unwritten_log_lines(1000)]
+
+
+def new_message(
+    account_id: int,
+    *recipients: str,
+    at: Instant = NOW,
+    size: int = 20,
+    key: str | None = None,
+    fingerprint: bytes | None = None,
+) -> NewMessage:
+    return NewMessage(
+        request_id=new_request_id(at),
+        account_id=account_id,
+        reverse_path="anna@example.com",
+        forward_paths=recipients or ("bob@example.org",),
+        subject="Hello",
+        mime=b"x" * size,
+        smtputf8=False,
+        accepted_at=at,
+        idempotency_key=key,
+        fingerprint=fingerprint,
+    )
+
+
+def accepting(message: NewMessage) -> Work[Accepted | IdempotencyClash]:
+    """Return the work that accepts a message."""
+    return lambda transaction: transaction.accept(message)

@@ -1,0 +1,323 @@
+"""data.csv into the database, and a key to its account."""
+
+from __future__ import annotations
+
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from postroom.accounts import AccountsFile, KeyRing, SyncReport, report, unlock
+from postroom.errors import StoreUnavailable
+from postroom.model import SECOND, Account, AccountState, Secret
+from postroom.store import Store, StoredAccount
+from postroom.vault import Vault
+from tests.servers.waiting import eventually
+from tests.store.database import FAR, NOW, Post, SQLiteDatabase
+
+OLD, NEW = Secret("an-old-secret-key"), Secret("a-brand-new-secret-key")
+HEADER = "key,email,app_password,host\n"
+ANNA = "anna-canary-key,anna@example.com,anna-canary-word,mail.example.com\n"
+BERTA = "berta-canary-key,berta@example.com,berta-canary-word,mail.example.com\n"
+
+
+@pytest.fixture
+def vault() -> Vault:
+    return Vault((OLD,))
+
+
+class Installation:
+    """A data.csv, and the accounts that it becomes."""
+
+    def __init__(self, store: Store, path: Path, *keys: Secret) -> None:
+        ticks = count(NOW, SECOND)
+        self.store = store
+        self.path = path
+        self.vault = Vault(keys)
+        self.file = AccountsFile(store, self.vault, path, clock=lambda: next(ticks))
+
+    def write(self, *rows: str) -> None:
+        self.path.write_text(HEADER + "".join(rows))
+
+    def sync(self, *rows: str) -> SyncReport:
+        """Write and read the file; return the report that there must be."""
+        self.write(*rows)
+        found = self.file.sync()
+        assert found is not None
+        return found
+
+    def owner(self, key: str) -> str | None:
+        """Return the mailbox that a key belongs to, as a process that starts now sees it."""
+        account = KeyRing(self.store, self.vault).account_of(key)
+        return account.email if account else None
+
+    def stored(self, email: str) -> StoredAccount:
+        [found] = [stored for stored in self.store.accounts() if stored.account.email == email]
+        return found
+
+    def password(self, email: str) -> str:
+        return unlock(self.stored(email), self.vault).password.reveal()
+
+    def pause(self, email: str) -> None:
+        account: Account = self.stored(email).account
+        self.store.write(
+            lambda transaction: transaction.set_account_aside(
+                account.id, state="paused", reason="535 no", resume_at=FAR, now=NOW
+            )
+        )
+
+    def state(self, email: str) -> AccountState:
+        return self.stored(email).account.state
+
+
+@pytest.fixture
+def office(store: Store, tmp_path: Path) -> Installation:
+    return Installation(store, tmp_path / "data.csv", OLD)
+
+
+def _with_keys(office: Installation, *keys: Secret) -> Installation:
+    """Return the same installation after POSTROOM_SECRET_KEY has changed."""
+    return Installation(office.store, office.path, *keys)
+
+
+class TestSync:
+    def test_puts_accounts_and_keys_in_force(self, office: Installation) -> None:
+        assert office.sync(ANNA, BERTA) == SyncReport(office.path, 2, ())
+        assert office.owner("anna-canary-key") == "anna@example.com"
+        assert office.owner("berta-canary-key") == "berta@example.com"
+        assert office.owner("nobody's") is None
+        assert office.password("anna@example.com") == "anna-canary-word"
+        assert office.stored("anna@example.com").account.host == "mail.example.com"
+
+    def test_reports_bad_rows_by_line_and_keeps_the_good_ones(
+        self, office: Installation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        found = office.sync(ANNA, "k,not a mailbox,canary-word,mail.example.com\n", BERTA)
+        assert (found.accepted, [fault.line for fault in found.faults]) == (2, [3])
+        assert office.owner("berta-canary-key") == "berta@example.com"
+        assert office.owner("k") is None
+        report(found)
+        assert f"{office.path} line 3: email" in caplog.text
+        assert "canary-word" not in caplog.text
+
+    def test_of_the_same_content_writes_nothing(self, office: Installation) -> None:
+        office.sync(ANNA)
+        before = office.store.change_counter()
+        office.write(ANNA)
+        assert office.file.sync() is None
+        assert _with_keys(office, OLD).file.sync() is None
+        assert office.store.change_counter() == before
+
+    def test_without_a_file_changes_nothing(self, office: Installation) -> None:
+        assert office.file.sync() is None
+        office.sync(ANNA)
+        office.path.unlink()
+        assert office.file.sync() is None
+        assert office.owner("anna-canary-key") == "anna@example.com"
+
+    def test_of_a_file_with_a_broken_header_changes_nothing(
+        self, office: Installation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        office.sync(ANNA)
+        before = office.store.change_counter()
+        office.path.write_text("email,app_password\n")
+        found = office.file.sync()
+        assert found is not None
+        assert [(fault.line, fault.fatal) for fault in found.faults] == [(1, True)]
+        assert office.store.change_counter() == before
+        assert office.owner("anna-canary-key") == "anna@example.com"
+        report(found)
+        assert "the accounts stay as they were" in caplog.text
+
+    def test_of_a_key_that_left_revokes_it_and_keeps_its_account_and_mail(
+        self, office: Installation, post: Post
+    ) -> None:
+        office.sync(ANNA, BERTA)
+        berta = office.stored("berta@example.com").account.id
+        request_id = post.add(account=berta)
+        assert office.sync(ANNA).revoked == 1
+        assert office.owner("berta-canary-key") is None
+        assert office.owner("anna-canary-key") == "anna@example.com"
+        assert [job.request_id for job in post.claim(account=berta)] == [request_id]
+
+    def test_of_a_key_that_came_back_grants_it_again(self, office: Installation) -> None:
+        office.sync(ANNA, BERTA)
+        office.sync(ANNA)
+        office.sync(ANNA, BERTA)
+        assert office.owner("berta-canary-key") == "berta@example.com"
+        assert len(office.store.accounts()) == 2
+
+    def test_of_a_key_that_moved_gives_it_to_its_new_account(self, office: Installation) -> None:
+        office.sync(ANNA)
+        office.sync(ANNA.replace("anna@", "anna.b@"))
+        assert office.owner("anna-canary-key") == "anna.b@example.com"
+
+    def test_leaves_keys_of_other_sources_alone(self, office: Installation) -> None:
+        office.sync(ANNA)
+        anna, digest = office.stored("anna@example.com").account.id, office.vault.digest("by hand")
+        office.store.write(lambda transaction: transaction.grant_key(anna, digest, source="cli", now=NOW))
+        assert office.sync(BERTA).revoked == 1
+        assert _with_keys(office, OLD).owner("by hand") == "anna@example.com"
+
+
+class TestPasswords:
+    def test_that_changed_are_stored_and_resume_a_paused_account(self, office: Installation) -> None:
+        office.sync(ANNA, BERTA)
+        before = office.stored("anna@example.com").account.id
+        office.pause("anna@example.com")
+        office.pause("berta@example.com")
+        office.sync(ANNA.replace("anna-canary-word", "another-word"), BERTA)
+        assert office.password("anna@example.com") == "another-word"
+        assert office.stored("anna@example.com").account.id == before
+        assert office.state("anna@example.com") is AccountState.ACTIVE
+        assert office.state("berta@example.com") is AccountState.PAUSED
+
+    def test_that_were_taken_away_are_forgotten(self, office: Installation) -> None:
+        office.sync(ANNA)
+        office.sync(ANNA.replace("anna-canary-word", ""))
+        assert office.stored("anna@example.com").credential is None
+        assert office.password("anna@example.com") == ""
+
+    def test_and_keys_stand_nowhere_in_the_files(
+        self, office: Installation, database: SQLiteDatabase
+    ) -> None:
+        office.sync(ANNA, BERTA)
+        files = list(database.path.parent.glob(f"{database.path.name}*"))
+        assert len(files) >= 3
+        held = b"".join(file.read_bytes() for file in files)
+        office.store.close()
+        held += database.path.read_bytes()
+        assert b"anna@example.com" in held
+        assert b"canary" not in held
+
+    def test_are_shown_by_nothing_that_is_printed(self, office: Installation) -> None:
+        office.sync(ANNA)
+        account = unlock(office.stored("anna@example.com"), office.vault)
+        assert "canary" not in repr((account, office.stored("anna@example.com"), office.vault))
+
+
+class TestSecretKey:
+    def test_that_is_rotated_keeps_everything_working_before_data_csv_is_read(
+        self, office: Installation
+    ) -> None:
+        office.sync(ANNA)
+        rotated = _with_keys(office, NEW, OLD)
+        assert rotated.owner("anna-canary-key") == "anna@example.com"
+        assert rotated.password("anna@example.com") == "anna-canary-word"
+
+    def test_that_is_rotated_has_data_csv_read_again(self, office: Installation) -> None:
+        office.sync(ANNA)
+        office.pause("anna@example.com")
+        rotated = _with_keys(office, NEW, OLD)
+        found = rotated.file.sync()
+        assert found is not None
+        assert found.accepted == 1
+        assert rotated.owner("anna-canary-key") == "anna@example.com"
+        assert rotated.password("anna@example.com") == "anna-canary-word"
+        assert rotated.state("anna@example.com") is AccountState.PAUSED
+        assert rotated.file.sync() is None
+
+    def test_that_was_rotated_out_leaves_keys_and_passwords_working(self, office: Installation) -> None:
+        office.sync(ANNA)
+        _with_keys(office, NEW, OLD).file.sync()
+        dropped = _with_keys(office, NEW)
+        assert dropped.owner("anna-canary-key") == "anna@example.com"
+        assert dropped.password("anna@example.com") == "anna-canary-word"
+
+    def test_that_is_replaced_has_data_csv_read_again(self, office: Installation) -> None:
+        office.sync(ANNA)
+        replaced = _with_keys(office, NEW)
+        assert replaced.owner("anna-canary-key") is None
+        found = replaced.file.sync()
+        assert found is not None
+        assert replaced.owner("anna-canary-key") == "anna@example.com"
+        assert replaced.password("anna@example.com") == "anna-canary-word"
+        assert len(replaced.store.accounts()) == 1
+
+
+class TestWatching:
+    def test_reads_a_file_once_it_has_stopped_changing(self, office: Installation) -> None:
+        assert office.file.sync_if_changed() is None
+        office.write(ANNA)
+        assert office.file.sync_if_changed() is None
+        office.write(ANNA, BERTA)
+        assert office.file.sync_if_changed() is None
+        found = office.file.sync_if_changed()
+        assert found is not None
+        assert found.accepted == 2
+        assert office.file.sync_if_changed() is None
+
+    def test_reads_what_was_read_at_the_start_only_when_it_changes(self, office: Installation) -> None:
+        office.sync(ANNA)
+        assert [office.file.sync_if_changed() for _ in range(3)] == [None] * 3
+
+    def test_reports_a_broken_file_once(self, office: Installation) -> None:
+        office.path.write_text("nonsense\n")
+        found = [office.file.sync_if_changed() for _ in range(4)]
+        assert [each is not None for each in found] == [False, True, False, False]
+
+    def test_tries_again_what_the_store_did_not_take(
+        self, office: Installation, database: SQLiteDatabase
+    ) -> None:
+        impatient = database.open_impatient()
+        office = Installation(impatient, office.path, OLD)
+        office.write(ANNA)
+        office.file.sync_if_changed()
+        foreign = database.connect()
+        foreign.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailable):
+            office.file.sync_if_changed()
+        foreign.execute("ROLLBACK")
+        foreign.close()
+        assert office.file.sync_if_changed() is not None
+        assert office.owner("anna-canary-key") == "anna@example.com"
+        impatient.close()
+
+
+class _BusyStore(Store):
+    """A store whose neighbour adds accounts while this process is reading them."""
+
+    def __init__(self, store: Store, meanwhile: Any) -> None:
+        self.__dict__.update(store.__dict__)
+        self._meanwhile = meanwhile
+
+    def accounts(self) -> list[StoredAccount]:
+        found = super().accounts()
+        self._meanwhile()
+        return found
+
+
+class TestKeyRing:
+    @pytest.fixture
+    def ring(self, office: Installation) -> KeyRing:
+        office.sync(ANNA)
+        ring = KeyRing(office.store, office.vault)
+        assert ring.account_of("anna-canary-key") is not None
+        return ring
+
+    def test_learns_of_new_keys_soon(self, office: Installation, ring: KeyRing) -> None:
+        office.sync(ANNA, BERTA)
+        account = eventually(lambda: ring.account_of("berta-canary-key"), timeout=3.0)
+        assert account is not None
+        assert account.email == "berta@example.com"
+
+    def test_learns_of_revoked_keys_soon(self, office: Installation, ring: KeyRing) -> None:
+        office.sync(BERTA)
+        eventually(lambda: ring.account_of("anna-canary-key") is None, timeout=3.0)
+
+    def test_does_not_ask_the_database_for_each_key(
+        self, office: Installation, ring: KeyRing, database: SQLiteDatabase
+    ) -> None:
+        office.store.close()
+        database.path.unlink()
+        assert ring.account_of("anna-canary-key") is not None
+
+    def test_survives_an_account_that_comes_in_while_it_reads(self, office: Installation) -> None:
+        office.sync(ANNA)
+        busy = _BusyStore(
+            office.store, lambda: office.sync(ANNA, BERTA) if not office.owner("berta-canary-key") else None
+        )
+        ring = KeyRing(busy, office.vault)
+        assert ring.account_of("anna-canary-key") is not None
+        eventually(lambda: ring.account_of("berta-canary-key"), timeout=3.0)

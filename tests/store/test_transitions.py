@@ -1,0 +1,598 @@
+"""Every move of a message, who may make it, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import apsw
+import pytest
+
+from postroom.config import InDoubtPolicy
+from postroom.errors import LeaseLost, StoreError
+from postroom.model import Accepted, AccountState, ClaimedJob, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.store import Event, IdempotencyClash, Result, Store, Work
+from tests.store.database import (
+    DEFERRED,
+    FAILED,
+    FAR,
+    IN_DOUBT,
+    LATER,
+    NOW,
+    SENT,
+    UNBURNT,
+    Post,
+    SQLiteDatabase,
+    accepting,
+    new_message,
+)
+
+RETRY, HOLD, FAIL = InDoubtPolicy.RETRY, InDoubtPolicy.HOLD, InDoubtPolicy.FAIL
+NAMES: dict[Outcome, str] = {
+    SENT: "sent", DEFERRED: "deferred", UNBURNT: "deferred", FAILED: "failed", IN_DOUBT: "in_doubt",
+}  # fmt: skip
+GRAVITY = ("sent", "deferred", "in_doubt", "failed")
+PEOPLE = ("bob@example.org", "charlie@example.org", "dora@example.org")
+COMBINATIONS = [each for count in (1, 2) for each in product(NAMES, repeat=count)]
+COMBINATIONS += [(SENT, FAILED, DEFERRED), (SENT, SENT, IN_DOUBT), (FAILED, IN_DOUBT, DEFERRED), (SENT,) * 3]
+
+
+def _named(outcomes: tuple[Outcome, ...]) -> str:
+    return "+".join("unburnt" if outcome is UNBURNT else NAMES[outcome] for outcome in outcomes)
+
+
+def _reason(outcome: Outcome) -> str | None:
+    return None if isinstance(outcome, Sent) else outcome.reason
+
+
+class TestAcceptance:
+    def test_leaves_a_queued_job_a_delivery_for_each_recipient_and_an_event(self, post: Post) -> None:
+        request_id = post.add(*PEOPLE)
+        assert post.status(request_id) == "queued"
+        assert post.store.events(request_id) == [Event(NOW, "accepted", None, None)]
+        job = post.job(request_id)
+        assert (job["state"], job["due_at"], job["attempt"], job["held"]) == ("queued", NOW, 0, 0)
+        assert post.database.rows("SELECT forward_path, state FROM delivery ORDER BY id") == [
+            (person, "pending") for person in PEOPLE
+        ]
+        assert post.unlogged() == []
+
+    def test_of_an_unknown_account_keeps_nothing(self, post: Post) -> None:
+        before = post.database.contents()
+        with pytest.raises(StoreError):
+            post.accept(new_message(4711))
+        assert post.database.contents() == before
+
+    def test_cannot_happen_twice_under_one_id(self, post: Post) -> None:
+        message = new_message(post.anna)
+        post.accept(message)
+        before = post.database.contents()
+        with pytest.raises(StoreError):
+            post.accept(message)
+        assert post.database.contents() == before
+
+    def test_status_names_the_account_that_may_ask_for_it(self, post: Post) -> None:
+        status = post.store.status(post.add())
+        assert status is not None
+        assert status.account_id == post.anna
+
+    def test_unknown_ids_have_neither_status_nor_events(self, store: Store) -> None:
+        assert store.status("nobody") is None
+        assert store.events("nobody") == []
+
+
+class TestIdempotency:
+    def test_same_key_and_request_is_replayed(self, post: Post) -> None:
+        first = new_message(post.anna, key="k", fingerprint=b"one")
+        again = new_message(post.anna, key="k", fingerprint=b"one")
+        assert post.accept(first) == Accepted(first.request_id)
+        before = post.database.contents()
+        assert post.accept(again) == Accepted(first.request_id, replayed=True)
+        assert post.database.contents() == before
+
+    def test_same_key_and_another_request_clash(self, post: Post) -> None:
+        first = new_message(post.anna, key="k", fingerprint=b"one")
+        post.accept(first)
+        before = post.database.contents()
+        clash = post.accept(new_message(post.anna, key="k", fingerprint=b"two"))
+        assert clash == IdempotencyClash(first.request_id)
+        assert post.database.contents() == before
+
+    def test_keys_are_each_accounts_own(self, post: Post) -> None:
+        berta = post.add_account("berta@example.com")
+        theirs = new_message(berta, key="k", fingerprint=b"two")
+        post.accept(new_message(post.anna, key="k", fingerprint=b"one"))
+        assert post.accept(theirs) == Accepted(theirs.request_id)
+
+    def test_both_in_one_transaction_give_one_message(self, post: Post) -> None:
+        messages = [new_message(post.anna, key="k", fingerprint=b"one") for _ in range(3)]
+        settled = post.store.write_all([accepting(message) for message in messages])
+        assert {result.unwrap().request_id for result in settled} == {messages[0].request_id}
+        assert post.database.value("SELECT count(*) FROM message") == 1
+
+
+class TestClaim:
+    def test_hands_over_all_that_sending_needs(self, post: Post) -> None:
+        message = replace(new_message(post.anna, *PEOPLE), smtputf8=True, mime=b"the bytes\r\n")
+        post.accept(message)
+        job = post.claim_one()
+        assert (job.request_id, job.account_id, job.reverse_path) == (
+            message.request_id, post.anna, "anna@example.com",
+        )  # fmt: skip
+        assert (job.attempt, job.smtputf8, job.mime, job.accepted_at) == (1, True, b"the bytes\r\n", NOW)
+        assert tuple(delivery.forward_path for delivery in job.deliveries) == PEOPLE
+        assert post.status(message.request_id) == "sending"
+
+    def test_takes_the_longest_due_first(self, post: Post) -> None:
+        late, early, middle = (post.add(at=NOW + at) for at in (3, 1, 2))
+        assert [job.request_id for job in post.claim(now=LATER)] == [early, middle, late]
+
+    def test_takes_what_came_first_among_equals(self, post: Post) -> None:
+        ids = [post.add() for _ in range(5)]
+        assert [job.request_id for job in post.claim()] == ids
+
+    def test_takes_no_more_than_asked_for(self, post: Post) -> None:
+        ids = [post.add() for _ in range(5)]
+        assert [job.request_id for job in post.claim(most=2)] == ids[:2]
+        assert [job.request_id for job in post.claim(most=10)] == ids[2:]
+
+    def test_stops_before_too_many_bytes(self, post: Post) -> None:
+        ids = [post.add(size=40) for _ in range(5)]
+        assert [job.request_id for job in post.claim(most_bytes=100)] == ids[:2]
+        assert post.status(ids[2]) == "queued"
+
+    def test_always_takes_one_however_large(self, post: Post) -> None:
+        first, second = post.add(size=500), post.add()
+        assert [job.request_id for job in post.claim(most_bytes=100)] == [first]
+        assert post.status(second) == "queued"
+
+    def test_leaves_what_is_not_due(self, post: Post) -> None:
+        post.add(at=LATER)
+        assert post.claim(now=LATER - 1) == []
+        assert len(post.claim(now=LATER)) == 1
+
+    def test_leaves_other_accounts_alone(self, post: Post) -> None:
+        berta = post.add_account("berta@example.com")
+        theirs = post.add(account=berta)
+        assert post.claim() == []
+        assert [job.request_id for job in post.claim(account=berta)] == [theirs]
+
+    def test_leaves_what_is_claimed_or_held(self, post: Post) -> None:
+        post.add()
+        job = post.claim_one()
+        assert post.claim(now=FAR) == []
+        post.finish(job, IN_DOUBT, policy=HOLD, retry_at=NOW)
+        assert post.claim(now=FAR) == []
+        assert post.store.accounts_due(FAR) == []
+
+    def test_every_claim_has_a_token_of_its_own(self, post: Post) -> None:
+        for _ in range(50):
+            post.add()
+        assert len({job.token for job in post.claim()}) == 50
+
+    def test_takes_only_recipients_that_still_wait(self, post: Post) -> None:
+        post.add(*PEOPLE)
+        post.finish(post.claim_one(), SENT, DEFERRED, FAILED)
+        assert [delivery.forward_path for delivery in post.claim_one(FAR).deliveries] == [PEOPLE[1]]
+
+
+class TestAccountsDue:
+    @staticmethod
+    def _due(post: Post, now: int) -> list[int]:
+        return [stored.account.id for stored in post.store.accounts_due(now)]
+
+    def test_are_those_with_mail_due(self, post: Post) -> None:
+        post.add_account("berta@example.com")
+        assert self._due(post, NOW) == []
+        post.add(at=LATER)
+        assert self._due(post, LATER - 1) == []
+        assert self._due(post, LATER) == [post.anna]
+        post.claim(now=LATER)
+        assert self._due(post, LATER) == []
+
+    @pytest.mark.parametrize("state", ["parked", "paused"])
+    def test_are_not_those_set_aside_until_they_resume(self, post: Post, state: str) -> None:
+        post.add()
+        self._set_aside(post, state)
+        assert self._due(post, FAR - 1) == []
+        assert self._due(post, FAR) == [post.anna]
+        [stored] = post.store.accounts_due(FAR)
+        assert stored.account.state is AccountState(state)
+        assert (stored.account.state_reason, stored.account.state_since, stored.account.resume_at) == (
+            "535 no", NOW, FAR,
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("worked", [True, False])
+    def test_are_again_those_that_were_resumed(self, post: Post, worked: bool) -> None:
+        post.add()
+        self._set_aside(post, "paused")
+        if worked:
+            post.store.write(lambda transaction: transaction.account_worked(post.anna, NOW))
+        else:
+            post.store.write(lambda transaction: transaction.resume_account(post.anna))
+        assert self._due(post, NOW) == [post.anna]
+        stored = post.store.account(post.anna)
+        assert stored is not None
+        assert stored.account.state is AccountState.ACTIVE
+        assert stored.account.worked_at == (NOW if worked else None)
+        assert (stored.account.state_reason, stored.account.resume_at) == (None, None)
+
+    @staticmethod
+    def _set_aside(post: Post, state: str) -> None:
+        post.store.write(
+            lambda transaction: transaction.set_account_aside(
+                post.anna, state=state, reason="535 no", resume_at=FAR, now=NOW
+            )
+        )
+
+
+class TestFinish:
+    @pytest.mark.parametrize("policy", InDoubtPolicy, ids=lambda policy: policy.value)
+    @pytest.mark.parametrize("outcomes", COMBINATIONS, ids=_named)
+    def test_records_every_combination_of_outcomes(
+        self, post: Post, outcomes: tuple[Outcome, ...], policy: InDoubtPolicy
+    ) -> None:
+        people = PEOPLE[: len(outcomes)]
+        request_id = post.add(*people)
+        job = post.claim_one()
+        post.mark_dot(job)
+        post.finish(job, *outcomes, policy=policy)
+        expected = _Expected(people, outcomes, policy)
+        row = post.job(request_id)
+        assert {name: row[name] for name in expected.job} == expected.job
+        assert post.status(request_id) == expected.status
+        assert post.unlogged() == expected.log
+        assert post.database.rows("SELECT state, reason, possible_duplicate FROM delivery ORDER BY id") == (
+            expected.deliveries
+        )
+        assert post.store.events(request_id)[1:] == expected.events(LATER)
+        assert post.attempts() == [(1, post.worker, NOW, LATER, *expected.attempt)]
+
+    def test_keeps_the_reply_of_each_recipient(self, post: Post) -> None:
+        post.add(*PEOPLE)
+        post.finish(post.claim_one(), SENT, DEFERRED, FAILED)
+        assert post.database.rows(
+            "SELECT reply_code, reply_enhanced, reply_text FROM delivery ORDER BY id"
+        ) == [(250, "2.0.0", "queued as 4711"), (451, "4.3.0", "later"), (550, "5.1.1", "nobody")]
+
+    def test_counts_attempts_that_burn_and_no_others(self, post: Post) -> None:
+        request_id = post.add()
+        for outcome, attempt in ((UNBURNT, 0), (DEFERRED, 1), (UNBURNT, 1), (IN_DOUBT, 2)):
+            job = post.claim_one(FAR)
+            post.finish(job, outcome)
+            assert post.job(request_id)["attempt"] == attempt
+        assert post.claim_one(FAR).attempt == 3
+
+    def test_of_the_last_recipient_reports_those_that_ended_before(self, post: Post) -> None:
+        request_id = post.add(*PEOPLE[:2])
+        post.finish(post.claim_one(), FAILED, DEFERRED)
+        assert post.status(request_id) == "deferred (451 4.3.0 later)"
+        assert post.unlogged() == []
+        post.finish(post.claim_one(FAR), SENT)
+        assert post.status(request_id) == "failed (bob@example.org: 550 5.1.1 nobody)"
+        assert post.unlogged() == ["failed (bob@example.org: 550 5.1.1 nobody)"]
+        assert post.job(request_id)["state"] == "failed"
+
+    def test_a_possible_duplicate_stays_flagged_when_it_is_sent(self, post: Post) -> None:
+        request_id = post.add()
+        post.finish(post.claim_one(), IN_DOUBT)
+        post.finish(post.claim_one(FAR), DEFERRED)
+        post.finish(post.claim_one(FAR), SENT)
+        status = post.store.status(request_id)
+        assert status is not None
+        assert status.possible_duplicate
+        assert str(status) == "sent"
+
+    @pytest.mark.parametrize("which", ["one missing", "one too many", "none"])
+    def test_wants_an_outcome_for_each_recipient(self, post: Post, which: str) -> None:
+        post.add(*PEOPLE[:2])
+        job = post.claim_one()
+        ids = [delivery.id for delivery in job.deliveries]
+        chosen = {"one missing": ids[:1], "one too many": [*ids, 4711], "none": []}[which]
+        before = post.database.contents()
+        with pytest.raises(AssertionError):
+            post.finish_with(job, Result(dict.fromkeys(chosen, SENT), FAR))
+        assert post.database.contents() == before
+
+    def test_what_is_not_final_needs_a_time_to_try_again(self, post: Post) -> None:
+        post.add()
+        job = post.claim_one()
+        with pytest.raises(AssertionError):
+            post.finish(job, DEFERRED, retry_at=None)
+        post.finish(job, SENT, retry_at=None)
+
+
+class _Expected:
+    """What docs/design.md §5 says of one attempt, worked out once more."""
+
+    def __init__(self, people: tuple[str, ...], outcomes: tuple[Outcome, ...], policy: InDoubtPolicy) -> None:
+        self._pairs = list(zip(people, outcomes, strict=True))
+        self._outcomes = outcomes
+        self._policy = policy
+        self._ended = all(self._state(outcome) != "pending" for outcome in outcomes)
+
+    def _state(self, outcome: Outcome) -> str:
+        if isinstance(outcome, Sent):
+            return "sent"
+        gives_up = isinstance(outcome, Failed) or (isinstance(outcome, InDoubt) and self._policy is FAIL)
+        return "failed" if gives_up else "pending"
+
+    @property
+    def job(self) -> dict[str, Any]:
+        states = [self._state(outcome) for outcome in self._outcomes]
+        if self._ended:
+            state = "failed" if "failed" in states else "done"
+            row = {"state": state, "due_at": NOW, "attempt": 1, "held": 0, "finished_at": LATER}
+        else:
+            held = int(self._policy is HOLD and IN_DOUBT in self._outcomes)
+            attempt = int(any(outcome is not UNBURNT for outcome in self._outcomes))
+            row = {"state": "queued", "due_at": FAR, "attempt": attempt, "held": held, "finished_at": None}
+        return row | {"claim_token": None, "dot_at": None, "crashes": 0}
+
+    @property
+    def status(self) -> str:
+        wanted = "failed" if self._ended else "pending"
+        shown = [pair for pair in self._pairs if self._state(pair[1]) == wanted]
+        if not shown:
+            return "sent"
+        among = self._pairs if self._ended else shown
+        texts = [f"{path}: {_reason(o)}" if len(among) > 1 else str(_reason(o)) for path, o in shown]
+        return f"{'failed' if self._ended else 'deferred'} ({'; '.join(texts)})"
+
+    @property
+    def log(self) -> list[str]:
+        return [self.status] if self._ended else []
+
+    @property
+    def deliveries(self) -> list[tuple[str, str | None, int]]:
+        return [
+            (state, _reason(outcome), int(isinstance(outcome, InDoubt) and state == "pending"))
+            for outcome in self._outcomes
+            for state in [self._state(outcome)]
+        ]
+
+    def events(self, at: int) -> list[Event]:
+        return [
+            Event(
+                at, NAMES[outcome], path, str(outcome.reply) if isinstance(outcome, Sent) else outcome.reason
+            )
+            for path, outcome in self._pairs
+        ]
+
+    @property
+    def attempt(self) -> tuple[Any, ...]:
+        worst = max(self._outcomes, key=lambda outcome: GRAVITY.index(NAMES[outcome]))
+        reply: Reply | None = None if isinstance(worst, InDoubt) else worst.reply
+        if reply is None:
+            return (NAMES[worst], None, None, None)
+        return (NAMES[worst], reply.code, reply.enhanced, reply.text)
+
+
+class TestRelease:
+    @pytest.mark.parametrize("dotted", [False, True])
+    def test_gives_the_job_back_and_the_attempt_too(self, post: Post, dotted: bool) -> None:
+        request_id = post.add()
+        job = post.claim_one()
+        if dotted:
+            post.mark_dot(job)
+        post.release(job, LATER)
+        row = post.job(request_id)
+        assert (row["state"], row["due_at"], row["attempt"], row["dot_at"]) == ("queued", LATER, 0, None)
+        assert post.status(request_id) == "queued"
+        assert post.attempts() == []
+        assert [event.kind for event in post.store.events(request_id)] == ["accepted"]
+        assert post.claim_one(LATER).attempt == 1
+
+
+class TestBurial:
+    def test_without_a_dot_is_a_plain_retry(self, post: Post) -> None:
+        request_id = post.add()
+        post.claim()
+        assert post.bury() == 1
+        row = post.job(request_id)
+        assert (row["state"], row["due_at"], row["crashes"], row["attempt"]) == ("queued", LATER, 1, 1)
+        assert post.status(request_id) == "queued"
+        assert [event.kind for event in post.store.events(request_id)] == ["accepted", "crashed"]
+        status = post.store.status(request_id)
+        assert status is not None
+        assert not status.possible_duplicate
+
+    @pytest.mark.parametrize(
+        ("policy", "state", "held", "status", "duplicate"),
+        [
+            (RETRY, "queued", 0, "deferred", True),
+            (HOLD, "queued", 1, "deferred", True),
+            (FAIL, "failed", 0, "failed", False),
+        ],
+    )
+    def test_after_the_dot_is_in_doubt(
+        self, post: Post, policy: InDoubtPolicy, state: str, held: int, status: str, duplicate: bool
+    ) -> None:
+        request_id = post.add(*PEOPLE[:2])
+        post.mark_dot(post.claim_one())
+        assert post.bury(policy=policy) == 1
+        row = post.job(request_id)
+        assert (row["state"], row["held"], row["due_at"]) == (state, held, NOW if policy is FAIL else LATER)
+        found = post.store.status(request_id)
+        assert found is not None
+        assert (found.state.value, found.possible_duplicate) == (status, duplicate)
+        assert "after the final dot" in str(found.reason)
+        assert len(post.unlogged()) == (policy is FAIL)
+        assert [event.kind for event in post.store.events(request_id)] == ["accepted", "in_doubt", "in_doubt"]
+        assert [row[:5] for row in post.attempts()] == [(1, post.worker, NOW, LATER, "in_doubt")]
+        assert len(post.claim(now=FAR)) == (policy is RETRY)
+
+    def test_takes_each_job_by_its_own_mark(self, post: Post) -> None:
+        plain, dotted = post.add(), post.add()
+        post.mark_dot(post.claim()[1])
+        assert post.bury() == 2
+        assert (post.status(plain), post.status(dotted).split()[0]) == ("queued", "deferred")
+
+    def test_needs_the_lease_to_have_run_out_unless_it_is_known(self, post: Post) -> None:
+        post.add()
+        post.claim()
+        before = post.database.contents()
+        assert post.bury(known_dead=False, now=LATER) == 0
+        assert post.database.contents() == before
+        assert post.bury(known_dead=False, now=LATER + 1) == 1
+
+    def test_happens_once(self, post: Post) -> None:
+        post.add()
+        post.claim()
+        post.bury()
+        before = post.database.contents()
+        assert post.bury() == 0
+        assert post.database.contents() == before
+
+    def test_leaves_other_workers_alone(self, post: Post) -> None:
+        other = post.add_worker()
+        post.add()
+        job = post.claim_one(worker=other)
+        assert post.bury() == 0
+        post.mark_dot(job)
+        assert [record.id for record in post.store.living_workers()] == [other]
+
+    def test_ends_the_lease(self, post: Post) -> None:
+        assert post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
+        assert [record.lease_until for record in post.store.living_workers()] == [FAR]
+        post.bury()
+        assert not post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
+        assert post.store.living_workers() == []
+
+
+Move = Callable[[Post, ClaimedJob], None]
+MOVES: dict[str, Move] = {
+    "mark_dot": lambda post, job: post.mark_dot(job, LATER),
+    "release": lambda post, job: post.release(job, LATER),
+    "finish sent": lambda post, job: post.finish(job, SENT),
+    "finish deferred": lambda post, job: post.finish(job, DEFERRED),
+    "finish failed": lambda post, job: post.finish(job, FAILED),
+    "finish in doubt": lambda post, job: post.finish(job, IN_DOUBT),
+}
+STATES: dict[str, Move] = {
+    "queued": lambda post, job: post.release(job),
+    "deferred": lambda post, job: post.finish(job, DEFERRED),
+    "recovered": lambda post, job: (post.bury(), None)[1],
+    "held": lambda post, job: post.finish(job, IN_DOUBT, policy=HOLD),
+    "claimed": lambda post, job: None,
+    "dotted": lambda post, job: post.mark_dot(job),
+    "done": lambda post, job: post.finish(job, SENT),
+    "failed": lambda post, job: post.finish(job, FAILED),
+    "cancelled": lambda post, job: _cancel(post, job),
+}
+OWNED = ("claimed", "dotted")
+CLAIMABLE = ("queued", "deferred", "recovered")
+
+
+def _marking(job: ClaimedJob) -> Work[None]:
+    return lambda transaction: transaction.mark_dot(job, NOW)
+
+
+def _cancel(post: Post, job: ClaimedJob) -> None:
+    post.release(job)
+    post.database.rows("UPDATE job SET state = 'cancelled', finished_at = ? WHERE id = ?", NOW, job.id)
+
+
+class TestMatrix:
+    @pytest.mark.parametrize("move", MOVES)
+    @pytest.mark.parametrize("state", STATES)
+    def test_only_the_owner_moves_a_job(self, post: Post, state: str, move: str) -> None:
+        post.add()
+        job = post.claim_one()
+        STATES[state](post, job)
+        before = post.database.contents()
+        if state in OWNED:
+            MOVES[move](post, job)
+            assert post.database.contents() != before
+        else:
+            with pytest.raises(LeaseLost):
+                MOVES[move](post, job)
+            assert post.database.contents() == before
+
+    @pytest.mark.parametrize("state", STATES)
+    def test_only_what_waits_is_claimed(self, post: Post, state: str) -> None:
+        post.add()
+        STATES[state](post, post.claim_one())
+        assert len(post.claim(now=FAR)) == (state in CLAIMABLE)
+
+    @pytest.mark.parametrize("move", MOVES)
+    @pytest.mark.parametrize("dotted", [False, True])
+    def test_a_stale_owner_is_refused_and_writes_nothing(self, post: Post, move: str, dotted: bool) -> None:
+        request_id = post.add()
+        stale = post.claim_one()
+        post.bury()
+        post.worker = post.add_worker()
+        owned = post.claim_one(FAR)
+        if dotted:
+            post.mark_dot(owned)
+        before = post.database.contents()
+        with pytest.raises(LeaseLost):
+            MOVES[move](post, stale)
+        assert post.database.contents() == before
+        post.finish(owned, SENT)
+        assert post.status(request_id) == "sent"
+
+    def test_a_stale_owner_does_not_spoil_its_neighbours_in_the_batch(self, post: Post) -> None:
+        ids = [post.add() for _ in range(3)]
+        jobs = post.claim()
+        stale = replace(jobs[1], token=jobs[1].token + 1)
+        settled = post.store.write_all([_marking(job) for job in (jobs[0], stale, jobs[2])])
+        assert [type(result.error) for result in settled] == [type(None), LeaseLost, type(None)]
+        assert [post.job(request_id)["dot_at"] for request_id in ids] == [NOW, None, NOW]
+
+
+IMPOSSIBLE = {
+    "a claim without a token": "UPDATE job SET claim_token = NULL WHERE state = 'claimed'",
+    "a claim without an owner": "UPDATE job SET claimed_by = NULL WHERE state = 'claimed'",
+    "a claim without a time": "UPDATE job SET claimed_at = NULL WHERE state = 'claimed'",
+    "a claim by nobody known": "UPDATE job SET claimed_by = 4711 WHERE state = 'claimed'",
+    "a queued job with a token": "UPDATE job SET claim_token = 1 WHERE state = 'queued'",
+    "a queued job with an owner": "UPDATE job SET claimed_by = 1 WHERE state = 'queued'",
+    "a dot without a claim": "UPDATE job SET dot_at = 1 WHERE state = 'queued'",
+    "an end without a time": "UPDATE job SET state = 'done' WHERE state = 'queued'",
+    "a time without an end": "UPDATE job SET finished_at = 1 WHERE state = 'queued'",
+    "a held job that is claimed": "UPDATE job SET held = 1 WHERE state = 'claimed'",
+    "half held": "UPDATE job SET held = 2 WHERE state = 'queued'",
+    "a state that is none": "UPDATE job SET state = 'deferred' WHERE state = 'queued'",
+    "a delivery job without a message": "UPDATE job SET message_id = NULL",
+    "a delivery job without an account": "UPDATE job SET account_id = NULL",
+    "two jobs of a message": "INSERT INTO job (kind, account_id, message_id, due_at) VALUES ('delivery', 1, 1, 0)",
+    "a result without a time": "UPDATE delivery SET state = 'sent'",
+    "a time without a result": "UPDATE delivery SET finished_at = 1",
+    "a failure without a reason": "UPDATE delivery SET state = 'failed', finished_at = 1",
+    "a delivery of no message": "UPDATE delivery SET message_id = 4711",
+    "an account parked for ever": "UPDATE account SET state = 'parked', state_since = 1",
+    "an active account set aside": "UPDATE account SET state_since = 1",
+    "a paused account without a time": "UPDATE account SET state = 'paused'",
+    "an attempt without a known outcome": "INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, "
+    "outcome) VALUES (1, 1, 1, 1, 1, 'lost')",
+    "an account removed with its mail": "DELETE FROM account",
+    "a message removed with its deliveries": "DELETE FROM message",
+    "two messages of one id": "INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, "
+    "accepted_at) SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at FROM message LIMIT 1",
+}
+
+
+class TestConstraints:
+    @pytest.mark.parametrize("name", IMPOSSIBLE)
+    def test_refuse(self, post: Post, name: str) -> None:
+        post.add()
+        post.claim()
+        post.add()
+        before = post.database.contents()
+        with pytest.raises(apsw.ConstraintError):
+            post.database.rows(IMPOSSIBLE[name])
+        assert post.database.contents() == before
+
+    def test_are_what_a_piece_of_work_is_told_as_a_store_error(
+        self, post: Post, database: SQLiteDatabase
+    ) -> None:
+        with pytest.raises(StoreError, match="CHECK constraint failed"):
+            post.store.write(
+                lambda transaction: transaction.set_account_aside(
+                    post.anna, state="asleep", reason="", resume_at=FAR, now=NOW
+                )
+            )
+        assert database.value("SELECT state FROM account") == "active"
