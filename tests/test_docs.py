@@ -1,0 +1,334 @@
+"""The documentation says what the program does: settings, calls, commands, events, errors, targets, links."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+
+from postroom.accountfile import COLUMNS
+from postroom.cli import cli
+from postroom.config import Settings, variables
+from postroom.errors import Rejected
+from postroom.model import MessageState
+from postroom.store import open_store
+from postroom.vault import Vault
+from postroom.web import create_app
+from postroom.web import errors as web_errors
+from tests.servers.installation import Client
+from tests.servers.programs import end, free_port
+from tests.servers.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """Return the rows below the head of the first table after a heading, each as its cells."""
+    after = text.split(f"\n{heading}\n", 1)[1]
+    found = re.search(r"(?:^\|.*\n)+", after, re.MULTILINE)
+    assert found, f"no table after {heading!r}"
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in found[0].splitlines()]
+    return [[cell.strip() for cell in row] for row in rows[2:]]
+
+
+def names(cell: str) -> list[str]:
+    """Return what stands between backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# --- Settings.
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and an environment without settings."""
+    for setting in Settings.model_fields:
+        for name in variables(setting):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_setting_is_in_the_readme_with_its_variables_and_nothing_else_is() -> None:
+    documented = {tuple(names(row[0])) for row in table(README, "## Settings")}
+    assert documented == {variables(setting) for setting in Settings.model_fields}
+
+
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_the_default_in_the_readme_is_the_default(
+    setting: str, bare: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = {tuple(names(row[0])): row[1] for row in table(README, "## Settings")}
+    cell = defaults[variables(setting)]
+    default = getattr(Settings(), setting)
+    if default is None:
+        assert cell, f"{variables(setting)[0]} has no words in place of a default"
+        assert not re.fullmatch("`[^`]*`", cell), f"{variables(setting)[0]} has no fixed default"
+        return
+    written = re.fullmatch("`([^`]+)`", cell)
+    assert written, f"the default of {variables(setting)[0]} must stand between backticks"
+    monkeypatch.setenv(variables(setting)[0], written[1])
+    assert getattr(Settings(), setting) == default
+
+
+# --- data.csv.
+
+
+def test_every_column_of_data_csv_is_in_the_readme() -> None:
+    documented = [names(row[0]) for row in table(README, "## `data.csv`")]
+    assert documented == [[column] for column in COLUMNS]
+
+
+# --- The API.
+
+
+def test_every_route_is_documented(bare: Path) -> None:
+    settings = Settings()
+    store = open_store("sqlite:///test.db")
+    app = create_app(settings, store, Vault.open(settings, bare / "var"))
+    store.close()
+    calls = {
+        f"{method} {rule.rule}"
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    for text in API, README:
+        headings = set(re.findall(r"^#+ `((?:GET|POST|PUT|PATCH|DELETE) [^`]+)`$", text, re.MULTILINE))
+        assert headings == calls
+
+
+@pytest.mark.parametrize("text", [README, API], ids=["README", "api"])
+def test_every_status_is_documented(text: str) -> None:
+    heading = (
+        "### `GET /email-status/<request_id>`" if text is README else "## `GET /email-status/<request_id>`"
+    )
+    documented = [names(row[0])[0].split()[0] for row in table(text, heading)]
+    assert documented == [state.value for state in MessageState]
+
+
+def problem_types() -> set[str]:
+    """Return every type that a problem document can have, read off `errors.py` and `web/errors.py`."""
+    codes = {kind.code for kind in _descendants(Rejected)}
+    for call in _calls(Path(web_errors.__file__).read_text(encoding="utf-8")):
+        if ast.unparse(call.func) in ("problem", "_CODES.get"):
+            codes |= _code(call.args[1])
+    codes |= set(web_errors._CODES.values())
+    return {f"urn:problem:postroom:{code.replace('_', '-')}" for code in codes}
+
+
+def _code(argument: ast.expr) -> set[str]:
+    """Return the code that an argument spells out; one that comes from a table is found there."""
+    if isinstance(argument, ast.Constant):
+        assert isinstance(argument.value, str)
+        return {argument.value}
+    assert ast.unparse(argument) in ("code", "error.code", "QuotaExceeded.code"), ast.unparse(argument)
+    return set()
+
+
+def _descendants(kind: type[Rejected]) -> set[type[Rejected]]:
+    return {kind for child in kind.__subclasses__() for kind in (child, *_descendants(child))}
+
+
+def _calls(source: str) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call))
+
+
+@pytest.mark.parametrize("text", [README, API], ids=["README", "api"])
+def test_every_problem_type_is_documented_and_no_other(text: str) -> None:
+    heading = "### Errors" if text is README else "## Errors"
+    documented = {names(row[1])[0] for row in table(text, heading)}
+    assert documented == problem_types()
+
+
+def test_every_problem_type_has_a_section_in_the_api() -> None:
+    sections = set(re.findall(r"^### (?:\d{3}|Other) ([a-z-]+)$", API, re.MULTILINE))
+    assert {f"urn:problem:postroom:{section}" for section in sections} == problem_types()
+
+
+# --- Events.
+
+
+def event_kinds() -> set[str]:
+    """Return every kind of event that the store writes, read off its calls of `_event`."""
+    kinds: set[str] = set()
+    for path in (ROOT / "postroom" / "store").glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tables = {
+            ast.unparse(node.targets[0]): node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign)
+        }
+        for call in _calls(ast.unparse(tree)):
+            if ast.unparse(call.func) == "self._event":
+                kinds |= _kinds(call.args[2], tables)
+    return kinds
+
+
+def _kinds(argument: ast.expr, tables: dict[str, ast.expr]) -> set[str]:
+    if isinstance(argument, ast.Constant):
+        return {str(argument.value)}
+    assert isinstance(argument, ast.Subscript), (
+        f"a kind of event that cannot be read: {ast.unparse(argument)}"
+    )
+    table_of_names = tables[ast.unparse(argument.value)]
+    assert isinstance(table_of_names, ast.Dict)
+    return {str(ast.literal_eval(value)) for value in table_of_names.values}
+
+
+def test_every_event_is_documented_and_no_other() -> None:
+    documented = {names(row[0])[0] for row in table(API, "## Events")}
+    assert documented == event_kinds()
+
+
+# --- The command line.
+
+
+def commands(group: click.Command, words: str = "postroom") -> Iterator[tuple[str, click.Command]]:
+    if isinstance(group, click.Group):
+        for name, command in group.commands.items():
+            yield f"{words} {name}", command
+            yield from commands(command, f"{words} {name}")
+
+
+COMMANDS = dict(commands(cli))
+
+
+def documented_commands() -> dict[str, str]:
+    """Return each command in the README's table, without its arguments, with what is said of it."""
+    rows = table(README, "## The command line")
+    return {re.sub(r" [\[A-Z].*", "", names(row[0])[0]): row[1] for row in rows}
+
+
+def test_every_command_is_in_the_readme_and_no_other() -> None:
+    assert documented_commands().keys() == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_option_is_in_the_readme(words: str) -> None:
+    options = {
+        name
+        for parameter in COMMANDS[words].params
+        if isinstance(parameter, click.Option)
+        for name in parameter.opts
+    }
+    said = documented_commands().get(words, "")
+    assert options == {name for name in names(said) if name.startswith("-")}
+
+
+# --- make.
+
+
+def test_the_make_targets_that_are_documented_are_those_there_are() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(r"^\.PHONY:(.*)$", makefile, re.MULTILINE)
+    assert found
+    snippets = re.findall(r"```sh\n(.*?)```|`([^`\n]+)`", README + CONTRIBUTING, re.DOTALL)
+    code = "\n".join(part for pair in snippets for part in pair)
+    mentioned = set(re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z]+)", code, re.MULTILINE))
+    assert mentioned == set(found[1].split())
+
+
+# --- Links.
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def prose(page: Path) -> str:
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for target in _LINK.findall(prose(page)):
+        if "://" in target:
+            continue
+        path, _, anchor = target.partition("#")
+        aim = (page.parent / path).resolve() if path else page
+        assert aim.exists(), f"{target} leads nowhere"
+        assert not anchor or anchor in anchors(aim), f"{target} has no such heading"
+
+
+# --- The first mail.
+
+
+@pytest.fixture
+def first_start(bare: Path) -> Iterator[Callable[[], str]]:
+    """`postroom serve` in an empty folder; returns what it has said so far."""
+    log = bare / "serve.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "postroom", "serve"],
+            env={"PYTHONPATH": str(ROOT), "PORT": str(free_port()), "PATH": ""},
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    yield lambda: log.read_text(encoding="utf-8")
+    end(process, timeout=40)
+
+
+def curl(text: str) -> list[str]:
+    """Return the words of the first curl command in a text, port and key made alike."""
+    found = re.search(r"^ *(curl http://\S+/send-email .*\\\n.*)$", text, re.MULTILINE)
+    assert found, text
+    words = re.sub(r":\d+/", ":PORT/", found[1])
+    return re.sub(r'"key": "[^"]+"', '"key": "KEY"', words).replace("\\\n", " ").split()
+
+
+def test_the_first_mail_goes_as_the_readme_says(first_start: Callable[[], str], bare: Path) -> None:
+    said = eventually(lambda: "inbox show latest" in first_start() and first_start(), 30, "the greeting")
+    assert isinstance(said, str)
+    assert curl(README) == curl(said)
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/send-email.*?-d '(.*?)'", said, re.DOTALL)
+    assert found
+    client = Client(int(found[1]))
+    request_id = eventually(lambda: _accepted(client, json.loads(found[2])), 30, "202")
+    eventually(lambda: _status(client, request_id) == "sent", 30, "the first mail to be sent")
+    client.close()
+    shown = _run("inbox", "show", "latest")
+    example = re.search(r"```text\n(From: .*?)```", README, re.DOTALL)
+    assert example
+    assert _without_time(shown) == _without_time(example[1])
+
+
+def _accepted(client: Client, document: dict[str, str]) -> Any:
+    try:
+        answer = client.call("POST", "/send-email", document)
+    except OSError:
+        return None
+    assert answer.status == 202, answer
+    assert answer.document.keys() == {"message", "request_id"}
+    return answer.document["request_id"]
+
+
+def _status(client: Client, request_id: str) -> str:
+    return str(client.call("GET", f"/email-status/{request_id}").document["status"])
+
+
+def _run(*words: str) -> str:
+    command = [sys.executable, "-m", "postroom", *words]
+    return subprocess.run(
+        command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def _without_time(text: str) -> str:
+    return re.sub(r"Received: \S+", "Received:", text).strip()
