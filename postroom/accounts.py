@@ -75,6 +75,14 @@ class AccountsFile:
         self._read = signature  # not before: what could not be stored is tried again
         return found
 
+    def review(self) -> SyncReport | None:
+        """Read the file without taking anything in; None when it is not there or nothing is wrong with it."""
+        try:
+            file = read_accounts(self._path.read_bytes())
+        except OSError:
+            return None
+        return SyncReport(self._path, len(file.rows), file.faults) if file.faults else None
+
     def _take_in(self, data: bytes) -> SyncReport | None:
         digest = self._vault.digest(data.hex()).hex()
         if digest == self._store.setting(_DIGEST):

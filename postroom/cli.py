@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -73,6 +75,7 @@ def serve() -> None:
     from postroom import setup
 
     service = setup.open_service(migrate=True)
+    setup.check_port(service.settings)
     key = setup.write_demo_accounts(service.settings.accounts_csv)
     setup.read_accounts_file(service)
     _greet(service, key)
@@ -80,6 +83,15 @@ def serve() -> None:
     service.store.close()
     # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
     os.execv(sys.executable, [sys.executable, "-m", "postroom.supervise", *commands])  # noqa: S606
+
+
+def _program() -> str:
+    """Return how to call this program from here, as a person would type it."""
+    beside = Path(sys.executable).parent / "postroom"
+    if shutil.which("postroom") == str(beside) or not beside.exists():
+        return "postroom"
+    shown = os.path.relpath(beside)
+    return shown if not shown.startswith("..") else str(beside)
 
 
 def _greet(service: Service, key: str | None) -> None:
@@ -93,7 +105,7 @@ def _greet(service: Service, key: str | None) -> None:
     click.echo(
         f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
         f"  curl {url}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
-        f"  postroom inbox show latest\n",
+        f"  {_program()} inbox show latest\n",
         err=True,
     )
 
@@ -196,7 +208,8 @@ def _standard_input() -> str:
 
 
 def _account(service: Service, sender: str | None) -> Account:
-    accounts = [stored.account for stored in service.store.accounts()]
+    in_use = set(service.store.active_keys().values())
+    accounts = [stored.account for stored in service.store.accounts() if stored.account.id in in_use]
     matching = [account for account in accounts if sender is None or account.email == sender.lower()]
     if len(matching) == 1:
         return matching[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from postroom import inbox
 from postroom.accountfile import demo_csv
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings, load_settings
+from postroom.errors import ConfigError
 from postroom.store import Store, open_store
 from postroom.vault import Vault
 
@@ -35,14 +37,15 @@ def start_logging(settings: Settings) -> None:
 
 
 def open_service(*, migrate: bool = False) -> Service:
-    """Open the installation in the current folder.
+    """Open the installation in the current folder; with `migrate`, make it or bring it up to date.
 
-    Raises ConfigError, StoreError; SchemaMismatch unless `migrate` brings the database up to date.
+    Raises ConfigError, StoreError; SchemaMismatch when it would have to be made or brought up to date first.
     """
     settings = load_settings()
     start_logging(settings)
+    store = open_store(settings.database_url, create=migrate)
+    VAR.mkdir(mode=0o700, exist_ok=True)  # mails, keys and credentials are nobody else's
     vault = Vault.open(settings, VAR)
-    store = open_store(settings.database_url)
     if migrate:
         store.migrate()
     else:
@@ -58,8 +61,9 @@ def check_service() -> Settings:
 
 
 def read_accounts_file(service: Service) -> None:
-    """Bring the accounts in line with data.csv, and say what is wrong in it."""
-    report(AccountsFile(service.store, service.vault, service.settings.accounts_csv).sync())
+    """Bring the accounts in line with data.csv, and say what is wrong in it, new or not."""
+    file = AccountsFile(service.store, service.vault, service.settings.accounts_csv)
+    report(file.sync() or file.review())
 
 
 def write_demo_accounts(path: Path) -> str | None:
@@ -72,6 +76,20 @@ def write_demo_accounts(path: Path) -> str | None:
     except FileExistsError:
         return None
     return key
+
+
+def check_port(settings: Settings) -> None:
+    """Raise ConfigError when something listens on our port already: two services would share its requests."""
+    family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            raise ConfigError(
+                "PORT",
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another port",
+            ) from error
 
 
 def uses_inbox(store: Store) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from postroom.errors import ConfigError
+from postroom.errors import ConfigError, SchemaMismatch
 from postroom.model import (
     Account,
     AccountState,
@@ -198,10 +198,19 @@ class Store:
         return LogBatch(batch[0], batch[1], tuple(lines))
 
 
-def open_store(url: str) -> Store:
-    """Open the database at `url`. Raises ConfigError when it cannot be used at all."""
+def open_store(url: str, *, create: bool = True) -> Store:
+    """Open the database at `url`.
+
+    Raises ConfigError when it cannot be used at all, and SchemaMismatch when it is not
+    there and may not be made.
+    """
     if url.startswith(_SCHEME):
-        return Store(SQLiteEngine(Path(url.removeprefix(_SCHEME))))
+        path = Path(url.removeprefix(_SCHEME))
+        if not create and not path.exists():
+            raise SchemaMismatch(
+                f"there is no database at {path}: run `postroom serve` or `postroom migrate` here"
+            )
+        return Store(SQLiteEngine(path))
     scheme = urlsplit(url).scheme
     raise ConfigError(
         "DATABASE_URL", f"databases of kind {scheme!r} are not supported; use sqlite:///path/to/file"

@@ -145,7 +145,10 @@ class SQLiteEngine:
         self._readers: deque[apsw.Connection] = deque()
         self._closed = False
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(
+                os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            )  # -wal and -shm follow its mode
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:
             raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error

@@ -88,6 +88,10 @@ class Worker:
         dispatching = asyncio.create_task(self._dispatch())
         try:
             await asyncio.wait([*chores, dispatching], return_when=asyncio.FIRST_COMPLETED)
+            self.stop()
+            await asyncio.wait(
+                [dispatching]
+            )  # a claim under way must reach its lane, or nobody would give it back
             await self._drain()
             for task in (*chores, dispatching):
                 if task.done():
@@ -180,7 +184,7 @@ class Worker:
         self._unlogged = False
         try:
             self._email_log.project()
-        except OSError as error:
+        except (OSError, StoreUnavailable) as error:
             self._unlogged = True
             log.warning("cannot write %s: %s", self._settings.email_log, error)
 

@@ -26,6 +26,7 @@ from postroom.model import (
     Clock,
     Deferred,
     Failed,
+    InDoubt,
     Instant,
     Outcome,
     Sent,
@@ -75,7 +76,7 @@ class Lane:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._failures = 0
         self._blocked_until: Instant = 0
-        self._setting_aside: asyncio.Task[None] | None = None
+        self._setting_aside: asyncio.Future[None] | None = None
         self._connections = 1
         self.refresh(stored)
 
@@ -99,7 +100,8 @@ class Lane:
             return 0  # from then on the database says when it may go on
         if self._failures or self._probing:
             return 0 if self._jobs or len(self._idle) < len(self._sessions) else 1
-        return max(0, self._connections * _DEPTH - len(self._jobs))
+        full = self._connections * _DEPTH
+        return full - len(self._jobs) if len(self._jobs) <= full // 2 else 0
 
     @property
     def _probing(self) -> bool:
@@ -154,7 +156,7 @@ class Lane:
     def _take(self) -> ClaimedJob:
         job = self._jobs.popleft()
         self._context.bytes_in_hand -= len(job.mime)
-        if len(self._jobs) <= self._connections:
+        if len(self._jobs) == self._connections * _DEPTH // 2:
             self._context.hungry()
         return job
 
@@ -345,13 +347,13 @@ class Lane:
     def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         context, now = self._context, self._context.clock()
         result = self._result(job, outcomes, now)
-        task = context.seam.persist(
+        context.seam.persist(
             lambda transaction: transaction.finish(
                 job, result, worker_id=context.worker_id, started_at=started_at, now=now
             ),
             f"the result of {job.request_id}",
+            context.finished,
         )
-        task.add_done_callback(lambda _: context.finished())
 
     def _result(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], now: Instant) -> Result:
         """Decide when to try again what is deferred; what has been tried for too long fails."""
@@ -386,6 +388,8 @@ def _is_account_fault(outcome: Outcome) -> bool:
 def _give_up(outcome: Outcome) -> Outcome:
     if isinstance(outcome, Deferred):
         return Failed(f"given up after too many tries: {outcome.reason}", outcome.blame, outcome.reply)
+    if isinstance(outcome, InDoubt):
+        return Failed(f"given up; it may have been sent: {outcome.reason}", Blame.CONNECTION)
     return outcome
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from postroom.errors import StoreUnavailable
@@ -14,6 +15,17 @@ from postroom.store import Settled, Store, Work
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LONGEST_PAUSE_S = 2.0
+
+
+@dataclass(slots=True)
+class _Errand:
+    """Work that is tried until it is recorded; `pause` in seconds."""
+
+    work: Work[Any]
+    what: str
+    then: Callable[[], None] | None
+    done: asyncio.Future[None]
+    pause: float = 0.05
 
 
 class Seam:
@@ -27,7 +39,7 @@ class Seam:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
-        self._persisting: set[asyncio.Task[None]] = set()
+        self._persisting: set[asyncio.Future[None]] = set()
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Queue work; the future holds its result once it is durable, or its error."""
@@ -37,28 +49,34 @@ class Seam:
             self._flushing = asyncio.create_task(self._flush())
         return future
 
-    def persist(self, work: Work[Any], what: str) -> asyncio.Task[None]:
-        """Commit work that must not be given up, trying again for as long as the store is unavailable."""
-        task = asyncio.create_task(self._persist(self.submit(work), work, what))
-        self._persisting.add(task)
-        task.add_done_callback(self._persisting.discard)
-        return task
+    def persist(
+        self, work: Work[Any], what: str, then: Callable[[], None] | None = None
+    ) -> asyncio.Future[None]:
+        """Commit work that must not be given up, trying again for as long as the store is unavailable.
 
-    async def _persist(self, first: asyncio.Future[Any], work: Work[Any], what: str) -> None:
-        future, pause = first, 0.1
-        while True:
-            try:
-                await future
-            except StoreUnavailable as error:
-                log.warning("cannot record %s yet: %s", what, error)
-            except Exception:
-                log.exception("cannot record %s", what)
-                return
-            else:
-                return
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-            future = self.submit(work)
+        The future is done, and `then` called, once it is recorded, or has proved impossible.
+        """
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._persisting.add(done)
+        self._try(_Errand(work, what, then, done))
+        return done
+
+    def _try(self, errand: _Errand) -> None:
+        self.submit(errand.work).add_done_callback(lambda future: self._tried(errand, future))
+
+    def _tried(self, errand: _Errand, future: asyncio.Future[Any]) -> None:
+        error = future.exception()
+        if isinstance(error, StoreUnavailable):
+            log.warning("cannot record %s yet: %s", errand.what, error)
+            errand.pause = min(errand.pause * 2, _LONGEST_PAUSE_S)
+            asyncio.get_running_loop().call_later(errand.pause, self._try, errand)
+            return
+        if error is not None:
+            log.error("cannot record %s", errand.what, exc_info=error)
+        self._persisting.discard(errand.done)
+        errand.done.set_result(None)
+        if errand.then is not None:
+            errand.then()
 
     async def _flush(self) -> None:
         try:
