@@ -20,6 +20,10 @@ def main() -> None:
         if PYTHON.exists() and Path(sys.prefix) != PYTHON.parent.parent:
             os.execv(PYTHON, [str(PYTHON), __file__, *sys.argv[1:]])  # noqa: S606
         sys.exit(f"postroom: {error.name} is not installed; run `make install` in {HERE} first")
+    inherited = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        filter(None, [str(HERE), inherited])
+    )  # for the processes to come
     sys.argv = ["postroom", "serve", *sys.argv[1:]]
     run()
 

@@ -116,7 +116,10 @@ def web() -> None:
     from postroom import setup
     from postroom.serve import run_web
 
-    run_web(setup.check_service(), _lifeline())
+    settings, lifeline = setup.check_service(), _lifeline()
+    if lifeline is None:  # under `serve`, the last of our own may still be ending after a kill
+        setup.check_port(settings)
+    run_web(settings, lifeline)
 
 
 @cli.command()

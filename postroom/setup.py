@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import secrets
 import socket
@@ -80,16 +81,18 @@ def write_demo_accounts(path: Path) -> str | None:
 
 def check_port(settings: Settings) -> None:
     """Raise ConfigError when something listens on our port already: two services would share its requests."""
-    family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
+            0
+        ]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        except OSError as error:
-            raise ConfigError(
-                "PORT",
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another port",
-            ) from error
+    except OSError as error:
+        variable = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
+        raise ConfigError(
+            variable, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another"
+        ) from error
 
 
 def uses_inbox(store: Store) -> bool:

@@ -102,9 +102,7 @@ class Connection:
     @classmethod
     async def open(cls, endpoint: Endpoint) -> Connection:
         """Connect, greet, secure and log in. Raises SMTPFault; the socket is closed then."""
-        assert endpoint.tls is not None or endpoint.security is Security.NONE
-        tls = endpoint.tls if endpoint.security is Security.TLS else None
-        wire = await connect(endpoint.host, endpoint.port, tls, endpoint.timeouts.connect)
+        wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect)
         connection = cls(endpoint, wire)
         try:
             await connection._greet()
@@ -116,11 +114,13 @@ class Connection:
     @property
     def usable(self) -> bool:
         """False once anything went wrong, or the server has spoken unasked."""
-        return self._wire.broken is None and not self._wire.has_unread
+        return not self._wire.closing and not self._wire.has_unread
 
     # -- session
 
     async def _greet(self) -> None:
+        if self._endpoint.security is Security.TLS:
+            await self._secure()
         greeting = await self._wire.reply("greeting", self._timeouts.greeting)
         self._expect(greeting, "greeting")
         await self._hello()
@@ -154,16 +154,13 @@ class Connection:
             )
         reply = await self._command("STARTTLS", "STARTTLS")
         self._expect(reply, "STARTTLS")
-        if self._wire.has_unread:
-            self._wire.abort()
-            raise SMTPFault(
-                FaultKind.INSECURE,
-                "STARTTLS",
-                f"{endpoint} sent plain text after agreeing to TLS: somebody may be tampering with the line",
-            )
+        await self._secure()
+        self._extensions = {}  # RFC 3207 §4.2: forget what was learned before TLS
+
+    async def _secure(self) -> None:
+        endpoint = self._endpoint
         assert endpoint.tls is not None
         await self._wire.start_tls(endpoint.tls, endpoint.host, str(endpoint), self._timeouts.connect)
-        self._extensions = {}  # RFC 3207 §4.2: forget what was learned before TLS
 
     async def _authenticate(self) -> None:
         if "AUTH" not in self._extensions:
@@ -313,7 +310,7 @@ class Connection:
 
     async def _answered_early(self, transcript: Transcript) -> bool:
         """The server spoke before the dot: its words count only if they refuse, and the session is over."""
-        if not self._wire.has_unread and self._wire.broken is None:
+        if not self._wire.has_unread and not self._wire.closing:
             return False
         reply = await self._wire.reply("DATA", self._timeouts.data)
         if reply.code < 400:

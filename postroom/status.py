@@ -107,9 +107,9 @@ def classify(reply: Reply, stage: Stage) -> Outcome:
     The basic code decides where the enhanced code disagrees. Whatever is
     not understood is transient, so that nothing is given up by mistake.
     """
-    reason = explain(reply)
     if reply.positive and stage is Stage.DOT:
         return Sent(reply)
+    reason = explain(reply)
     if account_is_busy(reply):
         return Deferred(reason, Blame.ACCOUNT, reply, burns_attempt=False)
     if reply.code == 421 or not (reply.transient or reply.permanent):

@@ -7,6 +7,7 @@ words is bounded in size. Whatever breaks a `Wire` breaks it for good.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from collections import deque
@@ -27,6 +28,7 @@ class Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
+        self._tcp: asyncio.Transport | None = None  # the same as `transport`, or what is below its TLS
         self._buffer = bytearray()
         self._lines: list[bytes] = []
         self._size = 0  # of `_lines`
@@ -39,7 +41,7 @@ class Wire(asyncio.Protocol):
     # -- callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+        self.transport = self._tcp = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -81,7 +83,7 @@ class Wire(asyncio.Protocol):
         self._size += len(line)
         if self._size > _MOST_REPLY_BYTES:
             self._break(FaultKind.GARBLED, "the server's reply does not end")
-        if line[3:4] == b"-":
+        if line[3:4] == b"-" or self.broken is not None:
             return
         self._replies.append(_parse_reply(self._lines))
         self._lines, self._size = [], 0
@@ -107,6 +109,11 @@ class Wire(asyncio.Protocol):
     def has_unread(self) -> bool:
         """Something came that nobody has asked for yet."""
         return bool(self._replies or self._buffer or self._lines)
+
+    @property
+    def closing(self) -> bool:
+        """Nothing can be sent any more, though what ended it may not be known yet (`reply` waits for that)."""
+        return self.broken is not None or self._tcp is None or self._tcp.is_closing()
 
     async def reply(self, verb: str, seconds: float) -> Reply:
         """Return the next whole reply. Raises SMTPFault; after that the connection is dead."""
@@ -141,7 +148,7 @@ class Wire(asyncio.Protocol):
     async def write(self, data: bytes, verb: str, seconds: float) -> None:
         """Send bytes; wait, no longer than `seconds` a block, while the server does not take them."""
         for start in range(0, len(data), _WRITE_CHUNK):
-            if self.broken is not None or self.transport is None:
+            if self.closing or self.transport is None:
                 return
             self.transport.write(data[start : start + _WRITE_CHUNK] if len(data) > _WRITE_CHUNK else data)
             if self._writable is not None:
@@ -162,16 +169,29 @@ class Wire(asyncio.Protocol):
 
     async def start_tls(self, context: ssl.SSLContext, host: str, where: str, seconds: float) -> None:
         """Go on in TLS, the certificate verified for `host`. Raises SMTPFault."""
-        assert self.transport is not None
-        loop = asyncio.get_running_loop()
-        try:
-            transport = await loop.start_tls(
-                self.transport, self, context, server_hostname=host, ssl_handshake_timeout=seconds
+        if self.has_unread:
+            message = (
+                f"{where} sent plain text where TLS had to begin: somebody may be tampering with the line"
             )
+            raise SMTPFault(FaultKind.INSECURE, "STARTTLS", message)
+        if self.closing or self.transport is None:
+            await self._wait("STARTTLS", seconds)
+            raise self._fault("STARTTLS")
+        try:
+            self.transport = await asyncio.wait_for(self._upgraded(self.transport, context, host), seconds)
+        except TimeoutError as error:
+            message = f"no TLS handshake with {where} within {seconds:g} s"
+            raise SMTPFault(FaultKind.TIMEOUT, "STARTTLS", message) from error
         except (OSError, EOFError) as error:
             raise _tls_fault(where, error) from error
-        assert transport is not None
-        self.transport = transport
+
+    async def _upgraded(
+        self, transport: asyncio.Transport, context: ssl.SSLContext, host: str
+    ) -> asyncio.Transport:
+        upgraded = await asyncio.get_running_loop().start_tls(transport, self, context, server_hostname=host)
+        if upgraded is None:  # asyncio says so when the server closes before its first byte
+            raise EOFError("the server closed the connection")
+        return upgraded
 
 
 def _parse_reply(lines: Sequence[bytes]) -> Reply:
@@ -183,16 +203,14 @@ def _parse_reply(lines: Sequence[bytes]) -> Reply:
     return Reply(code, "\n".join(texts).rstrip(), enhanced)
 
 
-async def connect(host: str, port: int, tls: ssl.SSLContext | None, seconds: float) -> Wire:
-    """Try the host's addresses in turn; return the first that answers. `tls`: from the first byte. Raises SMTPFault."""
+async def connect(host: str, port: int, seconds: float) -> Wire:
+    """Try the host's addresses in turn; return the first that answers. Raises SMTPFault."""
     problem: SMTPFault | None = None
     for address in await _resolve(host, port, seconds):
         try:
-            return await _connect_to(host, port, address, tls, seconds)
+            return await _connect_to(f"{host}:{port} ({address})", address, port, seconds)
         except SMTPFault as fault:
             problem = fault
-            if fault.kind is FaultKind.INSECURE:
-                break
     assert problem is not None
     raise problem
 
@@ -211,21 +229,16 @@ async def _resolve(host: str, port: int, seconds: float) -> list[str]:
     return list(dict.fromkeys(str(info[4][0]) for info in found))
 
 
-async def _connect_to(host: str, port: int, address: str, tls: ssl.SSLContext | None, seconds: float) -> Wire:
-    where = f"{host}:{port}"
-    options: dict[str, Any] = (
-        {"ssl": tls, "server_hostname": host, "ssl_handshake_timeout": seconds} if tls is not None else {}
-    )
-    connecting = asyncio.get_running_loop().create_connection(Wire, address, port, **options)
+async def _connect_to(where: str, address: str, port: int, seconds: float) -> Wire:
+    connecting = asyncio.get_running_loop().create_connection(Wire, address, port)
     try:
         _, wire = await asyncio.wait_for(connecting, seconds)
     except TimeoutError as error:
-        message = f"cannot connect to {where} ({address}): no answer within {seconds:g} s"
+        message = f"cannot connect to {where}: no answer within {seconds:g} s"
         raise SMTPFault(FaultKind.TIMEOUT, "connect", message) from error
-    except ssl.SSLError as error:
-        raise _tls_fault(where, error) from error
     except OSError as error:
-        message = f"cannot connect to {where} ({address}): {error.strerror or error}"
+        reason = os.strerror(error.errno) if error.errno else error
+        message = f"cannot connect to {where}: {reason}"
         raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
     return wire
 

@@ -70,19 +70,14 @@ SELECT fingerprint, request_id FROM idempotency WHERE account_id = :account_id A
 INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
 VALUES (:account_id, :key, :fingerprint, :request_id, :now);
 
--- name: insert_message$
-INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at)
-VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now)
-RETURNING id;
+-- name: accept_message!
+-- Message, content, first delivery, job and event, through the view's trigger.
+INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, mime, forward_path)
+VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :mime, :forward_path);
 
--- name: insert_content!
-INSERT INTO content (message_id, mime) VALUES (:message_id, :mime);
-
--- name: insert_delivery!
-INSERT INTO delivery (message_id, forward_path) VALUES (:message_id, :forward_path);
-
--- name: insert_job!
-INSERT INTO job (kind, account_id, message_id, due_at) VALUES (:kind, :account_id, :message_id, :due_at);
+-- name: add_delivery!
+INSERT INTO delivery (message_id, forward_path)
+SELECT id, :forward_path FROM message WHERE request_id = :request_id;
 
 -- name: insert_event!
 INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_id, :delivery_id, :at, :kind, :detail);
@@ -100,8 +95,8 @@ WHERE (state = 'active' OR resume_at <= :now)
 
 -- name: jobs_due
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at
-FROM job JOIN message ON message.id = job.message_id
+       message.smtputf8, message.accepted_at, content.mime
+FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
 WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
 ORDER BY job.due_at, job.id
 LIMIT :count;
@@ -110,9 +105,6 @@ LIMIT :count;
 UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,
                attempt = attempt + 1
 WHERE id = :job_id AND state = 'queued';
-
--- name: content_of$
-SELECT mime FROM content WHERE message_id = :message_id;
 
 -- name: pending_deliveries
 SELECT id, forward_path FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;

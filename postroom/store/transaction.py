@@ -129,7 +129,8 @@ class Transaction:
         return Accepted(message.request_id)
 
     def _insert(self, message: NewMessage) -> None:
-        message_id = self._q.insert_message(
+        first, *others = message.forward_paths
+        self._q.accept_message(
             self._db,
             request_id=message.request_id,
             account_id=message.account_id,
@@ -138,18 +139,11 @@ class Transaction:
             size=len(message.mime),
             smtputf8=int(message.smtputf8),
             now=message.accepted_at,
+            mime=message.mime,
+            forward_path=first,
         )
-        self._q.insert_content(self._db, message_id=message_id, mime=message.mime)
-        for path in message.forward_paths:
-            self._q.insert_delivery(self._db, message_id=message_id, forward_path=path)
-        self._q.insert_job(
-            self._db,
-            kind="delivery",
-            account_id=message.account_id,
-            message_id=message_id,
-            due_at=message.accepted_at,
-        )
-        self._event(message_id, None, "accepted", message.accepted_at)
+        for path in others:
+            self._q.add_delivery(self._db, request_id=message.request_id, forward_path=path)
 
     # -- the queue
 
@@ -160,22 +154,20 @@ class Transaction:
 
         Stops before `most_bytes` of content are exceeded, but always takes one.
         """
-        jobs: list[ClaimedJob] = []
         room = most_bytes
-        due = list(self._q.jobs_due(self._db, account_id=account_id, now=now, count=most))
-        for row in due:
+        rows: list[tuple[Any, ...]] = []
+        for row in self._q.jobs_due(self._db, account_id=account_id, now=now, count=most):
             room -= row[5]
-            if room < 0 and jobs:
+            if room < 0 and rows:
                 break
-            job = self._claim_row(row, account_id, worker_id, now)
-            if job is not None:
-                jobs.append(job)
-        return jobs
+            rows.append(row)
+        claimed = (self._claim_row(row, account_id, worker_id, now) for row in rows)
+        return [job for job in claimed if job is not None]
 
     def _claim_row(
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant
     ) -> ClaimedJob | None:
-        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at = row
+        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime = row
         token = secrets.randbits(62) + 1
         if not self._q.claim_job(self._db, job_id=job_id, token=token, worker_id=worker_id, now=now):
             return None
@@ -189,7 +181,7 @@ class Transaction:
             account_id=account_id,
             reverse_path=reverse_path,
             deliveries=tuple(PendingDelivery(*delivery) for delivery in deliveries),
-            mime=self._q.content_of(self._db, message_id=message_id),
+            mime=mime,
             smtputf8=bool(smtputf8),
             accepted_at=accepted_at,
         )
@@ -214,7 +206,7 @@ class Transaction:
         assert result.outcomes.keys() == {delivery.id for delivery in job.deliveries}
         if all(self._is_final(outcome, result.in_doubt) for outcome in result.outcomes.values()):
             self._finish_deliveries(job, result, now)
-            self._end(job, now)
+            self._end(job, result, now)
         else:
             assert result.retry_at is not None
             burns = any(self._burns_attempt(outcome) for outcome in result.outcomes.values())
@@ -238,8 +230,10 @@ class Transaction:
         in_doubt = any(isinstance(outcome, InDoubt) for outcome in result.outcomes.values())
         return in_doubt and result.in_doubt is InDoubtPolicy.HOLD
 
-    def _end(self, job: ClaimedJob, now: Instant) -> None:
-        failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
+    def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
+        failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
+        if not failed and job.attempt > 1:  # some recipients may have had their end in an earlier attempt
+            failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
         state = "failed" if failed else "done"
         if not self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now):
             raise LeaseLost

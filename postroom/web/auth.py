@@ -46,9 +46,11 @@ def header_key(request: Request) -> str | None:
 
 
 def presented_key(request: Request, document: dict[str, Any]) -> str | None:
-    """Return the key of a request that has a JSON body. Raises MalformedSubmission for two that differ."""
+    """Return the key of a request that has a JSON body. Raises MalformedSubmission for two that differ, or no string."""
     in_body = document.get("key")
-    return _one(header_key(request), in_body if isinstance(in_body, str) and in_body else None)
+    if in_body is not None and not isinstance(in_body, str):
+        raise MalformedSubmission("the key must be a string", errors=(("key", "must be a string"),))
+    return _one(header_key(request), in_body or None)
 
 
 def _one(first: str | None, second: str | None) -> str | None:

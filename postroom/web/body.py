@@ -7,7 +7,7 @@ from typing import Any, Never
 
 from flask import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from postroom.errors import MalformedSubmission
 
@@ -34,11 +34,11 @@ class SendRequest(BaseModel):
 
 
 def read_json(request: Request) -> dict[str, Any]:
-    """Return the JSON object of the request. Raises UnsupportedMediaType or MalformedSubmission."""
+    """Return the JSON object of the request. Raises UnsupportedMediaType, RequestEntityTooLarge or MalformedSubmission."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
     try:
-        text = request.get_data().decode("utf-8-sig")
+        text = _read(request).decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
@@ -54,6 +54,15 @@ def read_json(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedSubmission("the body must be a JSON object: {…}")
     return value
+
+
+def _read(request: Request) -> bytes:
+    data = request.get_data()
+    # Without a Content-Length, werkzeug cuts a body at the limit and says nothing.
+    most = request.max_content_length
+    if most is not None and len(data) >= most:
+        raise RequestEntityTooLarge
+    return data
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -77,12 +86,20 @@ def read_send_request(document: dict[str, Any]) -> SendRequest:
         return SendRequest.model_validate(document)
     except ValidationError as error:
         faults = tuple(
-            (_shown(str(fault["loc"][0])) if fault["loc"] else "", _WORDS.get(fault["type"], fault["msg"]))
+            (
+                _shown(str(fault["loc"][0])) if fault["loc"] else _unreadable_name(document),
+                _WORDS.get(fault["type"], fault["msg"]),
+            )
             for fault in error.errors(include_url=False, include_input=False, include_context=False)
         )
         raise MalformedSubmission(
             "some fields are missing, unknown or of the wrong type", errors=faults
         ) from error
+
+
+def _unreadable_name(document: dict[str, Any]) -> str:
+    """The first name that holds half a surrogate pair: pydantic does not say which it was."""
+    return next((_shown(name) for name in document if _shown(name) != name[:100]), "")
 
 
 def _shown(name: str) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Flask, Response
-from flask_limiter import RateLimitExceeded
 from werkzeug.exceptions import HTTPException
 
 from postroom.errors import (
@@ -82,16 +81,6 @@ def _on_rejected(error: Rejected) -> Response:
     return problem(status, error.code, title, str(error), errors=errors, headers=headers)
 
 
-def _on_limit(error: RateLimitExceeded) -> Response:
-    assert error.limit is not None
-    return problem(
-        429,
-        QuotaExceeded.code,
-        "Too many requests",
-        f"the limit is {error.limit.limit}; wait for the time in Retry-After (seconds), then go on",
-    )
-
-
 def _on_http(error: HTTPException) -> Response:
     status = error.code or 500
     headers = {
@@ -133,7 +122,6 @@ def _on_surprise(error: Exception) -> Response:
 def install(app: Flask) -> None:
     """Make every error of the application a problem document."""
     app.register_error_handler(Rejected, _on_rejected)
-    app.register_error_handler(RateLimitExceeded, _on_limit)
     app.register_error_handler(HTTPException, _on_http)
     app.register_error_handler(StoreUnavailable, _on_unavailable)
     app.register_error_handler(StoreError, _on_store_error)

@@ -26,8 +26,8 @@ from postroom.worker.seam import Seam
 
 log = logging.getLogger(__name__)
 
-_WATCH_S = 0.02  # how often to ask whether anything was committed
-_LOOK_S = 0.1  # how often to look for jobs that have become due
+_WATCH_S = 0.03  # how often to ask whether anything was committed
+_LOOK_S = 0.2  # how often to look for jobs that have become due
 _SWEEP_S = 1.0
 _RENEW_S = 10.0
 _FILE_S = 0.5
@@ -83,7 +83,7 @@ class Worker:
             asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
             asyncio.create_task(self._every(_RENEW_S, self._renew)),
             asyncio.create_task(self._every(_FILE_S, self._sync_accounts)),
-            asyncio.create_task(self._every(_LOG_S, self._write_log)),
+            asyncio.create_task(self._every(_LOG_S, self._write_log, when=lambda: self._unlogged)),
         ]
         dispatching = asyncio.create_task(self._dispatch())
         try:
@@ -156,11 +156,14 @@ class Worker:
 
     # -- chores
 
-    async def _every(self, seconds: float, chore: Callable[[], Any]) -> None:
-        """Run a chore in a thread, again and again; a store that is away only delays it."""
+    async def _every(
+        self, seconds: float, chore: Callable[[], Any], when: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Run a chore in a thread, again and again, where there is need; a store that is away only delays it."""
         while True:
             try:
-                await asyncio.to_thread(chore)
+                if when():
+                    await asyncio.to_thread(chore)
             except StoreUnavailable as error:
                 log.warning("put off: %s", error)
             await asyncio.sleep(seconds)
@@ -179,8 +182,6 @@ class Worker:
         self._unlogged = True
 
     def _write_log(self) -> None:
-        if not self._unlogged:
-            return
         self._unlogged = False
         try:
             self._email_log.project()

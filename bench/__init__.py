@@ -1,0 +1,1 @@
+"""How fast Postroom is, beside the design it grew out of: `python -m bench`."""

@@ -1,0 +1,110 @@
+"""Counting requests in fixed windows, on memory, Redis or Memcached (the limits library)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from limits import RateLimitItem
+from limits.storage import MemoryStorage, Storage, storage_from_string
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "postroom"
+_PATIENCE_S = 0.5  # a storage that is down must not hold up a request for longer
+_LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The window of a limit that has the least room left; times in seconds."""
+
+    limit: RateLimitItem
+    used: int
+    reset_at: float
+
+    @property
+    def exceeded(self) -> bool:
+        return self.used > self.limit.amount
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.limit.amount - self.used)
+
+    @property
+    def wait(self) -> int:
+        """Return the whole seconds until the window ends, at least one."""
+        return max(1, math.ceil(self.reset_at - time.time()))
+
+
+class Throttle:
+    """Counters that all processes share where the storage is a server.
+
+    While that server is away each process counts in its own memory, and asks for it again
+    after a pause that grows from one second to thirty.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._memory = MemoryStorage()
+        shared = uri != "memory://"
+        self._shared: Storage | None = _open(uri) if shared else None
+        self._away_until = 0.0
+        self._pause = 1.0
+        self._mutex = threading.Lock()
+
+    def hit(self, limits: Sequence[RateLimitItem], *identity: str) -> Window:
+        """Count one request against every limit; return the window that is the tightest."""
+        windows = [self._ask(limit, identity, count=True) for limit in limits]
+        return min(windows, key=lambda window: window.remaining - window.exceeded)
+
+    def look(self, limit: RateLimitItem, *identity: str) -> Window:
+        """Return the window as it would be after one more request, without counting it."""
+        return self._ask(limit, identity, count=False)
+
+    def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, count: bool) -> Window:
+        key = limit.key_for(_PREFIX, *identity)
+        shared = self._shared
+        if shared is not None and time.monotonic() >= self._away_until:
+            try:
+                window = _read(shared, limit, key, count=count)
+            except Exception as error:  # whatever the driver raises, requests go on
+                self._note_away(error)
+            else:
+                self._note_back()
+                return window
+        return _read(self._memory, limit, key, count=count)
+
+    def _note_away(self, error: Exception) -> None:
+        with self._mutex:
+            if time.monotonic() >= self._away_until:
+                self._away_until = time.monotonic() + self._pause
+                log.warning("the rate limiter's storage is away, counting in memory: %s", error)
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE_S)
+
+    def _note_back(self) -> None:
+        if self._away_until:
+            with self._mutex:
+                self._away_until, self._pause = 0.0, 1.0
+            log.info("the rate limiter's storage is back")
+
+
+def _read(storage: Storage, limit: RateLimitItem, key: str, *, count: bool) -> Window:
+    expiry = limit.get_expiry()
+    used = storage.incr(key, expiry) if count else storage.get(key) + 1
+    return Window(limit, used, storage.get_expiry(key))
+
+
+def _open(uri: str) -> Storage:
+    options: dict[str, Any] = {}
+    if uri.startswith("redis"):
+        options = {"socket_connect_timeout": _PATIENCE_S, "socket_timeout": _PATIENCE_S}
+    elif uri.startswith("memcached"):
+        options = {"connect_timeout": _PATIENCE_S, "timeout": _PATIENCE_S}
+    storage = storage_from_string(uri, **options)
+    assert isinstance(storage, Storage)
+    return storage

@@ -1,0 +1,123 @@
+"""The HTTP doorway without a server: Flask's test client on a real store with two tenants."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from postroom.accounts import AccountsFile
+from postroom.config import Settings, variables
+from postroom.setup import Service
+from postroom.store import open_store
+from postroom.vault import Vault
+from postroom.web import create_app
+
+ALICE, BOB = "alice-key-0123456789", "bob-key-9876543210"
+ROWS = f"""\
+key,email,app_password,host
+{ALICE},alice@example.com,,inbox
+{BOB},bob@example.org,,inbox
+"""
+MOST_BYTES = 1_000_000
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    """An installation in `tmp_path` without rate limits, whose data.csv names alice and bob."""
+    for setting in Settings.model_fields:
+        for name in variables(setting):
+            monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(rate_limit="", max_message_bytes=MOST_BYTES)
+    vault = Vault.open(settings, tmp_path / "var")
+    store = open_store(f"sqlite:///{tmp_path}/var/postroom.db")
+    store.migrate()
+    (tmp_path / "data.csv").write_text(ROWS, encoding="utf-8")
+    AccountsFile(store, vault, tmp_path / "data.csv").sync()
+    yield Service(settings, store, vault)
+    store.close()
+
+
+@pytest.fixture
+def make_app(service: Service) -> Iterator[Callable[..., Flask]]:
+    """Build an application on the service's store, as one more process would: `make_app(rate_limit="3/minute")`."""
+
+    apps: list[Flask] = []
+
+    def make(**settings: Any) -> Flask:
+        given = {"rate_limit": "", "max_message_bytes": MOST_BYTES, **settings}
+        apps.append(create_app(Settings(**given), service.store, service.vault))
+        return apps[-1]
+
+    yield make
+    apps.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # clients of Redis and Memcached leave closing to this
+        gc.collect()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+class Travelling(FlaskClient):
+    """A client that calls from another address each time, so that the limit on guesses never speaks."""
+
+    addresses = itertools.count(1 << 24)
+
+    def open(self, *args: Any, **kwargs: Any) -> TestResponse:
+        address = ".".join(str(octet) for octet in next(self.addresses).to_bytes(4, "big"))
+        self.environ_base["REMOTE_ADDR"] = address
+        return super().open(*args, **kwargs)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    app.test_client_class = Travelling
+    return app.test_client()
+
+
+@pytest.fixture
+def alice() -> str:
+    """Alice's key."""
+    return ALICE
+
+
+@pytest.fixture
+def bob() -> str:
+    """Bob's key."""
+    return BOB
+
+
+@pytest.fixture
+def database(service: Service, tmp_path: Path) -> Iterator[apsw.Connection]:
+    """Another process's connection to the service's database."""
+    connection = apsw.Connection(str(tmp_path / "var/postroom.db"))
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def kept(database: apsw.Connection) -> Callable[[], int]:
+    """Count everything that an accepted mail leaves in the database."""
+    tables = ("message", "content", "delivery", "job", "event", "idempotency")
+    sql = " + ".join(f"(SELECT count(*) FROM {table})" for table in tables)
+
+    def count() -> int:
+        rows: int = next(iter(database.execute(f"SELECT {sql}")))[0]
+        return rows
+
+    return count

@@ -1,0 +1,275 @@
+"""Rate limits: in memory, on a real Redis and on a real Memcached, and with these away."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.datastructures import Headers
+from werkzeug.test import TestResponse
+
+from postroom.model import Account
+from postroom.web.auth import Doorkeeper
+from tests.servers.memcached import Memcached
+from tests.servers.redis import Redis
+from tests.servers.waiting import eventually
+
+MakeApp = Callable[..., Flask]
+# limits keeps a client of Memcached for each thread, and nobody can close those of other threads.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
+STORAGES = [
+    "memory",
+    pytest.param("redis_server", marks=pytest.mark.redis),
+    pytest.param("memcached_server", marks=pytest.mark.memcached),
+]
+SERVERS = STORAGES[1:]
+
+
+def post(app: Flask, key: str, address: str = "192.0.2.1") -> TestResponse:
+    """Post as one request to this application, from this address."""
+    return app.test_client().post(
+        "/send-email", json={**MAIL, "key": key}, environ_overrides={"REMOTE_ADDR": address}
+    )
+
+
+def parameters(field: str) -> tuple[str, dict[str, int]]:
+    """Take `"key";r=1;t=2` apart."""
+    name, *rest = field.split(";")
+    return name, {word: int(value) for word, _, value in (part.partition("=") for part in rest)}
+
+
+def check_limited(response: TestResponse, name: str, amount: int) -> None:
+    """Check a 429: what it says to people, and what its header fields say to programs."""
+    assert response.status_code == 429, response.text
+    assert response.mimetype == "application/problem+json"
+    document = json.loads(response.data)
+    assert (document["type"], document["title"]) == (
+        "urn:problem:postroom:quota-exceeded",
+        "Too many requests",
+    )
+    assert document["status"] == 429
+    assert f"{amount} per 1 minute" in document["detail"]
+    wait = int(response.headers["Retry-After"])
+    assert 1 <= wait <= 60
+    check_headers(response.headers, name, amount, 0)
+    assert parameters(response.headers["RateLimit"])[1]["t"] == wait
+
+
+def check_headers(headers: Headers, name: str, amount: int, remaining: int) -> None:
+    assert headers["RateLimit-Policy"] == f'"{name}";q={amount};w=60'
+    found, values = parameters(headers["RateLimit"])
+    assert (found, list(values), values["r"]) == (f'"{name}"', ["r", "t"], remaining)
+    assert 1 <= values["t"] <= 60
+
+
+@pytest.fixture
+def uri(request: pytest.FixtureRequest) -> str:
+    """The address of the storage that the test is parametrized with."""
+    if request.param == "memory":
+        return "memory://"
+    server: Redis | Memcached = request.getfixturevalue(request.param)
+    return server.uri
+
+
+# ---------------------------------------------------------------- by key
+
+
+@pytest.mark.parametrize("uri", STORAGES, indirect=True)
+def test_one_request_too_many(
+    make_app: MakeApp, uri: str, alice: str, bob: str, kept: Callable[[], int]
+) -> None:
+    app = make_app(rate_limit="3/minute", ratelimit_storage_uri=uri)
+    for remaining in (2, 1, 0):
+        response = post(app, alice)
+        assert response.status_code == 202
+        check_headers(response.headers, "key", 3, remaining)
+        assert "Retry-After" not in response.headers
+    before = kept()
+    for address in ("192.0.2.1", "192.0.2.2"):
+        check_limited(post(app, alice, address), "key", 3)
+    assert kept() == before
+    assert post(app, bob).status_code == 202, "another key is not concerned"
+
+
+def test_where_the_key_stands_makes_no_difference(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="3/minute")
+    send = app.test_client().post
+    assert send("/send-email", json={**MAIL, "key": alice}).status_code == 202
+    assert send("/send-email", json=MAIL, headers={"X-API-Key": alice}).status_code == 202
+    assert send("/send-email", json=MAIL, headers={"Authorization": f"Bearer {alice}"}).status_code == 202
+    check_limited(send("/send-email", json=MAIL, headers={"X-API-Key": alice}), "key", 3)
+
+
+def test_refused_requests_count(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="2/minute")
+    send = app.test_client().post
+    for recipient in ("nonsense", "more nonsense"):
+        response = send("/send-email", json={**MAIL, "recipient": recipient, "key": alice})
+        assert response.status_code == 422
+        assert "RateLimit" in response.headers
+    check_limited(post(app, alice), "key", 2)
+
+
+def test_requests_that_cannot_be_read_count_by_address(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="2/minute")
+    client = app.test_client()
+    client.environ_base["REMOTE_ADDR"] = "192.0.2.1"
+    for _ in range(2):
+        assert client.post("/send-email", data=b"{", content_type="application/json").status_code == 400
+    check_limited(client.post("/send-email", data=b"{", content_type="application/json"), "key", 2)
+    assert post(app, alice).status_code == 202, "the key has a count of its own"
+
+
+def test_asking_for_a_status_is_not_limited_by_key(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="1/minute")
+    request_id = post(app, alice).get_json()["request_id"]
+    for _ in range(100):
+        response = app.test_client().get(f"/email-status/{request_id}", headers={"X-API-Key": alice})
+        assert response.status_code == 200
+
+
+def test_several_limits_at_once(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="2/minute;3/day")
+    assert [post(app, alice).status_code for _ in range(3)] == [202, 202, 429]
+
+
+def test_an_empty_limit_switches_it_off(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="")
+    for _ in range(100):
+        response = post(app, alice)
+        assert response.status_code == 202
+        assert "RateLimit" not in response.headers
+
+
+@pytest.mark.parametrize("uri", SERVERS, indirect=True)
+def test_several_processes_share_one_count(make_app: MakeApp, uri: str, alice: str) -> None:
+    one, other = (make_app(rate_limit="4/minute", ratelimit_storage_uri=uri) for _ in range(2))
+    assert [post(app, alice).status_code for app in (one, other, one, other)] == [202] * 4
+    check_limited(post(one, alice), "key", 4)
+    check_limited(post(other, alice), "key", 4)
+
+
+@pytest.mark.redis
+def test_no_key_is_seen_in_redis(make_app: MakeApp, redis_server: Redis, alice: str) -> None:
+    app = make_app(rate_limit="100/minute", ratelimit_storage_uri=redis_server.uri)
+    post(app, alice)
+    post(app, "a-wrong-key")
+    app.test_client().get("/email-status/x", headers={"X-API-Key": "another-wrong-key"})
+    with socket.create_connection((redis_server.host, redis_server.port), timeout=5) as connection:
+        connection.sendall(b"KEYS *\r\n")
+        names = connection.recv(65536).decode()
+    assert names.count("postroom") >= 3, names
+    for key in (alice, "wrong", alice.encode().hex()):
+        assert key not in names
+
+
+# ---------------------------------------------------------------- wrong guesses
+
+
+@pytest.mark.parametrize("uri", STORAGES, indirect=True)
+def test_guesses_from_one_address_are_slowed_down(make_app: MakeApp, uri: str, alice: str) -> None:
+    """After sixty in a minute the address hears 429, right key or not: else the right one would show."""
+    app = make_app(ratelimit_storage_uri=uri)
+    client = app.test_client()
+    client.environ_base["REMOTE_ADDR"] = "192.0.2.66"
+    for number in range(30):
+        assert post(app, f"guess {number}", "192.0.2.66").status_code == 401
+        assert client.get(f"/email-status/{number}").status_code == 404, "ids and keys are counted together"
+    check_limited(post(app, "one more guess", "192.0.2.66"), "guesses", 60)
+    check_limited(client.get("/email-status/x"), "guesses", 60)
+    check_limited(post(app, alice, "192.0.2.66"), "guesses", 60)
+    assert post(app, alice, "192.0.2.67").status_code == 202, "other addresses are not concerned"
+
+
+def test_right_answers_are_no_guesses(make_app: MakeApp, alice: str) -> None:
+    app = make_app()
+    assert {post(app, alice).status_code for _ in range(70)} == {202}
+    for number in range(59):
+        assert post(app, f"guess {number}").status_code == 401
+    assert post(app, alice).status_code == 202
+
+
+def test_a_forwarded_address_is_believed_only_from_a_trusted_proxy(make_app: MakeApp) -> None:
+    direct, behind_proxy = make_app(), make_app(trusted_proxies=1)
+    last = None
+    for number in range(61):
+        headers = {"X-Forwarded-For": f"198.51.100.{number}", "X-API-Key": "wrong"}
+        last = direct.test_client().post("/send-email", json=MAIL, headers=headers)
+        proxied = behind_proxy.test_client().post("/send-email", json=MAIL, headers=headers)
+        assert proxied.status_code == 401
+    assert last is not None
+    check_limited(last, "guesses", 60)
+
+
+# ---------------------------------------------------------------- the storage is away
+
+
+def together(app: Flask, key: str) -> list[tuple[int, float]]:
+    """Post eight times at the same time; return statuses and seconds."""
+
+    def timed(_: int) -> tuple[int, float]:
+        began = time.monotonic()
+        return post(app, key).status_code, time.monotonic() - began
+
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(timed, range(8)))
+
+
+@pytest.mark.parametrize("how", ["stop", "pause"])
+@pytest.mark.parametrize("server", ["redis_server", "memcached_server"])
+def test_a_storage_that_goes_away_holds_nothing_up(
+    make_app: MakeApp, request: pytest.FixtureRequest, server: str, how: str, alice: str, bob: str
+) -> None:
+    storage: Any = request.getfixturevalue(server)
+    app = make_app(rate_limit="20/minute", ratelimit_storage_uri=storage.uri)
+    other = make_app(rate_limit="20/minute", ratelimit_storage_uri=storage.uri)
+    together(app, alice)
+    getattr(storage, how)()
+    for _ in range(2):
+        for status, seconds in together(app, alice):
+            assert status == 202
+            assert seconds < 2
+    assert post(app, "wrong").status_code == 401
+    assert app.test_client().get("/email-status/x").status_code == 404
+    eventually(lambda: post(app, bob).status_code == 429, 10, "the count in memory")
+    getattr(storage, {"stop": "start", "pause": "resume"}[how])()
+    eventually(lambda: post(app, bob).status_code == 202, 20, "the storage's own count again")
+    eventually(lambda: post(app, bob).status_code == 429, 10, "the storage's limit")
+    check_limited(post(other, bob), "key", 20)
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(("right", "status"), [(True, 202), (False, 401)])
+def test_a_storage_that_goes_away_during_a_request(
+    make_app: MakeApp,
+    redis_server: Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    alice: str,
+    right: bool,
+    status: int,
+) -> None:
+    """The limits were looked at, the answer is ready: it goes out, whether it counts as a guess or not."""
+    app = make_app(rate_limit="20/minute", ratelimit_storage_uri=redis_server.uri)
+    account = Doorkeeper.account
+
+    def stop_first(self: Doorkeeper, key: str | None) -> Account:
+        redis_server.stop()
+        return account(self, key)
+
+    monkeypatch.setattr(Doorkeeper, "account", stop_first)
+    assert post(app, alice if right else "wrong").status_code == status
+    assert post(app, alice if right else "wrong").status_code == status
+
+
+@pytest.mark.redis
+def test_a_storage_that_is_away_from_the_start(make_app: MakeApp, redis_server: Redis, alice: str) -> None:
+    redis_server.stop()
+    app = make_app(rate_limit="3/minute", ratelimit_storage_uri=redis_server.uri)
+    assert [post(app, alice).status_code for _ in range(4)] == [202, 202, 202, 429]

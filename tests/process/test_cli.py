@@ -1,0 +1,536 @@
+"""The real command line: every command, every exit status, and `serve` from its first start to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import http.client
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+import postroom
+from postroom.config import Settings, variables
+from tests.servers.installation import KEY, Client, Installation, account_rows, kill
+from tests.servers.programs import end, free_port
+from tests.servers.sink import Sink
+from tests.servers.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = {name for setting in Settings.model_fields for name in variables(setting)}
+COMMANDS = [
+    (),
+    ("serve",),
+    ("web",),
+    ("worker",),
+    ("send",),
+    ("status",),
+    ("migrate",),
+    ("inbox",),
+    ("inbox", "show"),
+    ("inbox", "serve"),
+]
+POSTROOM = ("-W", "error", "-m", "postroom")
+
+
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    return {**kept, "PYTHONPATH": str(ROOT), **settings}
+
+
+class Folder:
+    """A folder in which commands are run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def run(self, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, *POSTROOM, *arguments],
+            cwd=self.path,
+            env=environment(settings),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def accounts(self, *rows: str) -> None:
+        text = "\n".join(("key,email,app_password,host", *rows)) + "\n"
+        (self.path / "data.csv").write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def check_failed(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
+    """Check the exit status, and that people are told on stderr, without a traceback."""
+    assert done.returncode == status, done
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
+# ---------------------------------------------------------------- usage
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help(folder: Folder, command: tuple[str, ...]) -> None:
+    done = folder.run(*command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: postroom")
+    assert folder.run(*command, "-h").stdout == done.stdout
+    assert list(folder.path.iterdir()) == [], "help leaves nothing behind"
+
+
+def test_version(folder: Folder) -> None:
+    done = folder.run("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"postroom {postroom.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("--nonsense",),
+        ("serve", "extra"),
+        ("status",),
+        ("status", "--nonsense"),
+        ("send",),
+        ("inbox", "-n", "x"),
+        ("inbox", "nonsense"),
+    ],
+)
+def test_wrong_usage_is_2(folder: Folder, arguments: tuple[str, ...]) -> None:
+    check_failed(folder.run(*arguments), 2, "Usage: postroom", "Error:")
+
+
+# ---------------------------------------------------------------- configuration: 78
+
+
+@pytest.mark.parametrize(
+    ("command", "variable", "value"),
+    [
+        (("serve",), "PORT", "99999"),
+        (("web",), "POSTROOM_RATE_LIMIT", "often"),
+        (("worker",), "POSTROOM_RETRY_FOR", "soon"),
+        (("migrate",), "DATABASE_URL", "mysql://canary@x/y"),
+        (("status", "x"), "POSTROOM_SECRET_KEY", "canary"),
+    ],
+)
+def test_a_bad_setting_is_78_and_is_named(
+    folder: Folder, command: tuple[str, ...], variable: str, value: str
+) -> None:
+    done = folder.run(*command, **{variable: value})
+    check_failed(done, 78, f"postroom: {variable}: must")
+    assert "canary" not in done.stderr
+    assert not (folder.path / "data.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "command", [("web",), ("worker",), ("status", "x"), ("send", "--to", "you@example.com")]
+)
+def test_an_unprepared_database_is_78_with_a_hint(folder: Folder, command: tuple[str, ...]) -> None:
+    check_failed(folder.run(*command), 78, "postroom migrate")
+
+
+def test_a_database_that_cannot_be_opened(folder: Folder) -> None:
+    (folder.path / "file").write_text("in the way", encoding="utf-8")
+    check_failed(folder.run("migrate", DATABASE_URL="sqlite:///file/x.db"), 78, "DATABASE_URL")
+
+
+def test_a_damaged_database_is_left_untouched(folder: Folder) -> None:
+    (folder.path / "var").mkdir()
+    database = folder.path / "var/postroom.db"
+    database.write_bytes(b"this is no database at all" * 1000)
+    check_failed(folder.run("serve"), 1, "damaged", "backup")
+    assert database.read_bytes() == b"this is no database at all" * 1000
+
+
+# ---------------------------------------------------------------- migrate, send, status
+
+
+def test_migrate(folder: Folder) -> None:
+    first = folder.run("migrate")
+    assert (first.returncode, first.stdout) == (0, "")
+    assert "applied 0001" in first.stderr
+    second = folder.run("migrate")
+    assert (second.returncode, second.stderr) == (0, "the database is up to date\n")
+
+
+def test_the_dot_env_file_is_read_and_the_environment_wins(folder: Folder) -> None:
+    (folder.path / ".env").write_text("# ours\nDATABASE_URL='sqlite:///from-file.db'\n", encoding="utf-8")
+    assert folder.run("migrate").returncode == 0
+    assert (folder.path / "from-file.db").exists()
+    assert folder.run("migrate", DATABASE_URL="sqlite:///from-environment.db").returncode == 0
+    assert (folder.path / "from-environment.db").exists()
+    (folder.path / ".env").write_text("PORT=none\n", encoding="utf-8")
+    check_failed(folder.run("migrate"), 78, "PORT: must be")
+
+
+def test_send_and_status_without_a_server(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox", "the-key-of-bob,bob@example.com,,inbox")
+    folder.run("migrate")
+    mail = ("send", "--to", "you@example.com", "--subject", "Hello")
+    done = folder.run(*mail, "--from", "Alice@Example.com", stdin="Grüße\n")
+    assert done.returncode == 0, done
+    request_id = str(uuid.UUID(done.stdout.strip()))
+    shown = folder.run("status", request_id)
+    assert shown.returncode == 0
+    assert shown.stdout.splitlines()[0] == f"{request_id}  queued"
+    document = json.loads(folder.run("status", request_id.upper(), "--json").stdout)
+    assert (document["request_id"], document["status"]) == (request_id, "queued")
+    assert [event["event"] for event in document["events"]] == ["accepted"]
+    as_json = json.loads(folder.run(*mail, "--from", "bob@example.com", "--body", "x", "--json").stdout)
+    assert as_json["status"] == "queued"
+    check_failed(folder.run(*mail, "--body", "x"), 2, "--from", "alice@example.com, bob@example.com")
+    check_failed(folder.run(*mail, "--body", "x", "--from", "eve@example.com"), 2, "--from names none")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--to", "nonsense", "--body", "x"), "has no @"),
+        (("--to", "you@example.com", "--body", ""), "both empty"),
+        (("--to", "you@example.com", "--subject", "a\nBcc: b@example.com"), "one line"),
+    ],
+)
+def test_a_refused_mail_is_2(folder: Folder, arguments: tuple[str, ...], words: str) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.run("migrate")
+    check_failed(folder.run("send", *arguments), 2, words)
+
+
+def test_no_account_and_no_such_mail_are_2(folder: Folder) -> None:
+    folder.run("migrate")
+    check_failed(folder.run("send", "--to", "you@example.com", "--body", "x"), 2, "none yet", "data.csv")
+    check_failed(folder.run("status", "nonsense"), 2, "no mail with the id 'nonsense'")
+    check_failed(folder.run("status", str(uuid.uuid4())), 2, "no mail with the id")
+
+
+def test_an_empty_inbox(folder: Folder) -> None:
+    assert folder.run("inbox", "--json").stdout == "[]\n"
+    listed = folder.run("inbox")
+    assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "the inbox is empty\n")
+    check_failed(folder.run("inbox", "show", "latest"), 1, "postroom: ")
+
+
+def test_a_store_that_is_busy_is_75(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.run("migrate")
+    with (folder.path / "var/postroom.db-lock").open("rb+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.run("send", "--to", "you@example.com", "--body", "x")
+    check_failed(done, 75, "postroom.db-lock")
+
+
+# ---------------------------------------------------------------- serve: the newcomer's run
+
+
+class Newcomer:
+    """Somebody who starts Postroom in an empty folder; `command` is what follows `python`."""
+
+    def __init__(self, folder: Path, *command: str, **settings: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.client = Client(self.port)
+        self.log = folder.parent / f"{folder.name}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=folder,
+                env=environment({"PORT": str(self.port), **settings}),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        eventually(self._answers, 30, f"no answer: {self.text}")
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.text
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            return self.client.call("GET", "/email-status/none").status == 404
+        return False
+
+    def stop(self) -> int:
+        self.client.close()
+        return end(self.process, timeout=40)
+
+
+Arrive = Callable[..., Newcomer]
+
+
+@pytest.fixture
+def arrive(tmp_path: Path) -> Iterator[Arrive]:
+    """Start newcomers' services, each in an empty folder `tmp_path/here`; they end with the test."""
+    started: list[Newcomer] = []
+    (tmp_path / "here").mkdir()
+
+    def start(*command: str, **settings: str) -> Newcomer:
+        started.append(Newcomer(tmp_path / "here", *command, **settings))
+        return started[-1]
+
+    yield start
+    for newcomer in started:
+        newcomer.stop()
+
+
+def test_the_first_run(arrive: Arrive) -> None:
+    newcomer = arrive(*POSTROOM, "serve")
+    here = Folder(newcomer.folder)
+    written = (here.path / "data.csv").read_text(encoding="utf-8").splitlines()
+    key = written[1].split(",")[0]
+    assert (here.path / "data.csv").stat().st_mode & 0o777 == 0o600
+    assert written == ["key,email,app_password,host", f"{key},demo@postroom.example,,inbox"]
+    assert len(key) >= 32
+
+    command = newcomer.text.partition("  curl ")[2].partition("\n\n")[0]
+    assert f"http://127.0.0.1:{newcomer.port}/send-email" in command
+    began = int(time.time())
+    answer = subprocess.run(f"curl -sS {command}", shell=True, capture_output=True, text=True, check=True)
+    document = json.loads(answer.stdout)
+    assert list(document) == ["message", "request_id"]
+    request_id = document["request_id"]
+
+    client = newcomer.client
+    eventually(lambda: client.call("GET", f"/email-status/{request_id}").document["status"] == "sent", 20)
+    status = json.loads(here.run("status", request_id, "--json").stdout)
+    assert (status["request_id"], status["status"]) == (request_id, "sent")
+    assert "sent" in [event["event"] for event in status["events"]]
+    check_log_line(here.path, request_id, began)
+
+    mail = json.loads(here.run("inbox", "show", "latest", "--json").stdout)
+    assert (mail["subject"], mail["text"].strip()) == ("Hello", "It works.")
+    assert (mail["envelope_from"], mail["envelope_to"]) == ("demo@postroom.example", ["you@example.com"])
+    assert mail["id"] in here.run("inbox", COLUMNS="200").stdout
+    assert json.loads(here.run("inbox", "--json").stdout)[0]["id"] == mail["id"]
+    assert "It works." in here.run("inbox", "show").stdout
+    assert f"Message-ID: <{request_id}@" in here.run("inbox", "show", mail["id"], "--raw").stdout
+
+    sent = here.run(
+        "send", "--to", "you@example.com", "--subject", "From the shell", "--wait", stdin="Body\n"
+    )
+    assert sent.returncode == 0, sent
+    assert sent.stdout.splitlines()[0].endswith("  sent")
+    assert newcomer.stop() == 0
+    assert key not in newcomer.text.replace(command, "")
+
+
+def check_log_line(folder: Path, request_id: str, began: int) -> None:
+    """Check the seed's log, letter by letter."""
+    log = folder / "email_log.txt"
+    eventually(lambda: log.exists() and log.read_text(encoding="utf-8"), 10)
+    dates = [time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began + second)) for second in range(30)]
+    head = f"Request ID: {request_id}, Sender: demo@postroom.example, Recipient: you@example.com, Date: "
+    assert log.read_text(encoding="utf-8") in [f"{head}{date}, Status: sent\n" for date in dates]
+
+
+def test_mail_server_py_keeps_its_files_where_it_is_started(arrive: Arrive) -> None:
+    before = set(ROOT.iterdir())
+    newcomer = arrive("-W", "error", str(ROOT / "mail_server.py"))
+    found = {path.name for path in newcomer.folder.iterdir()}
+    assert {"data.csv", "var"} <= found
+    assert (newcomer.folder / "var/secret.key").stat().st_mode & 0o777 == 0o600
+    assert not {"data.csv", "var", "email_log.txt"} & {path.name for path in set(ROOT.iterdir()) - before}
+    assert newcomer.stop() == 0
+
+
+def test_serve_reads_dot_env(tmp_path: Path, arrive: Arrive) -> None:
+    settings = "POSTROOM_ACCOUNTS_CSV=ours.csv\nPORT=1\nPOSTROOM_RATE_LIMIT=1/minute\n"
+    (tmp_path / "here/.env").write_text(settings, encoding="utf-8")
+    newcomer = arrive(*POSTROOM, "serve")
+    key = (newcomer.folder / "ours.csv").read_text(encoding="utf-8").splitlines()[1].split(",")[0]
+    client = newcomer.client
+    mail = {"subject": "a", "recipient": "you@example.com", "body": "b", "key": key}
+    assert [client.call("POST", "/send-email", mail).status for _ in range(2)] == [202, 429]
+
+
+def test_a_second_start_keeps_the_key(arrive: Arrive) -> None:
+    first = arrive(*POSTROOM, "serve")
+    written = (first.folder / "data.csv").read_bytes()
+    first.stop()
+    second = arrive(*POSTROOM, "serve")
+    assert (second.folder / "data.csv").read_bytes() == written
+    assert "curl" not in second.text
+
+
+# ---------------------------------------------------------------- serve: its processes
+
+
+@pytest.fixture
+def sent_to(tmp_path: Path) -> Iterator[Sink]:
+    with Sink(tmp_path / "ledger") as sink:
+        yield sink
+
+
+@pytest.fixture
+def service(tmp_path: Path, sent_to: Sink) -> Iterator[Installation]:
+    with Installation(
+        tmp_path / "service",
+        account_rows(sent_to.port),
+        POSTROOM_RETRY_SCHEDULE="200ms",
+        POSTROOM_TRUSTED_PROXIES="1",
+    ) as installation:
+        yield installation
+
+
+def all_pids(service: Installation) -> set[int]:
+    return {pid for name in ("web", "worker") for pid in service.pids("-m", "postroom", name)}
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs: a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_all_processes_in_order(service: Installation, how: signal.Signals) -> None:
+    request_id = service.send()
+    service.wait_for(request_id)
+    pids = all_pids(service)
+    assert len(pids) >= 3, "granian, its worker, ours"
+    began = time.monotonic()
+    assert service.stop(how) == 0
+    assert time.monotonic() - began < 8
+    assert not [pid for pid in pids if alive(pid)]
+    assert "Traceback" not in service.log()
+
+
+def test_a_kill_of_the_supervisor_ends_its_children(service: Installation) -> None:
+    pids = all_pids(service)
+    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+    eventually(lambda: not [pid for pid in pids if alive(pid)], 15, f"{pids} live on")
+
+
+@pytest.mark.parametrize("name", ["web", "worker"])
+def test_a_killed_child_is_started_again(service: Installation, name: str) -> None:
+    service.wait_for(service.send())
+    pids = service.pids("-m", "postroom", name)
+    main = min(pids)
+    assert kill(main)
+    eventually(
+        lambda: service.pids("-m", "postroom", name) and main not in service.pids("-m", "postroom", name), 15
+    )
+    eventually(lambda: not [pid for pid in pids if alive(pid)], 15, "what the killed one left behind")
+    request_id = eventually(lambda: accepted(service), 20)
+    service.wait_for(request_id)
+    assert f"postroom {name} ended with status -9" in service.log()
+
+
+def accepted(service: Installation) -> str:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        answer = service.post()
+        return str(answer.document["request_id"]) if answer.status == 202 else ""
+    return ""
+
+
+def test_a_killed_web_worker_is_started_again(service: Installation) -> None:
+    main, *workers = sorted(service.pids("-m", "postroom", "web"))
+    assert workers
+    for pid in workers:
+        kill(pid)
+    eventually(lambda: not [pid for pid in workers if alive(pid)], 10)
+    service.wait_for(eventually(lambda: accepted(service), 20))
+    assert alive(main)
+
+
+def test_a_port_that_is_taken(service: Installation, tmp_path: Path) -> None:
+    """Two installations on one port would get half of each other's requests."""
+    second = Folder(tmp_path / "second")
+    second.path.mkdir()
+    port = str(service.port)
+    check_failed(second.run("serve", PORT=port), 78, f"PORT: cannot listen on 127.0.0.1:{port}", "in use")
+    assert not (second.path / "data.csv").exists()
+    check_failed(second.run("web", PORT=port), 78, f"PORT: cannot listen on 127.0.0.1:{port}", "in use")
+    assert service.post().status == 202
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_a_host_that_is_not_ours(folder: Folder, host: str) -> None:
+    check_failed(folder.run("serve", HOST=host), 78, f"postroom: HOST: cannot listen on {host}:5000")
+
+
+# ---------------------------------------------------------------- serve: data.csv while it runs
+
+
+def row(key: str, port: int) -> str:
+    return f"{key},me@postroom.example,,127.0.0.1,{port},none"
+
+
+ADDRESSES = itertools.count()
+
+
+def knock(service: Installation, key: str = KEY) -> int:
+    """Post, and return the status; each time as if from another address, or the limit on wrong guesses would speak."""
+    mail = {"subject": "a", "recipient": "you@postroom.example", "body": "b", "key": key}
+    headers = {"X-Forwarded-For": f"198.51.{next(ADDRESSES) // 250}.{next(ADDRESSES) % 250}"}
+    return service.client.call("POST", "/send-email", mail, headers).status
+
+
+def rewrite(service: Installation, *rows: str) -> None:
+    text = "\n".join(("key,email,app_password,host,port,security", *rows)) + "\n"
+    (service.folder / "data.csv").write_text(text, encoding="utf-8")
+
+
+def test_a_new_key_works_and_a_removed_one_does_not(service: Installation, sent_to: Sink) -> None:
+    other = "another-key-for-the-tests"
+    assert knock(service, other) == 401
+    rewrite(service, row(KEY, sent_to.port), row(other, sent_to.port))
+    eventually(lambda: knock(service, other) == 202, 3)
+    rewrite(service, row(other, sent_to.port))
+    eventually(lambda: knock(service) == 401, 3)
+    assert knock(service, other) == 202
+
+
+def test_the_queued_mail_of_a_removed_key_still_goes_out(service: Installation, sent_to: Sink) -> None:
+    sent_to.stop()
+    request_id = service.send()
+    service.wait_for(request_id, "deferred")
+    rewrite(service, row("another-key-for-the-tests", sent_to.port))
+    eventually(lambda: knock(service) == 401, 3)
+    sent_to.start()
+    service.wait_for(request_id)
+
+
+def test_bad_rows_are_reported_by_line_and_the_good_ones_keep_working(
+    service: Installation, sent_to: Sink
+) -> None:
+    other = "another-key-for-the-tests"
+    rewrite(
+        service,
+        "secret-canary-1,nonsense,,x,1,none",
+        row(KEY, sent_to.port),
+        "too,few",
+        row(other, sent_to.port),
+    )
+    eventually(lambda: knock(service, other) == 202, 3)
+    assert knock(service) == 202
+    assert re.search(r"data\.csv line 2: email", service.log())
+    assert re.search(r"data\.csv line 4: 2 fields", service.log())
+    assert "canary" not in service.log()
+    rewrite(service)
+    (service.folder / "data.csv").write_text("not a header\n", encoding="utf-8")
+    eventually(lambda: "was not read" in service.log(), 3)
+    assert knock(service, other) == 202, "a file that cannot be read changes nothing"

@@ -1,0 +1,97 @@
+"""What the SMTP tests share: a loop to run in, an endpoint, an envelope and a claimed job."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import uvloop
+
+from postroom.deliver import deliver, for_all
+from postroom.errors import SMTPFault
+from postroom.model import Blame, ClaimedJob, Deferred, Failed, Outcome, PendingDelivery, Secret, Security
+from postroom.smtp import Connection, Endpoint, Envelope, Timeouts
+from postroom.status import classify_fault
+from tests.servers.scripted import ScriptedServer
+
+T = TypeVar("T")
+
+USER, PASSWORD = "alice@postroom.example", "alice's secret"
+BOB, CAROL, DAVE = "bob@example.net", "carol@example.net", "dave@example.net"
+MIME = b"Subject: hello\r\n\r\nHello.\r\n"
+
+
+def run(coroutine: Coroutine[Any, Any, T], *, library: str = "uvloop", seconds: float = 15.0) -> T:
+    """Run to the end in a fresh loop, of the kind that the worker uses unless `library` is asyncio."""
+    new_loop = uvloop.new_event_loop if library == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(asyncio.wait_for(coroutine, seconds))
+
+
+def endpoint(
+    server: ScriptedServer,
+    security: Security = Security.NONE,
+    tls: ssl.SSLContext | None = None,
+    *,
+    host: str = "127.0.0.1",
+    password: str = "",
+    deadlines: Mapping[str, float] | None = None,
+) -> Endpoint:
+    """Where a scripted server is; each deadline that is not given is 5 s."""
+    timeouts = deadlines or {}
+    names = ("connect", "greeting", "command", "data", "block", "dot", "quit")
+    return Endpoint(
+        host=host,
+        port=server.port,
+        security=security,
+        username=USER if password else None,
+        password=Secret(password),
+        tls=tls,
+        timeouts=Timeouts(**{name: timeouts.get(name, 5.0) for name in names}),
+    )
+
+
+def envelope(*forward_paths: str, mime: bytes = MIME, smtputf8: bool = False) -> Envelope:
+    return Envelope(USER, forward_paths or (BOB,), mime, smtputf8)
+
+
+def body_of(size: int) -> bytes:
+    """Return a mail of at least so many bytes."""
+    line = b"." + b"x" * 97 + b"\r\n"
+    return MIME + line * (size // len(line) + 1)
+
+
+async def nothing() -> None:
+    """The mark before the dot, where a test is not about it."""
+
+
+def job(forward_paths: Sequence[str] = (BOB,), mime: bytes = MIME) -> ClaimedJob:
+    return ClaimedJob(
+        id=1,
+        token=1,
+        attempt=1,
+        message_id=1,
+        request_id="00000000-0000-0000-0000-000000000001",
+        account_id=1,
+        reverse_path=USER,
+        deliveries=tuple(PendingDelivery(id_, path) for id_, path in enumerate(forward_paths)),
+        mime=mime,
+        smtputf8=False,
+        accepted_at=0,
+    )
+
+
+async def attempt(where: Endpoint, claimed: ClaimedJob) -> tuple[list[Outcome], Connection | None]:
+    """Open a connection and deliver a job, as the worker does; return the outcomes and the connection."""
+    try:
+        connection = await Connection.open(where)
+    except SMTPFault as fault:
+        return list(for_all(claimed, classify_fault(fault)).values()), None
+    return list((await deliver(connection, claimed, nothing)).values()), connection
+
+
+def verdict(outcome: Outcome) -> tuple[type[Outcome], Blame | None]:
+    """Return kind and blame."""
+    return type(outcome), outcome.blame if isinstance(outcome, Deferred | Failed) else None

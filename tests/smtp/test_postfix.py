@@ -1,0 +1,91 @@
+"""Against a real Postfix with Dovecot's SASL, as people run it."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+
+from postroom.deliver import outcome_of
+from postroom.errors import FaultKind, SMTPFault
+from postroom.model import Blame, Deferred, Failed, Secret, Security, Sent
+from postroom.smtp import Connection, Endpoint, Envelope
+from tests.servers.postfix import Postfix
+from tests.smtp.dialog import BOB, USER, envelope, nothing, run, verdict
+
+pytestmark = pytest.mark.postfix
+
+
+def at(postfix: Postfix, security: Security, tls: ssl.SSLContext, password: str = "") -> Endpoint:
+    return Endpoint(
+        host=postfix.host,
+        port=postfix.tls_port if security is Security.TLS else postfix.port,
+        security=security,
+        username=USER,
+        password=Secret(password or postfix.users[USER]),
+        tls=tls,
+    )
+
+
+@pytest.mark.parametrize("security", [Security.STARTTLS, Security.TLS])
+def test_ten_mails_over_one_connection(
+    postfix: Postfix, client_tls: ssl.SSLContext, security: Security
+) -> None:
+    mimes = [f"Subject: {n}\r\n\r\n.\r\n..\r\n.{n}\r\n".encode() for n in range(10)]
+
+    async def dialogue() -> None:
+        connection = await Connection.open(at(postfix, security, client_tls))
+        assert connection.authenticated
+        for mime in mimes:
+            transcript = await connection.transact(envelope(mime=mime), nothing)
+            assert verdict(outcome_of(transcript, BOB)) == (Sent, None)
+            assert connection.usable
+        await connection.quit()
+
+    run(dialogue())
+    arrived = postfix.mails(expected=10)
+    assert sorted(mail.partition(b"\n\n")[2] for mail in arrived) == sorted(
+        mime.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n") for mime in mimes
+    )
+
+
+def test_recipients_that_postfix_refuses(postfix: Postfix, client_tls: ssl.SSLContext) -> None:
+    unknown, defer, full = (f"{name}@x.example" for name in ("unknown", "defer", "full"))
+
+    async def dialogue() -> None:
+        connection = await Connection.open(at(postfix, Security.STARTTLS, client_tls))
+        some = await connection.transact(envelope(unknown, defer, full, BOB), nothing)
+        assert verdict(outcome_of(some, unknown)) == (Failed, Blame.RECIPIENT)
+        assert verdict(outcome_of(some, defer)) == (Deferred, Blame.RECIPIENT)
+        assert verdict(outcome_of(some, full)) == (Deferred, Blame.RECIPIENT)
+        assert verdict(outcome_of(some, BOB)) == (Sent, None)
+        none = await connection.transact(envelope(unknown, defer), nothing)
+        assert verdict(outcome_of(none, unknown)) == (Failed, Blame.RECIPIENT)
+        assert connection.usable
+        again = await connection.transact(Envelope(USER, (BOB,), b"Subject: again\r\n\r\n"), nothing)
+        assert verdict(outcome_of(again, BOB)) == (Sent, None)
+        await connection.quit()
+
+    run(dialogue())
+    assert len(postfix.mails(expected=2)) == 2
+
+
+def test_a_wrong_password(postfix: Postfix, client_tls: ssl.SSLContext) -> None:
+    async def dialogue() -> SMTPFault:
+        with pytest.raises(SMTPFault) as caught:
+            await Connection.open(at(postfix, Security.STARTTLS, client_tls, "wrong"))
+        return caught.value
+
+    fault = run(dialogue())
+    assert (fault.kind, fault.verb) == (FaultKind.REFUSED, "AUTH")
+    assert fault.reply is not None
+    assert fault.reply.code == 535
+
+
+def test_a_ca_that_is_not_ours(postfix: Postfix) -> None:
+    async def dialogue() -> SMTPFault:
+        with pytest.raises(SMTPFault) as caught:
+            await Connection.open(at(postfix, Security.STARTTLS, ssl.create_default_context()))
+        return caught.value
+
+    assert run(dialogue()).kind is FaultKind.INSECURE

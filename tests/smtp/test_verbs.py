@@ -1,0 +1,254 @@
+"""Every verb × every misbehaviour (shared/reference/faults.md, row 12) against the table of docs/design.md §5.
+
+In each cell only the deadline of the verb in question is short. What must hold in all of them: no exception but
+SMTPFault, an end within that deadline and a second, doubt only where the dot has gone out, no mail taken by the
+server that we do not call sent or in doubt, and no use of a connection after anything but a plain reply.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import pytest
+
+from postroom.errors import FaultKind, SMTPFault
+from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome, Security, Sent
+from postroom.smtp import Connection, Endpoint
+from tests.conftest import StartScripted
+from tests.servers.scripted import (
+    PRECEDES,
+    Action,
+    Also,
+    Drip,
+    Drop,
+    Endless,
+    Garbage,
+    Hang,
+    Reply,
+    ScriptedServer,
+)
+from tests.servers.waiting import eventually
+from tests.smtp.dialog import BOB, PASSWORD, attempt, body_of, endpoint, job, run, verdict
+
+Verdict: TypeAlias = tuple[type[Outcome], Blame | None]
+
+SHORT = 0.3
+
+SENT: Verdict = (Sent, None)
+IN_DOUBT: Verdict = (InDoubt, None)
+CONNECTION: Verdict = (Deferred, Blame.CONNECTION)
+ACCOUNT: Verdict = (Failed, Blame.ACCOUNT)
+LATER: Verdict = (Deferred, Blame.MESSAGE)
+NEVER: Verdict = (Failed, Blame.MESSAGE)
+RECIPIENT_LATER: Verdict = (Deferred, Blame.RECIPIENT)
+RECIPIENT_NEVER: Verdict = (Failed, Blame.RECIPIENT)
+
+MISBEHAVIOURS: dict[str, Action] = {
+    "hang": Hang(),
+    "drop": Drop(),
+    "421": Reply("421 4.3.2 closing"),
+    "4xx": Reply("450 4.3.0 later"),
+    "5xx": Reply("550 5.7.1 no"),
+    "3xx": Reply("399 what"),
+    "2xx": Reply("299 as you like"),
+    "garbage": Garbage(),
+    "endless": Endless(),
+    "drip": Drip("250 " + "x" * 40, every=0.02),
+    "early": Reply(),  # see `misbehave`
+    "nul": Reply(b"250 2.0.0 \0\r\n"),
+}
+
+SESSION = ("GREETING", "EHLO", "STARTTLS", "EHLO again", "AUTH")
+ENVELOPE = ("MAIL", "RCPT", "DATA", "BODY")
+VERBS = (*SESSION, *ENVELOPE, "DOT", "RSET", "QUIT")
+
+# The reply that is sent too early, in the same segment as the one before it.
+EARLY = {
+    "EHLO": "250 early.example",
+    "STARTTLS": "220 2.0.0 go",
+    "EHLO again": "250 early.example",
+    "AUTH": "235 2.7.0 welcome",
+    "MAIL": "250 2.1.0 OK",
+    "RCPT": "250 2.1.5 OK",
+    "DATA": "354 go on",
+    "DOT": "250 2.0.0 queued",
+    "RSET": "250 2.0.0 OK",
+    "QUIT": "221 2.0.0 bye",
+}
+
+# Which deadline is the verb's; STARTTLS has two, for its reply and for the handshake.
+DEADLINES = {
+    "GREETING": ("greeting",),
+    "STARTTLS": ("command", "connect"),
+    "DATA": ("data",),
+    "BODY": ("block", "data"),
+    "DOT": ("dot",),
+    "QUIT": ("quit",),
+}
+
+IMPOSSIBLE = {
+    ("GREETING", "early"): "nothing comes before it",
+    ("BODY", "early"): "that is DOT, early",
+}
+
+
+def expected_in_session(verb: str, how: str) -> set[Verdict]:
+    if how == "5xx":
+        return {ACCOUNT}
+    if (verb, how) == ("EHLO", "2xx"):
+        return {ACCOUNT}  # its list of extensions is empty: no STARTTLS
+    if (verb, how) == ("EHLO again", "early"):
+        return {ACCOUNT}  # plain text injected before TLS
+    if how == "2xx" and verb != "STARTTLS":
+        return {SENT}
+    return {CONNECTION}
+
+
+def expected_in_envelope(verb: str, how: str) -> set[Verdict]:
+    if how == "4xx":
+        return {RECIPIENT_LATER if verb == "RCPT" else LATER}
+    if how == "5xx":
+        return {RECIPIENT_NEVER if verb == "RCPT" else NEVER}
+    if how == "2xx" and verb in ("MAIL", "RCPT"):
+        return {SENT}
+    if (verb, how) == ("DATA", "early"):
+        return {CONNECTION, IN_DOUBT}  # the real 354 may come before the dot or after it
+    return {CONNECTION}
+
+
+def expected_at_the_dot(how: str) -> set[Verdict]:
+    plain = {"421": CONNECTION, "4xx": LATER, "5xx": NEVER, "2xx": SENT, "early": CONNECTION}
+    return {plain.get(how, IN_DOUBT)}
+
+
+def expected(verb: str, how: str) -> set[Verdict]:
+    if verb == "RSET":
+        return {RECIPIENT_NEVER}  # whatever comes of it, the recipient's own reply stands
+    if verb == "QUIT":
+        return {SENT}
+    if verb == "DOT":
+        return expected_at_the_dot(how)
+    return expected_in_session(verb, how) if verb in SESSION else expected_in_envelope(verb, how)
+
+
+def stays_usable(verb: str, how: str) -> bool:
+    """Only plain replies in their turn leave a connection usable."""
+    plain = {"2xx", "4xx", "5xx"}
+    if verb == "RSET":
+        return how == "2xx"
+    if verb in ("DATA", "BODY"):
+        return verb == "DATA" and how in ("4xx", "5xx")
+    if verb in SESSION:
+        return how == "2xx" and verb not in ("EHLO", "STARTTLS")
+    if verb == "QUIT":
+        return how != "early"
+    return how in plain
+
+
+@dataclass(frozen=True)
+class Cell:
+    verb: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.verb}-{self.how}".replace(" ", "_")
+
+    @property
+    def name(self) -> str:
+        return self.verb.removesuffix(" again")
+
+    @property
+    def in_tls(self) -> bool | None:
+        return {"EHLO": False, "EHLO again": True}.get(self.verb)
+
+
+CELLS = [Cell(verb, how) for verb in VERBS for how in MISBEHAVIOURS if (verb, how) not in IMPOSSIBLE]
+
+
+def misbehave(server: ScriptedServer, cell: Cell) -> None:
+    """Have the server do what the cell says."""
+    if cell.verb == "RSET":
+        server.on("RCPT", "550 5.1.1 unknown")
+    if cell.how == "early":
+        _speak_early(server, cell)
+    elif cell.verb == "BODY" and cell.how == "hang":
+        server.on("BODY", do=Hang(read=False), at=1)
+    else:
+        server.on(cell.name, do=MISBEHAVIOURS[cell.how], tls=cell.in_tls)
+
+
+def _speak_early(server: ScriptedServer, cell: Cell) -> None:
+    previous = {"EHLO again": "STARTTLS", "AUTH": "EHLO", "RSET": "DATA"}.get(
+        cell.verb, PRECEDES.get(cell.verb)
+    )
+    assert previous is not None
+    in_tls = {"STARTTLS": False, "AUTH": True}.get(cell.verb)
+    server.on(previous, do=Also(EARLY[cell.verb]), tls=in_tls)
+
+
+def prepare(
+    scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell
+) -> tuple[ScriptedServer, Endpoint]:
+    server = scripted(tls=True)
+    misbehave(server, cell)
+    short = dict.fromkeys(DEADLINES.get(cell.verb, ("command",)), SHORT)
+    return server, endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD, deadlines=short)
+
+
+def work(cell: Cell) -> ClaimedJob:
+    """A large body where the server is to speak, or to stop reading, before we are through with it."""
+    return job((BOB,), body_of(16_000_000)) if cell.verb == "BODY" else job((BOB,))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -> None:
+    server, where = prepare(scripted, client_tls, cell)
+
+    async def dialogue() -> tuple[Outcome, bool, float]:
+        claimed = work(cell)
+        started = time.monotonic()
+        [outcome], connection = await attempt(where, claimed)
+        usable = connection is not None and connection.usable
+        if connection is not None:
+            await connection.quit()
+            assert not connection.usable
+        return outcome, usable, time.monotonic() - started
+
+    outcome, usable, seconds = run(dialogue())
+    assert verdict(outcome) in expected(cell.verb, cell.how)
+    assert usable == stays_usable(cell.verb, cell.how)
+    assert seconds < SHORT + 1
+    if cell != Cell("BODY", "hang"):  # that server looks at nothing any more
+        eventually(lambda: server.open_connections == 0)
+    if isinstance(outcome, Sent):
+        assert len(server.messages) == 1
+    else:
+        assert outcome.reason.isprintable()
+        assert isinstance(outcome, InDoubt) or server.messages == []
+        assert isinstance(outcome, InDoubt) or cell.verb == "DOT" or server.transactions == []
+    if cell.verb in SESSION[:4] and cell.how != "2xx":
+        assert server.logins == []
+    assert not server.auth_in_plain_text
+
+
+CLOSED = [cell for cell in CELLS if cell.verb in SESSION and SENT not in expected(cell.verb, cell.how)]
+
+
+@pytest.mark.parametrize("cell", CLOSED, ids=str)
+def test_opening_raises_smtp_fault_and_nothing_else(
+    scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell
+) -> None:
+    server, where = prepare(scripted, client_tls, cell)
+
+    async def dialogue() -> SMTPFault:
+        with pytest.raises(SMTPFault) as caught:
+            await Connection.open(where)
+        return caught.value
+
+    fault = run(dialogue())
+    assert fault.verb.upper() in (cell.name, "STARTTLS")
+    assert fault.kind is not FaultKind.REFUSED or fault.reply is not None
+    eventually(lambda: server.open_connections == 0)
