@@ -10,6 +10,7 @@ from uuid import UUID
 from postroom import policy
 from postroom.address import Mailbox, parse_mailbox
 from postroom.errors import InvalidSubmission
+from postroom.failpoint import passing
 from postroom.mime import Content, gate, render
 from postroom.model import Accepted, Clock, Instant, NewMessage, Submission, system_clock
 from postroom.store import IdempotencyClash, Store
@@ -22,6 +23,7 @@ def accept(store: Store, submission: Submission, *, most_bytes: int, clock: Cloc
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
     StoreUnavailable when it could not be made durable; nothing is kept then.
     """
+    passing("accept.parsed")
     recipients = policy.recipients(submission)
     policy.subject_is_one_line(submission)
     policy.says_something(submission)
@@ -31,6 +33,7 @@ def accept(store: Store, submission: Submission, *, most_bytes: int, clock: Cloc
     policy.fits(len(message.mime), most_bytes)
     gate(message.mime, smtputf8=message.smtputf8)
     outcome = store.write(lambda transaction: transaction.accept(message))
+    passing("accept.committed")
     if isinstance(outcome, IdempotencyClash):
         raise InvalidSubmission(
             "this idempotency key was used before for a different message; use a new key",

@@ -1,14 +1,14 @@
-"""Places where the tests kill a process: `POSTROOM_FAILPOINT=name:n` kills it at the n-th passing of `name`.
+"""Places where the tests kill a process: `POSTROOM_FAILPOINT=name:n:file` kills it at its n-th passing of `name`.
 
-Not a setting: nobody but the tests sets it, so it is read here and not in config. Unset, a
-passing costs one look at a global.
+A line is added to `file` first, so that the tests can count the deaths. Not a setting: nobody
+but the tests sets it, so it is read here and not in config. Unset, a passing costs one look
+at a global.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 
 VARIABLE = "POSTROOM_FAILPOINT"
 
@@ -18,6 +18,7 @@ POINTS = (
     "accept.inserted",
     "accept.committed",
     "accept.answered",
+    "store.commit",
     "claim.committed",
     "session.connect",
     "session.tls",
@@ -31,21 +32,30 @@ POINTS = (
     "send.dot",
     "send.replied",
     "finish.inside",
-    "recover.sweep",
-    "store.checkpoint",
-    "store.migration",
+    "recover.inside",
+    "migrate.inside",
 )
 
 
-def _armed() -> tuple[str, Iterator[int]] | None:
-    name, _, count = os.environ.get(VARIABLE, "").partition(":")
-    return (name, iter(range(int(count) - 1, -1, -1))) if name else None
+class _Target:
+    """The armed point, and how many passings it still lets through."""
+
+    def __init__(self, text: str) -> None:
+        self.name, count, self.file = text.split(":", 2)
+        self.left = int(count)
+
+    def pass_by(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            with open(self.file, "a", encoding="ascii") as file:
+                file.write(f"{self.name}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
-_target = _armed()
+_target = _Target(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
 
 def passing(name: str) -> None:
     """Die here, if this is the place and its time has come."""
-    if _target is not None and _target[0] == name and next(_target[1], 1) == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if _target is not None and _target.name == name:
+        _target.pass_by()

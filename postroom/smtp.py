@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from postroom.errors import FaultKind, SMTPFault
+from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
 from postroom.status import printable
 from postroom.wire import Wire, connect
@@ -119,6 +120,7 @@ class Connection:
     # -- session
 
     async def _greet(self) -> None:
+        passing("session.connect")
         if self._endpoint.security is Security.TLS:
             await self._secure()
         greeting = await self._wire.reply("greeting", self._timeouts.greeting)
@@ -127,8 +129,10 @@ class Connection:
         if self._endpoint.security is Security.STARTTLS:
             await self._start_tls()
             await self._hello()
+        passing("session.tls")
         if self._endpoint.username and self._endpoint.password:
             await self._authenticate()
+        passing("session.auth")
 
     async def _hello(self) -> None:
         reply = await self._command("EHLO", f"EHLO {self._own_name()}")
@@ -266,8 +270,10 @@ class Connection:
 
     async def _read_envelope(self, envelope: Envelope, transcript: Transcript) -> None:
         transcript.mail = await self._answer("MAIL", self._timeouts.command)
+        passing("send.mail")
         for path in envelope.forward_paths:
             transcript.rcpt[path] = await self._answer("RCPT", self._timeouts.command)
+            passing("send.rcpt")
         transcript.data = await self._answer("DATA", self._timeouts.data)
 
     async def _step_by_step(
@@ -302,9 +308,12 @@ class Connection:
     async def _body(
         self, envelope: Envelope, transcript: Transcript, before_dot: Callable[[], Awaitable[None]]
     ) -> None:
+        passing("send.data")
         await self._wire.write(dot_stuff(envelope.mime), "DATA", self._timeouts.block)
+        passing("send.before_mark")
         if not await self._answered_early(transcript):
             await before_dot()
+            passing("send.marked")
             if not await self._answered_early(transcript):
                 await self._dot(transcript)
 
@@ -322,7 +331,9 @@ class Connection:
     async def _dot(self, transcript: Transcript) -> None:
         transcript.dot_sent = True
         await self._wire.write(_DOT, "dot", self._timeouts.block)
+        passing("send.dot")
         reply = await self._wire.reply("dot", self._timeouts.dot)
+        passing("send.replied")
         if 300 <= reply.code < 400:
             raise self._out_of_turn("dot", reply)
         transcript.final = reply

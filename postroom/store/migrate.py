@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from postroom.errors import SchemaMismatch
+from postroom.failpoint import passing
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS schema_migration (
@@ -53,6 +54,7 @@ def migrate(engine: Any) -> list[str]:
             if _is_applied(connection, migration):
                 continue
             engine.run_script(migration.sql)
+            passing("migrate.inside")
             connection.execute(
                 "INSERT INTO schema_migration VALUES (?, ?, ?, ?)",
                 (migration.version, migration.name, migration.checksum, time.time_ns() // 1000),

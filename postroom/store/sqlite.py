@@ -22,6 +22,7 @@ import apsw
 from aiosql.adapters.sqlite3 import SQLite3Adapter
 
 from postroom.errors import ConfigError, StoreDamaged, StoreError, StoreUnavailable
+from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.transaction import Transaction
 
@@ -198,6 +199,7 @@ class SQLiteEngine:
                 settled[index] = result = self._run(work, transaction)
                 if result.error is not None:
                     return False
+            passing("store.commit")
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:

@@ -14,6 +14,7 @@ from typing import Any
 
 from postroom.config import InDoubtPolicy
 from postroom.errors import LeaseLost
+from postroom.failpoint import passing
 from postroom.model import (
     Accepted,
     ClaimedJob,
@@ -126,6 +127,7 @@ class Transaction:
                 now=message.accepted_at,
             )
         self._insert(message)
+        passing("accept.inserted")
         return Accepted(message.request_id)
 
     def _insert(self, message: NewMessage) -> None:
@@ -213,6 +215,7 @@ class Transaction:
             held = self._is_held(result)
             self._requeue(job, due_at=result.retry_at, refund=0 if burns else 1, held=held)
             self._finish_deliveries(job, result, now)
+        passing("finish.inside")
         self._record_attempt(job, result.outcomes, worker_id=worker_id, started_at=started_at, now=now)
 
     @staticmethod
@@ -319,6 +322,7 @@ class Transaction:
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
         for row in rows:
             self._recover(row, worker_id, now, in_doubt)
+            passing("recover.inside")
         return len(rows)
 
     def _recover(self, row: tuple[Any, ...], worker_id: int, now: Instant, in_doubt: InDoubtPolicy) -> None:

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from postroom.accept import accept
 from postroom.config import Settings
 from postroom.errors import InvalidSubmission, NotFound, PostroomError
+from postroom.failpoint import passing
 from postroom.model import Clock, Submission
 from postroom.store import Store
 from postroom.web.auth import Doorkeeper, header_key, presented_key
@@ -54,7 +55,13 @@ def send_email() -> Response:
     accepted = accept(
         shared.store, submission, most_bytes=shared.settings.max_message_bytes, clock=shared.clock
     )
-    return _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
+    answer = _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
+    answer.call_on_close(_answered)
+    return answer
+
+
+def _answered() -> None:
+    passing("accept.answered")
 
 
 @blueprint.get("/email-status/<request_id>")

@@ -16,6 +16,7 @@ from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import EmailLog
 from postroom.errors import StoreUnavailable
+from postroom.failpoint import passing
 from postroom.model import ClaimedJob, Clock, system_clock
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.supervise import watch_lifeline
@@ -132,7 +133,9 @@ class Worker:
             if room and self._context.bytes_in_hand < _MOST_BYTES_IN_HAND:
                 claims.append((lane, self._context.seam.submit(self._claim_work(stored, room))))
         for lane, future in claims:
-            lane.feed(await future)
+            jobs = await future
+            passing("claim.committed")
+            lane.feed(jobs)
 
     def _lane(self, stored: StoredAccount) -> Lane:
         lane = self._lanes.get(stored.account.id)

@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -244,14 +245,14 @@ def test_a_store_that_is_busy_is_75(folder: Folder) -> None:
 class Newcomer:
     """Somebody who starts Postroom in an empty folder; `command` is what follows `python`."""
 
-    def __init__(self, folder: Path, *command: str, **settings: str) -> None:
+    def __init__(self, folder: Path, *command: str, python: str = sys.executable, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
         self.client = Client(self.port)
         self.log = folder.parent / f"{folder.name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *command],
+                [python, *command],
                 cwd=folder,
                 env=environment({"PORT": str(self.port), **settings}),
                 stdin=subprocess.DEVNULL,
@@ -351,6 +352,14 @@ def test_mail_server_py_keeps_its_files_where_it_is_started(arrive: Arrive) -> N
     assert {"data.csv", "var"} <= found
     assert (newcomer.folder / "var/secret.key").stat().st_mode & 0o777 == 0o600
     assert not {"data.csv", "var", "email_log.txt"} & {path.name for path in set(ROOT.iterdir()) - before}
+    assert newcomer.stop() == 0
+
+
+def test_mail_server_py_needs_only_the_packages(arrive: Arrive) -> None:
+    """As after `pip install -r requirements/run.txt`: Postroom itself is nowhere but beside mail_server.py."""
+    bare = Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    packages = sysconfig.get_path("purelib")  # given like this, its .pth files count for nothing
+    newcomer = arrive(str(ROOT / "mail_server.py"), python=str(bare), PYTHONPATH=packages)
     assert newcomer.stop() == 0
 
 

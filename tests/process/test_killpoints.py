@@ -1,0 +1,163 @@
+"""A process killed at every point of a message's way: nothing lost, and every duplicate known.
+
+`POSTROOM_KILLS` says how often each point kills (1 in `make test`, 25 in `make soak`).
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trustme
+
+from postroom.failpoint import POINTS, VARIABLE
+from tests.servers.installation import KEY, Installation, account_rows
+from tests.servers.scripted import ScriptedServer
+from tests.servers.sink import Sink
+from tests.servers.waiting import eventually
+
+KILLS = int(os.environ.get("POSTROOM_KILLS", "1"))
+CLIENTS = 4
+# Where a second copy may arise: the dot has left, and its answer is not yet in the database.
+AFTER_THE_DOT = {"send.dot", "send.replied", "finish.inside", "store.commit"}
+SENDING = [
+    point
+    for point in POINTS
+    if point not in ("recover.inside", "migrate.inside", "session.tls", "session.auth")
+]
+
+
+class Posting:
+    """Clients that post until told to end, and note each id that got its 202."""
+
+    def __init__(self, service: Installation, size: int) -> None:
+        self._service = service
+        self._body = "x" * size
+        self._ended = threading.Event()
+        self.accepted: list[str] = []
+        self._threads = [threading.Thread(target=self._post) for _ in range(CLIENTS)]
+
+    def __enter__(self) -> Posting:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _post(self) -> None:
+        while not self._ended.wait(0.01):
+            try:
+                self.accepted.append(self._service.send(body=self._body))
+            except (OSError, http.client.HTTPException):
+                continue
+
+
+def deaths(note: Path) -> int:
+    return len(note.read_text().splitlines()) if note.exists() else 0
+
+
+def check(service: Installation, copies: Counter[str], accepted: list[str], point: str) -> None:
+    """Compare client, sink and database, mail by mail."""
+    states = dict(
+        service.query("SELECT request_id, job.state FROM message JOIN job ON job.message_id = message.id")
+    )
+    flagged = {
+        row[0]
+        for row in service.query(
+            "SELECT request_id FROM message JOIN delivery ON delivery.message_id = message.id "
+            "WHERE possible_duplicate = 1"
+        )
+    }
+    assert [id_ for id_ in accepted if copies[id_] == 0] == [], "accepted, but not at the sink"
+    assert set(states.values()) <= {"done"}
+    assert set(copies) <= set(states), "at the sink, but not in the database"
+    twice = {id_ for id_, count in copies.items() if count > 1}
+    assert twice <= flagged, "sent twice without being known to be in doubt"
+    if point.startswith(("accept.", "session.connect")):
+        assert not twice, f"a kill at {point} sends nothing twice"
+    eventually(lambda: len(service.log_lines()) == len(states), 20)
+    assert set(Counter(service.log_lines()).values()) <= {1}
+
+
+def copies_of(sink: Sink) -> Counter[str]:
+    return Counter(message_id.strip("<>").partition("@")[0] for message_id, _ in sink.ledger())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.parametrize("point", SENDING)
+def test_a_kill_at(point: str, tmp_path: Path) -> None:
+    note, folder = tmp_path / "deaths", tmp_path / "service"
+    size = 600_000 if point == "send.body" else 500  # one body of several blocks, killed between them
+    every = 1 if point == "session.connect" else 7
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        armed = Installation(folder, account_rows(sink.port), **{VARIABLE: f"{point}:{every}:{note}"})
+        with armed, Posting(armed, size) as posting:
+            eventually(lambda: deaths(note) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
+        with Installation(folder, account_rows(sink.port)) as service:
+            eventually(lambda: _all_ended(service), 60, "the queue to empty")
+            assert posting.accepted or point == "session.connect"
+            check(service, copies_of(sink), posting.accepted, point)
+
+
+def _all_ended(service: Installation) -> bool:
+    return not service.query("SELECT 1 FROM job WHERE state IN ('queued', 'claimed') LIMIT 1")
+
+
+@pytest.mark.parametrize("point", ["session.tls", "session.auth"])
+def test_a_kill_while_the_session_is_made(point: str, tmp_path: Path, ca: trustme.CA, ca_file: Path) -> None:
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    server = ScriptedServer(tls=context)
+    server.start()
+    note = tmp_path / "deaths"
+    rows = ["key,email,app_password,host,port", f"{KEY},me@postroom.example,secret,localhost,{server.port}"]
+    settings = {"POSTROOM_SMTP_CA_FILE": str(ca_file)}
+    try:
+        armed = Installation(tmp_path / "service", rows, **settings, **{VARIABLE: f"{point}:1:{note}"})
+        with armed:
+            request_id = armed.send()
+            eventually(lambda: deaths(note) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
+        with Installation(tmp_path / "service", rows, **settings) as service:
+            service.wait_for(request_id)
+            assert len(server.messages) == 1
+    finally:
+        server.stop()
+
+
+def test_a_kill_while_dead_workers_are_buried(tmp_path: Path) -> None:
+    note, folder = tmp_path / "deaths", tmp_path / "service"
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        with Installation(folder, account_rows(sink.port), **{VARIABLE: f"send.marked:5:{note}"}) as armed:
+            with Posting(armed, 500) as posting:
+                eventually(lambda: deaths(note) >= 1, 60)
+            armed.stop(9)
+        with Installation(folder, account_rows(sink.port), **{VARIABLE: f"recover.inside:1:{note}"}) as armed:
+            eventually(lambda: deaths(note) >= 2, 60)
+            armed.stop(9)
+        with Installation(folder, account_rows(sink.port)) as service:
+            eventually(lambda: _all_ended(service), 60, "the queue to empty")
+            check(service, copies_of(sink), posting.accepted, "recover.inside")
+
+
+def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    note = tmp_path / "deaths"
+    command = [sys.executable, "-m", "postroom", "migrate"]
+    environment = {**os.environ, VARIABLE: f"migrate.inside:1:{note}"}
+    killed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert killed.returncode == -9
+    assert deaths(note) == 1
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "applied 0001_initial" in again.stderr
