@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= auto
 
-.PHONY: run install test check bench lint types imports pythons lock clean
+.PHONY: run install test check soak bench lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -17,6 +17,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 check: lint types imports test
+
+# The kill points 25 times each: most of an hour.
+soak: $(VENV)/.dev
+	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench

@@ -20,7 +20,7 @@ from postroom.model import Reply
 from postroom.status import parse_enhanced, printable
 
 _MOST_REPLY_BYTES = 64 * 1024
-_MOST_UNREAD_BYTES = 1024 * 1024
+_MOST_UNREAD_BYTES = 256 * 1024
 _WRITE_CHUNK = 256 * 1024
 
 
@@ -181,7 +181,9 @@ class Wire(asyncio.Protocol):
             await self._wait("STARTTLS", seconds)
             raise self._fault("STARTTLS")
         try:
-            self.transport = await asyncio.wait_for(self._upgraded(self.transport, context, host), seconds)
+            # No wait_for: it would let the loop run, and plain text come in, between the check above and TLS.
+            async with asyncio.timeout(seconds):
+                self.transport = await self._upgraded(self.transport, context, host)
         except TimeoutError as error:
             message = f"no TLS handshake with {where} within {seconds:g} s"
             raise SMTPFault(FaultKind.TIMEOUT, "STARTTLS", message) from error

@@ -427,6 +427,25 @@ def test_a_connection_lost_before_the_handshake_begins(run: Run, client_tls: ssl
     assert (fault.kind, fault.verb) == (FaultKind.DISCONNECTED, "STARTTLS")
 
 
+def test_plain_text_that_arrives_while_tls_begins(run: Run, client_tls: ssl.SSLContext) -> None:
+    """What the loop has not yet read when TLS begins belongs to TLS, where it is no record."""
+
+    async def dialogue() -> tuple[SMTPFault, bool]:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            wire = await connect("127.0.0.1", listener.getsockname()[1], 1)
+            server, _ = listener.accept()
+            with server:
+                server.sendall(b"250 injected\r\n")
+                with pytest.raises(SMTPFault) as caught:
+                    await wire.start_tls(client_tls, "127.0.0.1", "the server", 1)
+                wire.abort()
+        return caught.value, wire.has_unread
+
+    fault, unread = run(dialogue())
+    assert fault.kind is FaultKind.INSECURE
+    assert not unread
+
+
 def _silent(action: script.Action) -> script.Action:
     return Hang(b"") if isinstance(action, Hang) else action
 
@@ -581,7 +600,7 @@ def test_a_reply_that_never_ends_is_given_up_soon(
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     opened = open_session(endpoint(server))
     assert opened.fault.kind is FaultKind.GARBLED
-    assert opened.seconds < 2
+    assert opened.seconds < 4
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
 
 
@@ -612,7 +631,7 @@ def test_replies_that_nobody_asked_for_are_bounded(scripted: StartScripted, run:
         await connection._wire.write(b"NOOP\r\n", "NOOP", 1)
         while connection._wire.broken is None:
             await asyncio.sleep(0)
-        assert len(connection._wire._replies) < 20_000
+        assert len(connection._wire._replies) < 10_000
         assert connection._wire.broken.kind is FaultKind.GARBLED
         assert not connection.usable
 

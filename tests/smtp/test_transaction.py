@@ -465,7 +465,7 @@ def test_a_reply_before_the_dot(scripted: StartScripted, text: str, expected: tu
 def test_a_reply_while_the_mark_is_made(
     scripted: StartScripted, action: Action, expected: tuple[type, Blame]
 ) -> None:
-    """The commit takes a while, and no dot was sent yet: there is no doubt about it."""
+    """The commit takes a while, and of the text only the beginning has left: there is no doubt about it."""
     server = scripted()
     server.on("BODY", do=action)
 
@@ -475,7 +475,7 @@ def test_a_reply_while_the_mark_is_made(
         async def mark() -> None:
             await connection._wire._wait("DATA", 5)
 
-        transcript = await connection.transact(envelope(), mark)
+        transcript = await connection.transact(envelope(mime=body_of(100_000)), mark)
         assert verdict(outcome_of(transcript, BOB)) == expected
         assert not transcript.dot_sent
         assert not connection.usable
