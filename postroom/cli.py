@@ -259,7 +259,9 @@ def _print_status(service: Service, request_id: str, *, as_json: bool, short: bo
         }
         for event in service.store.events(found.request_id)
     ]
-    document = {"request_id": found.request_id, "status": str(found), "events": events}
+    document: dict[str, Any] = {"request_id": found.request_id, "status": str(found), "events": events}
+    if found.possible_duplicate:
+        document["possible_duplicate"] = True
     if as_json:
         click.echo(json.dumps(document))
     elif short:

@@ -73,7 +73,10 @@ def email_status(request_id: str) -> Response:
     status = shared.store.status(request_id.lower())
     if status is None or (account is not None and account.id != status.account_id):
         raise NotFound("there is no mail with this request_id", field="request_id")
-    return _json(200, {"request_id": status.request_id, "status": str(status)})
+    answer: dict[str, Any] = {"request_id": status.request_id, "status": str(status)}
+    if status.possible_duplicate:
+        answer["possible_duplicate"] = True
+    return _json(200, answer)
 
 
 def current_key() -> str | None:

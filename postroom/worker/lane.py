@@ -202,6 +202,7 @@ class Lane:
             self._cannot_open(job, classify_fault(fault), started_at)
             return None
         except BaseException:
+            self._block()
             self._release(job)
             raise
         if connection.authenticated and self._stored.account.worked_at is None:
@@ -259,9 +260,12 @@ class Lane:
     async def _send(self, connection: Connection, job: ClaimedJob) -> None:
         context = self._context
         started_at = context.clock()
+        marked = False
 
         async def mark() -> None:
+            nonlocal marked
             await context.seam.submit(lambda transaction: transaction.mark_dot(job, context.clock()))
+            marked = True
 
         try:
             outcomes = await deliver(connection, job, mark)
@@ -273,6 +277,10 @@ class Lane:
             self._block()
             self._release(job)
             return
+        except Exception:
+            log.exception("message %s could not be sent because of a fault in Postroom", job.request_id)
+            self._block()
+            outcomes = for_all(job, _own_fault(marked=marked))
         self._settle(job, outcomes, started_at)
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
@@ -383,6 +391,12 @@ class Lane:
 
 def _is_account_fault(outcome: Outcome) -> bool:
     return isinstance(outcome, Deferred | Failed) and outcome.blame is Blame.ACCOUNT
+
+
+def _own_fault(*, marked: bool) -> Outcome:
+    """A surprise of our own costs an attempt, so that it ends some day; after the mark nobody knows what was sent."""
+    reason = "a fault in Postroom itself; its log says more"
+    return InDoubt(reason) if marked else Deferred(reason, Blame.MESSAGE)
 
 
 def _give_up(outcome: Outcome) -> Outcome:
