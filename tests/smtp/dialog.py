@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import uvloop
 
@@ -14,6 +15,7 @@ from postroom.errors import SMTPFault
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, Outcome, PendingDelivery, Secret, Security
 from postroom.smtp import Connection, Endpoint, Envelope, Timeouts
 from postroom.status import classify_fault
+from postroom.wire import Wire
 from tests.servers.scripted import ScriptedServer
 
 T = TypeVar("T")
@@ -24,10 +26,40 @@ MIME = b"Subject: hello\r\n\r\nHello.\r\n"
 
 
 def run(coroutine: Coroutine[Any, Any, T], *, library: str = "uvloop", seconds: float = 15.0) -> T:
-    """Run to the end in a fresh loop, of the kind that the worker uses unless `library` is asyncio."""
+    """Run to the end in a fresh loop, of the kind that the worker uses unless `library` is asyncio.
+
+    Fails when a connection was left open, and closes those that a failing test leaves: uvloop waits for them.
+    """
     new_loop = uvloop.new_event_loop if library == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        return runner.run(asyncio.wait_for(coroutine, seconds))
+        return runner.run(_and_tidy_up(coroutine, seconds))
+
+
+async def _and_tidy_up(coroutine: Coroutine[Any, Any, T], seconds: float) -> T:
+    wires: list[Wire] = []
+    connection_made = Wire.connection_made
+
+    def note(wire: Wire, transport: asyncio.BaseTransport) -> None:
+        wires.append(wire)
+        connection_made(wire, transport)
+
+    with patch.object(Wire, "connection_made", note):
+        try:
+            result = await asyncio.wait_for(coroutine, seconds)
+        finally:
+            left_open = await _close(wires)
+    assert not left_open, "a connection was left open"
+    return result
+
+
+async def _close(wires: Sequence[Wire]) -> int:
+    left_open = sum(not wire.closing for wire in wires)
+    for wire in wires:
+        if wire.transport is not None:
+            wire.transport.abort()
+    for _ in range(4):  # turns of the loop, for TLS and the TCP below it
+        await asyncio.sleep(0)
+    return left_open
 
 
 def endpoint(
