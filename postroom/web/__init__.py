@@ -9,7 +9,7 @@ from postroom.config import Settings
 from postroom.model import Clock, system_clock
 from postroom.store import Store
 from postroom.vault import Vault
-from postroom.web import api, errors
+from postroom.web import api, body, errors
 from postroom.web.auth import Doorkeeper
 from postroom.web.limits import install_limits
 
@@ -26,6 +26,7 @@ def create_app(settings: Settings, store: Store, vault: Vault, clock: Clock = sy
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
     app.extensions["postroom"] = api.Services(settings, store, Doorkeeper(store, vault), clock)
     errors.install(app)
+    app.after_request(body.drain)
     app.register_blueprint(api.blueprint)
     install_limits(app, settings)
     return app

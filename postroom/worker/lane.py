@@ -162,18 +162,23 @@ class Lane:
 
     async def _next(self, seconds: float) -> ClaimedJob | None:
         """Return the next job, or None when there was none for so long."""
-        if not self._jobs and not self._context.draining:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while not self._jobs and not self._context.draining and loop.time() < deadline:
             self._context.hungry()
-            future = asyncio.get_running_loop().create_future()
-            self._idle.append(future)
-            try:
-                await asyncio.wait_for(future, seconds)
-            except TimeoutError:
-                pass
-            finally:
-                if future in self._idle:
-                    self._idle.remove(future)
+            await self._wait_for_job(deadline - loop.time())  # another session may be quicker: then wait on
         return self._take() if self._jobs and not self._context.draining else None
+
+    async def _wait_for_job(self, seconds: float) -> None:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle.append(future)
+        try:
+            await asyncio.wait_for(future, seconds)
+        except TimeoutError:
+            pass
+        finally:
+            if future in self._idle:
+                self._idle.remove(future)
 
     async def _session(self) -> None:
         connection: Connection | None = None
