@@ -11,6 +11,7 @@ from postroom.store import Store
 from postroom.vault import Vault
 from postroom.web import api, body, errors
 from postroom.web.auth import Doorkeeper
+from postroom.web.call import Call
 from postroom.web.limits import install_limits
 
 _JSON_OVERHEAD = 65_536
@@ -24,9 +25,11 @@ def create_app(settings: Settings, store: Store, vault: Vault, clock: Clock = sy
     if settings.trusted_proxies:
         count = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
-    app.extensions["postroom"] = api.Services(settings, store, Doorkeeper(store, vault), clock)
+    app.request_class = Call
+    doorkeeper = Doorkeeper(store, vault)
+    app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock)
     errors.install(app)
     app.after_request(body.drain)
     app.register_blueprint(api.blueprint)
-    install_limits(app, settings)
+    install_limits(app, settings, doorkeeper)
     return app

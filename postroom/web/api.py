@@ -6,17 +6,17 @@ import json
 from dataclasses import dataclass
 from typing import Any, cast
 
-from flask import Blueprint, Response, current_app, g, request
-from werkzeug.exceptions import HTTPException
+from flask import Blueprint, Response, current_app
 
 from postroom.accept import accept
 from postroom.config import Settings
-from postroom.errors import InvalidSubmission, NotFound, PostroomError
+from postroom.errors import InvalidSubmission, NotFound
 from postroom.failpoint import passing
 from postroom.model import Clock, Submission
 from postroom.store import Store
-from postroom.web.auth import Doorkeeper, header_key, presented_key
-from postroom.web.body import read_json, read_send_request
+from postroom.web.auth import Doorkeeper, header_key
+from postroom.web.body import read_send_request
+from postroom.web.call import Call, current
 
 blueprint = Blueprint("api", __name__)
 
@@ -40,17 +40,16 @@ def services() -> Services:
 @blueprint.post("/send-email")
 def send_email() -> Response:
     """Accept a mail: answer with its id once it is durable."""
-    shared = services()
-    document = _document()
-    account = shared.doorkeeper.account(presented_key(request, document))
-    asked = read_send_request(document)
+    shared, call = services(), current()
+    account = shared.doorkeeper.account(call.key)
+    asked = read_send_request(call.document)
     submission = Submission(
         account=account,
         recipients=(asked.recipient,),
         subject=asked.subject,
         body=asked.body,
         is_html=asked.is_html,
-        idempotency_key=_idempotency_key(),
+        idempotency_key=_idempotency_key(call),
     )
     accepted = accept(
         shared.store, submission, most_bytes=shared.settings.max_message_bytes, clock=shared.clock
@@ -68,7 +67,7 @@ def _answered() -> None:
 def email_status(request_id: str) -> Response:
     """Say what became of a mail. Its id is enough to ask; a key narrows it to the key's own mail."""
     shared = services()
-    key = header_key(request)
+    key = header_key(current())
     account = shared.doorkeeper.account(key) if key is not None else None
     status = shared.store.status(request_id.lower())
     if status is None or (account is not None and account.id != status.account_id):
@@ -79,23 +78,8 @@ def email_status(request_id: str) -> Response:
     return _json(200, answer)
 
 
-def current_key() -> str | None:
-    """Return the key of the request under way, or None where there is none or the body cannot be read."""
-    try:
-        return presented_key(request, _document())
-    except (PostroomError, HTTPException):
-        return None
-
-
-def _document() -> dict[str, Any]:
-    """Return the JSON body, read once for each request."""
-    if "document" not in g:
-        g.document = read_json(request)
-    return cast("dict[str, Any]", g.document)
-
-
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
+def _idempotency_key(call: Call) -> str | None:
+    key = call.headers.get("Idempotency-Key")
     if key is None:
         return None
     if not 0 < len(key) <= _LONGEST_IDEMPOTENCY_KEY:
