@@ -50,6 +50,11 @@ class AccountsFile:
         self._seen: tuple[int, int, int] | None = None
         self._read: tuple[int, int, int] | None = None
 
+    def looks_new(self) -> bool:
+        """Whether the file is another than the one that was read; asks the folder only."""
+        signature = self._signature()
+        return signature is not None and signature != self._read
+
     def sync_if_changed(self) -> SyncReport | None:
         """Sync once the file has changed and then stayed the same for two looks, so that none is read half written."""
         signature = self._signature()

@@ -27,8 +27,9 @@ from postroom.worker.seam import Seam
 
 log = logging.getLogger(__name__)
 
-_WATCH_S = 0.03  # how often to ask whether anything was committed
-_LOOK_S = 0.2  # how often to look for jobs that have become due
+_WATCH_S = 0.02  # how often to ask whether anything was committed, while there is something going on
+_DOZE_S = 0.08  # the same, after a second without a commit
+_LOOK_S = 0.25  # how often to look for jobs that have become due
 _SWEEP_S = 1.0
 _RENEW_S = 10.0
 _FILE_S = 0.5
@@ -83,7 +84,9 @@ class Worker:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
             asyncio.create_task(self._every(_RENEW_S, self._renew)),
-            asyncio.create_task(self._every(_FILE_S, self._sync_accounts)),
+            asyncio.create_task(
+                self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new)
+            ),
             asyncio.create_task(self._every(_LOG_S, self._write_log, when=lambda: self._unlogged)),
         ]
         dispatching = asyncio.create_task(self._dispatch())
@@ -107,13 +110,15 @@ class Worker:
 
     async def _watch(self) -> None:
         """Wake the dispatcher soon after anybody has committed, or when jobs may have become due."""
-        last, looked = -1, 0.0
+        last, changed, looked = -1, 0.0, 0.0
         while True:
             seen, now = self._store.change_counter(), time.monotonic()
-            if seen != last or now - looked > _LOOK_S:
-                last, looked = seen, now
+            if seen != last:
+                last, changed = seen, now
+            if changed == now or now - looked > _LOOK_S:
+                looked = now
                 self._wake.set()
-            await asyncio.sleep(_WATCH_S)
+            await asyncio.sleep(_WATCH_S if now - changed < 1.0 else _DOZE_S)
 
     async def _dispatch(self) -> None:
         while not self._stopping.is_set():
