@@ -15,6 +15,7 @@ from postroom.store import Settled, Store, Work
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LONGEST_PAUSE_S = 2.0
+_LINGER_S = 0.001  # what other connections need too by then goes into the same commit, and the web process waits less
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class Seam:
     async def _flush(self) -> None:
         try:
             while self._waiting:
+                await asyncio.sleep(_LINGER_S)
                 batch, self._waiting = self._waiting, []
                 await self._commit(batch)
         finally:
