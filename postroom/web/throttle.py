@@ -63,11 +63,14 @@ class Throttle:
         return min(windows, key=lambda window: window.remaining - window.exceeded)
 
     def look(self, limit: RateLimitItem, *identity: str) -> Window:
-        """Return the window as it would be after one more request, without counting it."""
+        """Return the window as it would be after one more request, without counting it.
+
+        Its `reset_at` is only asked for, and true, when it would be exceeded.
+        """
         return self._ask(limit, identity, count=False)
 
     def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, count: bool) -> Window:
-        key = limit.key_for(_PREFIX, *identity)
+        key = f"{_PREFIX}/{'/'.join(identity)}/{limit.amount}/{limit.multiples}/{limit.GRANULARITY.name}"
         shared = self._shared
         if shared is not None and time.monotonic() >= self._away_until:
             try:
@@ -94,9 +97,10 @@ class Throttle:
 
 
 def _read(storage: Storage, limit: RateLimitItem, key: str, *, count: bool) -> Window:
-    expiry = limit.get_expiry()
-    used = storage.incr(key, expiry) if count else storage.get(key) + 1
-    return Window(limit, used, storage.get_expiry(key))
+    if count:
+        return Window(limit, storage.incr(key, limit.get_expiry()), storage.get_expiry(key))
+    used = storage.get(key) + 1
+    return Window(limit, used, storage.get_expiry(key) if used > limit.amount else 0.0)
 
 
 def _open(uri: str) -> Storage:

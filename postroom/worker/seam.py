@@ -15,7 +15,9 @@ from postroom.store import Settled, Store, Work
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LONGEST_PAUSE_S = 2.0
-_LINGER_S = 0.001  # what other connections need too by then goes into the same commit, and the web process waits less
+_LINGER_S = (
+    0.001  # what other connections need too by then goes into the same commit, and the web process waits less
+)
 
 
 @dataclass(slots=True)
