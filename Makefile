@@ -18,7 +18,7 @@ test: $(VENV)/.dev
 
 check: lint types imports test
 
-# The kill points 25 times each: most of an hour.
+# The kill points 25 times each; takes long.
 soak: $(VENV)/.dev
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
