@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers.installation import Installation, account_rows, kill
+from tests.servers.ledger import all_ended, check_ledger
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
@@ -77,8 +78,8 @@ def test_twenty_kills_during_two_thousand_posts_lose_nothing(tmp_path: Path) -> 
             _kill_one(service, "worker" if number % 2 else "web", chance)
         clients.join()
         assert len(set(clients.accepted)) == POSTS
-        eventually(lambda: not _unfinished(service), 90, service.log()[-3000:])
-        _check_ledger(service, sink, clients.accepted)
+        eventually(lambda: all_ended(service), 90, service.log()[-3000:])
+        check_ledger(service, sink, clients.accepted)
 
 
 def _kill_one(service: Installation, name: str, chance: random.Random) -> None:
@@ -89,35 +90,6 @@ def _kill_one(service: Installation, name: str, chance: random.Random) -> None:
         return bool(pids) and kill(chance.choice(pids))
 
     eventually(killed, 30)
-
-
-def _unfinished(service: Installation) -> int:
-    count: int = service.query("SELECT count(*) FROM job WHERE state IN ('queued', 'claimed')")[0][0]
-    return count
-
-
-def _check_ledger(service: Installation, sink: Sink, accepted: list[str]) -> None:
-    """Compare client, sink and database, mail by mail."""
-    copies = Counter(message_id.strip("<>").partition("@")[0] for message_id, _ in sink.ledger())
-    states = dict(
-        service.query("SELECT request_id, job.state FROM message JOIN job ON job.message_id = message.id")
-    )
-    flagged = {
-        row[0]
-        for row in service.query(
-            "SELECT request_id FROM message JOIN delivery ON delivery.message_id = message.id "
-            "WHERE possible_duplicate = 1"
-        )
-    }
-    assert [id_ for id_ in accepted if copies[id_] == 0] == [], "accepted, but not at the sink"
-    assert {states.get(id_) for id_ in accepted} == {"done"}
-    assert set(copies) <= set(states), "at the sink, but not in the database"
-    unflagged = [id_ for id_, count in copies.items() if count > 1 and id_ not in flagged]
-    assert unflagged == [], "sent twice without being known to be in doubt"
-    assert max(copies.values()) <= 3
-    eventually(lambda: len(service.log_lines()) == len(states), 20)
-    logged = Counter(line.split(",")[0].removeprefix("Request ID: ") for line in service.log_lines())
-    assert logged == Counter(list(states)), "one line in the log for each mail"
 
 
 def test_a_kill_of_everything_leaves_the_mail_for_the_next_start(tmp_path: Path) -> None:
@@ -134,7 +106,7 @@ def test_a_kill_of_everything_leaves_the_mail_for_the_next_start(tmp_path: Path)
             _make_due(tmp_path / "service")
             for request_id in ids:
                 moved.wait_for(request_id, "sent", 30)
-            _check_ledger(moved, sink, ids)
+            check_ledger(moved, sink, ids)
 
 
 def _make_due(folder: Path) -> None:
