@@ -12,7 +12,8 @@ from pathlib import Path
 from postroom import inbox
 from postroom.accountfile import demo_csv
 from postroom.accounts import AccountsFile, report
-from postroom.config import Settings, load_settings
+from postroom.config import INBOX as INBOX_HOST
+from postroom.config import Settings, load_settings, server_for
 from postroom.errors import ConfigError
 from postroom.store import Store, open_store
 from postroom.vault import Vault
@@ -82,9 +83,8 @@ def write_demo_accounts(path: Path) -> str | None:
 def check_port(settings: Settings) -> None:
     """Raise ConfigError when something listens on our port already: two services would share its requests."""
     try:
-        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[
-            0
-        ]
+        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
@@ -95,12 +95,18 @@ def check_port(settings: Settings) -> None:
         ) from error
 
 
-def uses_inbox(store: Store) -> bool:
-    """Whether any account sends to the built-in inbox."""
-    return any(stored.account.host == "inbox" for stored in store.accounts())
+def uses_inbox(service: Service) -> bool:
+    """Whether any account sends to the built-in inbox, by its own host or by the configured one."""
+    for stored in service.store.accounts():
+        try:
+            if server_for(stored.account, service.settings).host == INBOX_HOST:
+                return True
+        except ConfigError:  # the account's mail will say so
+            continue
+    return False
 
 
 def child_commands(service: Service) -> list[str]:
     """Return the modules that `serve` has to run, with their arguments: the inbox only where an account uses it."""
-    capture = ["postroom.inbox"] if uses_inbox(service.store) else []
+    capture = ["postroom.inbox"] if uses_inbox(service) else []
     return ["postroom web", "postroom worker", *capture]

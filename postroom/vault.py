@@ -92,16 +92,6 @@ class Vault:
         except InvalidToken:
             raise UndecryptableSecret from None
 
-    def reencrypt(self, token: bytes) -> bytes:
-        """Return the same secret under the primary key, so that former keys can be dropped.
-
-        Raises UndecryptableSecret.
-        """
-        try:
-            return self._fernet.rotate(bytes(token))
-        except InvalidToken:
-            raise UndecryptableSecret from None
-
     def digest(self, key: str) -> bytes:
         """Return the 32 bytes under which an API key is stored (HMAC-SHA256, primary key)."""
         return _hmac(self._digest_keys[0], key)

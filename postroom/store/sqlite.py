@@ -233,7 +233,8 @@ class SQLiteEngine:
 
     def change_counter(self) -> int:
         """Return a number that changes with every commit of any process (cheap: no disk access)."""
-        value: int = self._watcher.pragma("data_version")
+        with translated(self.path):
+            value: int = self._watcher.pragma("data_version")
         return value
 
     def close(self) -> None:

@@ -21,7 +21,8 @@ from postroom.model import ClaimedJob, Clock, system_clock
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
-from postroom.worker.lane import Context, Lane, make_tls_context
+from postroom.worker.dial import make_tls_context
+from postroom.worker.lane import Context, Lane
 from postroom.worker.liveness import Registration, Undertaker
 from postroom.worker.seam import Seam
 
@@ -93,9 +94,8 @@ class Worker:
         try:
             await asyncio.wait([*chores, dispatching], return_when=asyncio.FIRST_COMPLETED)
             self.stop()
-            await asyncio.wait(
-                [dispatching]
-            )  # a claim under way must reach its lane, or nobody would give it back
+            # A claim under way must reach its lane, or nobody would give it back.
+            await asyncio.wait([dispatching])
             await self._drain()
             for task in (*chores, dispatching):
                 if task.done():
@@ -112,7 +112,11 @@ class Worker:
         """Wake the dispatcher soon after anybody has committed, or when jobs may have become due."""
         last, changed, looked = -1, 0.0, 0.0
         while True:
-            seen, now = self._store.change_counter(), time.monotonic()
+            now = time.monotonic()
+            try:
+                seen = self._store.change_counter()
+            except StoreUnavailable:
+                seen = last  # looking at the queue will say more
             if seen != last:
                 last, changed = seen, now
             if changed == now or now - looked > _LOOK_S:
@@ -137,10 +141,14 @@ class Worker:
             room = lane.room()
             if room and self._context.bytes_in_hand < _MOST_BYTES_IN_HAND:
                 claims.append((lane, self._context.seam.submit(self._claim_work(stored, room))))
-        for lane, future in claims:
-            jobs = await future
-            passing("claim.committed")
-            lane.feed(jobs)
+        settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
+        passing("claim.committed")
+        for (lane, _), jobs in zip(claims, settled, strict=True):
+            if not isinstance(jobs, BaseException):
+                lane.feed(jobs)  # all that was claimed first: an account's trouble is no other's
+        for fault in settled:
+            if isinstance(fault, BaseException):
+                raise fault
 
     def _lane(self, stored: StoredAccount) -> Lane:
         lane = self._lanes.get(stored.account.id)

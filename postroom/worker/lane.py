@@ -12,14 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postroom import retry
-from postroom.accounts import unlock
-from postroom.config import Server, Settings, server_for
+from postroom.config import Settings, server_for
 from postroom.deliver import deliver, for_all
-from postroom.errors import ConfigError, FaultKind, LeaseLost, SMTPFault, StoreUnavailable
-from postroom.inbox import inbox_port
+from postroom.errors import ConfigError, LeaseLost, SMTPFault, StoreUnavailable
 from postroom.model import (
     SECOND,
-    Account,
     AccountState,
     Blame,
     ClaimedJob,
@@ -31,15 +28,15 @@ from postroom.model import (
     Outcome,
     Sent,
 )
-from postroom.smtp import Connection, Endpoint, Timeouts, tls_context
+from postroom.smtp import Connection
 from postroom.status import classify_fault, park_for
 from postroom.store import Result, Store, StoredAccount
-from postroom.vault import UndecryptableSecret, Vault
+from postroom.vault import Vault
+from postroom.worker.dial import dial
 from postroom.worker.seam import Seam
 
 log = logging.getLogger(__name__)
 
-INBOX_HOST = "inbox"
 _DEPTH = 4  # jobs claimed ahead, for each connection
 _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
@@ -218,38 +215,8 @@ class Lane:
         fresh = self._context.store.account(self._stored.account.id)
         if fresh is not None:
             self.refresh(fresh)
-        try:
-            account = unlock(self._stored, self._context.vault)
-            server = server_for(account, self._context.settings)
-        except (UndecryptableSecret, ConfigError) as error:
-            raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
-        return await Connection.open(self._endpoint(account, server))
-
-    def _endpoint(self, account: Account, server: Server) -> Endpoint:
-        settings = self._context.settings
-        cap = None if settings.smtp_timeout is None else settings.smtp_timeout / SECOND
-        host, port = server.host, server.port
-        if host == INBOX_HOST:
-            host, port = "127.0.0.1", self._inbox_port()
-        return Endpoint(
-            host=host,
-            port=port,
-            security=server.security,
-            username=server.username,
-            password=account.password,
-            tls=self._context.tls,
-            timeouts=Timeouts().capped(cap),
-        )
-
-    def _inbox_port(self) -> int:
-        port = inbox_port(self._context.var / "inbox")
-        if port is None:
-            raise SMTPFault(
-                FaultKind.DISCONNECTED,
-                "connect",
-                "the built-in inbox is not running; start it with `postroom serve` or `postroom inbox serve`",
-            )
-        return port
+        context = self._context
+        return await dial(self._stored, context.settings, context.vault, context.tls, context.var / "inbox")
 
     def _note_worked(self) -> None:
         now, account = self._context.clock(), self._stored.account
@@ -291,15 +258,16 @@ class Lane:
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         blamed = next((outcome for outcome in outcomes.values() if _is_account_fault(outcome)), None)
         if blamed is not None:
-            outcomes = {id_: self._charge(outcome, blamed) for id_, outcome in outcomes.items()}
+            outcomes = {id_: self._charge(outcome) for id_, outcome in outcomes.items()}
             self._set_aside(blamed)
         elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
             self._recover()
         self._finish(job, outcomes, started_at)
 
-    def _charge(self, outcome: Outcome, blamed: Outcome) -> Outcome:
+    def _charge(self, outcome: Outcome) -> Outcome:
         """An account that has worked keeps its mail when it is at fault; one that never has says why it fails."""
-        if outcome is blamed and isinstance(outcome, Failed) and self._stored.account.worked_at is not None:
+        worked = self._stored.account.worked_at is not None
+        if worked and isinstance(outcome, Failed) and outcome.blame is Blame.ACCOUNT:
             return Deferred(outcome.reason, Blame.ACCOUNT, outcome.reply, burns_attempt=False)
         return outcome
 
@@ -342,8 +310,8 @@ class Lane:
         waiting = [job]
         while self._jobs:
             waiting.append(self._take())
+        charged = self._charge(outcome)
         for each in waiting:
-            charged = self._charge(outcome, outcome)
             self._finish(each, for_all(each, charged), started_at)
         if _is_account_fault(outcome):
             self._set_aside(outcome)
@@ -410,11 +378,3 @@ def _give_up(outcome: Outcome) -> Outcome:
     if isinstance(outcome, InDoubt):
         return Failed(f"given up; it may have been sent: {outcome.reason}", Blame.CONNECTION)
     return outcome
-
-
-def make_tls_context(settings: Settings) -> ssl.SSLContext:
-    """Return the TLS context for all accounts. Raises ConfigError for a CA file that is none."""
-    try:
-        return tls_context(str(settings.smtp_ca_file) if settings.smtp_ca_file else None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError("POSTROOM_SMTP_CA_FILE", f"not a file of PEM certificates: {error}") from error

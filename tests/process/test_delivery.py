@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from postroom import setup
 from postroom.accept import accept
 from postroom.deliver import deliver
-from postroom.model import MessageState, Submission
+from postroom.errors import StoreUnavailable
+from postroom.model import MessageState, MessageStatus, Submission
+from postroom.store import Transaction
 from postroom.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
@@ -106,25 +109,71 @@ def test_what_is_deferred_for_too_long_fails(tmp_path: Path, scripted: StartScri
         eventually(lambda: len(service.log_lines()) == 1)
 
 
+class InProcess:
+    """An installation in `folder` whose worker runs in this process, so that a test can put a fault into it."""
+
+    def __init__(self, folder: Path, rows: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "100ms")
+        header = "key,email,app_password,host,port,security"
+        (folder / "data.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        self._var = folder / "var"
+        self.service = setup.open_service(migrate=True)
+        setup.read_accounts_file(self.service)
+
+    def accept(self, *recipients: str, account: int = 0) -> str:
+        sender = self.service.store.accounts()[account].account
+        submission = Submission(sender, recipients, "A subject", "A body")
+        return accept(self.service.store, submission, most_bytes=10_000).request_id
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        async def main() -> None:
+            worker = Worker(self.service.settings, self.service.store, self.service.vault, var=self._var)
+            running = asyncio.create_task(worker.run())
+            try:
+                await asyncio.to_thread(eventually, condition)
+            finally:
+                worker.stop()
+                await running
+
+        asyncio.run(main())
+
+    def status(self, request_id: str) -> MessageStatus:
+        found = self.service.store.status(request_id)
+        assert found is not None
+        return found
+
+    def is_sent(self, request_id: str) -> bool:
+        return self.status(request_id).state is MessageState.SENT
+
+
+@pytest.fixture
+def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., InProcess]]:
+    """Make an installation with one account for each server given."""
+    made: list[InProcess] = []
+
+    def make(*servers: ScriptedServer) -> InProcess:
+        rows = [
+            f"key-{number},me{number}@x.example,secret,127.0.0.1,{server.port},none"
+            for number, server in enumerate(servers)
+        ]
+        made.append(InProcess(tmp_path, rows, monkeypatch))
+        return made[-1]
+
+    yield make
+    for installation in made:
+        installation.service.store.close()
+
+
 def test_a_surprise_of_our_own_costs_one_attempt_and_no_mail(
-    tmp_path: Path,
+    in_process: Callable[..., InProcess],
     scripted: StartScripted,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = scripted()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "100ms")
-    (tmp_path / "data.csv").write_text(
-        f"key,email,app_password,host,port,security\n{KEY},me@x.example,,127.0.0.1,{server.port},none\n",
-        encoding="utf-8",
-    )
-    service = setup.open_service(migrate=True)
-    setup.read_accounts_file(service)
-    account = service.store.accounts()[0].account
-    request_id = accept(
-        service.store, Submission(account, ("you@x.example",), "s", "b"), most_bytes=10_000
-    ).request_id
+    installation = in_process(server)
+    request_id = installation.accept("you@x.example")
     surprises = [RuntimeError("a bug")]
 
     async def surprising(*arguments: Any) -> Any:
@@ -133,23 +182,49 @@ def test_a_surprise_of_our_own_costs_one_attempt_and_no_mail(
         return await deliver(*arguments)
 
     monkeypatch.setattr("postroom.worker.lane.deliver", surprising)
-
-    async def main() -> None:
-        worker = Worker(service.settings, service.store, service.vault, var=tmp_path / "var")
-        running = asyncio.create_task(worker.run())
-        await asyncio.to_thread(eventually, lambda: _state(service, request_id) is MessageState.SENT)
-        worker.stop()
-        await running
-
-    asyncio.run(main())
-    kinds = [event.kind for event in service.store.events(request_id)]
+    installation.run_until(lambda: installation.is_sent(request_id))
+    kinds = [event.kind for event in installation.service.store.events(request_id)]
     assert kinds == ["accepted", "deferred", "sent"]
     assert "a fault in Postroom" in capsys.readouterr().err
     assert len(server.messages) == 1
-    service.store.close()
 
 
-def _state(service: setup.Service, request_id: str) -> MessageState:
-    status = service.store.status(request_id)
-    assert status is not None
-    return status.state
+def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(
+    in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are claimed in one commit; what the second got must reach its lane, or nobody would ever send it."""
+    installation = in_process(scripted(), scripted())
+    ids = [installation.accept("you@x.example", account=account) for account in (0, 1)]
+    claim, faults = Transaction.claim, [StoreUnavailable("for a moment")]
+
+    def faulty(self: Transaction, *, account_id: int, **rest: Any) -> Any:
+        if account_id == 1 and faults:
+            raise faults.pop()
+        return claim(self, account_id=account_id, **rest)
+
+    monkeypatch.setattr(Transaction, "claim", faulty)
+    installation.run_until(lambda: all(installation.is_sent(request_id) for request_id in ids))
+    assert not faults
+
+
+def test_an_account_at_fault_keeps_its_mail_for_every_recipient(
+    in_process: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    installation = in_process(server)
+    first = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.is_sent(first))
+    server.on("MAIL", reply="530 5.7.0 Authentication required")
+    both = installation.accept("you@x.example", "other@x.example")
+    installation.run_until(
+        lambda: installation.status(both).state not in (MessageState.QUEUED, MessageState.SENDING)
+    )
+    assert installation.status(both).state is MessageState.DEFERRED
+    kinds = [event.kind for event in installation.service.store.events(both)]
+    assert kinds == ["accepted", "deferred", "deferred"], "the account has worked: nobody's mail is given up"
+
+
+def test_the_inbox_may_be_the_configured_server(tmp_path: Path) -> None:
+    rows = ["key,email,app_password", f"{KEY},me@postroom.example,abcd efgh ijkl mnop"]
+    with Installation(tmp_path, rows, POSTROOM_SMTP_HOST="inbox") as service:
+        service.wait_for(service.send())
