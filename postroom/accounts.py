@@ -140,12 +140,16 @@ class AccountsFile:
     def _credential(
         self, row: AccountRow, before: dict[tuple[object, ...], StoredAccount]
     ) -> tuple[bytes | None, bool]:
-        """Return what to store for the row's password, and whether it differs from what was stored.
+        """Return what to store for the row's password, and whether it or the limit differs from what was stored.
 
         It is encrypted anew even when it stays, so that former secret keys can be dropped.
         """
         stored = before.get((row.email, row.host, row.port, row.username))
-        changed = stored is None or self._password(stored) != row.password
+        changed = (
+            stored is None
+            or self._password(stored) != row.password
+            or stored.account.daily_limit != row.daily_limit
+        )
         return (self._vault.encrypt(row.password.reveal()) if row.password else None), changed
 
     def _password(self, stored: StoredAccount) -> Secret | None:

@@ -15,6 +15,7 @@ import click
 
 from postroom import __version__
 from postroom.errors import ConfigError, PostroomError, Rejected, SchemaMismatch, StoreUnavailable
+from postroom.model import rfc3339
 
 if TYPE_CHECKING:
     from postroom.inbox import InboxMail, MailSummary
@@ -252,7 +253,7 @@ def _print_status(service: Service, request_id: str, *, as_json: bool, short: bo
         raise click.UsageError(f"there is no mail with the id {request_id!r}")
     events = [
         {
-            "at": _rfc3339(event.at),
+            "at": rfc3339(event.at),
             "event": event.kind,
             "recipient": event.forward_path,
             "detail": event.detail,
@@ -280,14 +281,6 @@ def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> 
     for event in events:
         words = (event["at"], event["event"], event["recipient"], event["detail"])
         click.echo("  " + "  ".join(printable(word) for word in words if word))
-
-
-def _rfc3339(at: int) -> str:
-    from datetime import UTC, datetime
-
-    return (
-        datetime.fromtimestamp(at / 1_000_000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
 
 
 # ---------------------------------------------------------------- inbox
@@ -331,7 +324,7 @@ def _print_table(mails: list[MailSummary]) -> None:
     for mail in mails:
         cells = (
             mail.id,
-            _rfc3339(mail.received)[:19],
+            rfc3339(mail.received)[:19],
             mail.envelope_from,
             ", ".join(mail.envelope_to),
             mail.subject,
@@ -343,7 +336,7 @@ def _print_table(mails: list[MailSummary]) -> None:
 def _summary(mail: MailSummary) -> dict[str, Any]:
     return {
         "id": mail.id,
-        "received": _rfc3339(mail.received),
+        "received": rfc3339(mail.received),
         "envelope_from": mail.envelope_from,
         "envelope_to": list(mail.envelope_to),
         "from": mail.sender,
@@ -377,7 +370,7 @@ def _print_mail(mail: InboxMail) -> None:
         ("From", mail.sender),
         ("To", ", ".join(mail.envelope_to)),
         ("Subject", mail.subject),
-        ("Received", _rfc3339(mail.received)),
+        ("Received", rfc3339(mail.received)),
     ):
         click.echo(f"{name + ':':<10}{printable(value)}")
     click.echo()

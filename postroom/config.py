@@ -381,7 +381,8 @@ class Server:
     `host` is `inbox`, with port 0, for the built-in capture server, whose real port
     is known at connect time. `connections` is the most that may be open at once for
     the account. `provider` names a provider whose limits are known; it follows from
-    the server, never from the sender's domain.
+    the server, never from the sender's domain. `daily_limit` is in recipients of any
+    24 hours; None: no limit.
     """
 
     host: str
@@ -390,6 +391,7 @@ class Server:
     connections: int
     username: str = field(repr=False)
     provider: str | None = None
+    daily_limit: int | None = None
 
 
 _GMAIL: Final = _Endpoint("smtp.gmail.com", 587, Security.STARTTLS)
@@ -420,6 +422,11 @@ PROVIDERS: Final[Mapping[str, str]] = {  # by the server's host
     "smtp.fastmail.com": "fastmail",
     "smtp.zoho.com": "zoho",
 }
+# Recipients in 24 hours: support.google.com/a/answer/166852 and /mail/answer/22839, Microsoft's "Exchange Online limits",
+# support.apple.com/102198. Mail that people send by hand counts too, so a tenth is left to them.
+_CONSUMER_GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
+_DAILY_LIMITS: Final[Mapping[str, int]] = {"gmail": 2000, "office365": 10_000, "icloud": 1000}
+_CONSUMER_GMAIL_LIMIT: Final = 500
 _DEFAULT_PORTS: Final = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
 
 
@@ -441,7 +448,15 @@ def server_for(account: Account, settings: Settings) -> Server:
         connections=account.connections or settings.smtp_connections or (2 if provider else 16),
         username=account.username or account.email,
         provider=provider,
+        daily_limit=account.daily_limit or _daily_limit(provider, account.email),
     )
+
+
+def _daily_limit(provider: str | None, email: str) -> int | None:
+    limit = _DAILY_LIMITS.get(provider or "")
+    if provider == "gmail" and email.rpartition("@")[2].lower() in _CONSUMER_GMAIL:
+        limit = _CONSUMER_GMAIL_LIMIT
+    return None if limit is None else limit - limit // 10
 
 
 def is_loopback(host: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import Enum
 from typing import TypeAlias
 
@@ -20,6 +21,12 @@ SECOND = 1_000_000
 def system_clock() -> Instant:
     """Return the present, in microseconds since the epoch."""
     return time.time_ns() // 1000
+
+
+def rfc3339(at: Instant) -> str:
+    """Return a time in UTC, to the millisecond (RFC 3339)."""
+    moment = datetime.fromtimestamp(at / SECOND, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class Security(Enum):
@@ -149,6 +156,8 @@ class ClaimedJob:
     mime: bytes = field(repr=False)
     smtputf8: bool
     accepted_at: Instant
+    reserved_slot: int | None = None  # where its recipients count towards the account's daily limit
+    partial: bool = False  # the limit had no room for all recipients: the others wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,13 +247,17 @@ class MessageState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class MessageStatus:
-    """The present state of a message, with the server's own words where there are any."""
+    """The present state of a message, with the server's own words where there are any.
+
+    `will_send_at` is the next time at which a waiting message can go, where that is not now.
+    """
 
     request_id: str
     state: MessageState
     reason: str | None
     possible_duplicate: bool
     account_id: int
+    will_send_at: Instant | None = None
 
     def __str__(self) -> str:
         return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

@@ -171,10 +171,12 @@ class Store:
             if found is None:
                 return None
             deliveries = list(q.deliveries_of(db, message_id=found[0]))
-        _, account_id, job_state, _ = found
+        _, account_id, job_state, held, due_at, resume_at = found
         state, reason = _overall(job_state, deliveries)
         possible_duplicate = any(row[3] for row in deliveries)
-        return MessageStatus(request_id, state, reason, possible_duplicate, account_id)
+        waits = job_state == "queued" and not held and (resume_at is not None or reason is not None)
+        will_send_at = max(due_at, resume_at or 0) if waits else None
+        return MessageStatus(request_id, state, reason, possible_duplicate, account_id, will_send_at)
 
     def events(self, request_id: str) -> list[Event]:
         """Return everything that happened to a message, oldest first."""

@@ -95,7 +95,7 @@ WHERE (state = 'active' OR resume_at <= :now)
 
 -- name: jobs_due
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, content.mime
+       message.smtputf8, message.accepted_at, content.mime, job.crashes
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
 WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
 ORDER BY job.due_at, job.id
@@ -103,8 +103,29 @@ LIMIT :count;
 
 -- name: claim_job!
 UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,
-               attempt = attempt + 1
+               attempt = attempt + 1, reserved_slot = :reserved_slot, reserved = :reserved
 WHERE id = :job_id AND state = 'queued';
+
+-- name: usage_since^
+-- What an account has used from a slot on, and the first slot of it that is not empty.
+SELECT coalesce(sum(recipients), 0), min(slot) FROM account_usage
+WHERE account_id = :account_id AND slot >= :slot AND recipients > 0;
+
+-- name: reserve_usage!
+INSERT INTO account_usage (account_id, slot, recipients) VALUES (:account_id, :slot, :recipients)
+ON CONFLICT (account_id, slot) DO UPDATE SET recipients = account_usage.recipients + excluded.recipients;
+
+-- name: return_usage!
+UPDATE account_usage SET recipients = recipients - :recipients
+WHERE account_id = (SELECT account_id FROM job WHERE id = :job_id) AND slot = :slot;
+
+-- name: forget_usage!
+DELETE FROM account_usage WHERE slot < :slot;
+
+-- name: resume_within_limit!
+-- Something that an account had reserved came back: what it was parked for is over.
+UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL
+WHERE id = (SELECT account_id FROM job WHERE id = :job_id) AND state = 'parked' AND state_reason LIKE :reason;
 
 -- name: pending_deliveries
 SELECT id, forward_path FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;
@@ -113,9 +134,16 @@ SELECT id, forward_path FROM delivery WHERE message_id = :message_id AND state =
 UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
 -- name: requeue_job!
-UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund, crashes = crashes + :crashed,
+UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund,
                claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: count_crash!
+UPDATE job SET crashes = crashes + 1, held = CASE WHEN :held = 1 THEN 1 ELSE held END
+WHERE id = :job_id AND state = 'queued';
+
+-- name: suspect_in_hand$
+SELECT EXISTS (SELECT 1 FROM job WHERE claimed_by = :worker_id AND state = 'claimed' AND crashes >= :crashes);
 
 -- name: end_job!
 UPDATE job SET state = :state, finished_at = :now,
@@ -159,15 +187,15 @@ UPDATE worker SET gone_at = :now
 WHERE id = :worker_id AND gone_at IS NULL AND (:known_dead = 1 OR lease_until < :now);
 
 -- name: jobs_owned_by
-SELECT id, attempt, message_id, claim_token, claimed_at, dot_at FROM job
+SELECT id, attempt, message_id, claim_token, claimed_at, dot_at, crashes, reserved_slot, reserved FROM job
 WHERE claimed_by = :worker_id AND state = 'claimed' ORDER BY id;
 
 
 -- ---------------------------------------------------------------- what became of it
 
 -- name: message_state^
-SELECT message.id, message.account_id, job.state, job.held
-FROM message LEFT JOIN job ON job.message_id = message.id
+SELECT message.id, message.account_id, job.state, job.held, job.due_at, account.resume_at
+FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
 WHERE message.request_id = :request_id;
 
 -- name: deliveries_of

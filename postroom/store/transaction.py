@@ -16,6 +16,7 @@ from postroom.config import InDoubtPolicy
 from postroom.errors import LeaseLost
 from postroom.failpoint import passing
 from postroom.model import (
+    SECOND,
     Accepted,
     ClaimedJob,
     Deferred,
@@ -31,6 +32,13 @@ from postroom.model import (
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 CRASHED = "the worker that was sending it stopped"
+POISONED = "set aside: the worker has stopped {} times while it was sending this message"
+MOST_CRASHES = 3
+_SUSPECT = MOST_CRASHES - 1
+_STEP_BACK = 5 * SECOND
+_SLOT = 600 * SECOND
+_SLOTS_A_DAY = 145  # 24 h and the slot that has begun: never less than the rolling day
+_LIMIT_REACHED = "the account's limit of {} recipients in 24 hours is reached"
 _OUTCOME_NAMES = {Sent: "sent", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
 
 
@@ -151,30 +159,61 @@ class Transaction:
     # -- the queue
 
     def claim(
-        self, *, account_id: int, worker_id: int, most: int, most_bytes: int, now: Instant
+        self,
+        *,
+        account_id: int,
+        worker_id: int,
+        most: int,
+        most_bytes: int,
+        now: Instant,
+        daily_limit: int | None = None,
     ) -> list[ClaimedJob]:
         """Take up to `most` due jobs of an account, oldest first; they are this worker's until finished.
 
-        Stops before `most_bytes` of content are exceeded, but always takes one.
+        Stops before `most_bytes` of content are exceeded, but always takes one. With a
+        `daily_limit` the recipients are reserved here, so that no number of workers
+        exceeds it in any 24 hours; when none is left, the account is parked.
+        Of the messages that workers keep dying with, a worker has one at a time.
         """
+        left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
         room = most_bytes
-        rows: list[tuple[Any, ...]] = []
-        for row in self._q.jobs_due(self._db, account_id=account_id, now=now, count=most):
+        jobs: list[ClaimedJob] = []
+        for row in list(self._q.jobs_due(self._db, account_id=account_id, now=now, count=most)):
             room -= row[5]
-            if room < 0 and rows:
+            if room < 0 and jobs:
                 break
-            rows.append(row)
-        claimed = (self._claim_row(row, account_id, worker_id, now) for row in rows)
-        return [job for job in claimed if job is not None]
+            if left is not None and left <= 0:
+                if not jobs:
+                    self._park_until_room(account_id, daily_limit or 0, now)
+                break
+            job = self._claim_row(row, account_id, worker_id, now, left)
+            if job is not None:
+                jobs.append(job)
+                left = None if left is None else left - len(job.deliveries)
+        return jobs
 
     def _claim_row(
-        self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant
+        self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
-        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime = row
-        token = _tokens.getrandbits(62) + 1
-        if not self._q.claim_job(self._db, job_id=job_id, token=token, worker_id=worker_id, now=now):
+        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, crashes = row
+        if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
-        deliveries = self._q.pending_deliveries(self._db, message_id=message_id)
+        token = _tokens.getrandbits(62) + 1
+        pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
+        taken = pending[:left]
+        slot, reserved = (None, None) if left is None else (now // _SLOT, len(taken))
+        if not self._q.claim_job(
+            self._db,
+            job_id=job_id,
+            token=token,
+            worker_id=worker_id,
+            now=now,
+            reserved_slot=slot,
+            reserved=reserved,
+        ):
+            return None
+        if slot is not None:
+            self._q.reserve_usage(self._db, account_id=account_id, slot=slot, recipients=len(taken))
         return ClaimedJob(
             id=job_id,
             token=token,
@@ -183,11 +222,43 @@ class Transaction:
             request_id=request_id,
             account_id=account_id,
             reverse_path=reverse_path,
-            deliveries=tuple(PendingDelivery(*delivery) for delivery in deliveries),
+            deliveries=tuple(PendingDelivery(*delivery) for delivery in taken),
             mime=mime,
             smtputf8=bool(smtputf8),
             accepted_at=accepted_at,
+            reserved_slot=slot,
+            partial=len(taken) < len(pending),
         )
+
+    # -- the daily limit
+
+    def _used(self, account_id: int, now: Instant) -> tuple[int, int | None]:
+        """Return the recipients of the last 24 hours, and the first slot that holds any."""
+        first = now // _SLOT - _SLOTS_A_DAY + 1
+        used, oldest = self._q.usage_since(self._db, account_id=account_id, slot=first)
+        return used, oldest
+
+    def _park_until_room(self, account_id: int, daily_limit: int, now: Instant) -> None:
+        _, oldest = self._used(account_id, now)
+        slot = now // _SLOT if oldest is None else oldest
+        self.set_account_aside(
+            account_id,
+            state="parked",
+            reason=_LIMIT_REACHED.format(daily_limit),
+            resume_at=(slot + _SLOTS_A_DAY) * _SLOT,
+            now=now,
+        )
+
+    def _return_usage(self, job: ClaimedJob, unused: int) -> None:
+        """Give back what was reserved for recipients to whom nothing was sent."""
+        if job.reserved_slot is None or not unused:
+            return
+        self._q.return_usage(self._db, job_id=job.id, slot=job.reserved_slot, recipients=unused)
+        self._q.resume_within_limit(self._db, job_id=job.id, reason=_LIMIT_REACHED.format("%"))
+
+    def forget_usage(self, now: Instant) -> None:
+        """Drop what is older than a day."""
+        self._q.forget_usage(self._db, slot=now // _SLOT - _SLOTS_A_DAY)
 
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
@@ -197,6 +268,7 @@ class Transaction:
     def release(self, job: ClaimedJob, now: Instant) -> None:
         """Give back a job of which nothing was sent; the attempt does not count."""
         self._requeue(job, due_at=now, refund=1)
+        self._return_usage(job, len(job.deliveries))
 
     def finish(
         self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
@@ -207,7 +279,11 @@ class Transaction:
         LeaseLost, writing nothing, when another worker holds the job.
         """
         assert result.outcomes.keys() == {delivery.id for delivery in job.deliveries}
-        if all(self._is_final(outcome, result.in_doubt) for outcome in result.outcomes.values()):
+        over = all(self._is_final(outcome, result.in_doubt) for outcome in result.outcomes.values())
+        if over and job.partial:
+            self._requeue(job, due_at=now, refund=1)
+            self._finish_deliveries(job, result, now)
+        elif over:
             self._finish_deliveries(job, result, now)
             self._end(job, result, now)
         else:
@@ -217,6 +293,8 @@ class Transaction:
             self._requeue(job, due_at=result.retry_at, refund=0 if burns else 1, held=held)
             self._finish_deliveries(job, result, now)
         passing("finish.inside")
+        unsent = [each for each in result.outcomes.values() if not isinstance(each, Sent | InDoubt)]
+        self._return_usage(job, len(unsent))
         self._record_attempt(job, result.outcomes, worker_id=worker_id, started_at=started_at, now=now)
 
     @staticmethod
@@ -236,16 +314,16 @@ class Transaction:
 
     def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
-        if not failed and job.attempt > 1:  # some recipients may have had their end in an earlier attempt
+        if not failed and (
+            job.attempt > 1 or job.reserved_slot is not None
+        ):  # some recipients may have had their end in an earlier attempt
             failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
         state = "failed" if failed else "done"
         if not self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now):
             raise LeaseLost
         self._q.insert_log_line(self._db, message_id=job.message_id)
 
-    def _requeue(
-        self, job: ClaimedJob, *, due_at: Instant, refund: int = 0, held: bool = False, crashed: bool = False
-    ) -> None:
+    def _requeue(self, job: ClaimedJob, *, due_at: Instant, refund: int = 0, held: bool = False) -> None:
         moved = self._q.requeue_job(
             self._db,
             job_id=job.id,
@@ -253,7 +331,6 @@ class Transaction:
             due_at=due_at,
             refund=refund,
             held=int(held),
-            crashed=int(crashed),
         )
         if not moved:
             raise LeaseLost
@@ -321,14 +398,19 @@ class Transaction:
         if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, known_dead=int(known_dead)):
             return 0
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
+        suspicion = max((row[6] for row in rows), default=0)
         for row in rows:
-            self._recover(row, worker_id, now, in_doubt)
+            # Where one was under suspicion, the others in hand are not: they only happened to be there.
+            self._recover(row, worker_id, now, in_doubt, suspect=suspicion == row[6])
             passing("recover.inside")
         return len(rows)
 
-    def _recover(self, row: tuple[Any, ...], worker_id: int, now: Instant, in_doubt: InDoubtPolicy) -> None:
-        job_id, attempt, message_id, token, claimed_at, dot_at = row
+    def _recover(
+        self, row: tuple[Any, ...], worker_id: int, now: Instant, in_doubt: InDoubtPolicy, *, suspect: bool
+    ) -> None:
+        job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved = row
         pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
+        taken = pending[:reserved]
         job = ClaimedJob(
             id=job_id,
             token=token,
@@ -337,18 +419,35 @@ class Transaction:
             request_id="",
             account_id=0,
             reverse_path="",
-            deliveries=tuple(PendingDelivery(*delivery) for delivery in pending),
+            deliveries=tuple(PendingDelivery(*delivery) for delivery in taken),
             mime=b"",
             smtputf8=False,
             accepted_at=0,
+            reserved_slot=reserved_slot,
+            partial=len(taken) < len(pending),
         )
+        # What is under suspicion steps back, lest it be in hand whenever a worker that has just started is killed.
+        due_at = now + _STEP_BACK if suspect and crashes + 1 >= _SUSPECT else now
         if dot_at is None:
-            self._requeue(job, due_at=now, crashed=True)
+            self._requeue(job, due_at=due_at)
+            self._return_usage(job, len(job.deliveries))
             self._event(message_id, None, "crashed", now, CRASHED)
-            return
-        doubt = InDoubt(f"{CRASHED} after the final dot, before the server's answer was recorded")
-        result = Result({delivery.id: doubt for delivery in job.deliveries}, now, in_doubt)
-        self.finish(job, result, worker_id=worker_id, started_at=claimed_at, now=now)
+        else:
+            doubt = InDoubt(f"{CRASHED} after the final dot, before the server's answer was recorded")
+            result = Result({delivery.id: doubt for delivery in job.deliveries}, due_at, in_doubt)
+            self.finish(job, result, worker_id=worker_id, started_at=claimed_at, now=now)
+        if suspect:
+            poisoned = crashes + 1 >= MOST_CRASHES
+            if self._q.count_crash(self._db, job_id=job_id, held=int(poisoned)) and poisoned:
+                self._set_aside(job, POISONED.format(crashes + 1), now)
+
+    def _set_aside(self, job: ClaimedJob, reason: str, now: Instant) -> None:
+        """Say of a held job why it waits for a person."""
+        for delivery in job.deliveries:
+            self._q.defer_delivery(
+                self._db, delivery_id=delivery.id, reason=reason, possible_duplicate=0, **_reply_columns(None)
+            )
+        self._event(job.message_id, None, "held", now, reason)
 
     # -- email_log.txt
 

@@ -12,7 +12,7 @@ from postroom.accept import accept
 from postroom.config import Settings
 from postroom.errors import InvalidSubmission, NotFound
 from postroom.failpoint import passing
-from postroom.model import Clock, Submission
+from postroom.model import Clock, Submission, rfc3339
 from postroom.store import Store
 from postroom.web.auth import Doorkeeper, header_key
 from postroom.web.body import read_send_request
@@ -75,6 +75,8 @@ def email_status(request_id: str) -> Response:
     answer: dict[str, Any] = {"request_id": status.request_id, "status": str(status)}
     if status.possible_duplicate:
         answer["possible_duplicate"] = True
+    if status.will_send_at is not None and status.will_send_at > shared.clock():
+        answer["will_send_at"] = rfc3339(status.will_send_at)
     return _json(200, answer)
 
 

@@ -33,6 +33,7 @@ _DOZE_S = 0.08  # the same, after a second without a commit
 _LOOK_S = 0.25  # how often to look for jobs that have become due
 _SWEEP_S = 1.0
 _RENEW_S = 10.0
+_TIDY_S = 3600.0
 _FILE_S = 0.5
 _LOG_S = 0.2
 _DRAIN_S = 10.0
@@ -85,6 +86,7 @@ class Worker:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
             asyncio.create_task(self._every(_RENEW_S, self._renew)),
+            asyncio.create_task(self._every(_TIDY_S, self._tidy)),
             asyncio.create_task(
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new)
             ),
@@ -140,7 +142,7 @@ class Worker:
             lane = self._lane(stored)
             room = lane.room()
             if room and self._context.bytes_in_hand < _MOST_BYTES_IN_HAND:
-                claims.append((lane, self._context.seam.submit(self._claim_work(stored, room))))
+                claims.append((lane, self._context.seam.submit(self._claim_work(lane, stored, room))))
         settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
         passing("claim.committed")
         for (lane, _), jobs in zip(claims, settled, strict=True):
@@ -158,7 +160,9 @@ class Worker:
             lane.refresh(stored)
         return lane
 
-    def _claim_work(self, stored: StoredAccount, room: int) -> Callable[[Transaction], list[ClaimedJob]]:
+    def _claim_work(
+        self, lane: Lane, stored: StoredAccount, room: int
+    ) -> Callable[[Transaction], list[ClaimedJob]]:
         def work(transaction: Transaction) -> list[ClaimedJob]:
             return transaction.claim(
                 account_id=stored.account.id,
@@ -166,6 +170,7 @@ class Worker:
                 most=room,
                 most_bytes=_MOST_BYTES_A_CLAIM,
                 now=self._clock(),
+                daily_limit=lane.daily_limit,
             )
 
         return work
@@ -190,6 +195,9 @@ class Worker:
     def _renew(self) -> None:
         if not self._registration.renew():
             raise Buried
+
+    def _tidy(self) -> None:
+        self._store.write(lambda transaction: transaction.forget_usage(self._clock()))
 
     def _sync_accounts(self) -> None:
         report(self._accounts_file.sync_if_changed())

@@ -75,6 +75,7 @@ class Lane:
         self._blocked_until: Instant = 0
         self._setting_aside: asyncio.Future[None] | None = None
         self._connections = 1
+        self.daily_limit: int | None = None  # recipients in any 24 hours
         self.refresh(stored)
 
     # -- for the dispatcher
@@ -85,7 +86,8 @@ class Lane:
             self._failures, self._blocked_until = 0, 0
         self._stored = stored
         try:
-            self._connections = server_for(stored.account, self._context.settings).connections
+            server = server_for(stored.account, self._context.settings)
+            self._connections, self.daily_limit = server.connections, server.daily_limit
         except ConfigError:
             self._connections = 1  # the session will fail with the reason
 

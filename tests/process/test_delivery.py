@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,33 @@ def test_an_account_at_its_limit_is_parked_and_keeps_its_mail(
         assert service.query("SELECT attempt, state FROM job") == [(0, "queued")], "it burns no attempt"
         later = service.send()
         assert service.status(later) == "queued"
+
+
+def test_an_account_sends_no_more_a_day_than_its_limit_and_the_rest_says_when_it_goes(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+
+    def rows(limit: int) -> list[str]:
+        return [
+            "key,email,app_password,host,port,security,daily_limit",
+            f"{KEY},me@postroom.example,secret,127.0.0.1,{server.port},none,{limit}",
+        ]
+
+    with Installation(tmp_path, rows(3)) as service:
+        ids = [service.send() for _ in range(5)]
+        for request_id in ids[:3]:
+            service.wait_for(request_id)
+        eventually(lambda: service.query("SELECT state FROM account") == [("parked",)])
+        answer = service.client.call("GET", f"/email-status/{ids[4]}").document
+        assert answer["status"] == "queued"
+        wait = datetime.fromisoformat(answer["will_send_at"]) - datetime.now(UTC)
+        assert timedelta(hours=23, minutes=50) < wait < timedelta(hours=24, minutes=11)
+        assert len(server.messages) == 3
+        (tmp_path / "data.csv").write_text("\n".join(rows(5)) + "\n", encoding="utf-8")
+        for request_id in ids[3:]:
+            service.wait_for(request_id)
+        assert service.query("SELECT sum(recipients) FROM account_usage") == [(5,)]
 
 
 def test_what_is_deferred_for_too_long_fails(tmp_path: Path, scripted: StartScripted) -> None:

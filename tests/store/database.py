@@ -39,7 +39,7 @@ IN_DOUBT = InDoubt("no answer")
 
 TABLES = (
     "setting", "account", "api_key", "message", "content", "delivery", "job", "attempt", "event",
-    "idempotency", "worker", "log_line", "log_batch",
+    "idempotency", "worker", "log_line", "log_batch", "account_usage",
 )  # fmt: skip
 
 
@@ -139,6 +139,7 @@ class Post:
         most: int = 100,
         most_bytes: int = 1_000_000,
         now: Instant = NOW,
+        daily_limit: int | None = None,
     ) -> list[ClaimedJob]:
         return self.store.write(
             lambda transaction: transaction.claim(
@@ -147,6 +148,7 @@ class Post:
                 most=most,
                 most_bytes=most_bytes,
                 now=now,
+                daily_limit=daily_limit,
             )
         )
 

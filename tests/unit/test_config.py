@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -390,7 +391,27 @@ class TestServer:
     ) -> None:
         email = f"ann@{domain}"
         expected = Server(host, port, security, connections=2, username=email, provider=provider)
-        assert server_for(_account(email), Settings()) == expected
+        assert replace(server_for(_account(email), Settings()), daily_limit=None) == expected
+
+    @pytest.mark.parametrize(
+        ("email", "host", "own", "limit"),
+        [
+            ("ann@gmail.com", None, None, 450),
+            ("ann@googlemail.com", None, None, 450),
+            ("ann@example.com", None, None, 1800),  # Workspace
+            ("ann@acme.onmicrosoft.com", None, None, 9000),
+            ("ann@me.com", None, None, 900),
+            ("ann@zoho.com", None, None, None),
+            ("ann@gmail.com", "smtp.example.com", None, None),  # limits belong to the server
+            ("ann@gmail.com", None, 500, 500),  # the account's own has no headroom taken off
+            ("ann@example.com", "smtp.example.com", 7, 7),
+        ],
+    )
+    def test_has_the_daily_limit_of_the_account_or_of_the_provider(
+        self, email: str, host: str | None, own: int | None, limit: int | None
+    ) -> None:
+        account = replace(_account(email), host=host, daily_limit=own)
+        assert server_for(account, Settings()).daily_limit == limit
 
     def test_of_the_settings_beats_the_preset(self) -> None:
         settings = Settings(smtp_host="relay.example", smtp_port=465)
