@@ -98,6 +98,7 @@ def _render(submission: Submission, recipients: tuple[Mailbox, ...], now: Instan
         mime=render(content),
         smtputf8=sender.smtputf8 or any(recipient.smtputf8 for recipient in recipients),
         accepted_at=now,
+        in_doubt=submission.in_doubt,
         idempotency_key=submission.idempotency_key,
         fingerprint=_fingerprint(submission) if submission.idempotency_key is not None else None,
     )
@@ -105,5 +106,7 @@ def _render(submission: Submission, recipients: tuple[Mailbox, ...], now: Instan
 
 def _fingerprint(submission: Submission) -> bytes:
     """Return a digest of what was asked, to tell a repeated request from a different one under the same key."""
-    asked = [submission.recipients, submission.subject, submission.body, submission.is_html]
+    asked: list[object] = [submission.recipients, submission.subject, submission.body, submission.is_html]
+    if submission.in_doubt is not None:  # what was asked before there was a choice keeps its digest
+        asked.append(submission.in_doubt.value)
     return hashlib.sha256(json.dumps(asked).encode()).digest()

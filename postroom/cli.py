@@ -9,13 +9,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Never
 
 import click
 
 from postroom import __version__
 from postroom.errors import ConfigError, PostroomError, Rejected, SchemaMismatch, StoreUnavailable
-from postroom.model import rfc3339
+from postroom.model import rfc3339, system_clock
 
 if TYPE_CHECKING:
     from postroom.inbox import InboxMail, MailSummary
@@ -243,6 +243,39 @@ def status(request_id: str, as_json: bool) -> None:
     from postroom import setup
 
     _print_status(setup.open_service(), request_id, as_json=as_json)
+
+
+@cli.command()
+@click.argument("request_id")
+def release(request_id: str) -> None:
+    """Send a mail after all that waits for a person: held in doubt, or set aside after crashes."""
+    from postroom import setup
+
+    service = setup.open_service()
+    now = system_clock()
+    if not service.store.write(lambda transaction: transaction.release_held(request_id.lower(), now)):
+        _refuse(service, request_id, "it is not held")
+    _print_status(service, request_id, as_json=False)
+
+
+@cli.command()
+@click.argument("request_id")
+def cancel(request_id: str) -> None:
+    """Give up a mail that waits. Recipients who have had it are not affected."""
+    from postroom import setup
+
+    service = setup.open_service()
+    now = system_clock()
+    if not service.store.write(lambda transaction: transaction.cancel(request_id.lower(), now)):
+        _refuse(service, request_id, "only a mail that waits can be cancelled")
+    _print_status(service, request_id, as_json=False)
+
+
+def _refuse(service: Service, request_id: str, why: str) -> Never:
+    found = service.store.status(request_id.lower())
+    if found is None:
+        raise click.UsageError(f"there is no mail with the id {request_id!r}")
+    raise click.UsageError(f"{why}: {request_id} is {found}")
 
 
 def _print_status(service: Service, request_id: str, *, as_json: bool, short: bool = False) -> None:

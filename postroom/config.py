@@ -31,21 +31,13 @@ from pydantic_settings import (
 )
 
 from postroom.errors import ConfigError
-from postroom.model import Account, Secret, Security
+from postroom.model import Account, InDoubtPolicy, Secret, Security
 
 E = TypeVar("E", bound=Enum)
 
 INBOX: Final = "inbox"  # the host that stands for the built-in capture server
 MAX_CONNECTIONS: Final = 1000
 MIN_KEY_CHARACTERS: Final = 16
-
-
-class InDoubtPolicy(Enum):
-    """What becomes of a message whose final dot went out and whose reply never came."""
-
-    RETRY = "retry"  # send again; a possible duplicate, and flagged as one
-    HOLD = "hold"  # wait for a person
-    FAIL = "fail"
 
 
 # --- Values. Each parser raises ValueError with a sentence that follows a name and never

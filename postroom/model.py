@@ -37,6 +37,14 @@ class Security(Enum):
     NONE = "none"  # loopback only, unless forced
 
 
+class InDoubtPolicy(Enum):
+    """What becomes of a message whose final dot went out and whose reply never came."""
+
+    RETRY = "retry"  # send again; a possible duplicate, and flagged as one
+    HOLD = "hold"  # wait for a person
+    FAIL = "fail"
+
+
 class Secret:
     """Text that must never be printed. `reveal()` is the only way to it."""
 
@@ -104,6 +112,7 @@ class Submission:
     body: str
     is_html: bool = False
     idempotency_key: str | None = None
+    in_doubt: InDoubtPolicy | None = None  # None: as the service has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +129,7 @@ class NewMessage:
     accepted_at: Instant
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
+    in_doubt: InDoubtPolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +167,7 @@ class ClaimedJob:
     smtputf8: bool
     accepted_at: Instant
     reserved_slot: int | None = None  # where its recipients count towards the account's daily limit
+    in_doubt: InDoubtPolicy | None = None
     partial: bool = False  # the limit had no room for all recipients: the others wait
 
 

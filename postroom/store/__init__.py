@@ -260,7 +260,7 @@ def _overall(
 def _log_line(row: tuple[Any, ...], deliveries: list[tuple[str, str, str | None, int]]) -> LogLine:
     id_, _, request_id, sender, accepted_at = row
     state, reason = _overall("done", deliveries)
-    if all(state == "cancelled" for _, state, _, _ in deliveries):
+    if any(state == "cancelled" for _, state, _, _ in deliveries):
         state = MessageState.CANCELLED
     status = f"{state.value} ({reason})" if reason else state.value
     return LogLine(id_, request_id, sender, tuple(row[0] for row in deliveries), accepted_at, status)

@@ -72,8 +72,9 @@ VALUES (:account_id, :key, :fingerprint, :request_id, :now);
 
 -- name: accept_message!
 -- Message, content, first delivery, job and event, through the view's trigger.
-INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, mime, forward_path)
-VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :mime, :forward_path);
+INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime,
+                        forward_path)
+VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :mime, :forward_path);
 
 -- name: add_delivery!
 INSERT INTO delivery (message_id, forward_path)
@@ -95,7 +96,7 @@ WHERE (state = 'active' OR resume_at <= :now)
 
 -- name: jobs_due
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, content.mime, job.crashes
+       message.smtputf8, message.accepted_at, content.mime, job.crashes, message.in_doubt
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
 WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
 ORDER BY job.due_at, job.id
@@ -137,6 +138,18 @@ UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_
 UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund,
                claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: message_id$
+SELECT id FROM message WHERE request_id = :request_id;
+
+-- name: release_held!
+UPDATE job SET held = 0, crashes = 0, due_at = :now WHERE message_id = :message_id AND state = 'queued' AND held = 1;
+
+-- name: cancel_job!
+UPDATE job SET state = 'cancelled', held = 0, finished_at = :now WHERE message_id = :message_id AND state = 'queued';
+
+-- name: cancel_deliveries!
+UPDATE delivery SET state = 'cancelled', finished_at = :now WHERE message_id = :message_id AND state = 'pending';
 
 -- name: count_crash!
 UPDATE job SET crashes = crashes + 1, held = CASE WHEN :held = 1 THEN 1 ELSE held END
@@ -187,8 +200,10 @@ UPDATE worker SET gone_at = :now
 WHERE id = :worker_id AND gone_at IS NULL AND (:known_dead = 1 OR lease_until < :now);
 
 -- name: jobs_owned_by
-SELECT id, attempt, message_id, claim_token, claimed_at, dot_at, crashes, reserved_slot, reserved FROM job
-WHERE claimed_by = :worker_id AND state = 'claimed' ORDER BY id;
+SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,
+       job.reserved, message.in_doubt
+FROM job JOIN message ON message.id = job.message_id
+WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id;
 
 
 -- ---------------------------------------------------------------- what became of it

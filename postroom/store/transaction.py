@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from postroom.config import InDoubtPolicy
 from postroom.errors import LeaseLost
 from postroom.failpoint import passing
 from postroom.model import (
@@ -22,6 +21,7 @@ from postroom.model import (
     Deferred,
     Failed,
     InDoubt,
+    InDoubtPolicy,
     Instant,
     NewMessage,
     Outcome,
@@ -33,6 +33,7 @@ from postroom.model import (
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
+SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
 _SUSPECT = MOST_CRASHES - 1
 _STEP_BACK = 5 * SECOND
@@ -150,6 +151,7 @@ class Transaction:
             size=len(message.mime),
             smtputf8=int(message.smtputf8),
             now=message.accepted_at,
+            in_doubt=None if message.in_doubt is None else message.in_doubt.value,
             mime=message.mime,
             forward_path=first,
         )
@@ -195,7 +197,19 @@ class Transaction:
     def _claim_row(
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
-        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, crashes = row
+        (
+            job_id,
+            attempt,
+            message_id,
+            request_id,
+            reverse_path,
+            _,
+            smtputf8,
+            accepted_at,
+            mime,
+            crashes,
+            own,
+        ) = row
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
@@ -227,6 +241,7 @@ class Transaction:
             smtputf8=bool(smtputf8),
             accepted_at=accepted_at,
             reserved_slot=slot,
+            in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
         )
 
@@ -353,6 +368,8 @@ class Transaction:
             self._q.defer_delivery(self._db, reason=reason, possible_duplicate=again, **columns)
         detail = str(reply) if isinstance(outcome, Sent) else reason
         self._event(message_id, delivery_id, _OUTCOME_NAMES[type(outcome)], now, detail)
+        if isinstance(outcome, InDoubt) and policy is InDoubtPolicy.RETRY:
+            self._event(message_id, delivery_id, "possible_duplicate", now, SENT_AGAIN)
 
     def _record_attempt(
         self,
@@ -408,7 +425,7 @@ class Transaction:
     def _recover(
         self, row: tuple[Any, ...], worker_id: int, now: Instant, in_doubt: InDoubtPolicy, *, suspect: bool
     ) -> None:
-        job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved = row
+        job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved, own = row
         pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:reserved]
         job = ClaimedJob(
@@ -434,7 +451,8 @@ class Transaction:
             self._event(message_id, None, "crashed", now, CRASHED)
         else:
             doubt = InDoubt(f"{CRASHED} after the final dot, before the server's answer was recorded")
-            result = Result({delivery.id: doubt for delivery in job.deliveries}, due_at, in_doubt)
+            policy = in_doubt if own is None else InDoubtPolicy(own)
+            result = Result({delivery.id: doubt for delivery in job.deliveries}, due_at, policy)
             self.finish(job, result, worker_id=worker_id, started_at=claimed_at, now=now)
         if suspect:
             poisoned = crashes + 1 >= MOST_CRASHES
@@ -448,6 +466,26 @@ class Transaction:
                 self._db, delivery_id=delivery.id, reason=reason, possible_duplicate=0, **_reply_columns(None)
             )
         self._event(job.message_id, None, "held", now, reason)
+
+    # -- what a person decides
+
+    def release_held(self, request_id: str, now: Instant) -> bool:
+        """Send a message that waits for a person after all; False when it does not wait for one."""
+        message_id = self._q.message_id(self._db, request_id=request_id)
+        if not self._q.release_held(self._db, message_id=message_id, now=now):
+            return False
+        self._event(message_id, None, "released", now)
+        return True
+
+    def cancel(self, request_id: str, now: Instant) -> bool:
+        """End a message for its pending recipients; False when it is being sent just now, or over."""
+        message_id = self._q.message_id(self._db, request_id=request_id)
+        if not self._q.cancel_job(self._db, message_id=message_id, now=now):
+            return False
+        self._q.cancel_deliveries(self._db, message_id=message_id, now=now)
+        self._event(message_id, None, "cancelled", now)
+        self._q.insert_log_line(self._db, message_id=message_id)
+        return True
 
     # -- email_log.txt
 

@@ -12,7 +12,7 @@ from postroom.accept import accept
 from postroom.config import Settings
 from postroom.errors import InvalidSubmission, NotFound
 from postroom.failpoint import passing
-from postroom.model import Clock, Submission, rfc3339
+from postroom.model import Clock, InDoubtPolicy, Submission, rfc3339
 from postroom.store import Store
 from postroom.web.auth import Doorkeeper, header_key
 from postroom.web.body import read_send_request
@@ -50,6 +50,7 @@ def send_email() -> Response:
         body=asked.body,
         is_html=asked.is_html,
         idempotency_key=_idempotency_key(call),
+        in_doubt=None if asked.in_doubt is None else InDoubtPolicy(asked.in_doubt),
     )
     accepted = accept(
         shared.store, submission, most_bytes=shared.settings.max_message_bytes, clock=shared.clock

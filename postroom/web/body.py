@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Never
+from typing import Any, Literal, Never
 
 from flask import Request, Response, request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,10 +15,11 @@ _WORTH_READING = 1_000_000
 
 _WORDS = {
     "missing": "this field is required",
-    "extra_forbidden": "there is no such field; the fields are subject, recipient, body, is_html and key",
+    "extra_forbidden": "there is no such field; the fields are subject, recipient, body, is_html, in_doubt and key",
     "string_type": "must be a string",
     "string_unicode": "must be a string of whole Unicode characters (it holds half a surrogate pair)",
     "bool_type": "must be true or false",
+    "literal_error": "must be one of retry, hold, fail",
     "string_too_short": "must not be empty",
 }
 
@@ -32,6 +33,9 @@ class SendRequest(BaseModel):
     recipient: str = Field(description="One mailbox: local-part@domain")
     body: str = Field(description="The text, or the HTML when is_html is true")
     is_html: bool = Field(default=False, description="Whether body is HTML; a text part is made from it then")
+    in_doubt: Literal["retry", "hold", "fail"] | None = Field(
+        default=None, description="What to do when the server may or may not have taken the mail"
+    )
     key: str | None = Field(default=None, description="The API key, unless it is given in a header")
 
 

@@ -355,7 +355,7 @@ class Lane:
             isinstance(outcome, Deferred) and not outcome.burns_attempt for outcome in outcomes.values()
         ):
             due = now  # the account's own state says when
-        return Result(outcomes, due if due is not None else now, settings.in_doubt)
+        return Result(outcomes, due if due is not None else now, job.in_doubt or settings.in_doubt)
 
     def _release(self, job: ClaimedJob) -> None:
         now = self._context.clock()

@@ -13,8 +13,7 @@ import socket
 from pathlib import Path
 from uuid import uuid4
 
-from postroom.config import InDoubtPolicy
-from postroom.model import SECOND, Clock
+from postroom.model import SECOND, Clock, InDoubtPolicy
 from postroom.store import Store, WorkerRecord
 
 log = logging.getLogger(__name__)

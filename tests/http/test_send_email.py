@@ -22,7 +22,7 @@ from postroom.setup import Service
 MESSAGE = "Email request is being processed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
 JSON_TYPE = {"Content-Type": "application/json"}
-FIELDS = ("subject", "recipient", "body", "is_html", "key")
+FIELDS = ("subject", "recipient", "body", "is_html", "in_doubt", "key")
 
 TITLES = {
     "malformed-submission": (400, "The request cannot be read"),
@@ -269,7 +269,7 @@ WRONG = [None, True, 5, 1.5, 1e400, 10**300, [], ["a"], {}, {"a": "b"}]
         (field, value)
         for field in FIELDS
         for value in WRONG
-        if (field, value) not in (("is_html", True), ("key", None))
+        if (field, value) not in (("is_html", True), ("in_doubt", None), ("key", None))
     ],
     ids=repr,
 )
@@ -277,8 +277,12 @@ def test_wrong_types_are_refused_by_name(
     client: FlaskClient, alice: str, kept: Callable[[], int], field: str, value: Any
 ) -> None:
     body = json.dumps({**MAIL, field: value}).replace("Infinity", "1e400").encode()
-    words = "must be true or false" if field == "is_html" else "must be a string"
-    check_problem(post(client, body, {"X-API-Key": alice}), "malformed-submission", (field, words))
+    words = {"is_html": "must be true or false", "in_doubt": "must be one of retry, hold, fail"}
+    check_problem(
+        post(client, body, {"X-API-Key": alice}),
+        "malformed-submission",
+        (field, words.get(field, "must be a string")),
+    )
     check_kept_nothing(kept)
 
 
@@ -291,6 +295,20 @@ def test_a_key_that_is_no_string_is_malformed_and_not_unknown(client: FlaskClien
 def test_only_true_and_false_are_truth_values(client: FlaskClient, alice: str, value: Any) -> None:
     response = post(client, {**MAIL, "is_html": value, "key": alice})
     check_problem(response, "malformed-submission", ("is_html", "must be true or false"))
+
+
+@pytest.mark.parametrize("value", ["", "Retry", "later", "retry "], ids=repr)
+def test_a_policy_that_is_none_is_refused(client: FlaskClient, alice: str, value: str) -> None:
+    response = post(client, {**MAIL, "in_doubt": value, "key": alice})
+    check_problem(response, "malformed-submission", ("in_doubt", "must be one of retry, hold, fail"))
+
+
+@pytest.mark.parametrize("value", ["retry", "hold", "fail", None])
+def test_a_mail_keeps_its_own_policy(
+    client: FlaskClient, alice: str, database: apsw.Connection, value: str | None
+) -> None:
+    check_accepted(post(client, {**MAIL, "in_doubt": value, "key": alice}))
+    assert database.execute("SELECT in_doubt FROM message").fetchall() == [(value,)]
 
 
 @pytest.mark.parametrize("field", ["subject", "recipient", "body"])
@@ -643,7 +661,14 @@ def test_the_same_idempotency_key_gives_the_same_id(
 
 
 @pytest.mark.parametrize(
-    "other", [{"body": "Other"}, {"subject": "Other"}, {"recipient": "other@example.com"}, {"is_html": True}]
+    "other",
+    [
+        {"body": "Other"},
+        {"subject": "Other"},
+        {"recipient": "other@example.com"},
+        {"is_html": True},
+        {"in_doubt": "hold"},
+    ],
 )
 def test_the_same_idempotency_key_for_another_mail(
     client: FlaskClient, alice: str, kept: Callable[[], int], other: Mapping[str, Any]
@@ -701,7 +726,7 @@ SUBMISSIONS = st.fixed_dictionaries(
         "recipient": ANY_JSON | st.just("y@e.com"),
         "body": ANY_JSON | st.just("b"),
     },
-    optional={"is_html": ANY_JSON | st.booleans(), "extra": ANY_JSON},
+    optional={"is_html": ANY_JSON | st.booleans(), "in_doubt": ANY_JSON | st.just("hold"), "extra": ANY_JSON},
 )
 FUZZ = settings(
     max_examples=150,

@@ -36,6 +36,8 @@ COMMANDS = [
     ("worker",),
     ("send",),
     ("status",),
+    ("release",),
+    ("cancel",),
     ("migrate",),
     ("inbox",),
     ("inbox", "show"),
@@ -200,6 +202,19 @@ def test_send_and_status_without_a_server(folder: Folder) -> None:
     assert as_json["status"] == "queued"
     check_failed(folder.run(*mail, "--body", "x"), 2, "--from", "alice@example.com, bob@example.com")
     check_failed(folder.run(*mail, "--body", "x", "--from", "eve@example.com"), 2, "--from names none")
+
+
+def test_cancel_and_release(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.run("migrate")
+    request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
+    check_failed(folder.run("release", request_id), 2, f"it is not held: {request_id} is queued")
+    done = folder.run("cancel", request_id.upper())
+    assert done.returncode == 0, done
+    assert done.stdout.splitlines()[0] == f"{request_id}  cancelled"
+    check_failed(folder.run("cancel", request_id), 2, f"can be cancelled: {request_id} is cancelled")
+    for command in ("cancel", "release"):
+        check_failed(folder.run(command, "none"), 2, "there is no mail with the id 'none'")
 
 
 @pytest.mark.parametrize(

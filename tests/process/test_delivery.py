@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +21,7 @@ from postroom.model import MessageState, MessageStatus, Submission
 from postroom.store import Transaction
 from postroom.worker import Worker
 from tests.conftest import StartScripted
-from tests.servers.installation import KEY, Installation
+from tests.servers.installation import KEY, ROOT, Installation
 from tests.servers.scripted import Drop, ScriptedServer
 from tests.servers.waiting import eventually
 
@@ -66,6 +69,31 @@ def test_a_lost_answer_can_hold_the_mail(tmp_path: Path, scripted: StartScripted
         service.wait_for(service.send(), "sent")  # the retry of the first would have come before
         service.wait_for(service.send(), "sent")
         assert service.query("SELECT held FROM job WHERE state = 'queued'") == [(1,)]
+        assert len(server.transactions) == 3
+
+
+def test_a_mail_s_own_policy_goes_first_and_a_person_lets_it_go_on(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Drop(""), times=1)
+    with install(tmp_path, server) as service:
+        held = service.send(in_doubt="hold")
+        service.wait_for(held, "deferred")
+        service.wait_for(service.send(), "sent")
+        assert service.query("SELECT held FROM job WHERE state = 'queued'") == [(1,)]
+        released = subprocess.run(
+            [sys.executable, "-m", "postroom", "release", held],
+            cwd=service.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert "released" in released.stdout
+        service.wait_for(held, "sent")
+        answer = service.client.call("GET", f"/email-status/{held}").document
+        assert answer["possible_duplicate"] is True
         assert len(server.transactions) == 3
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import apsw
 
 from postroom.accept import new_request_id
-from postroom.config import InDoubtPolicy
 from postroom.model import (
     SECOND,
     Accepted,
@@ -18,6 +17,7 @@ from postroom.model import (
     Deferred,
     Failed,
     InDoubt,
+    InDoubtPolicy,
     Instant,
     NewMessage,
     Outcome,

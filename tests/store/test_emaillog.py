@@ -20,10 +20,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.config import InDoubtPolicy
 from postroom.emaillog import EmailLog, _encode, format_line
 from postroom.errors import StoreUnavailable
-from postroom.model import SECOND, ClaimedJob, Failed, Outcome, Reply
+from postroom.model import SECOND, ClaimedJob, Failed, InDoubtPolicy, Outcome, Reply
 from postroom.store import LogLine, Result, Store, Work, open_store
 from tests.servers.waiting import eventually
 from tests.store.database import FAILED, LATER, NOW, SENT, Post, SQLiteDatabase

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postroom.config import InDoubtPolicy
-from postroom.model import SECOND
+from postroom.model import SECOND, InDoubtPolicy
 from tests.store.database import NOW, SENT, Post
 
 SOON = NOW + 10 * SECOND

@@ -10,9 +10,18 @@ from typing import Any
 import apsw
 import pytest
 
-from postroom.config import InDoubtPolicy
 from postroom.errors import LeaseLost, StoreError
-from postroom.model import Accepted, AccountState, ClaimedJob, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.model import (
+    Accepted,
+    AccountState,
+    ClaimedJob,
+    Failed,
+    InDoubt,
+    InDoubtPolicy,
+    Outcome,
+    Reply,
+    Sent,
+)
 from postroom.store import Event, IdempotencyClash, Result, Store, Work
 from tests.store.database import (
     DEFERRED,
@@ -354,12 +363,13 @@ class _Expected:
         ]
 
     def events(self, at: int) -> list[Event]:
-        return [
-            Event(
-                at, NAMES[outcome], path, str(outcome.reply) if isinstance(outcome, Sent) else outcome.reason
-            )
-            for path, outcome in self._pairs
-        ]
+        events = []
+        for path, outcome in self._pairs:
+            detail = str(outcome.reply) if isinstance(outcome, Sent) else outcome.reason
+            events.append(Event(at, NAMES[outcome], path, detail))
+            if isinstance(outcome, InDoubt) and self._policy is RETRY:
+                events.append(Event(at, "possible_duplicate", path, "it is sent again, and may arrive twice"))
+        return events
 
     @property
     def attempt(self) -> tuple[Any, ...]:
@@ -368,6 +378,55 @@ class _Expected:
         if reply is None:
             return (NAMES[worst], None, None, None)
         return (NAMES[worst], reply.code, reply.enhanced, reply.text)
+
+
+class TestWhatAPersonDecides:
+    def hold(self, post: Post) -> str:
+        request_id = post.add(*PEOPLE[:2])
+        post.finish(post.claim_one(), SENT, IN_DOUBT, policy=HOLD)
+        assert post.claim(now=FAR) == []
+        return request_id
+
+    def release(self, post: Post, request_id: str) -> bool:
+        return post.store.write(lambda transaction: transaction.release_held(request_id, FAR))
+
+    def cancel(self, post: Post, request_id: str) -> bool:
+        return post.store.write(lambda transaction: transaction.cancel(request_id, FAR))
+
+    def test_a_held_message_goes_on(self, post: Post) -> None:
+        request_id = self.hold(post)
+        assert self.release(post, request_id)
+        job = post.claim_one(FAR)
+        assert [delivery.forward_path for delivery in job.deliveries] == [PEOPLE[1]]
+        post.finish(job, SENT)
+        assert post.status(request_id) == "sent"
+        assert [event.kind for event in post.store.events(request_id)][-2:] == ["released", "sent"]
+
+    def test_a_held_or_queued_message_is_given_up(self, post: Post) -> None:
+        held, queued = self.hold(post), post.add()
+        for request_id in (held, queued):
+            assert self.cancel(post, request_id)
+            assert post.status(request_id) == "cancelled"
+            assert post.store.events(request_id)[-1].kind == "cancelled"
+            assert not self.cancel(post, request_id)
+            assert not self.release(post, request_id)
+        assert post.unlogged() == ["cancelled", "cancelled"]
+        assert post.claim(now=FAR) == []
+
+    def test_what_is_being_sent_or_over_or_unknown_is_left_alone(self, post: Post) -> None:
+        request_id = post.add()
+        job = post.claim_one()
+        before = post.database.contents()
+        assert not self.cancel(post, request_id)
+        assert not self.release(post, request_id)
+        assert not self.cancel(post, "no-such-id")
+        assert post.database.contents() == before
+        post.finish(job, SENT)
+        assert not self.cancel(post, request_id)
+        assert post.status(request_id) == "sent"
+
+    def test_a_queued_message_needs_no_release(self, post: Post) -> None:
+        assert not self.release(post, post.add())
 
 
 class TestRelease:
@@ -420,9 +479,25 @@ class TestBurial:
         assert (found.state.value, found.possible_duplicate) == (status, duplicate)
         assert "after the final dot" in str(found.reason)
         assert len(post.unlogged()) == (policy is FAIL)
-        assert [event.kind for event in post.store.events(request_id)] == ["accepted", "in_doubt", "in_doubt"]
+        again = ["in_doubt", "possible_duplicate"] if policy is RETRY else ["in_doubt"]
+        assert [event.kind for event in post.store.events(request_id)] == ["accepted", *again, *again]
         assert [row[:5] for row in post.attempts()] == [(1, post.worker, NOW, LATER, "in_doubt")]
         assert len(post.claim(now=FAR)) == (policy is RETRY)
+
+    @pytest.mark.parametrize("own", InDoubtPolicy, ids=lambda policy: policy.value)
+    @pytest.mark.parametrize("policy", InDoubtPolicy, ids=lambda policy: policy.value)
+    def test_in_doubt_goes_by_the_message_s_own_policy(
+        self, post: Post, own: InDoubtPolicy, policy: InDoubtPolicy
+    ) -> None:
+        message = replace(new_message(post.anna), in_doubt=own)
+        post.accept(message)
+        job = post.claim_one()
+        assert job.in_doubt is own
+        post.mark_dot(job)
+        assert post.bury(policy=policy) == 1
+        row = post.job(message.request_id)
+        expected = {RETRY: ("queued", 0), HOLD: ("queued", 1), FAIL: ("failed", 0)}[own]
+        assert (row["state"], row["held"]) == expected
 
     def test_takes_each_job_by_its_own_mark(self, post: Post) -> None:
         plain, dotted = post.add(), post.add()

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from postroom import accept as accept_module
 from postroom.accept import accept, new_request_id
-from postroom.config import InDoubtPolicy
 from postroom.errors import InvalidSubmission, Rejected, TooLarge
 from postroom.mime import Content, render
-from postroom.model import SECOND, Account, Instant, Submission
+from postroom.model import SECOND, Account, InDoubtPolicy, Instant, Submission
 from postroom.store import Store, open_store
 
 NOW: Instant = 1_700_000_000 * SECOND + 123_456

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from postroom.config import (
-    InDoubtPolicy,
     Server,
     Settings,
     is_loopback,
@@ -30,7 +29,7 @@ from postroom.config import (
     variables,
 )
 from postroom.errors import ConfigError
-from postroom.model import Account, Secret, Security
+from postroom.model import Account, InDoubtPolicy, Secret, Security
 
 CANARY = "canary-7f3a9c-canary"
 
