@@ -23,6 +23,7 @@ from postroom.config import (
     parse_host,
     parse_port,
     parse_security,
+    parse_truth,
     parse_whole,
 )
 from postroom.model import Secret, Security
@@ -30,12 +31,15 @@ from postroom.model import Secret, Security
 T = TypeVar("T")
 
 REQUIRED: Final = ("key", "email", "app_password")
-COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", "daily_limit", "connections")
+LIMITS: Final = ("daily_limit", "connections", "logins_per_minute")
+SWITCHES: Final = ("pipelining", "chunking")
+COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
 
 _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
 _DELIMITERS: Final = (",", ";", "\t")  # Excel writes semicolons where the comma is the decimal sign
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
 _MOST_A_DAY: Final = 1_000_000_000
+_MOST_LOGINS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,9 @@ class AccountRow:
     password: Secret = field(default=Secret(""), repr=False)
     daily_limit: int | None = None
     connections: int | None = None
+    logins_per_minute: int | None = None
+    pipelining: bool | None = None
+    chunking: bool | None = None
 
     @property
     def identity(self) -> tuple[str, str | None, int | None, str]:
@@ -62,7 +69,8 @@ class AccountRow:
     @property
     def settings(self) -> tuple[object, ...]:
         """What rows of one account must agree on."""
-        return self.name, self.security, self.password, self.daily_limit, self.connections
+        limits = self.daily_limit, self.connections, self.logins_per_minute
+        return self.name, self.security, self.password, limits, self.pipelining, self.chunking
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +294,11 @@ def _row(record: _Record, header: _Header) -> AccountRow:
         password=_password(cells),
         daily_limit=_optional(cells, "daily_limit", lambda text: parse_whole(text, 1, _MOST_A_DAY)),
         connections=_optional(cells, "connections", lambda text: parse_whole(text, 1, MAX_CONNECTIONS)),
+        logins_per_minute=_optional(
+            cells, "logins_per_minute", lambda text: parse_whole(text, 1, _MOST_LOGINS)
+        ),
+        pipelining=_optional(cells, "pipelining", parse_truth),
+        chunking=_optional(cells, "chunking", parse_truth),
     )
 
 

@@ -126,6 +126,9 @@ class AccountsFile:
                     credential=credential,
                     daily_limit=row.daily_limit,
                     connections=row.connections,
+                    logins_per_minute=row.logins_per_minute,
+                    pipelining=row.pipelining,
+                    chunking=row.chunking,
                 )
                 if changed:
                     transaction.resume_account(account_id)

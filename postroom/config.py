@@ -147,7 +147,7 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
     return lambda text: parse_whole(text, low, high)
 
 
-def _truth(text: str) -> bool:
+def parse_truth(text: str) -> bool:
     word = text.strip().lower()
     if word not in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
         raise ValueError("must be true or false")
@@ -297,7 +297,7 @@ class Settings(BaseSettings):
     smtp_host: Annotated[str | None, _from_text(parse_host)] = None
     smtp_port: Annotated[int | None, _from_text(parse_port)] = None
     smtp_security: Annotated[Security | None, _from_text(parse_security)] = None
-    smtp_allow_plaintext: Annotated[bool, _from_text(_truth)] = False
+    smtp_allow_plaintext: Annotated[bool, _from_text(parse_truth)] = False
     smtp_ca_file: Annotated[Path | None, _from_text(_ca_file)] = None
     smtp_connections: Annotated[int | None, _from_text(_whole(1, MAX_CONNECTIONS))] = None
     smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
@@ -374,7 +374,8 @@ class Server:
     is known at connect time. `connections` is the most that may be open at once for
     the account. `provider` names a provider whose limits are known; it follows from
     the server, never from the sender's domain. `daily_limit` is in recipients of any
-    24 hours; None: no limit.
+    24 hours; for it and `logins_per_minute`, None: no limit. `pipelining` and `chunking`
+    say whether to make use of them where the server offers them.
     """
 
     host: str
@@ -384,6 +385,9 @@ class Server:
     username: str = field(repr=False)
     provider: str | None = None
     daily_limit: int | None = None
+    logins_per_minute: int | None = None
+    pipelining: bool = True
+    chunking: bool = True
 
 
 _GMAIL: Final = _Endpoint("smtp.gmail.com", 587, Security.STARTTLS)
@@ -419,6 +423,9 @@ PROVIDERS: Final[Mapping[str, str]] = {  # by the server's host
 _CONSUMER_GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
 _DAILY_LIMITS: Final[Mapping[str, int]] = {"gmail": 2000, "office365": 10_000, "icloud": 1000}
 _CONSUMER_GMAIL_LIMIT: Final = 500
+_LOGINS_PER_MINUTE: Final = (
+    10  # no provider says how many it takes; Gmail answers "454 4.7.0 Too many login attempts" above some
+)
 _DEFAULT_PORTS: Final = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
 
 
@@ -441,6 +448,9 @@ def server_for(account: Account, settings: Settings) -> Server:
         username=account.username or account.email,
         provider=provider,
         daily_limit=account.daily_limit or _daily_limit(provider, account.email),
+        logins_per_minute=account.logins_per_minute or (_LOGINS_PER_MINUTE if provider else None),
+        pipelining=account.pipelining is not False,
+        chunking=account.chunking is not False,
     )
 
 

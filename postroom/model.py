@@ -95,6 +95,9 @@ class Account:
     password: Secret = field(default=Secret(""), repr=False)
     daily_limit: int | None = None
     connections: int | None = None
+    logins_per_minute: int | None = None
+    pipelining: bool | None = None
+    chunking: bool | None = None
     state: AccountState = AccountState.ACTIVE
     state_reason: str | None = None
     state_since: Instant | None = None

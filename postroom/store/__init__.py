@@ -26,7 +26,7 @@ from postroom.status import summarise
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Work
 from postroom.store.sqlite import SQLiteEngine
-from postroom.store.transaction import IdempotencyClash, Result, Transaction
+from postroom.store.transaction import IdempotencyClash, Result, Slot, Transaction
 
 __all__ = [
     "Event",
@@ -35,6 +35,7 @@ __all__ = [
     "LogLine",
     "Result",
     "Settled",
+    "Slot",
     "Store",
     "StoredAccount",
     "Transaction",
@@ -220,7 +221,8 @@ def open_store(url: str, *, create: bool = True) -> Store:
 
 
 def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
-    (id_, email, name, host, port, security, username, credential, daily_limit, connections, *state) = row
+    (id_, email, name, host, port, security, username, credential, daily_limit, connections, *more) = row
+    logins_per_minute, pipelining, chunking, *state = more
     account = Account(
         id=id_,
         email=email,
@@ -232,6 +234,9 @@ def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
         password=Secret(""),
         daily_limit=daily_limit,
         connections=connections,
+        logins_per_minute=logins_per_minute,
+        pipelining=None if pipelining is None else bool(pipelining),
+        chunking=None if chunking is None else bool(chunking),
         state=AccountState(state[0]),
         state_reason=state[1],
         state_since=state[2],

@@ -12,12 +12,12 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
 -- name: all_accounts
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       state, state_reason, state_since, resume_at, worked_at
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at
 FROM account ORDER BY id;
 
 -- name: one_account^
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       state, state_reason, state_since, resume_at, worked_at
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at
 FROM account WHERE id = :account_id;
 
 -- name: find_account$
@@ -26,14 +26,16 @@ WHERE email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(p
   AND coalesce(username, '') = coalesce(:username, '');
 
 -- name: insert_account$
-INSERT INTO account (email, name, host, port, security, username, credential, daily_limit, connections, source,
-                     created_at, updated_at)
-VALUES (:email, :name, :host, :port, :security, :username, :credential, :daily_limit, :connections, :source, :now, :now)
+INSERT INTO account (email, name, host, port, security, username, credential, daily_limit, connections,
+                     logins_per_minute, pipelining, chunking, source, created_at, updated_at)
+VALUES (:email, :name, :host, :port, :security, :username, :credential, :daily_limit, :connections,
+        :logins_per_minute, :pipelining, :chunking, :source, :now, :now)
 RETURNING id;
 
 -- name: update_account!
 UPDATE account SET name = :name, security = :security, credential = :credential, daily_limit = :daily_limit,
-                   connections = :connections, updated_at = :now
+                   connections = :connections, logins_per_minute = :logins_per_minute,
+                   pipelining = :pipelining, chunking = :chunking, updated_at = :now
 WHERE id = :account_id;
 
 -- name: active_keys
@@ -88,7 +90,7 @@ INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_i
 
 -- name: accounts_due
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       state, state_reason, state_since, resume_at, worked_at
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at
 FROM account
 WHERE (state = 'active' OR resume_at <= :now)
   AND EXISTS (SELECT 1 FROM job
@@ -110,7 +112,7 @@ WHERE id = :job_id AND state = 'queued';
 -- name: usage_since^
 -- What an account has used from a slot on, and the first slot of it that is not empty.
 SELECT coalesce(sum(recipients), 0), min(slot) FROM account_usage
-WHERE account_id = :account_id AND slot >= :slot AND recipients > 0;
+WHERE account_id = :account_id AND slot BETWEEN :slot AND :latest AND recipients > 0;
 
 -- name: reserve_usage!
 INSERT INTO account_usage (account_id, slot, recipients) VALUES (:account_id, :slot, :recipients)
@@ -127,6 +129,25 @@ DELETE FROM account_usage WHERE slot < :slot;
 -- Something that an account had reserved came back: what it was parked for is over.
 UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL
 WHERE id = (SELECT account_id FROM job WHERE id = :job_id) AND state = 'parked' AND state_reason LIKE :reason;
+
+-- name: take_connection$
+INSERT INTO connection (account_id, worker_id)
+SELECT :account_id, :worker_id
+WHERE (SELECT count(*) FROM connection WHERE account_id = :account_id) < :most
+RETURNING id;
+
+-- name: reserve_login$
+-- When the log-ins so far are paid for, the one that is asked for included; a clock that was set back owes nothing.
+UPDATE account
+SET logins_until = CASE WHEN logins_until > :now AND logins_until <= :latest THEN logins_until ELSE :now END + :interval
+WHERE id = :account_id
+RETURNING logins_until;
+
+-- name: return_connection!
+DELETE FROM connection WHERE id = :connection_id;
+
+-- name: return_connections_of!
+DELETE FROM connection WHERE worker_id = :worker_id;
 
 -- name: pending_deliveries
 SELECT id, forward_path FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;

@@ -35,6 +35,8 @@ CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
 SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
+LOGINS_AT_ONCE = 4
+_LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _SUSPECT = MOST_CRASHES - 1
 _STEP_BACK = 5 * SECOND
 _SLOT = 600 * SECOND
@@ -54,6 +56,14 @@ class Result:
     outcomes: Mapping[int, Outcome]
     retry_at: Instant | None
     in_doubt: InDoubtPolicy = InDoubtPolicy.RETRY
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The right to one connection; it may log in from `login_at` on."""
+
+    id: int
+    login_at: Instant
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +94,7 @@ class Transaction:
         if account_id is None:
             inserted: int = self._q.insert_account(self._db, source=source, now=now, **fields)
             return inserted
-        changes = {
-            name: fields[name] for name in ("name", "security", "credential", "daily_limit", "connections")
-        }
+        changes = {name: value for name, value in fields.items() if name not in identity}
         self._q.update_account(self._db, account_id=account_id, now=now, **changes)
         return account_id
 
@@ -245,12 +253,38 @@ class Transaction:
             partial=len(taken) < len(pending),
         )
 
+    # -- connections
+
+    def take_connection(
+        self, account_id: int, worker_id: int, *, most: int, logins_per_minute: int | None, now: Instant
+    ) -> Slot | None:
+        """Reserve one of the account's connections, which all workers share, and its log-in; None when all are taken.
+
+        Log-ins are paced as by a leaky bucket: some at once, then one after another. It must be
+        given back (`return_connection`); what a dead worker holds comes back with its jobs.
+        """
+        slot_id = self._q.take_connection(self._db, account_id=account_id, worker_id=worker_id, most=most)
+        if slot_id is None:
+            return None
+        if logins_per_minute is None:
+            return Slot(slot_id, now)
+        interval = 60 * SECOND // logins_per_minute
+        latest = now + _LONGEST_LOGIN_QUEUE
+        paid = self._q.reserve_login(
+            self._db, account_id=account_id, interval=interval, now=now, latest=latest
+        )
+        return Slot(slot_id, max(now, paid - LOGINS_AT_ONCE * interval))
+
+    def return_connection(self, slot: Slot) -> None:
+        self._q.return_connection(self._db, connection_id=slot.id)
+
     # -- the daily limit
 
     def _used(self, account_id: int, now: Instant) -> tuple[int, int | None]:
         """Return the recipients of the last 24 hours, and the first slot that holds any."""
         first = now // _SLOT - _SLOTS_A_DAY + 1
-        used, oldest = self._q.usage_since(self._db, account_id=account_id, slot=first)
+        latest = now // _SLOT + _SLOTS_A_DAY  # further on is what a clock that went wrong has left
+        used, oldest = self._q.usage_since(self._db, account_id=account_id, slot=first, latest=latest)
         return used, oldest
 
     def _park_until_room(self, account_id: int, daily_limit: int, now: Instant) -> None:
@@ -414,6 +448,7 @@ class Transaction:
         """
         if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, known_dead=int(known_dead)):
             return 0
+        self._q.return_connections_of(self._db, worker_id=worker_id)
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
         suspicion = max((row[6] for row in rows), default=0)
         for row in rows:

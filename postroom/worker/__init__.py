@@ -141,7 +141,11 @@ class Worker:
         for stored in self._store.accounts_due(self._clock()):
             lane = self._lane(stored)
             room = lane.room()
-            if room and self._context.bytes_in_hand < _MOST_BYTES_IN_HAND:
+            if self._context.bytes_in_hand >= _MOST_BYTES_IN_HAND:
+                room = min(
+                    room, int(lane.is_idle)
+                )  # what hangs in one account's hands keeps nobody else waiting
+            if room:
                 claims.append((lane, self._context.seam.submit(self._claim_work(lane, stored, room))))
         settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
         passing("claim.committed")

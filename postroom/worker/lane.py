@@ -30,7 +30,7 @@ from postroom.model import (
 )
 from postroom.smtp import Connection
 from postroom.status import classify_fault, park_for
-from postroom.store import Result, Store, StoredAccount
+from postroom.store import Result, Slot, Store, StoredAccount
 from postroom.vault import Vault
 from postroom.worker.dial import dial
 from postroom.worker.seam import Seam
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 _DEPTH = 4  # jobs claimed ahead, for each connection
 _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
+_LOGIN_SLICE_S = 0.1
+_CONNECTION_PAUSE = 1 * SECOND  # how long a worker leaves an account alone whose connections others hold
 _PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
 _LONGEST_BLOCK = 60 * SECOND
 
@@ -62,6 +64,18 @@ class Context:
     draining: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An open connection, and the right to it."""
+
+    connection: Connection
+    slot: Slot
+    opened: float  # by the loop's clock
+
+    def is_over(self) -> bool:
+        return not self.connection.usable or asyncio.get_running_loop().time() - self.opened > _OLDEST_S
+
+
 class Lane:
     """Sends one account's jobs over as many connections as the account may have."""
 
@@ -74,7 +88,9 @@ class Lane:
         self._failures = 0
         self._blocked_until: Instant = 0
         self._setting_aside: asyncio.Future[None] | None = None
+        self._opening = 0  # sessions that are about to take a job
         self._connections = 1
+        self._logins_per_minute: int | None = None
         self.daily_limit: int | None = None  # recipients in any 24 hours
         self.refresh(stored)
 
@@ -88,6 +104,7 @@ class Lane:
         try:
             server = server_for(stored.account, self._context.settings)
             self._connections, self.daily_limit = server.connections, server.daily_limit
+            self._logins_per_minute = server.logins_per_minute
         except ConfigError:
             self._connections = 1  # the session will fail with the reason
 
@@ -103,6 +120,10 @@ class Lane:
         return full - len(self._jobs) if len(self._jobs) <= full // 2 else 0
 
     @property
+    def is_idle(self) -> bool:
+        return not self._jobs and len(self._idle) == len(self._sessions)
+
+    @property
     def _probing(self) -> bool:
         return self._stored.account.state is not AccountState.ACTIVE
 
@@ -112,7 +133,7 @@ class Lane:
         self._context.bytes_in_hand += sum(len(job.mime) for job in jobs)
         for _ in range(min(len(self._jobs), len(self._idle))):
             self._wake_one()
-        wanted = len(self._jobs) - len(self._idle)
+        wanted = len(self._jobs) - len(self._idle) - self._opening
         for _ in range(min(wanted, self._connections - len(self._sessions))):
             task = asyncio.create_task(self._session())
             self._sessions.add(task)
@@ -159,14 +180,14 @@ class Lane:
             self._context.hungry()
         return job
 
-    async def _next(self, seconds: float) -> ClaimedJob | None:
-        """Return the next job, or None when there was none for so long."""
+    async def _work(self, seconds: float) -> bool:
+        """Wait for a job, no longer than `seconds`; say whether there is one to be sent."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while not self._jobs and not self._context.draining and loop.time() < deadline:
             self._context.hungry()
             await self._wait_for_job(deadline - loop.time())  # another session may be quicker: then wait on
-        return self._take() if self._jobs and not self._context.draining else None
+        return bool(self._jobs) and not self._context.draining
 
     async def _wait_for_job(self, seconds: float) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -180,40 +201,93 @@ class Lane:
                 self._idle.remove(future)
 
     async def _session(self) -> None:
-        connection: Connection | None = None
-        opened = 0.0
-        loop = asyncio.get_running_loop()
+        """Send jobs over one connection at a time, until there are none for a while."""
+        line: _Line | None = None
         try:
-            while job := await self._next(_IDLE_S if connection else 0.0):
-                if connection is not None and (not connection.usable or loop.time() - opened > _OLDEST_S):
-                    await connection.quit()
-                    connection = None
-                if connection is None:
-                    connection, opened = await self._open_for(job), loop.time()
-                    if connection is None:
+            while await self._work(_IDLE_S if line else 0.0):
+                if line is not None and line.is_over():
+                    await self._close(line)
+                    line = None
+                if line is None:
+                    line = await self._open()
+                    if line is None:
                         return
-                await self._send(connection, job)
+                else:
+                    await self._send(line.connection, self._take())
         finally:
-            if connection is not None:
-                await connection.quit()
+            if line is not None:
+                await self._close(line)
 
-    async def _open_for(self, job: ClaimedJob) -> Connection | None:
-        """Open a connection for a job; on failure settle the job and all that wait, and return None."""
+    async def _close(self, line: _Line) -> None:
+        await line.connection.quit()
+        self._give_back(line.slot)
+
+    async def _open(self) -> _Line | None:
+        """Open one of the account's connections when there is a free one; on failure settle all that wait for it."""
+        self._opening += 1
         started_at = self._context.clock()
+        slot: Slot | None = None
         try:
-            connection = await self._open()
+            slot = await self._slot()
+            if slot is None:
+                return None
+            connection = await self._dial()
         except SMTPFault as fault:
-            self._cannot_open(job, classify_fault(fault), started_at)
+            self._give_back(slot)
+            self._cannot_open(classify_fault(fault), started_at)
             return None
-        except BaseException:
+        except BaseException as error:
+            self._give_back(slot)
             self._block()
-            self._release(job)
+            self.release_waiting()
+            if isinstance(error, StoreUnavailable):
+                log.warning("cannot open a connection for %s: %s", self._stored.account.email, error)
+                return None
             raise
+        finally:
+            self._opening -= 1
         if connection.authenticated and self._stored.account.worked_at is None:
             self._note_worked()
-        return connection
+        return _Line(connection, slot, asyncio.get_running_loop().time())
 
-    async def _open(self) -> Connection:
+    async def _slot(self) -> Slot | None:
+        """Take one of the account's connections and wait for its turn to log in; None when all are taken."""
+        context, account = self._context, self._stored.account
+        has_login = self._stored.credential is not None
+        slot = await context.seam.submit(
+            lambda transaction: transaction.take_connection(
+                account.id,
+                context.worker_id,
+                most=self._connections,
+                logins_per_minute=self._logins_per_minute if has_login else None,
+                now=context.clock(),
+            )
+        )
+        if slot is None:
+            self._do_without()
+            return None
+        while (wait := slot.login_at - context.clock()) > 0:
+            if context.draining or not self._jobs:
+                self._give_back(slot)
+                return None
+            await asyncio.sleep(min(wait / SECOND, _LOGIN_SLICE_S))
+        return slot
+
+    def _do_without(self) -> None:
+        """Other workers hold all connections: what waits is theirs, unless this one has some too."""
+        if len(self._sessions) == self._opening:
+            self._blocked_until = self._context.clock() + _CONNECTION_PAUSE
+            self.release_waiting()
+        elif self._jobs:
+            self._wake_one()
+
+    def _give_back(self, slot: Slot | None) -> None:
+        if slot is not None:
+            self._context.seam.persist(
+                lambda transaction: transaction.return_connection(slot), "the end of a connection"
+            )
+
+    async def _dial(self) -> Connection:
         fresh = self._context.store.account(self._stored.account.id)
         if fresh is not None:
             self.refresh(fresh)
@@ -307,14 +381,12 @@ class Lane:
             )
             self._context.hungry()
 
-    def _cannot_open(self, job: ClaimedJob, outcome: Outcome, started_at: Instant) -> None:
-        """No connection: the job, and all that waited for one, share the reason."""
-        waiting = [job]
-        while self._jobs:
-            waiting.append(self._take())
+    def _cannot_open(self, outcome: Outcome, started_at: Instant) -> None:
+        """No connection: all that waited for one share the reason."""
         charged = self._charge(outcome)
-        for each in waiting:
-            self._finish(each, for_all(each, charged), started_at)
+        while self._jobs:
+            job = self._take()
+            self._finish(job, for_all(job, charged), started_at)
         if _is_account_fault(outcome):
             self._set_aside(outcome)
         else:

@@ -39,7 +39,7 @@ IN_DOUBT = InDoubt("no answer")
 
 TABLES = (
     "setting", "account", "api_key", "message", "content", "delivery", "job", "attempt", "event",
-    "idempotency", "worker", "log_line", "log_batch", "account_usage",
+    "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection",
 )  # fmt: skip
 
 
@@ -106,6 +106,9 @@ class Post:
                 credential=None,
                 daily_limit=None,
                 connections=None,
+                logins_per_minute=None,
+                pipelining=None,
+                chunking=None,
             )
         )
 

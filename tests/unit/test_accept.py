@@ -38,9 +38,10 @@ def anna(store: Store) -> Account:
 
 
 def _add_account(store: Store, email: str, name: str = "") -> Account:
-    server: dict[str, None] = dict.fromkeys(
-        ("host", "port", "security", "username", "credential", "daily_limit", "connections")
+    names = (
+        "host port security username credential daily_limit connections logins_per_minute pipelining chunking"
     )
+    server: dict[str, None] = dict.fromkeys(names.split())
     account_id = store.write(
         lambda transaction: transaction.upsert_account(
             source="csv", now=NOW, email=email, name=name, **server

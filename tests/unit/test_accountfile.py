@@ -44,7 +44,7 @@ class TestRows:
         assert row == AccountRow(2, Secret("k1"), "ann@gmail.com", password=Secret(APP_PASSWORD))
 
     def test_with_every_column(self) -> None:
-        row = _only_row(FULL + 'k1,Ann@Example.COM,pw,"Ann, A.",Mail.Example,465,TLS,ann,500,4\n')
+        row = _only_row(FULL + 'k1,Ann@Example.COM,pw,"Ann, A.",Mail.Example,465,TLS,ann,500,4,30,no,Yes\n')
         assert row == AccountRow(
             line=2,
             key=Secret("k1"),
@@ -57,6 +57,9 @@ class TestRows:
             password=Secret("pw"),
             daily_limit=500,
             connections=4,
+            logins_per_minute=30,
+            pipelining=False,
+            chunking=True,
         )
 
     @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -143,6 +146,9 @@ FULL_ROW = {
     "username": "ann",
     "daily_limit": "100",
     "connections": "2",
+    "logins_per_minute": "10",
+    "pipelining": "yes",
+    "chunking": "",
 }
 
 
@@ -175,6 +181,9 @@ FULL_ROW = {
         ("daily_limit", "1.5", "daily_limit must be a whole number"),
         ("connections", "0", "connections must be a whole number"),
         ("connections", "many", "connections must be a whole number"),
+        ("logins_per_minute", "0", "logins_per_minute must be a whole number"),
+        ("pipelining", "canary", "pipelining must be true or false"),
+        ("chunking", "2", "chunking must be true or false"),
     ],
 )
 def test_a_bad_value_costs_its_row_only(column: str, value: str, message: str) -> None:

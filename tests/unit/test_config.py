@@ -389,7 +389,9 @@ class TestServer:
         self, domain: str, host: str, port: int, security: Security, provider: str
     ) -> None:
         email = f"ann@{domain}"
-        expected = Server(host, port, security, connections=2, username=email, provider=provider)
+        expected = Server(
+            host, port, security, connections=2, username=email, provider=provider, logins_per_minute=10
+        )
         assert replace(server_for(_account(email), Settings()), daily_limit=None) == expected
 
     @pytest.mark.parametrize(
@@ -412,11 +414,27 @@ class TestServer:
         account = replace(_account(email), host=host, daily_limit=own)
         assert server_for(account, Settings()).daily_limit == limit
 
+    def test_paces_log_ins_as_the_account_says_or_at_a_known_provider(self) -> None:
+        for host, own, expected in (
+            ("smtp.gmail.com", None, 10),
+            ("smtp.gmail.com", 60, 60),
+            ("a.b", None, None),
+        ):
+            account = replace(_account(), host=host, logins_per_minute=own)
+            assert server_for(account, Settings()).logins_per_minute == expected
+
+    @pytest.mark.parametrize("own", [None, True, False])
+    def test_makes_use_of_extensions_unless_the_account_says_no(self, own: bool | None) -> None:
+        server = server_for(replace(_account(), pipelining=own, chunking=True), Settings())
+        assert (server.pipelining, server.chunking) == (own is not False, True)
+        server = server_for(replace(_account(), chunking=own), Settings())
+        assert (server.pipelining, server.chunking) == (True, own is not False)
+
     def test_of_the_settings_beats_the_preset(self) -> None:
         settings = Settings(smtp_host="relay.example", smtp_port=465)
         server = server_for(_account("ann@gmail.com"), settings)
         assert _where(server) == ("relay.example", 465, TLS)
-        assert (server.connections, server.provider) == (16, None)
+        assert (server.connections, server.provider, server.logins_per_minute) == (16, None, None)
 
     def test_of_the_account_beats_the_settings_whole(self) -> None:
         settings = Settings(smtp_host="relay.example", smtp_port=465, smtp_security=TLS, smtp_connections=5)

@@ -10,6 +10,20 @@ CREATE TABLE account_usage (
 ALTER TABLE job ADD COLUMN reserved_slot INTEGER;
 ALTER TABLE job ADD COLUMN reserved INTEGER CHECK ((reserved IS NULL) = (reserved_slot IS NULL));
 
+-- Connections that are open or being opened, of all workers: the most that an account may have holds over all of them.
+CREATE TABLE connection (
+    id         INTEGER PRIMARY KEY,
+    account_id INTEGER NOT NULL REFERENCES account (id),
+    worker_id  INTEGER NOT NULL REFERENCES worker (id)
+);
+CREATE INDEX connection_account ON connection (account_id);
+CREATE INDEX connection_worker ON connection (worker_id);
+
+ALTER TABLE account ADD COLUMN logins_per_minute INTEGER CHECK (logins_per_minute > 0);
+ALTER TABLE account ADD COLUMN pipelining INTEGER CHECK (pipelining IN (0, 1));   -- 0: never, even where it is offered
+ALTER TABLE account ADD COLUMN chunking INTEGER CHECK (chunking IN (0, 1));
+ALTER TABLE account ADD COLUMN logins_until INTEGER NOT NULL DEFAULT 0;           -- when its log-ins so far are paid for
+
 -- What becomes of this message when its final dot went out and no answer came; NULL: as the service has it.
 ALTER TABLE message ADD COLUMN in_doubt TEXT CHECK (in_doubt IN ('retry', 'hold', 'fail'));
 

@@ -1,0 +1,128 @@
+"""An account's connections and log-ins hold over all workers, and what hangs in one account delays no other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartScripted
+from tests.servers.installation import KEY, ROOT, Installation
+from tests.servers.programs import end
+from tests.servers.scripted import Hang, Reply, ScriptedServer
+from tests.servers.waiting import eventually
+
+HEADER = "key,email,app_password,host,port,security,connections,logins_per_minute"
+
+
+def row(server: ScriptedServer, name: str = "me", connections: str = "", logins: str = "") -> str:
+    key = KEY if name == "me" else f"{name}-{KEY}"
+    return f"{key},{name}@postroom.example,secret,127.0.0.1,{server.port},none,{connections},{logins}"
+
+
+@contextlib.contextmanager
+def second_worker(service: Installation) -> Iterator[None]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with (service.folder / "second.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "postroom", "worker"],
+            cwd=service.folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            eventually(lambda: service.query("SELECT count(*) FROM worker WHERE gone_at IS NULL") == [(2,)])
+            yield
+        finally:
+            end(process)
+
+
+@contextlib.contextmanager
+def watching(look: Callable[[], int]) -> Iterator[list[tuple[float, int]]]:
+    """Note a figure every few milliseconds, with the seconds since the start."""
+    seen: list[tuple[float, int]] = []
+    over, start = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not over.wait(0.005):
+            seen.append((time.monotonic() - start, look()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_two_workers_have_no_more_connections_than_the_account(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Reply(None, after=0.02))
+    with (
+        Installation(tmp_path, [HEADER, row(server, connections="2")]) as service,
+        second_worker(service),
+        watching(lambda: server.open_connections) as seen,
+    ):
+        for request_id in [service.send() for _ in range(100)]:
+            service.wait_for(request_id)
+        senders = service.query("SELECT DISTINCT worker_id FROM attempt")
+    assert max(count for _, count in seen) == 2
+    assert len(server.messages) == 100
+    assert senders
+    eventually(lambda: service.query("SELECT count(*) FROM connection") == [(0,)])
+
+
+def test_the_connections_of_a_worker_that_died_come_back(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("DOT", do=Hang(), times=1)
+    with Installation(tmp_path, [HEADER, row(server, connections="1")]) as service:
+        first = service.send()
+        eventually(lambda: len(server.transactions) == 1)
+        [worker] = service.pids("worker")
+        os.kill(worker, 9)
+        service.wait_for(first)
+        service.wait_for(service.send())
+        assert service.query("SELECT count(*) FROM connection") == [(1,)]
+
+
+def test_log_ins_are_spaced_and_the_mail_goes_meanwhile(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("DOT", do=Reply(None, after=0.1))
+    rows = [HEADER, row(server, connections="16", logins="120")]
+    with (
+        Installation(tmp_path, rows) as service,
+        watching(lambda: len(server.logins)) as seen,
+    ):
+        for request_id in [service.send() for _ in range(120)]:
+            service.wait_for(request_id)
+    first = next(at for at, count in seen if count)
+    for at, count in seen:
+        assert count <= 4 + (at - first) / 0.5 + 1, f"{count} log-ins {at - first:.2f} s after the first"
+    assert len(server.logins) >= 5, "it goes on, spaced"
+
+
+@pytest.mark.parametrize("size", [1_000, 3_000_000], ids=["small", "large"])
+def test_accounts_whose_servers_hang_keep_nobody_else_waiting(
+    tmp_path: Path, scripted: StartScripted, size: int
+) -> None:
+    silent, good = scripted(), scripted()
+    silent.on("GREETING", do=Hang())
+    stuck = [row(silent, name=f"stuck{number}") for number in range(4)]
+    with Installation(tmp_path, [HEADER, *stuck, row(good)]) as service:
+        for number in range(4):
+            for _ in range(8):
+                service.send(key=f"stuck{number}-{KEY}", body="x" * size)
+        eventually(lambda: service.query("SELECT count(*) > 3 FROM job WHERE state = 'claimed'") == [(1,)])
+        for _ in range(5):
+            service.wait_for(service.send(), timeout=5)
