@@ -7,7 +7,7 @@ import logging
 import random
 import ssl
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -338,6 +338,10 @@ class Lane:
             self._set_aside(blamed)
         elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
             self._recover()
+        doubt = next((outcome for outcome in outcomes.values() if isinstance(outcome, InDoubt)), None)
+        if doubt is not None:
+            policy = job.in_doubt or self._context.settings.in_doubt
+            log.warning("message %s is in doubt (%s): %s", job.request_id, policy.value, doubt.reason)
         self._finish(job, outcomes, started_at)
 
     def _charge(self, outcome: Outcome) -> Outcome:
@@ -427,6 +431,8 @@ class Lane:
             isinstance(outcome, Deferred) and not outcome.burns_attempt for outcome in outcomes.values()
         ):
             due = now  # the account's own state says when
+        elif _were_too_many(outcomes.values()):
+            due = now
         return Result(outcomes, due if due is not None else now, job.in_doubt or settings.in_doubt)
 
     def _release(self, job: ClaimedJob) -> None:
@@ -434,6 +440,19 @@ class Lane:
         self._context.seam.persist(
             lambda transaction: transaction.release(job, now), f"that {job.request_id} goes back to the queue"
         )
+
+
+def _were_too_many(outcomes: Collection[Outcome]) -> bool:
+    """The server took the message for some recipients, and the rest is for another transaction (RFC 5321 §4.5.3.1.10)."""
+    rest = [outcome for outcome in outcomes if not isinstance(outcome, Sent | Failed)]
+    too_many = all(
+        isinstance(outcome, Deferred)
+        and outcome.reply is not None
+        and outcome.reply.code in (452, 552)
+        and outcome.reply.enhanced in (None, "4.5.3", "5.5.3")
+        for outcome in rest
+    )
+    return bool(rest) and too_many and any(isinstance(outcome, Sent) for outcome in outcomes)
 
 
 def _is_account_fault(outcome: Outcome) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from postroom import setup
 from postroom.accept import accept
 from postroom.deliver import deliver
 from postroom.errors import StoreUnavailable
-from postroom.model import MessageState, MessageStatus, Submission
+from postroom.model import SECOND, MessageState, MessageStatus, Submission
 from postroom.store import Transaction
 from postroom.worker import Worker
 from tests.conftest import StartScripted
@@ -278,6 +279,37 @@ def test_an_account_at_fault_keeps_its_mail_for_every_recipient(
     assert installation.status(both).state is MessageState.DEFERRED
     kinds = [event.kind for event in installation.service.store.events(both)]
     assert kinds == ["accepted", "deferred", "deferred"], "the account has worked: nobody's mail is given up"
+
+
+@pytest.mark.parametrize("reply", ["452 4.5.3 Error: too many recipients", "552 Too many recipients"])
+def test_recipients_that_were_too_many_for_one_transaction_go_in_the_next_at_once(
+    in_process: Callable[..., InProcess], scripted: StartScripted, reply: str
+) -> None:
+    server = scripted()
+    server.on("RCPT", reply=reply, skip=2, times=3)
+    server.on("RCPT", reply=reply, skip=4, times=1)  # the first two count here too
+    installation = in_process(server)
+    people = [f"you{number}@x.example" for number in range(5)]
+    request_id = installation.accept(*people)
+    installation.run_until(lambda: installation.is_sent(request_id))
+    assert [transaction.forward_paths for transaction in server.transactions] == [
+        people[:2], people[2:4], people[4:]
+    ]  # fmt: skip
+    assert not installation.status(request_id).possible_duplicate
+
+
+def test_a_full_mailbox_waits_for_its_next_try(
+    in_process: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("RCPT", reply="452 4.2.2 The mailbox is full", match="full@")
+    installation = in_process(server)
+    request_id = installation.accept("you@x.example", "full@x.example")
+    installation.run_until(lambda: installation.status(request_id).state is MessageState.DEFERRED)
+    status = installation.status(request_id)
+    assert status.will_send_at is not None
+    assert status.will_send_at > time.time() * SECOND
+    assert len(server.transactions) == 1
 
 
 def test_the_inbox_may_be_the_configured_server(tmp_path: Path) -> None:
