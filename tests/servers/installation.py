@@ -75,18 +75,22 @@ class Installation:
 
     # -- life
 
-    def start(self) -> None:
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the service's processes are started with."""
+        return {
             **{name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")},
             "PYTHONPATH": str(ROOT),
             "PORT": str(self.port),
             **self._settings,
         }
+
+    def start(self) -> None:
         with (self.folder / "serve.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-m", "postroom", "serve"],
                 cwd=self.folder,
-                env=environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -107,11 +111,28 @@ class Installation:
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         """End the service; return its exit status."""
-        assert self._process is not None
-        process, self._process = self._process, None
         for client in self._clients:
             client.close()
+        return self.halt(how)
+
+    def halt(self, how: int = signal.SIGTERM) -> int:
+        """End the service while its clients go on and find it gone; return its exit status."""
+        assert self._process is not None
+        process, self._process = self._process, None
         return end(process, how, timeout=40)
+
+    def command(self, *words: str) -> str:
+        """Run `postroom WORDS` as a person would, which must succeed; return what it prints."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "postroom", *words],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended
+        return ended.stdout
 
     def log(self) -> str:
         path = self.folder / "serve.log"
@@ -128,6 +149,12 @@ class Installation:
             self.stop()
 
     # -- processes
+
+    @property
+    def pid(self) -> int:
+        """The pid of `postroom serve` itself."""
+        assert self._process is not None
+        return self._process.pid
 
     def pids(self, *words: str) -> list[int]:
         """Return the pids of the service's processes whose command line ends with `words`."""

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tests.servers.installation import Installation
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
 
-def check_ledger(service: Installation, sink: Sink, accepted: Iterable[str]) -> set[str]:
-    """Raise AssertionError unless nothing was lost and every duplicate is known; return the ids sent twice."""
-    copies = Counter(message_id.strip("<>").partition("@")[0] for message_id, _ in sink.ledger())
+def copies_at(sink: Sink) -> Counter[str]:
+    """Return how many copies of each mail the sink has, by the mail's id."""
+    return Counter(message_id.strip("<>").partition("@")[0] for message_id, _ in sink.ledger())
+
+
+def check_ledger(
+    service: Installation, sink: Sink, accepted: Collection[str], held: Iterable[str] = ()
+) -> set[str]:
+    """Raise AssertionError unless nothing was lost and every duplicate is known; return the ids sent twice.
+
+    Exactly the mails of `held` wait for a person; everything else has been sent.
+    """
+    copies, waiting = copies_at(sink), set(held)
     states = dict(
         service.query("SELECT request_id, job.state FROM message JOIN job ON job.message_id = message.id")
     )
@@ -23,18 +33,30 @@ def check_ledger(service: Installation, sink: Sink, accepted: Iterable[str]) -> 
             "WHERE possible_duplicate = 1"
         )
     }
-    assert [id_ for id_ in accepted if copies[id_] == 0] == [], "accepted, but not at the sink"
-    assert set(states.values()) <= {"done"}
+    missing = [id_ for id_ in accepted if copies[id_] == 0 and id_ not in waiting]
+    assert missing == [], "accepted, but not at the sink"
+    ended = {id_ for id_, state in states.items() if state == "done"}
+    assert set(states) - ended == waiting, "neither sent nor waiting for a person"
     assert set(accepted) <= set(states), "accepted, but not in the database"
     assert set(copies) <= set(states), "at the sink, but not in the database"
     twice = {id_ for id_, count in copies.items() if count > 1}
     assert twice <= flagged, "sent twice without being known to be in doubt"
-    eventually(lambda: len(service.log_lines()) == len(states), 20, "a line in the log for each mail")
+    eventually(lambda: len(service.log_lines()) == len(ended), 20, "a line in the log for each mail")
     logged = Counter(line.split(",")[0].removeprefix("Request ID: ") for line in service.log_lines())
-    assert logged == Counter(list(states)), "one line in the log for each mail"
+    assert logged == Counter(list(ended)), "one line in the log for each mail"
     return twice
 
 
 def all_ended(service: Installation) -> bool:
-    """Whether nothing is queued or under way."""
-    return not service.query("SELECT 1 FROM job WHERE state IN ('queued', 'claimed') LIMIT 1")
+    """Whether nothing is queued or under way; what is held for a person is neither."""
+    return not service.query(
+        "SELECT 1 FROM job WHERE state = 'claimed' OR (state = 'queued' AND held = 0) LIMIT 1"
+    )
+
+
+def held_mails(service: Installation) -> set[str]:
+    """Return the ids of the mails that wait for a person."""
+    rows = service.query(
+        "SELECT request_id FROM message JOIN job ON job.message_id = message.id WHERE job.held = 1"
+    )
+    return {row[0] for row in rows}

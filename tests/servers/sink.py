@@ -283,6 +283,13 @@ class Sink:
             end(self._process, how)
             self._process = None
 
+    def freeze(self) -> None:
+        """Let the kernel accept connections, and answer nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
     @property
     def pid(self) -> int:
         assert self._process is not None, "the sink is not running"
