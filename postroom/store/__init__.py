@@ -6,8 +6,10 @@ methods of `Transaction`: hand `Store.write` a piece of work that calls them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -187,8 +189,7 @@ class Store:
 
     def unwritten_log_lines(self, most: int) -> list[LogLine]:
         with self._engine.reading() as (db, q):
-            rows = list(q.unwritten_log_lines(db, count=most))
-            return [_log_line(row, list(q.deliveries_of(db, message_id=row[1]))) for row in rows]
+            return _log_lines(q.unwritten_log_lines(db, count=most))
 
     def open_log_batch(self) -> LogBatch | None:
         """Return the batch of log lines that a crash may have left half written, if there is one."""
@@ -196,8 +197,7 @@ class Store:
             batch = q.open_log_batch(db)
             if batch is None:
                 return None
-            rows = list(q.log_lines_of_batch(db, batch=batch[0]))
-            lines = [_log_line(row, list(q.deliveries_of(db, message_id=row[1]))) for row in rows]
+            lines = _log_lines(q.log_lines_of_batch(db, batch=batch[0]))
         return LogBatch(batch[0], batch[1], tuple(lines))
 
 
@@ -262,8 +262,16 @@ def _overall(
     return (MessageState.FAILED, reason) if reason else (MessageState.SENT, None)
 
 
-def _log_line(row: tuple[Any, ...], deliveries: list[tuple[str, str, str | None, int]]) -> LogLine:
-    id_, _, request_id, sender, accepted_at = row
+def _log_lines(rows: Iterable[tuple[Any, ...]]) -> list[LogLine]:
+    """Gather the rows of each line, of which there is one for each recipient."""
+    return [
+        _log_line(head, [(path, state, reason, 0) for *_, path, state, reason in group])
+        for head, group in groupby(rows, key=itemgetter(0, 1, 2, 3))
+    ]
+
+
+def _log_line(head: tuple[Any, ...], deliveries: list[tuple[str, str, str | None, int]]) -> LogLine:
+    id_, request_id, sender, accepted_at = head
     state, reason = _overall("done", deliveries)
     if any(state == "cancelled" for _, state, _, _ in deliveries):
         state = MessageState.CANCELLED

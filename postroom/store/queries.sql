@@ -98,8 +98,12 @@ WHERE (state = 'active' OR resume_at <= :now)
 
 -- name: jobs_due
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, content.mime, job.crashes, message.in_doubt
+       message.smtputf8, message.accepted_at, content.mime, job.crashes, message.in_doubt,
+       delivery.id, delivery.forward_path,
+       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id)
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
+         JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
+                                         WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
 WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
 ORDER BY job.due_at, job.id
 LIMIT :count;
@@ -195,6 +199,13 @@ UPDATE delivery SET reason = :reason, reply_code = :reply_code, reply_enhanced =
                     possible_duplicate = CASE WHEN :possible_duplicate = 1 THEN 1 ELSE possible_duplicate END
 WHERE id = :delivery_id AND state = 'pending';
 
+-- name: conclude_sent!
+-- Delivery, event, attempt and log line of a job that is over, through the view's trigger.
+INSERT INTO conclusion (message_id, delivery_id, job_id, number, worker_id, started_at, finished_at, reply_code,
+                        reply_enhanced, reply_text, detail)
+VALUES (:message_id, :delivery_id, :job_id, :number, :worker_id, :started_at, :now, :reply_code, :reply_enhanced,
+        :reply_text, :detail);
+
 -- name: any_delivery_failed$
 SELECT EXISTS (SELECT 1 FROM delivery WHERE message_id = :message_id AND state = 'failed');
 
@@ -249,9 +260,12 @@ WHERE event.message_id = :message_id ORDER BY event.id;
 INSERT INTO log_line (message_id) VALUES (:message_id);
 
 -- name: unwritten_log_lines
-SELECT log_line.id, log_line.message_id, message.request_id, message.reverse_path, message.accepted_at
-FROM log_line JOIN message ON message.id = log_line.message_id
-WHERE log_line.batch IS NULL ORDER BY log_line.id LIMIT :count;
+-- One row for each recipient of the oldest lines.
+SELECT log_line.id, message.request_id, message.reverse_path, message.accepted_at,
+       delivery.forward_path, delivery.state, delivery.reason
+FROM (SELECT id, message_id FROM log_line WHERE batch IS NULL ORDER BY id LIMIT :count) AS log_line
+     JOIN message ON message.id = log_line.message_id JOIN delivery ON delivery.message_id = log_line.message_id
+ORDER BY log_line.id, delivery.id;
 
 -- name: begin_log_batch$
 INSERT INTO log_batch (start) VALUES (:start) RETURNING id;
@@ -263,9 +277,12 @@ UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id <= :last;
 SELECT id, start FROM log_batch ORDER BY id LIMIT 1;
 
 -- name: log_lines_of_batch
-SELECT log_line.id, log_line.message_id, message.request_id, message.reverse_path, message.accepted_at
+SELECT log_line.id, message.request_id, message.reverse_path, message.accepted_at,
+       delivery.forward_path, delivery.state, delivery.reason
 FROM log_line JOIN message ON message.id = log_line.message_id
-WHERE log_line.batch = :batch ORDER BY log_line.id;
+     JOIN delivery ON delivery.message_id = log_line.message_id
+WHERE log_line.batch = :batch
+ORDER BY log_line.id, delivery.id;
 
 -- name: return_log_lines!
 UPDATE log_line SET batch = NULL WHERE batch = :batch;

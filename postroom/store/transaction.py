@@ -57,6 +57,11 @@ class Result:
     retry_at: Instant | None
     in_doubt: InDoubtPolicy = InDoubtPolicy.RETRY
 
+    @property
+    def only(self) -> Outcome:
+        """The outcome of the only recipient."""
+        return next(iter(self.outcomes.values()))
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -205,23 +210,14 @@ class Transaction:
     def _claim_row(
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
-        (
-            job_id,
-            attempt,
-            message_id,
-            request_id,
-            reverse_path,
-            _,
-            smtputf8,
-            accepted_at,
-            mime,
-            crashes,
-            own,
-        ) = row
+        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
+        crashes, own, delivery_id, forward_path, has_more = more
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
-        pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
+        pending = [(delivery_id, forward_path)]
+        if has_more:
+            pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:left]
         slot, reserved = (None, None) if left is None else (now // _SLOT, len(taken))
         if not self._q.claim_job(
@@ -332,6 +328,9 @@ class Transaction:
         if over and job.partial:
             self._requeue(job, due_at=now, refund=1)
             self._finish_deliveries(job, result, now)
+        elif over and self._is_plain(job, result):
+            self._conclude(job, result, worker_id=worker_id, started_at=started_at, now=now)
+            return
         elif over:
             self._finish_deliveries(job, result, now)
             self._end(job, result, now)
@@ -360,6 +359,34 @@ class Transaction:
     def _is_held(result: Result) -> bool:
         in_doubt = any(isinstance(outcome, InDoubt) for outcome in result.outcomes.values())
         return in_doubt and result.in_doubt is InDoubtPolicy.HOLD
+
+    @staticmethod
+    def _is_plain(job: ClaimedJob, result: Result) -> bool:
+        """The only recipient was sent to at the first try, and there is nothing to give back: most mail ends so."""
+        first_and_only = job.attempt == 1 and len(job.deliveries) == 1 and job.reserved_slot is None
+        return first_and_only and isinstance(result.only, Sent)
+
+    def _conclude(
+        self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
+    ) -> None:
+        """Record in two statements what `finish` records of a plain result."""
+        outcome = result.only
+        assert isinstance(outcome, Sent)
+        if not self._q.end_job(self._db, job_id=job.id, token=job.token, state="done", now=now):
+            raise LeaseLost
+        passing("finish.inside")
+        self._q.conclude_sent(
+            self._db,
+            message_id=job.message_id,
+            delivery_id=job.deliveries[0].id,
+            job_id=job.id,
+            number=job.attempt,
+            worker_id=worker_id,
+            started_at=started_at,
+            now=now,
+            detail=str(outcome.reply),
+            **_reply_columns(outcome.reply),
+        )
 
     def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
