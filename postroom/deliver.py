@@ -13,22 +13,42 @@ _ENVELOPE = ("MAIL", "RCPT", "DATA")
 _NO_ANSWER = "the server did not say whether it took the message: {}"
 
 
+class NotBegun(Exception):
+    """The server had closed the connection before it heard of this message."""
+
+
 async def deliver(
-    connection: Connection, job: ClaimedJob, before_dot: Callable[[], Awaitable[None]]
+    connection: Connection,
+    job: ClaimedJob,
+    before_dot: Callable[[], Awaitable[None]],
+    following: Callable[[], ClaimedJob | None] = lambda: None,
 ) -> Mapping[int, Outcome]:
     """Send a claimed job over an open connection; return one Outcome for each of its delivery ids.
 
     `before_dot` is awaited before the final dot; what it raises passes through and the
-    message was not sent.
+    message was not sent. `following` is asked then for the job that this connection is
+    to have next: its envelope may leave together with the dot. Raises NotBegun when the
+    connection turned out to be closed: try on another one.
     """
-    envelope = Envelope(
-        job.reverse_path, tuple(delivery.forward_path for delivery in job.deliveries), job.mime, job.smtputf8
-    )
+    envelope = _envelope(job)
     shortcoming = connection.shortcoming(envelope)
     if shortcoming is not None:
         return for_all(job, Failed(shortcoming, Blame.MESSAGE))
-    transcript = await connection.transact(envelope, before_dot)
+
+    def announce() -> Envelope | None:
+        coming = following()
+        announced = None if coming is None else _envelope(coming)
+        return announced if announced is not None and connection.shortcoming(announced) is None else None
+
+    transcript = await connection.transact(envelope, before_dot, announce)
+    if transcript.not_begun:
+        raise NotBegun
     return {delivery.id: outcome_of(transcript, delivery.forward_path) for delivery in job.deliveries}
+
+
+def _envelope(job: ClaimedJob) -> Envelope:
+    forward_paths = tuple(delivery.forward_path for delivery in job.deliveries)
+    return Envelope(job.reverse_path, forward_paths, job.mime, job.smtputf8)
 
 
 def for_all(job: ClaimedJob, outcome: Outcome) -> Mapping[int, Outcome]:

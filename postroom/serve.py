@@ -8,7 +8,7 @@ from typing import Any
 from postroom.config import Settings
 from postroom.supervise import watch_lifeline
 
-_THREADS = 20
+_THREADS = 32
 _tie: tuple[int, int] | None = None
 
 

@@ -10,7 +10,8 @@ from postroom.config import INBOX, Server, Settings, server_for
 from postroom.errors import ConfigError, FaultKind, SMTPFault
 from postroom.inbox import inbox_port
 from postroom.model import SECOND, Account
-from postroom.smtp import Connection, Endpoint, Timeouts, tls_context
+from postroom.session import Endpoint, Timeouts, tls_context
+from postroom.smtp import Connection
 from postroom.store import StoredAccount
 from postroom.vault import UndecryptableSecret, Vault
 
@@ -40,6 +41,8 @@ def _endpoint(
         password=account.password,
         tls=tls,
         timeouts=Timeouts().capped(cap),
+        pipelining=server.pipelining,
+        chunking=server.chunking,
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from postroom import retry
 from postroom.config import Settings, server_for
-from postroom.deliver import deliver, for_all
+from postroom.deliver import NotBegun, deliver, for_all
 from postroom.errors import ConfigError, LeaseLost, SMTPFault, StoreUnavailable
 from postroom.model import (
     SECOND,
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 _DEPTH = 4  # jobs claimed ahead, for each connection
 _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
+_MOST_BROKEN_OVERLAPS = 3
 _LOGIN_SLICE_S = 0.1
 _CONNECTION_PAUSE = 1 * SECOND  # how long a worker leaves an account alone whose connections others hold
 _PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
@@ -64,13 +65,18 @@ class Context:
     draining: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Line:
-    """An open connection, and the right to it."""
+    """An open connection, the right to it, and the job whose envelope it may have announced."""
 
     connection: Connection
     slot: Slot
     opened: float  # by the loop's clock
+    coming: ClaimedJob | None = None
+
+    def take(self) -> ClaimedJob | None:
+        coming, self.coming = self.coming, None
+        return coming
 
     def is_over(self) -> bool:
         return not self.connection.usable or asyncio.get_running_loop().time() - self.opened > _OLDEST_S
@@ -88,6 +94,7 @@ class Lane:
         self._failures = 0
         self._blocked_until: Instant = 0
         self._setting_aside: asyncio.Future[None] | None = None
+        self._broken_overlaps = 0
         self._opening = 0  # sessions that are about to take a job
         self._connections = 1
         self._logins_per_minute: int | None = None
@@ -213,10 +220,52 @@ class Lane:
                     if line is None:
                         return
                 else:
-                    await self._send(line.connection, self._take())
+                    await self._send_all(line)
         finally:
             if line is not None:
+                if line.coming is not None:
+                    self._release(line.coming)
                 await self._close(line)
+
+    async def _send_all(self, line: _Line) -> None:
+        """Send a job, and those after it of which the server was told in the same breath."""
+        job: ClaimedJob | None = self._take()
+        announced = False
+        while job is not None:
+            begun = await self._send(line, job)
+            if announced and not begun:
+                self._count_broken_overlap()
+            job, announced = line.take(), True
+            if job is not None and (self._is_closed or not line.connection.usable):
+                self._put_back(job)
+                job = None
+        if self._is_closed:
+            self.release_waiting()
+
+    def _count_broken_overlap(self) -> None:
+        """Where a server offers PIPELINING and loses what comes behind the dot, do without: connecting anew costs more."""
+        self._broken_overlaps += 1
+        if self._broken_overlaps == _MOST_BROKEN_OVERLAPS:
+            log.warning(
+                "the server of %s breaks off when mail follows mail in one go; from now on it gets one after another",
+                self._stored.account.email,
+            )
+
+    @property
+    def _is_closed(self) -> bool:
+        """Nothing more may be begun: the worker ends, or the account was set aside."""
+        return self._context.draining or self._probing
+
+    def _follow(self, line: _Line) -> ClaimedJob | None:
+        """Choose the job that this connection is to have next, so that its envelope can leave with this one's dot."""
+        overlaps = self._broken_overlaps < _MOST_BROKEN_OVERLAPS
+        if overlaps and self._jobs and not self._is_closed and not line.is_over():
+            line.coming = self._take()
+        return line.coming
+
+    def _put_back(self, job: ClaimedJob) -> None:
+        self._jobs.appendleft(job)
+        self._context.bytes_in_hand += len(job.mime)
 
     async def _close(self, line: _Line) -> None:
         await line.connection.quit()
@@ -305,7 +354,8 @@ class Lane:
 
     # -- one job
 
-    async def _send(self, connection: Connection, job: ClaimedJob) -> None:
+    async def _send(self, line: _Line, job: ClaimedJob) -> bool:
+        """Carry one job over and record what came of it; False when the server had left before it began."""
         context = self._context
         started_at = context.clock()
         marked = False
@@ -316,20 +366,24 @@ class Lane:
             marked = True
 
         try:
-            outcomes = await deliver(connection, job, mark)
+            outcomes = await deliver(line.connection, job, mark, lambda: self._follow(line))
+        except NotBegun:
+            self._put_back(job)
+            return False
         except LeaseLost:
             log.warning("message %s was taken over by another worker; nothing was sent", job.request_id)
-            return
+            return True
         except StoreUnavailable as error:
             log.warning("message %s was held back before its final dot: %s", job.request_id, error)
             self._block()
             self._release(job)
-            return
+            return True
         except Exception:
             log.exception("message %s could not be sent because of a fault in Postroom", job.request_id)
             self._block()
             outcomes = for_all(job, _own_fault(marked=marked))
         self._settle(job, outcomes, started_at)
+        return True
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         blamed = next((outcome for outcome in outcomes.values() if _is_account_fault(outcome)), None)

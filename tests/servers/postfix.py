@@ -288,8 +288,9 @@ class Postfix:
         """Change or add a user, in effect at the next AUTH."""
         self.users[user] = password
         self._write_users()
-        if self._dovecot is not None:
-            self._dovecot.send_signal(signal.SIGHUP)  # forget what auth has cached
+        if self._dovecot is not None:  # forget what auth has cached; a reload would refuse log-ins for a while
+            end(self._dovecot)
+            self._start_dovecot()
 
     def start(self) -> None:
         """Start both and wait until they answer; the first start picks the ports, later ones use the same."""
@@ -308,8 +309,9 @@ class Postfix:
                 return
 
     def _start_dovecot(self) -> None:
-        self._dovecot = self._spawn(self._dovecot_program, "-F", "-c", str(self.folder / "dovecot.conf"))
         sasl = self.folder / "sasl"
+        sasl.unlink(missing_ok=True)
+        self._dovecot = self._spawn(self._dovecot_program, "-F", "-c", str(self.folder / "dovecot.conf"))
         wait_ready(self._dovecot, sasl.exists, self.folder / "output", self.timeout)
 
     def _start_postfix(self) -> None:

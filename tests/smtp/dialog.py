@@ -13,7 +13,8 @@ import uvloop
 from postroom.deliver import deliver, for_all
 from postroom.errors import SMTPFault
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, Outcome, PendingDelivery, Secret, Security
-from postroom.smtp import Connection, Endpoint, Envelope, Timeouts
+from postroom.session import Endpoint, Timeouts
+from postroom.smtp import Connection, Envelope
 from postroom.status import classify_fault
 from postroom.wire import Wire
 from tests.servers.scripted import ScriptedServer

@@ -9,7 +9,8 @@ import pytest
 from postroom.deliver import outcome_of
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, Deferred, Failed, Secret, Security, Sent
-from postroom.smtp import Connection, Endpoint, Envelope
+from postroom.session import Endpoint
+from postroom.smtp import Connection, Envelope
 from tests.servers.postfix import Postfix
 from tests.smtp.dialog import BOB, USER, envelope, nothing, run, verdict
 

@@ -19,7 +19,8 @@ import trustme
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Reply, Security
-from postroom.smtp import Connection, Endpoint, tls_context
+from postroom.session import Endpoint, tls_context
+from postroom.smtp import Connection
 from postroom.wire import connect
 from tests.conftest import StartScripted
 from tests.servers import scripted as script

@@ -14,7 +14,8 @@ from postroom.deliver import deliver, outcome_of
 from postroom.errors import FaultKind, LeaseLost
 from postroom.mime import gate
 from postroom.model import Blame, Deferred, Failed, InDoubt, Reply, Security, Sent
-from postroom.smtp import Connection, Endpoint, Envelope, Transcript, dot_stuff
+from postroom.session import Endpoint
+from postroom.smtp import Connection, Envelope, Transcript, dot_stuff
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Also, Drop, HalfClose, Hang, Late, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say

@@ -16,7 +16,8 @@ import pytest
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome, Security, Sent
-from postroom.smtp import Connection, Endpoint
+from postroom.session import Endpoint
+from postroom.smtp import Connection
 from tests.conftest import StartScripted
 from tests.servers.scripted import (
     PRECEDES,
