@@ -71,6 +71,8 @@ def endpoint(
     host: str = "127.0.0.1",
     password: str = "",
     deadlines: Mapping[str, float] | None = None,
+    pipelining: bool = True,
+    chunking: bool = True,
 ) -> Endpoint:
     """Where a scripted server is; each deadline that is not given is 5 s."""
     timeouts = deadlines or {}
@@ -83,6 +85,8 @@ def endpoint(
         password=Secret(password),
         tls=tls,
         timeouts=Timeouts(**{name: timeouts.get(name, 5.0) for name in names}),
+        pipelining=pipelining,
+        chunking=chunking,
     )
 
 

@@ -12,12 +12,20 @@ from postroom.model import Blame, Deferred, Failed, Secret, Security, Sent
 from postroom.session import Endpoint
 from postroom.smtp import Connection, Envelope
 from tests.servers.postfix import Postfix
-from tests.smtp.dialog import BOB, USER, envelope, nothing, run, verdict
+from tests.smtp.dialog import BOB, USER, body_of, envelope, nothing, run, verdict
 
 pytestmark = pytest.mark.postfix
 
 
-def at(postfix: Postfix, security: Security, tls: ssl.SSLContext, password: str = "") -> Endpoint:
+def at(
+    postfix: Postfix,
+    security: Security,
+    tls: ssl.SSLContext,
+    password: str = "",
+    *,
+    pipelining: bool = True,
+    chunking: bool = True,
+) -> Endpoint:
     return Endpoint(
         host=postfix.host,
         port=postfix.tls_port if security is Security.TLS else postfix.port,
@@ -25,6 +33,8 @@ def at(postfix: Postfix, security: Security, tls: ssl.SSLContext, password: str 
         username=USER,
         password=Secret(password or postfix.users[USER]),
         tls=tls,
+        pipelining=pipelining,
+        chunking=chunking,
     )
 
 
@@ -48,6 +58,35 @@ def test_ten_mails_over_one_connection(
     assert sorted(mail.partition(b"\n\n")[2] for mail in arrived) == sorted(
         mime.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n") for mime in mimes
     )
+
+
+@pytest.mark.parametrize("pipelining", [True, False])
+@pytest.mark.parametrize("chunking", [True, False])
+def test_mail_follows_mail_by_every_way(
+    postfix: Postfix, client_tls: ssl.SSLContext, pipelining: bool, chunking: bool
+) -> None:
+    subjects = [f"{n} {pipelining} {chunking}" for n in range(20)]
+    sizes = [20, 70_000, 20, 400_000, 20]
+    envelopes = [
+        envelope(mime=f"Subject: {subject}\r\n\r\n.\r\n".encode() + body_of(sizes[n % 5]))
+        for n, subject in enumerate(subjects)
+    ]
+
+    async def dialogue() -> None:
+        where = at(postfix, Security.STARTTLS, client_tls, pipelining=pipelining, chunking=chunking)
+        connection = await Connection.open(where)
+        for each, coming in zip(envelopes, [*envelopes[1:], None], strict=True):
+            transcript = await connection.transact(each, nothing, lambda coming=coming: coming)  # type: ignore[misc]
+            assert verdict(outcome_of(transcript, BOB)) == (Sent, None)
+            assert (transcript.data is None) == chunking
+            assert connection.usable
+        await connection.quit()
+
+    run(dialogue())
+    arrived = {str(message["Subject"]): message for message in postfix.messages(expected=20)}
+    assert sorted(arrived) == sorted(subjects)
+    raw = sorted(mail.partition(b"\n\n")[2] for mail in postfix.mails(expected=20))
+    assert raw == sorted(each.mime.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n") for each in envelopes)
 
 
 def test_recipients_that_postfix_refuses(postfix: Postfix, client_tls: ssl.SSLContext) -> None:

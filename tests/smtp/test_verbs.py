@@ -64,7 +64,7 @@ MISBEHAVIOURS: dict[str, Action] = {
 
 SESSION = ("GREETING", "EHLO", "STARTTLS", "EHLO again", "AUTH")
 ENVELOPE = ("MAIL", "RCPT", "DATA", "BODY")
-VERBS = (*SESSION, *ENVELOPE, "DOT", "RSET", "QUIT")
+VERBS = (*SESSION, *ENVELOPE, "DOT", "BDAT", "RSET", "QUIT")
 
 # The reply that is sent too early, in the same segment as the one before it.
 EARLY = {
@@ -76,6 +76,7 @@ EARLY = {
     "RCPT": "250 2.1.5 OK",
     "DATA": "354 go on",
     "DOT": "250 2.0.0 queued",
+    "BDAT": "250 2.0.0 queued",
     "RSET": "250 2.0.0 OK",
     "QUIT": "221 2.0.0 bye",
 }
@@ -87,6 +88,7 @@ DEADLINES = {
     "DATA": ("data",),
     "BODY": ("block", "data"),
     "DOT": ("dot",),
+    "BDAT": ("dot",),
     "QUIT": ("quit",),
 }
 
@@ -130,7 +132,7 @@ def expected(verb: str, how: str) -> set[Verdict]:
         return {RECIPIENT_NEVER}  # whatever comes of it, the recipient's own reply stands
     if verb == "QUIT":
         return {SENT}
-    if verb == "DOT":
+    if verb in ("DOT", "BDAT"):
         return expected_at_the_dot(how)
     return expected_in_session(verb, how) if verb in SESSION else expected_in_envelope(verb, how)
 
@@ -193,7 +195,7 @@ def _speak_early(server: ScriptedServer, cell: Cell) -> None:
 def prepare(
     scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell
 ) -> tuple[ScriptedServer, Endpoint]:
-    server = scripted(tls=True)
+    server = scripted(tls=True, chunking=cell.verb == "BDAT")
     misbehave(server, cell)
     short = dict.fromkeys(DEADLINES.get(cell.verb, ("command",)), SHORT)
     return server, endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD, deadlines=short)
@@ -229,7 +231,7 @@ def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -
     else:
         assert outcome.reason.isprintable()
         assert isinstance(outcome, InDoubt) or server.messages == []
-        assert isinstance(outcome, InDoubt) or cell.verb == "DOT" or server.transactions == []
+        assert isinstance(outcome, InDoubt) or cell.verb in ("DOT", "BDAT") or server.transactions == []
     if cell.verb in SESSION[:4] and cell.how != "2xx":
         assert server.logins == []
     assert not server.auth_in_plain_text

@@ -1,0 +1,269 @@
+"""The end of a message and the envelope of the next in one write: what each costs the other, whatever the server does."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from postroom.deliver import NotBegun, deliver
+from postroom.model import ClaimedJob, Outcome
+from postroom.session import Endpoint
+from postroom.smtp import Connection
+from tests.conftest import StartScripted
+from tests.servers.scripted import Drop, ScriptedServer
+from tests.servers.scripted import Reply as Say
+from tests.servers.waiting import eventually
+from tests.smtp.dialog import BOB, CAROL, DAVE, MIME, body_of, endpoint, envelope, job, nothing, run, verdict
+from tests.smtp.test_verbs import (
+    CONNECTION,
+    IN_DOUBT,
+    MISBEHAVIOURS,
+    SENT,
+    SHORT,
+    Verdict,
+    expected_at_the_dot,
+    expected_in_envelope,
+)
+
+FIRST, SECOND = job((BOB,)), job((CAROL,), MIME + b"The second.\r\n")
+
+NOT_BEGUN = "not begun"
+
+
+def start(scripted: StartScripted, *, chunking: bool) -> ScriptedServer:
+    return scripted(chunking=chunking)
+
+
+both = pytest.mark.parametrize("chunking", [False, True], ids=["data", "bdat"])
+
+
+async def send_both(
+    where: Endpoint, first: ClaimedJob = FIRST, second: ClaimedJob = SECOND
+) -> list[Outcome | str]:
+    """Deliver two jobs as a lane does; return their outcomes, or why there is none."""
+    connection = await Connection.open(where)
+    found: list[Outcome | str] = [*(await deliver(connection, first, nothing, lambda: second)).values()]
+    if not connection.usable:
+        await connection.quit()
+        return [*found, NOT_BEGUN]
+    try:
+        found += (await deliver(connection, second, nothing)).values()
+    except NotBegun:
+        found.append(NOT_BEGUN)
+    await connection.quit()
+    return found
+
+
+@both
+def test_two_messages_one_after_the_other(scripted: StartScripted, chunking: bool) -> None:
+    server = start(scripted, chunking=chunking)
+    outcomes = run(send_both(endpoint(server)))
+    assert [verdict(outcome) for outcome in outcomes if not isinstance(outcome, str)] == [SENT, SENT]
+    assert [(each.forward_paths, each.data, each.chunked) for each in server.messages] == [
+        ([BOB], FIRST.mime, chunking),
+        ([CAROL], SECOND.mime, chunking),
+    ]
+    text = ["BDAT"] if chunking else ["DATA"]
+    assert server.verbs == ["EHLO", "MAIL", "RCPT", *text, "MAIL", "RCPT", *text, "QUIT"]
+
+
+@both
+def test_the_next_envelope_comes_with_the_end_and_not_before_the_mark(
+    scripted: StartScripted, chunking: bool
+) -> None:
+    server = start(scripted, chunking=chunking)
+    server.on("BDAT" if chunking else "DOT", do=Say(None, after=0.2), times=1)
+    seen: list[bytes] = []
+
+    async def dialogue() -> None:
+        connection = await Connection.open(endpoint(server))
+
+        async def mark() -> None:
+            seen.append(server.plaintext)
+
+        await deliver(connection, FIRST, mark, lambda: SECOND)
+        eventually(lambda: b"carol@" in server.plaintext)
+        seen.append(server.plaintext)
+        connection.abort()
+
+    run(dialogue())
+    before, after = seen
+    assert b"carol@" not in before
+    assert after.endswith(b"RCPT TO:<carol@example.net>\r\n" + (b"" if chunking else b"DATA\r\n"))
+    assert SECOND.mime not in after
+
+
+@pytest.mark.parametrize("switch", ["pipelining", "offer", "nothing to follow"])
+def test_without_pipelining_nothing_is_announced(scripted: StartScripted, switch: str) -> None:
+    server = scripted(extensions=["8BITMIME"]) if switch == "offer" else scripted()
+    where = endpoint(server, pipelining=switch != "pipelining")
+
+    async def dialogue() -> None:
+        connection = await Connection.open(where)
+        transcript = await connection.transact(
+            envelope(), nothing, lambda: None if switch == "nothing to follow" else envelope(CAROL)
+        )
+        assert transcript.final is not None
+        assert connection.usable
+        await connection.quit()
+
+    run(dialogue())
+    assert server.verbs == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
+
+
+@both
+def test_what_was_announced_and_is_not_sent_is_never_mail(scripted: StartScripted, chunking: bool) -> None:
+    server = start(scripted, chunking=chunking)
+
+    async def dialogue() -> None:
+        connection = await Connection.open(endpoint(server))
+        await connection.transact(envelope(), nothing, lambda: envelope(CAROL))
+        assert connection.usable
+        await connection.quit()
+
+    run(dialogue())
+    eventually(lambda: server.open_connections == 0)
+    assert [each.forward_paths for each in server.transactions] == [[BOB]]
+    assert "QUIT" not in server.verbs, "it might be taken for text"
+
+
+@both
+def test_another_message_than_the_announced_is_not_sent(scripted: StartScripted, chunking: bool) -> None:
+    server = start(scripted, chunking=chunking)
+
+    async def dialogue() -> None:
+        connection = await Connection.open(endpoint(server))
+        await connection.transact(envelope(), nothing, lambda: envelope(CAROL))
+        transcript = await connection.transact(envelope(DAVE), nothing)
+        assert transcript.fault is not None
+        assert not transcript.dot_sent
+        assert transcript.not_begun
+        assert not connection.usable
+
+    run(dialogue())
+    assert [each.forward_paths for each in server.transactions] == [[BOB]]
+
+
+def test_a_message_that_the_server_cannot_carry_is_not_announced(scripted: StartScripted) -> None:
+    server = scripted(max_size=5000)
+    outcomes = run(send_both(endpoint(server), FIRST, job((CAROL,), body_of(6000))))
+    assert [type(outcome).__name__ for outcome in outcomes] == ["Sent", "Failed"]
+    assert server.verbs == ["EHLO", "MAIL", "RCPT", "DATA", "QUIT"]
+
+
+@both
+def test_recipients_are_told_apart_across_messages(scripted: StartScripted, chunking: bool) -> None:
+    server = start(scripted, chunking=chunking)
+    for number in range(30):
+        server.on("RCPT", f"550 5.1.1 not {number}", match=f"<refused-{number}@")
+    envelopes = [
+        envelope(f"refused-{n}@x.example", *([] if n % 5 == 4 else [f"taken-{n}@x.example"]))
+        for n in range(30)
+    ]
+
+    async def dialogue() -> None:
+        connection = await Connection.open(endpoint(server))
+        queued = 0
+        for number, each in enumerate(envelopes):
+            coming = envelopes[number + 1] if number < 29 else None
+            transcript = await connection.transact(each, nothing, lambda coming=coming: coming)  # type: ignore[misc]
+            assert transcript.rcpt[f"refused-{number}@x.example"].text == f"not {number}"
+            if number % 5 == 4:
+                assert transcript.final is None
+            else:
+                queued += 1
+                assert transcript.final is not None
+                assert transcript.final.text.endswith(f"queued as {queued}")
+            assert connection.usable
+        await connection.quit()
+
+    run(dialogue())
+    assert len(server.connections) == 1
+    assert [message.forward_paths for message in server.messages] == [
+        [f"taken-{n}@x.example"] for n in range(30) if n % 5 != 4
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    which: int  # the message at whose verb the server misbehaves
+    verb: str
+    how: str
+    chunking: bool
+
+    def __str__(self) -> str:
+        return f"{self.which}-{self.verb}-{self.how}-{'bdat' if self.chunking else 'data'}"
+
+    @property
+    def deadline(self) -> str:
+        return {"DATA": "data", "DOT": "dot", "BDAT": "dot"}.get(self.verb, "command")
+
+
+HOWS = [how for how in MISBEHAVIOURS if how != "early"]
+CELLS = [
+    Cell(which, verb, how, chunking)
+    for chunking in (False, True)
+    for which, verbs in ((1, ("END",)), (2, ("MAIL", "RCPT", "DATA", "END")))
+    for verb in (("BDAT" if chunking else "DOT") if verb == "END" else verb for verb in verbs)
+    for how in HOWS
+    if not (chunking and verb == "DATA")
+]
+
+
+def expected_of_both(cell: Cell) -> tuple[set[Verdict], set[Verdict | str]]:
+    plain = cell.how in ("2xx", "4xx", "5xx")
+    if cell.which == 1:
+        return expected_at_the_dot(cell.how), {SENT} if plain else {NOT_BEGUN}
+    if cell.verb in ("DOT", "BDAT"):
+        return {SENT}, {*expected_at_the_dot(cell.how)}
+    if cell.verb == "MAIL" and cell.how in ("hang", "drop", "421", "drip"):
+        return {SENT}, {NOT_BEGUN}
+    second: set[Verdict | str] = {*expected_in_envelope(cell.verb, cell.how)}
+    if second == {CONNECTION} and cell.how in ("garbage", "nul", "endless"):
+        second.add(NOT_BEGUN)  # where it came in one piece with the reply to the first one's end
+    return {SENT}, second
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_cell(scripted: StartScripted, cell: Cell) -> None:
+    server = start(scripted, chunking=cell.chunking)
+    server.on(cell.verb, do=MISBEHAVIOURS[cell.how], skip=cell.which - 1, times=1)
+    began = time.monotonic()
+    outcomes = run(send_both(endpoint(server, deadlines={cell.deadline: SHORT})))
+    assert time.monotonic() - began < SHORT + 1
+    first, second = (each if isinstance(each, str) else verdict(each) for each in outcomes)
+    expected_first, expected_second = expected_of_both(cell)
+    assert first in expected_first
+    assert second in expected_second
+    eventually(lambda: server.open_connections == 0)
+    for outcome, path in ((first, BOB), (second, CAROL)):
+        taken = [each for each in server.messages if each.forward_paths == [path]]
+        assert len(taken) == 1 if outcome == SENT else outcome == IN_DOUBT or not taken
+        if outcome in (NOT_BEGUN, CONNECTION) and cell.verb not in ("DOT", "BDAT"):
+            assert all(each.forward_paths != [path] for each in server.transactions)
+
+
+@both
+def test_a_connection_that_was_closed_meanwhile_costs_no_attempt(
+    scripted: StartScripted, chunking: bool
+) -> None:
+    server = start(scripted, chunking=chunking)
+    server.on("BDAT" if chunking else "DOT", do=Drop(None), times=1)
+    outcomes = run(send_both(endpoint(server)))
+    assert [verdict(outcome) for outcome in outcomes[:1] if not isinstance(outcome, str)] == [SENT]
+    assert outcomes[1] == NOT_BEGUN
+    assert [each.forward_paths for each in server.transactions] == [[BOB]]
+
+
+def test_a_first_message_never_counts_as_not_begun(scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("MAIL", do=Drop())
+
+    async def dialogue() -> None:
+        connection = await Connection.open(endpoint(server))
+        [outcome] = (await deliver(connection, FIRST, nothing)).values()
+        assert verdict(outcome) == CONNECTION
+
+    run(dialogue())
