@@ -16,12 +16,20 @@ from postroom.model import Accepted, Clock, Instant, NewMessage, Submission, sys
 from postroom.store import IdempotencyClash, Store
 
 
-def accept(store: Store, submission: Submission, *, most_bytes: int, clock: Clock = system_clock) -> Accepted:
+def accept(
+    store: Store,
+    submission: Submission,
+    *,
+    most_bytes: int,
+    disk_reserve: int = 0,
+    clock: Clock = system_clock,
+) -> Accepted:
     """Check, render and commit a submission; return only when it is durable.
 
     From then on the message ends as sent, failed or cancelled, whatever happens.
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
-    StoreUnavailable when it could not be made durable; nothing is kept then.
+    StoreUnavailable when it could not be made durable, or when no more than `disk_reserve`
+    bytes are free for the database (DiskFull); nothing is kept then.
     """
     passing("accept.parsed")
     recipients = policy.recipients(submission)
@@ -32,6 +40,7 @@ def accept(store: Store, submission: Submission, *, most_bytes: int, clock: Cloc
     message = _render(submission, recipients, clock())
     policy.fits(len(message.mime), most_bytes)
     gate(message.mime, smtputf8=message.smtputf8)
+    policy.has_room(store.free_bytes(), disk_reserve)
     outcome = store.write(lambda transaction: transaction.accept(message))
     passing("accept.committed")
     if isinstance(outcome, IdempotencyClash):

@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any, Never
 import click
 
 from postroom import __version__
-from postroom.errors import ConfigError, PostroomError, Rejected, SchemaMismatch, StoreUnavailable
+from postroom.errors import (
+    ConfigError,
+    PostroomError,
+    Rejected,
+    SchemaMismatch,
+    StoreDamaged,
+    StoreUnavailable,
+)
 from postroom.model import rfc3339, system_clock
 
 if TYPE_CHECKING:
@@ -36,7 +43,7 @@ def main() -> None:
         cli(prog_name="postroom")
     except ConfigError as error:
         _fail(str(error), EX_CONFIG)
-    except SchemaMismatch as error:
+    except (SchemaMismatch, StoreDamaged) as error:
         _fail(str(error), EX_CONFIG)
     except StoreUnavailable as error:
         _fail(str(error), EX_TEMPFAIL)
@@ -129,7 +136,7 @@ def worker() -> None:
     from postroom import setup
     from postroom.worker import run_worker
 
-    service = setup.open_service()
+    service = setup.open_service(on_broken=setup.stop_this_process)
     run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
     service.store.close()
 
@@ -196,7 +203,12 @@ def send(
     text = body if body is not None else _standard_input()
     submission = Submission(account, (recipient,), subject, text, is_html)
     try:
-        accepted = accept(service.store, submission, most_bytes=service.settings.max_message_bytes)
+        accepted = accept(
+            service.store,
+            submission,
+            most_bytes=service.settings.max_message_bytes,
+            disk_reserve=service.settings.disk_reserve,
+        )
     except Rejected as error:
         raise click.UsageError(str(error)) from error
     if wait:

@@ -304,6 +304,7 @@ class Settings(BaseSettings):
     rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
     ratelimit_storage_uri: Annotated[str, _from_text(_storage_uri), Field(repr=False)] = "memory://"
     trusted_proxies: Annotated[int, _from_text(_whole(0, 100))] = 0
+    disk_reserve: Annotated[int, _from_text(_whole(0, 1 << 50))] = 67_108_864
     max_message_bytes: Annotated[int, _from_text(_whole(1024, 1 << 30))] = 26_214_400
     retry_for: Annotated[int, _from_text(parse_duration)] = parse_duration("4d")
     retry_schedule: Annotated[tuple[int, ...], _from_text(_schedule)] = _schedule("30s,2m,10m,30m,1h,2h,4h")

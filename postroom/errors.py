@@ -127,6 +127,16 @@ class StoreUnavailable(StoreError):
         self.retry_after = retry_after
 
 
+class DiskFull(StoreUnavailable):
+    """There is too little room left where the database is."""
+
+    def __init__(self, free_bytes: int, reserve: int) -> None:
+        super().__init__(
+            f"{free_bytes} bytes are free where the database is, and POSTROOM_DISK_RESERVE is {reserve}",
+            retry_after=60,
+        )
+
+
 class StoreDamaged(StoreError):
     """The database file is damaged and was left untouched."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from postroom.address import InvalidAddress, Mailbox, header_fault, parse_mailbox
-from postroom.errors import InvalidSubmission, TooLarge
+from postroom.errors import DiskFull, InvalidSubmission, TooLarge
 from postroom.model import Submission
 
 
@@ -38,6 +38,12 @@ def body_is_text(submission: Submission) -> None:
     except UnicodeEncodeError as error:
         where = f"at position {error.start}"
         raise InvalidSubmission(f"the body holds half a surrogate pair {where}", field="body") from error
+
+
+def has_room(free_bytes: int, reserve: int) -> None:
+    """Refuse new mail while there is still room to record what becomes of the old. Raises DiskFull."""
+    if free_bytes < reserve:
+        raise DiskFull(free_bytes, reserve)
 
 
 def fits(size: int, most: int) -> None:

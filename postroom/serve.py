@@ -51,5 +51,5 @@ def web_application() -> Any:
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
-    service = setup.open_service()
+    service = setup.open_service(on_broken=setup.stop_this_process)
     return create_app(service.settings, service.store, service.vault)

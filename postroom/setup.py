@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import secrets
 import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +21,11 @@ from postroom.errors import ConfigError
 from postroom.store import Store, open_store
 from postroom.vault import Vault
 
+log = logging.getLogger(__name__)
+
 VAR = Path("var")
+_EX_TEMPFAIL = 75  # sysexits.h
+_LAST_ANSWERS_S = 0.3
 INBOX = inbox.FOLDER
 
 
@@ -38,14 +45,23 @@ def start_logging(settings: Settings) -> None:
     )
 
 
-def open_service(*, migrate: bool = False) -> Service:
+def stop_this_process(reason: str) -> None:
+    """End this process soon, so that it is started anew; the answers that are under way still leave."""
+    log.critical("%s", reason)
+    end = threading.Timer(_LAST_ANSWERS_S, os._exit, [_EX_TEMPFAIL])
+    end.daemon = True
+    end.start()
+
+
+def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = lambda reason: None) -> Service:
     """Open the installation in the current folder; with `migrate`, make it or bring it up to date.
 
+    `on_broken` is told when the disk has failed and the store cannot write any more.
     Raises ConfigError, StoreError; SchemaMismatch when it would have to be made or brought up to date first.
     """
     settings = load_settings()
     start_logging(settings)
-    store = open_store(settings.database_url, create=migrate)
+    store = open_store(settings.database_url, create=migrate, on_broken=on_broken)
     VAR.mkdir(mode=0o700, exist_ok=True)  # mails, keys and credentials are nobody else's
     vault = Vault.open(settings, VAR)
     if migrate:

@@ -18,6 +18,7 @@ need postfix postfix
 need dovecot-core dovecot
 need redis-server redis-server
 need memcached memcached
+need strace strace
 need ca-certificates /etc/ssl/certs/ca-certificates.crt
 
 if [ -z "$missing" ]; then

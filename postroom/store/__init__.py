@@ -6,7 +6,7 @@ methods of `Transaction`: hand `Store.write` a piece of work that calls them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -133,6 +133,10 @@ class Store:
         """Commit several works in order, together where they fit; each settles by itself."""
         return self._committer.run_all(works)
 
+    def free_bytes(self) -> int:
+        """Return how much room is left where the database is."""
+        return self._engine.free_bytes()
+
     def change_counter(self) -> int:
         """Return a number that changes with every commit of any process."""
         return self._engine.change_counter()
@@ -201,8 +205,10 @@ class Store:
         return LogBatch(batch[0], batch[1], tuple(lines))
 
 
-def open_store(url: str, *, create: bool = True) -> Store:
-    """Open the database at `url`.
+def open_store(
+    url: str, *, create: bool = True, on_broken: Callable[[str], None] = lambda reason: None
+) -> Store:
+    """Open the database at `url`. `on_broken` is told when the disk has failed and nothing can be written any more.
 
     Raises ConfigError when it cannot be used at all, and SchemaMismatch when it is not
     there and may not be made.
@@ -213,7 +219,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
             raise SchemaMismatch(
                 f"there is no database at {path}: run `postroom serve` or `postroom migrate` here"
             )
-        return Store(SQLiteEngine(path))
+        return Store(SQLiteEngine(path, on_broken=on_broken))
     scheme = urlsplit(url).scheme
     raise ConfigError(
         "DATABASE_URL", f"databases of kind {scheme!r} are not supported; use sqlite:///path/to/file"

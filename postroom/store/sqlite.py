@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ OLDEST_SQLITE = (3, 51, 3)
 MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
 
 _LONGEST_WAIT_S = 5.0
+_SPACE_FRESH_S = 1.0
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
@@ -128,11 +129,19 @@ class WriterLock:
 class SQLiteEngine:
     """Connections to one database file, and the transactions on it.
 
-    A writer waits up to `longest_wait_s` for the other processes.
+    A writer waits up to `longest_wait_s` for the other processes. When the disk fails
+    under a commit, `on_broken` is told the reason and nothing is committed any more: what
+    a failed flush has left on the disk is unknown, and a second one would report success
+    for pages that the kernel has dropped. A process that opens the file anew sees the truth.
     """
 
     def __init__(
-        self, path: Path, *, migrations: Path = MIGRATIONS, longest_wait_s: float = _LONGEST_WAIT_S
+        self,
+        path: Path,
+        *,
+        migrations: Path = MIGRATIONS,
+        longest_wait_s: float = _LONGEST_WAIT_S,
+        on_broken: Callable[[str], None] = lambda reason: None,
     ) -> None:
         version = tuple(int(part) for part in apsw.sqlite_lib_version().split("."))
         if version < OLDEST_SQLITE:
@@ -142,6 +151,9 @@ class SQLiteEngine:
         self.path = path
         self.migrations = migrations
         self._longest_wait_s = longest_wait_s
+        self._on_broken = on_broken
+        self._broken = ""
+        self._space: tuple[float, int] = (float("-inf"), 0)
         self._queries = load_queries()
         self._readers: deque[apsw.Connection] = deque()
         self._closed = False
@@ -181,10 +193,33 @@ class SQLiteEngine:
     def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
         """Run the works in one transaction. One that raises is undone alone; the rest are run again."""
         settled: list[Settled | None] = [None] * len(works)
-        with self._writer_mutex, translated(self.path), self._lock:
-            while not self._try_batch(works, settled):
-                pass
+        with self._writer_mutex, translated(self.path):
+            if self._broken:
+                raise StoreUnavailable(self._broken)
+            try:
+                with self._lock:
+                    while not self._try_batch(works, settled):
+                        pass
+            except apsw.IOError as error:
+                self._break(error)
+                raise
         return [result for result in settled if result is not None]
+
+    def _break(self, error: apsw.IOError) -> None:
+        self._broken = (
+            f"the disk failed while {self.path} was written ({error}); this process has stopped writing"
+        )
+        self._on_broken(self._broken)
+
+    def free_bytes(self) -> int:
+        """Return the room that is left on the database's file system, as of the last second."""
+        looked, free = self._space
+        now = time.monotonic()
+        if now - looked > _SPACE_FRESH_S:
+            found = os.statvfs(self.path.parent)
+            free = found.f_bavail * found.f_frsize
+            self._space = now, free
+        return free
 
     def _try_batch(self, works: Sequence[Work[Any]], settled: list[Settled | None]) -> bool:
         """Commit every work that has not failed yet; False when another one failed and all must be redone."""
@@ -203,7 +238,8 @@ class SQLiteEngine:
             connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                with suppress(apsw.Error):  # what went wrong before says more
+                    connection.execute("ROLLBACK")
         return True
 
     def _run(self, work: Work[Any], transaction: Transaction) -> Settled:

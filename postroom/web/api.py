@@ -53,7 +53,11 @@ def send_email() -> Response:
         in_doubt=None if asked.in_doubt is None else InDoubtPolicy(asked.in_doubt),
     )
     accepted = accept(
-        shared.store, submission, most_bytes=shared.settings.max_message_bytes, clock=shared.clock
+        shared.store,
+        submission,
+        most_bytes=shared.settings.max_message_bytes,
+        disk_reserve=shared.settings.disk_reserve,
+        clock=shared.clock,
     )
     answer = _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
     answer.call_on_close(_answered)

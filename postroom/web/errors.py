@@ -11,6 +11,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from postroom.errors import (
+    DiskFull,
     InvalidSubmission,
     MalformedSubmission,
     NotAuthenticated,
@@ -104,6 +105,17 @@ def _on_unavailable(error: StoreUnavailable) -> Response:
     )
 
 
+def _on_disk_full(error: DiskFull) -> Response:
+    log.error("not accepted: %s", error)
+    return problem(
+        503,
+        "store_unavailable",
+        "The disk of this service is nearly full",
+        "nothing was accepted; what was accepted before is still sent. Try again after the time in Retry-After (seconds)",
+        headers={"Retry-After": str(error.retry_after)},
+    )
+
+
 def _on_store_error(error: StoreError) -> Response:
     log.error("the store failed: %s", error, exc_info=error)
     return _on_unavailable(StoreUnavailable(retry_after=30))
@@ -124,5 +136,6 @@ def install(app: Flask) -> None:
     app.register_error_handler(Rejected, _on_rejected)
     app.register_error_handler(HTTPException, _on_http)
     app.register_error_handler(StoreUnavailable, _on_unavailable)
+    app.register_error_handler(DiskFull, _on_disk_full)
     app.register_error_handler(StoreError, _on_store_error)
     app.register_error_handler(Exception, _on_surprise)

@@ -61,6 +61,7 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._unlogged = True
+        self._had_room = True
         self._lanes: dict[int, Lane] = {}
         self._context = Context(
             settings=settings,
@@ -137,6 +138,8 @@ class Worker:
                 await asyncio.sleep(_LOOK_S)
 
     async def _claim(self) -> None:
+        if not self._has_room():
+            return
         claims = []
         for stored in self._store.accounts_due(self._clock()):
             lane = self._lane(stored)
@@ -155,6 +158,16 @@ class Worker:
         for fault in settled:
             if isinstance(fault, BaseException):
                 raise fault
+
+    def _has_room(self) -> bool:
+        """Nothing is begun whose end might find no room on the disk; the first mail that could not says so."""
+        has_room = self._store.free_bytes() >= self._settings.disk_reserve // 4
+        if has_room != self._had_room:
+            log.warning(
+                "the disk is full: no mail is sent" if not has_room else "there is room on the disk again"
+            )
+            self._had_room = has_room
+        return has_room
 
     def _lane(self, stored: StoredAccount) -> Lane:
         lane = self._lanes.get(stored.account.id)

@@ -52,6 +52,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (settings.smtp_ca_file, settings.smtp_connections, settings.smtp_timeout) == (None, None, None)
     assert (settings.rate_limit, settings.ratelimit_storage_uri) == ("600/minute", "memory://")
     assert settings.max_message_bytes == 26_214_400
+    assert settings.disk_reserve == 67_108_864
     assert settings.retry_for == 4 * 86_400_000_000
     assert [wait // 1_000_000 for wait in settings.retry_schedule] == [30, 120, 600, 1800, 3600, 7200, 14400]
     assert settings.in_doubt is InDoubtPolicy.RETRY
@@ -78,6 +79,7 @@ GOOD = [
     ("POSTROOM_RATE_LIMIT", "", "rate_limit", ""),
     ("POSTROOM_RATE_LIMIT", "10/second;500/day", "rate_limit", "10/second;500/day"),
     ("POSTROOM_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
+    ("POSTROOM_DISK_RESERVE", "0", "disk_reserve", 0),
     ("POSTROOM_RETRY_FOR", "1.5h", "retry_for", 5_400_000_000),
     ("POSTROOM_RETRY_SCHEDULE", "200ms, 1s", "retry_schedule", (200_000, 1_000_000)),
     ("POSTROOM_IN_DOUBT", "hold", "in_doubt", InDoubtPolicy.HOLD),
@@ -127,6 +129,7 @@ BAD = [
     ("RATELIMIT_STORAGE_URI", f"mongodb://{CANARY}"),
     ("RATELIMIT_STORAGE_URI", "memory"),
     ("POSTROOM_MAX_MESSAGE_BYTES", "1023"),
+    ("POSTROOM_DISK_RESERVE", "-1"),
     ("POSTROOM_RETRY_FOR", "-4d"),
     ("POSTROOM_RETRY_FOR", "0s"),
     ("POSTROOM_RETRY_SCHEDULE", ""),

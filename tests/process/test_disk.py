@@ -1,0 +1,256 @@
+"""Disks that fail and disks that are full: nothing that was accepted is lost, and the service says what it cannot do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from tests.servers.installation import Installation, account_rows
+from tests.servers.ledger import all_ended, check_ledger, copies_at
+from tests.servers.netns import in_namespace
+from tests.servers.programs import end, unavailable
+from tests.servers.sink import Sink
+from tests.servers.waiting import eventually
+
+MIB = 1024 * 1024
+
+
+@contextlib.contextmanager
+def failing_disk(pid: int, flush: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Let every flush of a process fail with EIO, from its `flush`th on."""
+    strace = shutil.which("strace")
+    if strace is None:
+        unavailable("strace is not installed")
+    fault = f"inject=fdatasync,fsync:error=EIO:when={flush}+"
+    command = [str(strace), "-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", fault, "-o", "/dev/null"]
+    tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: tracer.poll() is not None or traced(pid), 10, "strace to attach")
+        if tracer.poll() is not None:
+            unavailable("strace may not attach to a process here")
+        yield tracer
+    finally:
+        end(tracer)
+
+
+def traced(pid: int) -> bool:
+    """Whether each thread of the process has a tracer."""
+    statuses = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all("TracerPid:\t0" not in status for status in statuses)
+
+
+def serving(service: Installation, name: str) -> int:
+    """Return the process that opens the database for the web or the worker: of granian's, the youngest."""
+    return service.pids(name)[-1]
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def integrity(service: Installation) -> str:
+    connection = apsw.Connection(str(service.folder / "var/postroom.db"))
+    try:
+        return str(connection.pragma("integrity_check"))
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("flush", [1, 2, 5])
+def test_a_disk_that_fails_under_the_web_process(tmp_path: Path, flush: int) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+    ):
+        accepted = [service.send() for _ in range(3)]
+        pid = serving(service, "web")
+        with failing_disk(pid, flush):
+            while (answer := service.post()).status == 202:
+                accepted.append(answer.document["request_id"])
+            assert answer.status == 503
+            assert answer.document["type"] == "urn:problem:postroom:store-unavailable"
+            eventually(lambda: gone(pid), 10, "the process to stop")
+        answers = []
+
+        def answered() -> bool:
+            with contextlib.suppress(OSError):
+                answers.append(service.post())
+            return bool(answers) and answers[-1].status == 202
+
+        eventually(answered, 20, "a new process to accept mail")
+        accepted.append(answers[-1].document["request_id"])
+        eventually(lambda: all_ended(service), 20)
+        check_ledger(service, sink, accepted)
+        assert integrity(service) == "ok"
+        assert "the disk failed" in service.log()
+
+
+@pytest.mark.parametrize("flush", [1, 2, 3, 6])
+def test_a_disk_that_fails_under_the_worker(tmp_path: Path, flush: int) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+    ):
+        accepted = [service.send()]
+        service.wait_for(accepted[0])
+        pid = serving(service, "worker")
+        with failing_disk(pid, flush):
+            accepted += [service.send() for _ in range(20)]
+            eventually(lambda: gone(pid), 15, "the process to stop")
+        eventually(lambda: all_ended(service), 30)
+        check_ledger(service, sink, accepted)
+        assert integrity(service) == "ok"
+
+
+# --- A full disk, in a file system of the test's own
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Take up the room of a file system but for so many bytes; return the file that does."""
+    ballast = folder / "ballast"
+    with ballast.open("ab") as file:
+        while free(folder) > leave:
+            file.write(b"x" * min(MIB, free(folder) - leave))
+            file.flush()
+    return ballast
+
+
+@in_namespace
+def test_a_disk_that_fills_up_refuses_in_time_records_what_it_sent_and_heals(tmp_path: Path) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        small_disk(tmp_path / "disk", 48) as disk,
+        Installation(
+            disk / "service", account_rows(sink.port), POSTROOM_DISK_RESERVE=str(16 * MIB)
+        ) as service,
+    ):
+        accepted = [service.send() for _ in range(5)]
+        ballast = fill(disk, 12 * MIB)
+        eventually(lambda: service.post().status == 503, 5, "a refusal")
+        answer = service.post()
+        assert answer.document["title"] == "The disk of this service is nearly full"
+        assert int(answer.headers["retry-after"]) >= 1
+        eventually(lambda: all_ended(service), 20)  # what was accepted before goes out all the same
+        assert service.status(accepted[0]) == "sent"
+        ballast.unlink()
+        eventually(lambda: service.post().status == 202, 5, "mail to be accepted again")
+        eventually(lambda: all_ended(service), 20)
+        ids = [row[0] for row in service.query("SELECT request_id FROM message")]
+        check_ledger(service, sink, ids)
+        assert set(accepted) < set(ids)
+
+
+@in_namespace
+def test_nothing_is_sent_that_might_not_be_recorded(tmp_path: Path) -> None:
+    sink = Sink(ledger=tmp_path / "ledger")
+    with sink:
+        port = sink.port  # which stays its own
+    with (
+        small_disk(tmp_path / "disk", 48) as disk,
+        Installation(
+            disk / "service",
+            account_rows(port),
+            POSTROOM_DISK_RESERVE=str(16 * MIB),
+            POSTROOM_RETRY_SCHEDULE="500ms",
+        ) as service,
+    ):
+        waiting = [service.send() for _ in range(5)]
+        service.wait_for(waiting[-1], "deferred")
+        ballast = fill(disk, 2 * MIB)
+        eventually(lambda: "the disk is full: no mail is sent" in service.log(), 10)
+        with sink as again:
+            tries = service.query("SELECT count(*) FROM attempt")
+            time.sleep(2)  # several rounds of the schedule
+            assert service.query("SELECT count(*) FROM attempt") == tries
+            assert not copies_at(again)
+            ballast.unlink()
+            eventually(lambda: all_ended(service), 20)
+            check_ledger(service, again, waiting)
+
+
+@in_namespace
+def test_a_disk_without_a_byte_left_is_a_503_and_heals(tmp_path: Path) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        small_disk(tmp_path / "disk", 32) as disk,
+        Installation(disk / "service", account_rows(sink.port), POSTROOM_DISK_RESERVE="0") as service,
+    ):
+        accepted = [service.send() for _ in range(3)]
+        eventually(lambda: all_ended(service), 20)
+        ballast = fill(disk, 0)
+        answer = service.post(body="x" * MIB)
+        assert answer.status == 503
+        assert answer.document["title"] == "The message could not be stored safely"
+        ballast.unlink()
+        accepted.append(service.send(body="x" * MIB))
+        eventually(lambda: all_ended(service), 20)
+        check_ledger(service, sink, accepted)
+        assert integrity(service) == "ok"
+
+
+# --- A damaged database
+
+
+@pytest.mark.parametrize("how", ["no database", "header", "page"])
+def test_a_database_that_cannot_be_used_is_said_once_and_not_tried_again(tmp_path: Path, how: str) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+    ):
+        service.wait_for(service.send())
+        service.stop()
+        path = service.folder / "var/postroom.db"
+        damage(path, how)
+        before = path.read_bytes()
+        refused = subprocess.run(
+            [sys.executable, "-m", "postroom", "serve"],
+            cwd=service.folder,
+            env=service.environment,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert refused.returncode == 78, refused
+        [said] = [line for line in refused.stderr.splitlines() if line.startswith("postroom:")]
+        assert "var/postroom.db is damaged" in said
+        assert "Restore it from a backup" in said
+        assert path.read_bytes() == before, "left as it was"
+
+
+def damage(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "no database":
+        data[:] = b"These are not the bytes of a database.\n" * 500
+    elif how == "header":
+        data[16:60] = bytes(44)
+    else:
+        data[100:4096] = os.urandom(3996)
+    path.write_bytes(data)

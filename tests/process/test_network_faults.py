@@ -1,0 +1,262 @@
+"""Servers that refuse, reset, swallow, half-accept or answer late, and names that do not resolve.
+
+Rows 11, 13, 14 and 18 of the fault catalogue, seen from outside a whole installation.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from postroom.accept import accept
+from postroom.model import Submission
+from postroom.store import open_store
+from tests.conftest import StartScripted
+from tests.servers.installation import KEY, Installation
+from tests.servers.netns import BLACK_HOLE, NO_ERROR, NXDOMAIN, SERVFAIL, FakeResolver, in_namespace
+from tests.servers.programs import free_port
+from tests.servers.scripted import Late, Reset
+from tests.servers.sink import Sink
+from tests.servers.waiting import eventually
+
+HEADER = "key,email,app_password,host,port,security"
+BAD = f"bad-{KEY}"
+SOAK = os.environ.get("POSTROOM_SOAK") == "1"
+PAIRS, MAILS = (15, 3000) if SOAK else (3, 2000)
+LEAST_SHARE = 0.7  # what the test insists on; machines are noisy. The aim is 0.95
+
+
+def row(port: int, key: str = KEY, host: str = "127.0.0.1", password: str = "") -> str:
+    return f"{key},{key[:3]}@postroom.example,{password},{host},{port},none"
+
+
+def write(service: Installation, *statements: str) -> None:
+    connection = apsw.Connection(str(service.folder / "var/postroom.db"))
+    connection.set_busy_timeout(5000)
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+# --- Row 11: one account's server is away
+
+
+class Rounds:
+    """Drains of a backlog of the good account, with the bad account's mail due or put away."""
+
+    def __init__(self, service: Installation, sink: Sink) -> None:
+        self._service = service
+        self._sink = sink
+
+    def seconds(self, *, trouble: bool) -> float:
+        """Return how long the worker takes for a backlog that grew while the good account was parked."""
+        assert self._sink.ledger_file is not None
+        ledger = self._sink.ledger_file
+        bad = "SELECT id FROM account WHERE email = 'bad@postroom.example'"
+        good = "WHERE email <> 'bad@postroom.example'"
+        write(
+            self._service,
+            f"UPDATE account SET state = 'parked', state_since = 1, resume_at = {1 << 60} {good}",
+            f"UPDATE job SET held = {int(not trouble)}, due_at = 0 WHERE state = 'queued' AND account_id = ({bad})",
+        )
+        in_parallel(lambda: self._service.send(body="x" * 500), MAILS)
+        enough = ledger.read_bytes().count(b"\n") + MAILS
+        write(
+            self._service,
+            f"UPDATE account SET state = 'active', state_since = NULL, resume_at = NULL {good}",
+        )
+        start = time.monotonic()
+        eventually(lambda: ledger.read_bytes().count(b"\n") >= enough, 60, "the good account's mail")
+        return time.monotonic() - start
+
+
+def in_parallel(work: Callable[[], object], times: int, threads: int = 4) -> None:
+    running = [
+        threading.Thread(target=lambda: [work() for _ in range(times // threads)]) for _ in range(threads)
+    ]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+
+
+def check_that_others_keep_their_throughput(folder: Path, bad_row: str, reason: str) -> None:
+    with (
+        Sink(ledger=folder / "ledger") as sink,
+        Installation(
+            folder / "service",
+            [HEADER, row(sink.port), bad_row],
+            POSTROOM_RETRY_SCHEDULE="200ms",
+            POSTROOM_SMTP_TIMEOUT="1s",
+        ) as service,
+    ):
+        bad = [service.send(key=BAD) for _ in range(50)]
+        assert reason in service.wait_for(bad[0], "deferred")
+        rounds = Rounds(service, sink)
+        rounds.seconds(trouble=False)  # warm
+        quiet: list[float] = []
+        troubled: list[float] = []
+        for number in range(2 * PAIRS):
+            trouble = number % 4 in (1, 2)  # either goes first as often
+            (troubled if trouble else quiet).append(rounds.seconds(trouble=trouble))
+        share = statistics.median(quiet) / statistics.median(troubled)
+        print(
+            f"{reason}: {MAILS / statistics.median(quiet):.0f} mails/s alone, "
+            f"{MAILS / statistics.median(troubled):.0f} beside it; the share kept is {share:.3f}"
+        )
+        tries = service.query("SELECT sum(attempt) FROM job WHERE state IN ('queued', 'claimed')")
+        assert tries[0][0] > 50, "the bad account's mail was tried all the time"
+        assert share >= LEAST_SHARE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900 if SOAK else 180)
+def test_a_closed_port_costs_other_accounts_little(tmp_path: Path) -> None:
+    check_that_others_keep_their_throughput(tmp_path, row(free_port(), BAD), "Connection refused")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900 if SOAK else 180)
+def test_a_server_that_resets_costs_other_accounts_little(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("GREETING", do=Reset())
+    check_that_others_keep_their_throughput(tmp_path, row(server.port, BAD), "Connection reset by peer")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900 if SOAK else 180)
+@in_namespace
+def test_a_black_hole_costs_other_accounts_little(tmp_path: Path) -> None:
+    os.environ["POSTROOM_SMTP_ALLOW_PLAINTEXT"] = "true"
+    check_that_others_keep_their_throughput(tmp_path, row(25, BAD, BLACK_HOLE), "no answer within 1 s")
+
+
+# --- Rows 13 and 14: late answers and partial recipients
+
+
+def test_an_answer_after_our_time_out_is_in_doubt_and_no_other_mail_s(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Late(2.5), times=1)
+    server.on("DOT", reply="554 5.6.0 not this one", times=1)
+    rows = [HEADER + ",connections", row(server.port) + ",1"]
+    settings = {"POSTROOM_RETRY_SCHEDULE": "5s", "POSTROOM_SMTP_TIMEOUT": "1s"}
+    with Installation(tmp_path, rows, **settings) as service:
+        late = service.send()
+        assert "did not say whether it took the message" in service.wait_for(late, "deferred")
+        refused = service.send()
+        assert "554 5.6.0 not this one" in service.wait_for(refused, "failed")
+        eventually(lambda: len(server.messages) >= 1, message="the late answer")
+        service.wait_for(late)
+        answer = service.client.call("GET", f"/email-status/{late}").document
+        assert answer == {"request_id": late, "status": "sent", "possible_duplicate": True}
+        assert "possible_duplicate" not in service.client.call("GET", f"/email-status/{refused}").document
+        assert service.query("SELECT kind FROM event WHERE message_id = 1 ORDER BY id") == [
+            ("accepted",),
+            ("in_doubt",),
+            ("possible_duplicate",),
+            ("sent",),
+        ]
+        copies = [each.data for each in server.transactions]
+        assert copies[0] == copies[2] != copies[1]
+        numbers = [bool(each.transactions) for each in server.connections]
+        assert numbers.count(True) >= 2, "the connection that owed an answer was not used again"
+
+
+def test_each_recipient_has_a_fate_of_its_own(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("RCPT", reply="550 5.1.1 no such user", match="second@")
+    server.on("RCPT", reply="452 4.2.2 mailbox full", match="third@", times=1)
+    with Installation(tmp_path, [HEADER, row(server.port)], POSTROOM_RETRY_SCHEDULE="1s") as service:
+        request_id = accept_for(service, "first@x.example", "second@x.example", "third@x.example")
+        assert "452 4.2.2 mailbox full" in service.wait_for(request_id, "deferred")
+        states = "SELECT forward_path, state, reply_code FROM delivery ORDER BY id"
+        assert service.query(states) == [
+            ("first@x.example", "sent", 250),
+            ("second@x.example", "failed", 550),
+            ("third@x.example", "pending", 452),
+        ]
+        status = service.wait_for(request_id, "failed")
+        assert "second@x.example: 550 5.1.1 no such user" in status
+        assert [state for _, state, _ in service.query(states)] == ["sent", "failed", "sent"]
+        assert [each.forward_paths for each in server.transactions] == [
+            ["first@x.example"],
+            ["third@x.example"],
+        ]
+        tried = [line for line in server.commands if line.startswith("RCPT")]
+        assert len(tried) == 4, "only the third was tried again"
+        assert server.transactions[0].data == server.transactions[1].data
+
+
+def accept_for(service: Installation, *recipients: str) -> str:
+    """Accept one mail for several recipients, which the seed's HTTP call has no field for."""
+    store = open_store(f"sqlite:///{service.folder / 'var/postroom.db'}", create=False)
+    try:
+        submission = Submission(store.accounts()[0].account, recipients, "A subject", "A body")
+        return accept(store, submission, most_bytes=10_000).request_id
+    finally:
+        store.close()
+
+
+# --- Row 18: names
+
+
+def dns_installation(folder: Path, port: int, *names: str) -> Installation:
+    rows = [HEADER, *(row(port, f"{name[:3]}-{KEY}", name, "secret") for name in names)]
+    settings = {
+        "POSTROOM_RETRY_SCHEDULE": "300ms",
+        "POSTROOM_SMTP_TIMEOUT": "10s",
+        "POSTROOM_SMTP_ALLOW_PLAINTEXT": "true",
+    }
+    return Installation(folder, rows, **settings)
+
+
+@in_namespace
+def test_a_resolver_in_trouble_only_delays(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    answers: dict[str, int | None] = {"ill.example": SERVFAIL, "dumb.example": None, "good.example": NO_ERROR}
+    with (
+        FakeResolver(answers) as resolver,
+        dns_installation(tmp_path, server.port, *answers) as service,
+    ):
+        ill = service.send(key=f"ill-{KEY}")
+        dumb = service.send(key=f"dum-{KEY}")
+        service.wait_for(service.send(key=f"goo-{KEY}"))
+        assert "cannot look up the server ill.example" in service.wait_for(ill, "deferred")
+        assert "look" in service.wait_for(dumb, "deferred", 30)
+        assert len(server.messages) == 1
+        resolver.answers = dict.fromkeys(answers, NO_ERROR)
+        service.wait_for(ill)
+        service.wait_for(dumb, timeout=30)
+        assert service.query("SELECT DISTINCT state FROM account") == [("active",)]
+
+
+@in_namespace
+def test_a_name_that_does_not_exist_is_the_account_s_fault(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    answers: dict[str, int | None] = {"gone.example": NXDOMAIN, "once.example": NO_ERROR}
+    with (
+        FakeResolver(answers) as resolver,
+        dns_installation(tmp_path, server.port, *answers) as service,
+    ):
+        never = service.send(key=f"gon-{KEY}")
+        assert "there is no such host" in service.wait_for(never, "failed")
+        service.wait_for(service.send(key=f"onc-{KEY}"))
+        server.on("DOT", reply="421 4.3.2 closing", times=1)  # the next mail needs a new connection
+        kept = service.send(key=f"onc-{KEY}")
+        resolver.answers = {}
+        service.wait_for(kept, "deferred")
+        eventually(
+            lambda: service.query("SELECT state FROM account WHERE host = 'once.example'") == [("paused",)]
+        )
+        eventually(lambda: "there is no such host" in service.status(kept), message="the reason")
+        assert service.query("SELECT state FROM job ORDER BY id DESC LIMIT 1") == [("queued",)]
