@@ -75,8 +75,9 @@ VALUES (:account_id, :key, :fingerprint, :request_id, :now);
 -- name: accept_message!
 -- Message, content, first delivery, job and event, through the view's trigger.
 INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime,
-                        forward_path)
-VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :mime, :forward_path);
+                        checksum, forward_path)
+VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :mime, :checksum,
+        :forward_path);
 
 -- name: add_delivery!
 INSERT INTO delivery (message_id, forward_path)
@@ -98,7 +99,7 @@ WHERE (state = 'active' OR resume_at <= :now)
 
 -- name: jobs_due
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, content.mime, job.crashes, message.in_doubt,
+       message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id)
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id

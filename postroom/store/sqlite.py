@@ -7,6 +7,7 @@ have connections of their own and never wait.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -52,6 +53,7 @@ _NOT_NOW = (
     apsw.InterruptError,
     apsw.PermissionsError,
 )
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # nothing was flushed, and there may be room again
 _DAMAGED = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 
 
@@ -201,7 +203,8 @@ class SQLiteEngine:
                     while not self._try_batch(works, settled):
                         pass
             except apsw.IOError as error:
-                self._break(error)
+                if self._writer.system_errno not in _NO_ROOM:
+                    self._break(error)
                 raise
         return [result for result in settled if result is not None]
 

@@ -11,12 +11,14 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 from postroom.errors import LeaseLost
 from postroom.failpoint import passing
 from postroom.model import (
     SECOND,
     Accepted,
+    Blame,
     ClaimedJob,
     Deferred,
     Failed,
@@ -33,6 +35,7 @@ from postroom.model import (
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
+DAMAGED = "the stored content is not what was accepted: the database or its disk has altered it"
 SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
@@ -166,6 +169,7 @@ class Transaction:
             now=message.accepted_at,
             in_doubt=None if message.in_doubt is None else message.in_doubt.value,
             mime=message.mime,
+            checksum=crc32(message.mime),
             forward_path=first,
         )
         for path in others:
@@ -211,7 +215,7 @@ class Transaction:
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
-        crashes, own, delivery_id, forward_path, has_more = more
+        checksum, crashes, own, delivery_id, forward_path, has_more = more
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
@@ -232,7 +236,7 @@ class Transaction:
             return None
         if slot is not None:
             self._q.reserve_usage(self._db, account_id=account_id, slot=slot, recipients=len(taken))
-        return ClaimedJob(
+        job = ClaimedJob(
             id=job_id,
             token=token,
             attempt=attempt + 1,
@@ -248,6 +252,11 @@ class Transaction:
             in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
         )
+        if checksum is not None and crc32(mime) != checksum:
+            damaged = {delivery.id: Failed(DAMAGED, Blame.MESSAGE) for delivery in job.deliveries}
+            self.finish(job, Result(damaged, None), worker_id=worker_id, started_at=now, now=now)
+            return None
+        return job
 
     # -- connections
 

@@ -75,6 +75,11 @@ class SQLiteDatabase:
         finally:
             connection.close()
 
+    def change(self, sql: str) -> None:
+        connection = self.connect()
+        connection.execute(sql)
+        connection.close()
+
     def value(self, sql: str, *parameters: Any) -> Any:
         return self.rows(sql, *parameters)[0][0]
 

@@ -27,10 +27,14 @@ ALTER TABLE account ADD COLUMN logins_until INTEGER NOT NULL DEFAULT 0;         
 -- What becomes of this message when its final dot went out and no answer came; NULL: as the service has it.
 ALTER TABLE message ADD COLUMN in_doubt TEXT CHECK (in_doubt IN ('retry', 'hold', 'fail'));
 
+-- CRC-32 of the content as it was accepted: what the disk has altered since never goes out. NULL: accepted before there was one.
+ALTER TABLE content ADD COLUMN checksum INTEGER;
+
 DROP VIEW acceptance;  -- its trigger goes with it
 
 CREATE VIEW acceptance AS
-SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, '' AS mime, '' AS forward_path
+SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, '' AS mime, 0 AS checksum,
+       '' AS forward_path
 FROM message;
 
 CREATE TRIGGER acceptance_insert INSTEAD OF INSERT ON acceptance
@@ -38,7 +42,7 @@ BEGIN
     INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
     VALUES (NEW.request_id, NEW.account_id, NEW.reverse_path, NEW.subject, NEW.size, NEW.smtputf8, NEW.accepted_at,
             NEW.in_doubt);
-    INSERT INTO content (message_id, mime) VALUES ((SELECT max(id) FROM message), NEW.mime);
+    INSERT INTO content (message_id, mime, checksum) VALUES ((SELECT max(id) FROM message), NEW.mime, NEW.checksum);
     INSERT INTO delivery (message_id, forward_path) VALUES ((SELECT max(id) FROM message), NEW.forward_path);
     INSERT INTO job (kind, account_id, message_id, due_at)
     VALUES ('delivery', NEW.account_id, (SELECT max(id) FROM message), NEW.accepted_at);
