@@ -241,7 +241,8 @@ class TestContent:
     def test_that_the_disk_has_altered_is_never_handed_out(self, post: Post) -> None:
         altered, other, old = (post.add(size=2000) for _ in range(3))
         post.database.change(
-            "UPDATE content SET mime = CAST(substr(mime, 1, 999) || x'79' || substr(mime, 1001) AS BLOB) WHERE message_id = 1"
+            "UPDATE content SET mime = CAST(substr(mime, 1, 999) || x'79' || substr(mime, 1001) AS BLOB) "
+            "WHERE message_id = 1"
         )
         post.database.change("UPDATE content SET mime = x'7a', checksum = NULL WHERE message_id = 3")
         assert [job.request_id for job in post.claim()] == [other, old], "what has no checksum is from before"

@@ -1,0 +1,119 @@
+"""Mail that follows mail on one connection: what the fate of one means for the next, seen from outside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.conftest import StartScripted
+from tests.servers.installation import KEY, Installation
+from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
+from tests.servers.waiting import eventually
+
+
+def install(folder: Path, server: ScriptedServer, **columns: str) -> Installation:
+    """One account with one connection, whose server greets so late that what is posted meanwhile waits in the lane."""
+    server.on("GREETING", do=Late(0.5), times=1)
+    values = {
+        "key": KEY,
+        "email": "me@postroom.example",
+        "app_password": "secret",
+        "host": "127.0.0.1",
+        "port": str(server.port),
+        "security": "none",
+        "connections": "1",
+        **columns,
+    }
+    rows = [",".join(values), ",".join(values.values())]
+    return Installation(folder, rows, POSTROOM_RETRY_SCHEDULE="300ms")
+
+
+def events(service: Installation) -> dict[str, int]:
+    return dict(service.query("SELECT kind, count(*) FROM event GROUP BY kind"))
+
+
+def test_the_next_envelope_is_there_before_the_answer(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("DOT", do=Hang(), times=1)
+    with install(tmp_path, server) as service:
+        for _ in range(3):
+            service.send()
+        eventually(lambda: server.plaintext.count(b"MAIL FROM") == 2)
+        assert len(server.transactions) == 1
+        assert server.plaintext.endswith(b"DATA\r\n")
+
+
+def test_an_account_may_go_without(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted(chunking=True)
+    server.on("DOT", do=Late(0.3), times=1)
+    with install(tmp_path, server, pipelining="no", chunking="no") as service:
+        ids = [service.send() for _ in range(3)]
+        eventually(lambda: len(server.transactions) == 1)
+        assert server.plaintext.count(b"MAIL FROM") == 1
+        for request_id in ids:
+            service.wait_for(request_id)
+    assert not any(transaction.chunked for transaction in server.transactions)
+
+
+def test_a_server_that_goes_after_every_mail_costs_no_attempt_and_is_soon_known(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Drop(None))
+    with install(tmp_path, server) as service:
+        ids = [service.send() for _ in range(12)]
+        for request_id in ids:
+            service.wait_for(request_id)
+        assert events(service) == {"accepted": 12, "sent": 12}
+        assert service.query("SELECT DISTINCT attempt FROM job") == [(1,)]
+        assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)]
+        assert service.log().count("from now on it gets one after another") == 1
+    assert len(server.messages) == 12
+
+
+def test_an_account_at_its_limit_leaves_what_was_announced_unsent(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", reply="550 5.4.5 Daily user sending limit exceeded.", times=1)
+    with install(tmp_path, server) as service:
+        for _ in range(3):
+            service.send()
+        eventually(lambda: service.query("SELECT state FROM account") == [("parked",)])
+        eventually(lambda: service.query("SELECT DISTINCT attempt, state FROM job") == [(0, "queued")])
+        assert events(service) == {"accepted": 3, "deferred": 1}
+    assert len(server.transactions) == 1
+    assert "QUIT" not in server.verbs, "the server waits for text"
+
+
+def test_a_worker_that_drains_leaves_what_was_announced_to_the_next(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Late(1.0), times=1)
+    with install(tmp_path, server) as service:
+        ids = [service.send() for _ in range(3)]
+        eventually(lambda: server.plaintext.count(b"MAIL FROM") == 2)
+        service.stop()
+        assert service.query("SELECT state, attempt FROM job ORDER BY id") == [
+            ("done", 1), ("queued", 0), ("queued", 0)
+        ]  # fmt: skip
+        service.start()
+        for request_id in ids:
+            service.wait_for(request_id)
+        assert events(service) == {"accepted": 3, "sent": 3}
+    assert len(server.messages) == 3
+
+
+def test_a_break_at_the_dot_puts_one_mail_in_doubt_and_not_the_next(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted(chunking=True)
+    server.on("BDAT", do=Drop(""), times=1)
+    with install(tmp_path, server) as service:
+        ids = [service.send() for _ in range(3)]
+        for request_id in ids:
+            service.wait_for(request_id)
+        flagged = service.query("SELECT message_id FROM delivery WHERE possible_duplicate = 1")
+        assert flagged == [(1,)]
+        assert service.query("SELECT attempt FROM job ORDER BY id") == [(2,), (1,), (1,)]
+    assert len(server.transactions) == 4
