@@ -78,7 +78,7 @@ class System:
 
 def postroom(web: int) -> System:
     return System(
-        "postroom",
+        "postroom" if web == 1 else f"postroom, {web} web processes",
         lambda port: [sys.executable, "-m", "postroom", "serve"],
         lambda port, sink: {
             "PORT": str(port),
@@ -112,11 +112,11 @@ def measure(
     """Start sink and system, warm them up, load them, end them. `during` is told of the program first."""
     folder.mkdir(parents=True)
     sink_command = [sys.executable, "-m", "tests.servers.sink", "--port", "0"]
-    environment = _environment()
-    with running_sink(sink_command, folder, environment) as (sink_pid, sink_port):
+    inherited = environment()
+    with running_sink(sink_command, folder, inherited) as (sink_pid, sink_port):
         _write_accounts(folder, sink_port)
         port = free_port()
-        variables = {**environment, **system.variables(port, sink_port)}
+        variables = {**inherited, **system.variables(port, sink_port)}
         with running(system.command(port), folder, variables) as program:
             program.wait_listening(port)
             _warm_up(program, port, sink_port, clients)
@@ -140,7 +140,7 @@ def _warm_up(program: Program, port: int, sink_port: int, clients: int) -> None:
         raise LoadError(f"{load.arrived} of the first {WARM_UP} mails arrived:\n{program.output()}")
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return our environment without the settings of whoever runs the benchmark; our modules are found anywhere."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN_VARIABLES)}
     return {**kept, "PYTHONPATH": str(ROOT)}

@@ -138,9 +138,10 @@ class Lane:
         """Take in claimed jobs and see that there are connections for them."""
         self._jobs.extend(jobs)
         self._context.bytes_in_hand += sum(len(job.mime) for job in jobs)
-        for _ in range(min(len(self._jobs), len(self._idle))):
+        idle = len(self._idle)
+        for _ in range(min(len(self._jobs), idle)):
             self._wake_one()
-        wanted = len(self._jobs) - len(self._idle) - self._opening
+        wanted = len(self._jobs) - idle - self._opening
         for _ in range(min(wanted, self._connections - len(self._sessions))):
             task = asyncio.create_task(self._session())
             self._sessions.add(task)

@@ -160,7 +160,7 @@ def test_a_damaged_database_is_left_untouched(folder: Folder) -> None:
     (folder.path / "var").mkdir()
     database = folder.path / "var/postroom.db"
     database.write_bytes(b"this is no database at all" * 1000)
-    check_failed(folder.run("serve"), 1, "damaged", "backup")
+    check_failed(folder.run("serve"), 78, "damaged", "backup")
     assert database.read_bytes() == b"this is no database at all" * 1000
 
 
