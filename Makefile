@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= auto
 
-.PHONY: run install test check soak bench lint types imports pythons lock clean
+.PHONY: run install test check soak bench bench-all lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -26,6 +26,15 @@ soak: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+
+# The peers that need packages of their own; `python -m bench --scenario peers` takes them in when they are there.
+.venv-bench: requirements/bench.txt
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
+
+bench-all: $(VENV)/.dev .venv-bench
+	$(BIN)/python -m bench --scenario peers,backlog,roundtrip,connections,claim,memory,fairness --markdown bench/results/all.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -62,6 +71,8 @@ lock:
 	  --custom-compile-command 'make lock' --upgrade -o requirements/run.txt requirements/run.in
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/dev.txt requirements/dev.in
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command 'make lock' --upgrade -o requirements/bench.txt requirements/bench.in
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import smtplib
 import subprocess
 import sys
@@ -16,15 +17,17 @@ from statistics import median
 from bench import relay
 from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
 from bench.fill import fill_folder, text_of, write_accounts
-from bench.load import LoadError
+from bench.load import LoadError, run_load
+from bench.processes import free_port, running
 from bench.section import Options, Section, in_turn, rate_rows, table
-from bench.systems import environment, measure, naive, postroom
+from bench.systems import KEY, ROOT, environment, measure, naive, postroom
 from postroom.model import Security, system_clock
 from postroom.session import Endpoint
 from postroom.smtp import Connection, Envelope
 from postroom.store import open_store
 
 ROUND_TRIP_S = 0.05
+CELERY = ROOT / ".venv-bench/bin/python"
 _SUBMISSION_S = 300.0
 
 
@@ -43,6 +46,8 @@ def peers(options: Options) -> Section:
         "Postroom": over_http(lambda: postroom(1)),
         "Postroom, two web processes": over_http(lambda: postroom(2)),
     }
+    if CELERY.exists() and shutil.which("redis-server"):
+        systems["Flask, Celery and Redis"] = lambda folder: _bolted_together(folder, count)
     if relay.available():
         systems["Postfix as a relay"] = lambda folder: _relayed(folder, count)
     figures = in_turn(systems, options, "peers")
@@ -53,6 +58,22 @@ def peers(options: Options) -> Section:
         ratio = median(figures["Postroom"]) / median(figures["Postfix as a relay"])
         lines += ["", f"Postroom with one web process moves {ratio:.1f} times as many as Postfix."]
     return Section(f"One mail a request, {count} mails of 1 KiB, 32 clients", tuple(lines))
+
+
+def _bolted_together(folder: Path, count: int) -> float:
+    port, redis = free_port(), free_port()
+    command = [str(CELERY), "-m", "bench.celery_stack", "--port", str(port), "--redis", str(redis)]
+    with sink(folder) as sink_port:
+        variables = {**environment(), "STACK_SINK_PORT": str(sink_port)}
+        with running(command, folder, variables, "stack.txt") as program:
+            program.wait_listening(port)
+            warming, load = (
+                run_load(key=KEY, port=port, sink_port=sink_port, count=number, clients=32)
+                for number in (200, count)
+            )
+            if warming.arrived + load.arrived != 200 + count:
+                raise LoadError(f"{load.arrived} of {count} mails arrived:\n{program.output()[-3000:]}")
+    return load.throughput
 
 
 def _relayed(folder: Path, count: int) -> float:

@@ -171,7 +171,8 @@ class InProcess:
 
     def __init__(self, folder: Path, rows: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(folder)
-        monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "100ms")
+        if "POSTROOM_RETRY_SCHEDULE" not in os.environ:
+            monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "100ms")
         header = "key,email,app_password,host,port,security"
         (folder / "data.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
         self._var = folder / "var"
@@ -283,8 +284,12 @@ def test_an_account_at_fault_keeps_its_mail_for_every_recipient(
 
 @pytest.mark.parametrize("reply", ["452 4.5.3 Error: too many recipients", "552 Too many recipients"])
 def test_recipients_that_were_too_many_for_one_transaction_go_in_the_next_at_once(
-    in_process: Callable[..., InProcess], scripted: StartScripted, reply: str
+    in_process: Callable[..., InProcess],
+    scripted: StartScripted,
+    monkeypatch: pytest.MonkeyPatch,
+    reply: str,
 ) -> None:
+    monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "1h")
     server = scripted()
     server.on("RCPT", reply=reply, skip=2, times=3)
     server.on("RCPT", reply=reply, skip=4, times=1)  # the first two count here too
