@@ -82,19 +82,9 @@ def _all(port: int, redis_port: int) -> None:
     own = {**os.environ, "STACK_REDIS_PORT": str(redis_port)}
     python = [sys.executable, "-m"]
     queue = ["redis-server", "--port", str(redis_port), "--bind", "127.0.0.1", "--dir", str(folder)]
-    worker = [
-        "celery",
-        "-A",
-        "bench.celery_stack:make_tasks()",
-        "worker",
-        "-c",
-        str(CONCURRENCY),
-        "-l",
-        "WARNING",
-    ]
     commands = [
         [*queue, "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""],
-        [*python, *worker],
+        [*python, "bench.celery_stack", "--worker", "--port", "0"],
         [*python, "bench.celery_stack", "--web", "--port", str(port)],
     ]
     children = []
@@ -116,8 +106,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--redis", type=int, default=0, help="the port of the Redis that is started")
     parser.add_argument("--web", action="store_true", help="the web process alone")
+    parser.add_argument("--worker", action="store_true", help="Celery's processes alone")
     options = parser.parse_args()
-    if options.web:
+    if options.worker:
+        make_tasks().worker_main(["worker", "-c", str(CONCURRENCY), "-l", "WARNING"])
+    elif options.web:
         _web(options.port)
     else:
         _all(options.port, options.redis)

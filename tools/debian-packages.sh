@@ -19,6 +19,7 @@ need dovecot-core dovecot
 need redis-server redis-server
 need memcached memcached
 need strace strace
+need iproute2 ip
 need ca-certificates /etc/ssl/certs/ca-certificates.crt
 
 if [ -z "$missing" ]; then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import smtplib
@@ -25,6 +26,7 @@ MAIN = (
     "serve_inbox(Path(sys.argv[1]), **eval(sys.argv[2]))"
 )
 PLAIN = b"From: alice@example.com\r\nSubject: Hello\r\n\r\nHi Bob\r\n"
+SLOW = re.compile(r"^Executing <.* took [0-9.]+ seconds$")
 ALICE, BOB = "alice@example.com", "bob@example.com"
 
 
@@ -86,9 +88,10 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 def complaints(inbox: Inbox) -> str:
-    """Return what an ended inbox wrote to stderr."""
+    """Return what an ended inbox wrote to stderr, but for asyncio's remarks on a slow machine."""
     assert inbox.process.stderr is not None
-    return inbox.process.stderr.read().decode()
+    lines = inbox.process.stderr.read().decode().splitlines(keepends=True)
+    return "".join(line for line in lines if not SLOW.search(line))
 
 
 def test_what_was_sent_can_be_read(start: Start) -> None:
