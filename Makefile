@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= auto
 
-.PHONY: run install test check soak bench bench-all lint types imports pythons lock clean
+.PHONY: run install test check soak bench peers lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -33,7 +33,7 @@ bench: $(VENV)/.dev
 	$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
-bench-all: $(VENV)/.dev .venv-bench
+peers: $(VENV)/.dev .venv-bench
 	$(BIN)/python -m bench --scenario peers,backlog,roundtrip,connections,claim,memory,fairness --markdown bench/results/all.md
 
 lint: $(VENV)/.dev
