@@ -5,15 +5,8 @@ Rows 11, 13, 14 and 18 of the fault catalogue, seen from outside a whole install
 
 from __future__ import annotations
 
-import os
-import statistics
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-
-import apsw
-import pytest
 
 from postroom.accept import accept
 from postroom.model import Submission
@@ -28,121 +21,78 @@ from tests.servers.waiting import eventually
 
 HEADER = "key,email,app_password,host,port,security"
 BAD = f"bad-{KEY}"
-SOAK = os.environ.get("POSTROOM_SOAK") == "1"
-PAIRS, MAILS = (15, 3000) if SOAK else (2, 1000)
-LEAST_SHARE = 0.7  # what the test insists on; machines are noisy. The aim is 0.95
+SHORTEST_WAIT_S = 0.18  # 200 ms, less what jitter takes off
 
 
 def row(port: int, key: str = KEY, host: str = "127.0.0.1", password: str = "") -> str:
     return f"{key},{key[:3]}@postroom.example,{password},{host},{port},none"
 
 
-def write(service: Installation, *statements: str) -> None:
-    connection = apsw.Connection(str(service.folder / "var/postroom.db"))
-    connection.set_busy_timeout(5000)
-    with connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
+# --- Row 11: one account's server is away. What it costs the others in throughput is `python -m bench --scenario fairness`
 
 
-# --- Row 11: one account's server is away
+def good_mail_passes(service: Installation, count: int = 300) -> None:
+    for request_id in [service.send() for _ in range(count)]:
+        service.wait_for(request_id)
 
 
-class Rounds:
-    """Drains of a backlog of the good account, with the bad account's mail due or put away."""
-
-    def __init__(self, service: Installation, sink: Sink) -> None:
-        self._service = service
-        self._sink = sink
-
-    def seconds(self, *, trouble: bool) -> float:
-        """Return how long the worker takes for a backlog that grew while the good account was parked."""
-        assert self._sink.ledger_file is not None
-        ledger = self._sink.ledger_file
-        bad = "SELECT id FROM account WHERE email = 'bad@postroom.example'"
-        good = "WHERE email <> 'bad@postroom.example'"
-        write(
-            self._service,
-            f"UPDATE account SET state = 'parked', state_since = 1, resume_at = {1 << 60} {good}",
-            f"UPDATE job SET held = {int(not trouble)}, due_at = 0 WHERE state = 'queued' AND account_id = ({bad})",
-        )
-        in_parallel(lambda: self._service.send(body="x" * 500), MAILS)
-        enough = ledger.read_bytes().count(b"\n") + MAILS
-        write(
-            self._service,
-            f"UPDATE account SET state = 'active', state_since = NULL, resume_at = NULL {good}",
-        )
-        start = time.monotonic()
-        eventually(lambda: ledger.read_bytes().count(b"\n") >= enough, 60, "the good account's mail")
-        return time.monotonic() - start
-
-
-def in_parallel(work: Callable[[], object], times: int, threads: int = 4) -> None:
-    running = [
-        threading.Thread(target=lambda: [work() for _ in range(times // threads)]) for _ in range(threads)
-    ]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join()
-
-
-def check_that_others_keep_their_throughput(folder: Path, bad_row: str, reason: str) -> None:
+def check_that_tries_are_spaced(folder: Path, bad_row: str, reason: str) -> None:
+    """An account that cannot connect is tried by the schedule, however much of its mail waits, and others' mail goes."""
     with (
-        Sink(ledger=folder / "ledger") as sink,
+        Sink() as sink,
         Installation(
             folder / "service",
             [HEADER, row(sink.port), bad_row],
             POSTROOM_RETRY_SCHEDULE="200ms",
-            POSTROOM_SMTP_TIMEOUT="1s",
+            POSTROOM_SMTP_ALLOW_PLAINTEXT="true",
+        ) as service,
+    ):
+        began = time.monotonic()
+        bad = [service.send(key=BAD) for _ in range(50)]
+        assert reason in service.wait_for(bad[0], "deferred")
+        good_mail_passes(service)
+        [[dials]] = service.query("SELECT count(DISTINCT started_at) FROM attempt WHERE outcome = 'deferred'")
+        assert dials <= (time.monotonic() - began) / SHORTEST_WAIT_S + 2
+        states = service.query("SELECT DISTINCT state FROM delivery WHERE reason IS NOT NULL")
+        assert states == [("pending",)]
+
+
+def test_a_closed_port_is_tried_by_the_schedule_and_delays_nobody_else(tmp_path: Path) -> None:
+    check_that_tries_are_spaced(tmp_path, row(free_port(), BAD), "Connection refused")
+
+
+def test_a_server_that_resets_is_tried_by_the_schedule_and_delays_nobody_else(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("GREETING", do=Reset())
+    check_that_tries_are_spaced(tmp_path, row(server.port, BAD), "Connection reset by peer")
+
+
+@in_namespace
+def test_a_black_hole_delays_nobody_else(tmp_path: Path) -> None:
+    """All the others' mail goes out while the first connection into the hole is still being tried."""
+    with (
+        Sink() as sink,
+        Installation(
+            tmp_path,
+            [HEADER, row(sink.port), row(25, BAD, BLACK_HOLE)],
+            POSTROOM_SMTP_TIMEOUT="60s",
             POSTROOM_SMTP_ALLOW_PLAINTEXT="true",
         ) as service,
     ):
         bad = [service.send(key=BAD) for _ in range(50)]
-        assert reason in service.wait_for(bad[0], "deferred")
-        rounds = Rounds(service, sink)
-        rounds.seconds(trouble=False)  # warm
-        before = tries(service)
-        quiet: list[float] = []
-        troubled: list[float] = []
-        for number in range(2 * PAIRS):
-            trouble = number % 4 in (1, 2)  # either goes first as often
-            (troubled if trouble else quiet).append(rounds.seconds(trouble=trouble))
-        share = statistics.median(quiet) / statistics.median(troubled)
-        print(
-            f"{reason}: {MAILS / statistics.median(quiet):.0f} mails/s alone, "
-            f"{MAILS / statistics.median(troubled):.0f} beside it; the share kept is {share:.3f}"
-        )
-        assert tries(service) > before, "the bad account's mail was tried meanwhile"
-        assert share >= LEAST_SHARE
+        service.wait_for(bad[0], "sending")
+        good_mail_passes(service)
+        assert service.status(bad[0]) == "sending"
+        assert service.query("SELECT count(*) FROM attempt WHERE outcome <> 'sent'") == [(0,)]
 
 
-def tries(service: Installation) -> int:
-    """Return how often the mail that is not sent yet was tried."""
-    [[found]] = service.query("SELECT sum(attempt) FROM job WHERE state IN ('queued', 'claimed')")
-    return int(found)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900 if SOAK else 180)
-def test_a_closed_port_costs_other_accounts_little(tmp_path: Path) -> None:
-    check_that_others_keep_their_throughput(tmp_path, row(free_port(), BAD), "Connection refused")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900 if SOAK else 180)
-def test_a_server_that_resets_costs_other_accounts_little(tmp_path: Path, scripted: StartScripted) -> None:
-    server = scripted()
-    server.on("GREETING", do=Reset())
-    check_that_others_keep_their_throughput(tmp_path, row(server.port, BAD), "Connection reset by peer")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900 if SOAK else 180)
 @in_namespace
-def test_a_black_hole_costs_other_accounts_little(tmp_path: Path) -> None:
-    check_that_others_keep_their_throughput(tmp_path, row(25, BAD, BLACK_HOLE), "no answer within 1 s")
+def test_a_black_hole_is_a_deferral(tmp_path: Path) -> None:
+    settings = {"POSTROOM_SMTP_TIMEOUT": "1s", "POSTROOM_SMTP_ALLOW_PLAINTEXT": "true"}
+    with Installation(tmp_path, [HEADER, row(25, host=BLACK_HOLE)], **settings) as service:
+        assert "no answer within 1 s" in service.wait_for(service.send(), "deferred")
 
 
 # --- Rows 13 and 14: late answers and partial recipients
