@@ -19,6 +19,11 @@ def delay(attempt: int, schedule: Sequence[int], random: Callable[[], float]) ->
     return round(base * (1 + _JITTER * (random() - 0.5)))
 
 
+def longest(schedule: Sequence[int]) -> int:
+    """Return the longest wait in microseconds that `delay` gives."""
+    return round(max(schedule) * (1 + _JITTER / 2))
+
+
 def next_try(
     attempt: int,
     *,

@@ -28,7 +28,7 @@ from postroom.status import summarise
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Work
 from postroom.store.sqlite import SQLiteEngine
-from postroom.store.transaction import IdempotencyClash, Result, Slot, Transaction
+from postroom.store.transaction import LONGEST_PARK, IdempotencyClash, Result, Slot, Transaction
 
 __all__ = [
     "Event",
@@ -166,6 +166,13 @@ class Store:
         """Return the accounts that may send and have mail due."""
         with self._engine.reading() as (db, q):
             return [_stored_account(row) for row in q.accounts_due(db, now=now)]
+
+    def waits_too_long(self, now: Instant, longest_wait: Instant) -> bool:
+        """Whether anything waits for a time that only a clock that was ahead can have set (`Transaction.mend_times`)."""
+        with self._engine.reading() as (db, q):
+            return bool(
+                q.waits_too_long(db, now=now, latest=now + longest_wait, latest_resume=now + LONGEST_PARK)
+            )
 
     def living_workers(self) -> list[WorkerRecord]:
         with self._engine.reading() as (db, q):

@@ -165,6 +165,21 @@ UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attem
                claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
+-- name: waits_too_long$
+SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
+    OR EXISTS (SELECT 1 FROM job
+               WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :now
+                 AND (attempt = 0 OR due_at > :latest));
+
+-- name: mend_due_times!
+-- What a clock that was ahead has left: mail that was never tried is due, and nothing waits longer than it ever should.
+UPDATE job SET due_at = :now
+WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :now
+  AND (attempt = 0 OR due_at > :latest);
+
+-- name: mend_resume_times!
+UPDATE account SET resume_at = :now WHERE resume_at > :latest;
+
 -- name: message_id$
 SELECT id FROM message WHERE request_id = :request_id;
 
@@ -230,7 +245,7 @@ SELECT id, host, pid, lock_file, lease_until FROM worker WHERE gone_at IS NULL O
 
 -- name: bury_worker!
 UPDATE worker SET gone_at = :now
-WHERE id = :worker_id AND gone_at IS NULL AND (:known_dead = 1 OR lease_until < :now);
+WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lease_until);
 
 -- name: jobs_owned_by
 SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,

@@ -44,6 +44,7 @@ _SUSPECT = MOST_CRASHES - 1
 _STEP_BACK = 5 * SECOND
 _SLOT = 600 * SECOND
 _SLOTS_A_DAY = 145  # 24 h and the slot that has begun: never less than the rolling day
+LONGEST_PARK = _SLOTS_A_DAY * _SLOT
 _LIMIT_REACHED = "the account's limit of {} recipients in 24 hours is reached"
 _OUTCOME_NAMES = {Sent: "sent", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
 
@@ -314,6 +315,16 @@ class Transaction:
         """Drop what is older than a day."""
         self._q.forget_usage(self._db, slot=now // _SLOT - _SLOTS_A_DAY)
 
+    def mend_times(self, now: Instant, longest_wait: Instant) -> int:
+        """Put right what a clock that was ahead has left: jobs due, and accounts set aside, until too far a time.
+
+        No job waits longer than `longest_wait` for its next try, nor an account longer than the day
+        of its limit. Returns how many jobs had to.
+        """
+        self._q.mend_resume_times(self._db, now=now, latest=now + LONGEST_PARK)
+        mended: int = self._q.mend_due_times(self._db, now=now, latest=now + longest_wait)
+        return mended
+
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
         if not self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now):
@@ -477,12 +488,15 @@ class Transaction:
         """Extend a worker's hold on all its jobs; False when it has been buried meanwhile."""
         return bool(self._q.renew_lease(self._db, worker_id=worker_id, lease_until=lease_until))
 
-    def bury_worker(self, worker_id: int, *, now: Instant, known_dead: bool, in_doubt: InDoubtPolicy) -> int:
-        """Take all jobs from a worker that is known to be dead or whose lease ran out; return how many.
+    def bury_worker(
+        self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, lease: Instant | None = None
+    ) -> int:
+        """Take all jobs from a worker that is gone; return how many.
 
+        With `lease`, the lease that ran out, only as long as the worker has not renewed it.
         A job whose dot may have left is in doubt and treated by policy; the others are plain retries.
         """
-        if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, known_dead=int(known_dead)):
+        if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, lease=lease):
             return 0
         self._q.return_connections_of(self._db, worker_id=worker_id)
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))

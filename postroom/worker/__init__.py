@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from postroom import retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import EmailLog
@@ -23,7 +24,7 @@ from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import make_tls_context
 from postroom.worker.lane import Context, Lane
-from postroom.worker.liveness import Registration, Undertaker
+from postroom.worker.liveness import RENEW_S, Registration, Undertaker
 from postroom.worker.seam import Seam
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _WATCH_S = 0.02  # how often to ask whether anything was committed, while there 
 _DOZE_S = 0.08  # the same, after a second without a commit
 _LOOK_S = 0.25  # how often to look for jobs that have become due
 _SWEEP_S = 1.0
-_RENEW_S = 10.0
+_MEND_S = 10.0
 _TIDY_S = 3600.0
 _FILE_S = 0.5
 _LOG_S = 0.2
@@ -86,7 +87,8 @@ class Worker:
         chores = [
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
-            asyncio.create_task(self._every(_RENEW_S, self._renew)),
+            asyncio.create_task(self._every(_MEND_S, self._mend_times)),
+            asyncio.create_task(self._every(RENEW_S, self._renew)),
             asyncio.create_task(self._every(_TIDY_S, self._tidy)),
             asyncio.create_task(
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new)
@@ -208,6 +210,13 @@ class Worker:
 
     def _sweep(self) -> None:
         self._undertaker.sweep(self._registration.worker_id)
+
+    def _mend_times(self) -> None:
+        """Let nothing wait for a time that was wrong: our clock, or that of whoever accepted the mail, was ahead."""
+        longest = retry.longest(self._settings.retry_schedule)
+        if self._store.waits_too_long(self._clock(), longest):
+            mended = self._store.write(lambda transaction: transaction.mend_times(self._clock(), longest))
+            log.warning("a clock was ahead: %d mails that waited for its time are due now", mended)
 
     def _renew(self) -> None:
         if not self._registration.renew():

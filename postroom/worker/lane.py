@@ -42,7 +42,7 @@ _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
 _MOST_BROKEN_OVERLAPS = 3
 _LOGIN_SLICE_S = 0.1
-_CONNECTION_PAUSE = 1 * SECOND  # how long a worker leaves an account alone whose connections others hold
+_CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
 _PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
 _LONGEST_BLOCK = 60 * SECOND
 
@@ -92,7 +92,7 @@ class Lane:
         self._sessions: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._failures = 0
-        self._blocked_until: Instant = 0
+        self._blocked_until = 0.0  # by the loop's clock, which nobody sets
         self._setting_aside: asyncio.Future[None] | None = None
         self._broken_overlaps = 0
         self._opening = 0  # sessions that are about to take a job
@@ -106,7 +106,7 @@ class Lane:
     def refresh(self, stored: StoredAccount) -> None:
         """Take over what the database says of the account now; new credentials deserve a try at once."""
         if stored.credential != self._stored.credential:
-            self._failures, self._blocked_until = 0, 0
+            self._failures, self._blocked_until = 0, 0.0
         self._stored = stored
         try:
             server = server_for(stored.account, self._context.settings)
@@ -117,7 +117,7 @@ class Lane:
 
     def room(self) -> int:
         """Return how many more jobs this lane can take in now."""
-        if self._context.draining or self._context.clock() < self._blocked_until:
+        if self._context.draining or self._now() < self._blocked_until:
             return 0
         if self._setting_aside is not None and not self._setting_aside.done():
             return 0  # from then on the database says when it may go on
@@ -125,6 +125,10 @@ class Lane:
             return 0 if self._jobs or len(self._idle) < len(self._sessions) else 1
         full = self._connections * _DEPTH
         return full - len(self._jobs) if len(self._jobs) <= full // 2 else 0
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     @property
     def is_idle(self) -> bool:
@@ -316,17 +320,18 @@ class Lane:
         if slot is None:
             self._do_without()
             return None
-        while (wait := slot.login_at - context.clock()) > 0:
+        turn = self._now() + (slot.login_at - context.clock()) / SECOND
+        while (wait := turn - self._now()) > 0:
             if context.draining or not self._jobs:
                 self._give_back(slot)
                 return None
-            await asyncio.sleep(min(wait / SECOND, _LOGIN_SLICE_S))
+            await asyncio.sleep(min(wait, _LOGIN_SLICE_S))
         return slot
 
     def _do_without(self) -> None:
         """Other workers hold all connections: what waits is theirs, unless this one has some too."""
         if len(self._sessions) == self._opening:
-            self._blocked_until = self._context.clock() + _CONNECTION_PAUSE
+            self._blocked_until = self._now() + _CONNECTION_PAUSE_S
             self.release_waiting()
         elif self._jobs:
             self._wake_one()
@@ -456,7 +461,7 @@ class Lane:
         self._failures += 1
         schedule = self._context.settings.retry_schedule
         wait = min(retry.delay(self._failures, schedule, random.random), _LONGEST_BLOCK)
-        self._blocked_until = self._context.clock() + wait
+        self._blocked_until = self._now() + wait / SECOND
 
     def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         context, now = self._context, self._context.clock()

@@ -10,15 +10,19 @@ import fcntl
 import logging
 import os
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from postroom.model import SECOND, Clock, InDoubtPolicy
+from postroom.model import SECOND, Clock, InDoubtPolicy, Instant
 from postroom.store import Store, WorkerRecord
 
 log = logging.getLogger(__name__)
 
 LEASE = 60 * SECOND
+RENEW_S = 10.0
+_RENEWAL_MISSED_S = 1.5 * RENEW_S
 
 
 def host_identity() -> str:
@@ -59,9 +63,7 @@ class Registration:
         """Sign off: whatever this worker still holds goes back to the queue."""
         now = self._clock()
         self._store.write(
-            lambda transaction: transaction.bury_worker(
-                self.worker_id, now=now, known_dead=True, in_doubt=in_doubt
-            )
+            lambda transaction: transaction.bury_worker(self.worker_id, now=now, in_doubt=in_doubt)
         )
         self._path.unlink(missing_ok=True)
         self._file.close()
@@ -75,23 +77,41 @@ class Undertaker:
         self._clock = clock
         self._in_doubt = in_doubt
         self._host = host_identity()
+        self._seen: dict[
+            int, tuple[Instant, float]
+        ] = {}  # each worker's lease, and since when it is the same
 
     def sweep(self, own_id: int | None = None) -> int:
         """Bury every dead worker but `own_id`; return how many jobs came back."""
         recovered = 0
-        for record in self._store.living_workers():
-            if record.id == own_id:
-                continue
+        others = [record for record in self._store.living_workers() if record.id != own_id]
+        self._look(others)
+        for record in others:
             known_dead = self._is_known_dead(record)
-            if known_dead or record.lease_until < self._clock():
+            if known_dead or self._has_run_out(record):
                 recovered += self._bury(record, known_dead=known_dead)
         return recovered
+
+    def _look(self, records: Sequence[WorkerRecord]) -> None:
+        now = time.monotonic()
+        before = self._seen
+        self._seen = {}
+        for record in records:
+            seen = before.get(record.id)
+            same = seen is not None and seen[0] == record.lease_until
+            self._seen[record.id] = seen if seen is not None and same else (record.lease_until, now)
+
+    def _has_run_out(self, record: WorkerRecord) -> bool:
+        """A lease that is over by the clock and is not renewed either: a clock that jumps makes nobody dead."""
+        unchanged = time.monotonic() - self._seen[record.id][1]
+        over = record.lease_until < self._clock()
+        return unchanged > (_RENEWAL_MISSED_S if over else LEASE / SECOND)
 
     def _bury(self, record: WorkerRecord, *, known_dead: bool) -> int:
         now = self._clock()
         count = self._store.write(
             lambda transaction: transaction.bury_worker(
-                record.id, now=now, known_dead=known_dead, in_doubt=self._in_doubt
+                record.id, now=now, in_doubt=self._in_doubt, lease=None if known_dead else record.lease_until
             )
         )
         log.warning(

@@ -195,15 +195,13 @@ class Post:
         self,
         worker: int | None = None,
         *,
-        known_dead: bool = True,
+        lease: Instant | None = None,
         policy: InDoubtPolicy = InDoubtPolicy.RETRY,
         now: Instant = LATER,
     ) -> int:
         worker_id = self.worker if worker is None else worker
         return self.store.write(
-            lambda transaction: transaction.bury_worker(
-                worker_id, now=now, known_dead=known_dead, in_doubt=policy
-            )
+            lambda transaction: transaction.bury_worker(worker_id, now=now, in_doubt=policy, lease=lease)
         )
 
     def status(self, request_id: str) -> str:

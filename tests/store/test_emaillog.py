@@ -395,9 +395,7 @@ def _finish_all(store: Store) -> None:
 
 
 def _burying(worker: int) -> Work[int]:
-    return lambda transaction: transaction.bury_worker(
-        worker, now=NOW, known_dead=True, in_doubt=InDoubtPolicy.RETRY
-    )
+    return lambda transaction: transaction.bury_worker(worker, now=NOW, in_doubt=InDoubtPolicy.RETRY)
 
 
 def _sending(job: ClaimedJob, worker: int) -> Work[None]:

@@ -518,13 +518,14 @@ class TestBurial:
         assert post.bury() == 2
         assert (post.status(plain), post.status(dotted).split()[0]) == ("queued", "deferred")
 
-    def test_needs_the_lease_to_have_run_out_unless_it_is_known(self, post: Post) -> None:
+    def test_for_a_lease_that_ran_out_needs_it_not_to_be_renewed_meanwhile(self, post: Post) -> None:
         post.add()
         post.claim()
+        assert post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
         before = post.database.contents()
-        assert post.bury(known_dead=False, now=LATER) == 0
+        assert post.bury(lease=LATER, now=FAR) == 0
         assert post.database.contents() == before
-        assert post.bury(known_dead=False, now=LATER + 1) == 1
+        assert post.bury(lease=FAR, now=LATER) == 1
 
     def test_happens_once(self, post: Post) -> None:
         post.add()

@@ -163,7 +163,7 @@ def _claim_again(store: Store, account: Account) -> list[Any]:
 
     def work(transaction: Any) -> None:
         for record in store.living_workers():
-            transaction.bury_worker(record.id, now=NOW, known_dead=True, in_doubt=InDoubtPolicy.RETRY)
+            transaction.bury_worker(record.id, now=NOW, in_doubt=InDoubtPolicy.RETRY)
 
     store.write(work)
     return _claim(store, account)
