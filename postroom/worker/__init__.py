@@ -23,9 +23,10 @@ from postroom.store import Store, StoredAccount, Transaction
 from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import make_tls_context
-from postroom.worker.lane import Context, Lane
+from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_S, Registration, Undertaker
 from postroom.worker.seam import Seam
+from postroom.worker.standing import Context
 
 log = logging.getLogger(__name__)
 

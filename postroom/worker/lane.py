@@ -5,22 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from postroom import retry
-from postroom.config import Settings, server_for
 from postroom.deliver import NotBegun, deliver, for_all
-from postroom.errors import ConfigError, LeaseLost, SMTPFault, StoreUnavailable
+from postroom.errors import LeaseLost, SMTPFault, StoreUnavailable
 from postroom.model import (
     SECOND,
-    AccountState,
     Blame,
     ClaimedJob,
-    Clock,
     Deferred,
     Failed,
     InDoubt,
@@ -29,11 +24,10 @@ from postroom.model import (
     Sent,
 )
 from postroom.smtp import Connection
-from postroom.status import classify_fault, park_for
-from postroom.store import Result, Slot, Store, StoredAccount
-from postroom.vault import Vault
+from postroom.status import classify_fault
+from postroom.store import Result, Slot, StoredAccount
 from postroom.worker.dial import dial
-from postroom.worker.seam import Seam
+from postroom.worker.standing import Context, Standing, is_account_fault
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +37,6 @@ _OLDEST_S = 300.0  # how long one connection is used
 _MOST_BROKEN_OVERLAPS = 3
 _LOGIN_SLICE_S = 0.1
 _CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
-_PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
-_LONGEST_BLOCK = 60 * SECOND
-
-
-@dataclass(slots=True)
-class Context:
-    """What every lane of a worker shares."""
-
-    settings: Settings
-    store: Store
-    vault: Vault
-    seam: Seam
-    clock: Clock
-    worker_id: int
-    var: Path
-    tls: ssl.SSLContext
-    hungry: Callable[[], None]
-    finished: Callable[[], None]
-    bytes_in_hand: int = 0
-    draining: bool = False
 
 
 @dataclass(slots=True)
@@ -87,56 +61,36 @@ class Lane:
 
     def __init__(self, context: Context, stored: StoredAccount) -> None:
         self._context = context
-        self._stored = stored
+        self._standing = Standing(context, stored)
         self._jobs: deque[ClaimedJob] = deque()
         self._sessions: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._failures = 0
-        self._blocked_until = 0.0  # by the loop's clock, which nobody sets
-        self._setting_aside: asyncio.Future[None] | None = None
         self._broken_overlaps = 0
         self._opening = 0  # sessions that are about to take a job
-        self._connections = 1
-        self._logins_per_minute: int | None = None
-        self.daily_limit: int | None = None  # recipients in any 24 hours
-        self.refresh(stored)
 
     # -- for the dispatcher
 
     def refresh(self, stored: StoredAccount) -> None:
-        """Take over what the database says of the account now; new credentials deserve a try at once."""
-        if stored.credential != self._stored.credential:
-            self._failures, self._blocked_until = 0, 0.0
-        self._stored = stored
-        try:
-            server = server_for(stored.account, self._context.settings)
-            self._connections, self.daily_limit = server.connections, server.daily_limit
-            self._logins_per_minute = server.logins_per_minute
-        except ConfigError:
-            self._connections = 1  # the session will fail with the reason
+        """Take over what the database says of the account now."""
+        self._standing.refresh(stored)
+
+    @property
+    def daily_limit(self) -> int | None:
+        """Recipients in any 24 hours."""
+        return self._standing.daily_limit
 
     def room(self) -> int:
         """Return how many more jobs this lane can take in now."""
-        if self._context.draining or self._now() < self._blocked_until:
+        if self._context.draining or self._standing.is_closed():
             return 0
-        if self._setting_aside is not None and not self._setting_aside.done():
-            return 0  # from then on the database says when it may go on
-        if self._failures or self._probing:
+        if self._standing.is_doubtful:
             return 0 if self._jobs or len(self._idle) < len(self._sessions) else 1
-        full = self._connections * _DEPTH
+        full = self._standing.connections * _DEPTH
         return full - len(self._jobs) if len(self._jobs) <= full // 2 else 0
-
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
 
     @property
     def is_idle(self) -> bool:
         return not self._jobs and len(self._idle) == len(self._sessions)
-
-    @property
-    def _probing(self) -> bool:
-        return self._stored.account.state is not AccountState.ACTIVE
 
     def feed(self, jobs: list[ClaimedJob]) -> None:
         """Take in claimed jobs and see that there are connections for them."""
@@ -146,7 +100,7 @@ class Lane:
         for _ in range(min(len(self._jobs), idle)):
             self._wake_one()
         wanted = len(self._jobs) - idle - self._opening
-        for _ in range(min(wanted, self._connections - len(self._sessions))):
+        for _ in range(min(wanted, self._standing.connections - len(self._sessions))):
             task = asyncio.create_task(self._session())
             self._sessions.add(task)
             task.add_done_callback(self._session_ended)
@@ -154,7 +108,9 @@ class Lane:
     def _session_ended(self, task: asyncio.Task[None]) -> None:
         self._sessions.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("a session of account %s broke", self._stored.account.email, exc_info=task.exception())
+            log.error(
+                "a session of account %s broke", self._standing.account.email, exc_info=task.exception()
+            )
             self._context.hungry()
 
     def _wake_one(self) -> None:
@@ -188,7 +144,7 @@ class Lane:
     def _take(self) -> ClaimedJob:
         job = self._jobs.popleft()
         self._context.bytes_in_hand -= len(job.mime)
-        if len(self._jobs) == self._connections * _DEPTH // 2:
+        if len(self._jobs) == self._standing.connections * _DEPTH // 2:
             self._context.hungry()
         return job
 
@@ -253,13 +209,13 @@ class Lane:
         if self._broken_overlaps == _MOST_BROKEN_OVERLAPS:
             log.warning(
                 "the server of %s breaks off when mail follows mail in one go; from now on it gets one after another",
-                self._stored.account.email,
+                self._standing.account.email,
             )
 
     @property
     def _is_closed(self) -> bool:
         """Nothing more may be begun: the worker ends, or the account was set aside."""
-        return self._context.draining or self._probing
+        return self._context.draining or not self._standing.is_active
 
     def _follow(self, line: _Line) -> ClaimedJob | None:
         """Choose the job that this connection is to have next, so that its envelope can leave with this one's dot."""
@@ -292,36 +248,36 @@ class Lane:
             return None
         except BaseException as error:
             self._give_back(slot)
-            self._block()
+            self._standing.block()
             self.release_waiting()
             if isinstance(error, StoreUnavailable):
-                log.warning("cannot open a connection for %s: %s", self._stored.account.email, error)
+                log.warning("cannot open a connection for %s: %s", self._standing.account.email, error)
                 return None
             raise
         finally:
             self._opening -= 1
-        if connection.authenticated and self._stored.account.worked_at is None:
-            self._note_worked()
+        if connection.authenticated and self._standing.account.worked_at is None:
+            self._standing.note_worked()
         return _Line(connection, slot, asyncio.get_running_loop().time())
 
     async def _slot(self) -> Slot | None:
         """Take one of the account's connections and wait for its turn to log in; None when all are taken."""
-        context, account = self._context, self._stored.account
-        has_login = self._stored.credential is not None
+        context, account = self._context, self._standing.account
+        has_login = self._standing.stored.credential is not None
         slot = await context.seam.submit(
             lambda transaction: transaction.take_connection(
                 account.id,
                 context.worker_id,
-                most=self._connections,
-                logins_per_minute=self._logins_per_minute if has_login else None,
+                most=self._standing.connections,
+                logins_per_minute=self._standing.logins_per_minute if has_login else None,
                 now=context.clock(),
             )
         )
         if slot is None:
             self._do_without()
             return None
-        turn = self._now() + (slot.login_at - context.clock()) / SECOND
-        while (wait := turn - self._now()) > 0:
+        turn = asyncio.get_running_loop().time() + (slot.login_at - context.clock()) / SECOND
+        while (wait := turn - asyncio.get_running_loop().time()) > 0:
             if context.draining or not self._jobs:
                 self._give_back(slot)
                 return None
@@ -331,7 +287,7 @@ class Lane:
     def _do_without(self) -> None:
         """Other workers hold all connections: what waits is theirs, unless this one has some too."""
         if len(self._sessions) == self._opening:
-            self._blocked_until = self._now() + _CONNECTION_PAUSE_S
+            self._standing.leave_alone(_CONNECTION_PAUSE_S)
             self.release_waiting()
         elif self._jobs:
             self._wake_one()
@@ -343,19 +299,12 @@ class Lane:
             )
 
     async def _dial(self) -> Connection:
-        fresh = self._context.store.account(self._stored.account.id)
+        fresh = self._context.store.account(self._standing.account.id)
         if fresh is not None:
             self.refresh(fresh)
         context = self._context
-        return await dial(self._stored, context.settings, context.vault, context.tls, context.var / "inbox")
-
-    def _note_worked(self) -> None:
-        now, account = self._context.clock(), self._stored.account
-        self._stored = replace(
-            self._stored, account=replace(account, worked_at=now, state=AccountState.ACTIVE, state_since=None)
-        )
-        self._context.seam.persist(
-            lambda transaction: transaction.account_worked(account.id, now), f"that {account.email} works"
+        return await dial(
+            self._standing.stored, context.settings, context.vault, context.tls, context.var / "inbox"
         )
 
     # -- one job
@@ -381,87 +330,44 @@ class Lane:
             return True
         except StoreUnavailable as error:
             log.warning("message %s was held back before its final dot: %s", job.request_id, error)
-            self._block()
+            self._standing.block()
             self._release(job)
             return True
         except Exception:
             log.exception("message %s could not be sent because of a fault in Postroom", job.request_id)
-            self._block()
+            self._standing.block()
             outcomes = for_all(job, _own_fault(marked=marked))
         self._settle(job, outcomes, started_at)
         return True
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
-        blamed = next((outcome for outcome in outcomes.values() if _is_account_fault(outcome)), None)
+        blamed = next((outcome for outcome in outcomes.values() if is_account_fault(outcome)), None)
         if blamed is not None:
-            outcomes = {id_: self._charge(outcome) for id_, outcome in outcomes.items()}
-            self._set_aside(blamed)
+            outcomes = {id_: self._standing.charge(outcome) for id_, outcome in outcomes.items()}
+            self._leave(blamed)
         elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
-            self._recover()
+            self._standing.recover()
         doubt = next((outcome for outcome in outcomes.values() if isinstance(outcome, InDoubt)), None)
         if doubt is not None:
             policy = job.in_doubt or self._context.settings.in_doubt
             log.warning("message %s is in doubt (%s): %s", job.request_id, policy.value, doubt.reason)
         self._finish(job, outcomes, started_at)
 
-    def _charge(self, outcome: Outcome) -> Outcome:
-        """An account that has worked keeps its mail when it is at fault; one that never has says why it fails."""
-        worked = self._stored.account.worked_at is not None
-        if worked and isinstance(outcome, Failed) and outcome.blame is Blame.ACCOUNT:
-            return Deferred(outcome.reason, Blame.ACCOUNT, outcome.reply, burns_attempt=False)
-        return outcome
-
-    def _set_aside(self, blamed: Outcome) -> None:
-        """Park or pause the account by its fault; what waits goes back to the queue and keeps its attempts."""
-        assert isinstance(blamed, Deferred | Failed)
-        account, now = self._stored.account, self._context.clock()
-        if isinstance(blamed, Failed) and account.worked_at is None:
-            self._block()
-            return
-        busy = isinstance(blamed, Deferred)
-        state = AccountState.PARKED if busy else AccountState.PAUSED
-        resume_at = now + (park_for(blamed.reply) if blamed.reply and busy else _PROBE_AFTER)
-        self._stored = replace(self._stored, account=replace(account, state=state, resume_at=resume_at))
-        log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
-        self._setting_aside = self._context.seam.persist(
-            lambda transaction: transaction.set_account_aside(
-                account.id, state=state.value, reason=blamed.reason, resume_at=resume_at, now=now
-            ),
-            f"that {account.email} is {state.value}",
-        )
-        self.release_waiting()
-
-    def _recover(self) -> None:
-        """Something was sent: the lane is open, and an account that was set aside is active again."""
-        self._failures = 0
-        if self._probing:
-            account = replace(
-                self._stored.account, state=AccountState.ACTIVE, state_since=None, resume_at=None
-            )
-            self._stored = replace(self._stored, account=account)
-            self._context.seam.persist(
-                lambda transaction: transaction.resume_account(account.id),
-                f"that {account.email} is active again",
-            )
-            self._context.hungry()
+    def _leave(self, blamed: Outcome) -> None:
+        """The account is at fault: what waits goes back to the queue and keeps its attempts."""
+        if self._standing.set_aside(blamed):
+            self.release_waiting()
 
     def _cannot_open(self, outcome: Outcome, started_at: Instant) -> None:
         """No connection: all that waited for one share the reason."""
-        charged = self._charge(outcome)
+        charged = self._standing.charge(outcome)
         while self._jobs:
             job = self._take()
             self._finish(job, for_all(job, charged), started_at)
-        if _is_account_fault(outcome):
-            self._set_aside(outcome)
+        if is_account_fault(outcome):
+            self._leave(outcome)
         else:
-            self._block()
-
-    def _block(self) -> None:
-        """Keep the lane closed for a while, longer with each failure in a row."""
-        self._failures += 1
-        schedule = self._context.settings.retry_schedule
-        wait = min(retry.delay(self._failures, schedule, random.random), _LONGEST_BLOCK)
-        self._blocked_until = self._now() + wait / SECOND
+            self._standing.block()
 
     def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         context, now = self._context, self._context.clock()
@@ -513,10 +419,6 @@ def _were_too_many(outcomes: Collection[Outcome]) -> bool:
         for outcome in rest
     )
     return bool(rest) and too_many and any(isinstance(outcome, Sent) for outcome in outcomes)
-
-
-def _is_account_fault(outcome: Outcome) -> bool:
-    return isinstance(outcome, Deferred | Failed) and outcome.blame is Blame.ACCOUNT
 
 
 def _own_fault(*, marked: bool) -> Outcome:

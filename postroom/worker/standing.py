@@ -1,0 +1,167 @@
+"""What an account may do just now: its limits, its faults, and what they cost it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from postroom import retry
+from postroom.config import Settings, server_for
+from postroom.errors import ConfigError
+from postroom.model import (
+    SECOND,
+    Account,
+    AccountState,
+    Blame,
+    Clock,
+    Deferred,
+    Failed,
+    Outcome,
+)
+from postroom.status import park_for
+from postroom.store import Store, StoredAccount
+from postroom.vault import Vault
+from postroom.worker.seam import Seam
+
+log = logging.getLogger(__name__)
+
+_PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
+_LONGEST_BLOCK = 60 * SECOND
+
+
+@dataclass(slots=True)
+class Context:
+    """What every lane of a worker shares."""
+
+    settings: Settings
+    store: Store
+    vault: Vault
+    seam: Seam
+    clock: Clock
+    worker_id: int
+    var: Path
+    tls: ssl.SSLContext
+    hungry: Callable[[], None]
+    finished: Callable[[], None]
+    bytes_in_hand: int = 0
+    draining: bool = False
+
+
+class Standing:
+    """One account in the eyes of one worker; what the database says of it comes in by `refresh`."""
+
+    def __init__(self, context: Context, stored: StoredAccount) -> None:
+        self._context = context
+        self._failures = 0
+        self._blocked_until = 0.0  # by the loop's clock, which nobody sets
+        self._setting_aside: asyncio.Future[None] | None = None
+        self.stored = stored
+        self.connections = 1
+        self.logins_per_minute: int | None = None
+        self.daily_limit: int | None = None
+        self.refresh(stored)
+
+    @property
+    def account(self) -> Account:
+        return self.stored.account
+
+    def refresh(self, stored: StoredAccount) -> None:
+        """Take over what the database says of the account now; new credentials deserve a try at once."""
+        if stored.credential != self.stored.credential:
+            self._failures, self._blocked_until = 0, 0.0
+        self.stored = stored
+        try:
+            server = server_for(stored.account, self._context.settings)
+            self.connections, self.daily_limit = server.connections, server.daily_limit
+            self.logins_per_minute = server.logins_per_minute
+        except ConfigError:
+            self.connections = 1  # the session will fail with the reason
+
+    # -- may it send?
+
+    @property
+    def is_active(self) -> bool:
+        return self.stored.account.state is AccountState.ACTIVE
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Its last try failed, or it is set aside and being probed: one mail will tell."""
+        return bool(self._failures) or not self.is_active
+
+    def is_closed(self) -> bool:
+        """Nothing is to be claimed for it now."""
+        if asyncio.get_running_loop().time() < self._blocked_until:
+            return True
+        # Once it is written down, the database says when it may go on.
+        return self._setting_aside is not None and not self._setting_aside.done()
+
+    # -- faults
+
+    def leave_alone(self, seconds: float) -> None:
+        self._blocked_until = asyncio.get_running_loop().time() + seconds
+
+    def block(self) -> None:
+        """Leave it alone for a while, longer with each failure in a row."""
+        self._failures += 1
+        schedule = self._context.settings.retry_schedule
+        wait = min(retry.delay(self._failures, schedule, random.random), _LONGEST_BLOCK)
+        self.leave_alone(wait / SECOND)
+
+    def charge(self, outcome: Outcome) -> Outcome:
+        """An account that has worked keeps its mail when it is at fault; one that never has says why it fails."""
+        worked = self.stored.account.worked_at is not None
+        if worked and isinstance(outcome, Failed) and outcome.blame is Blame.ACCOUNT:
+            return Deferred(outcome.reason, Blame.ACCOUNT, outcome.reply, burns_attempt=False)
+        return outcome
+
+    def set_aside(self, blamed: Outcome) -> bool:
+        """Park or pause the account by its fault; False for one that never worked, whose mail fails instead."""
+        assert isinstance(blamed, Deferred | Failed)
+        account, now = self.account, self._context.clock()
+        if isinstance(blamed, Failed) and account.worked_at is None:
+            self.block()
+            return False
+        busy = isinstance(blamed, Deferred)
+        state = AccountState.PARKED if busy else AccountState.PAUSED
+        resume_at = now + (park_for(blamed.reply) if blamed.reply and busy else _PROBE_AFTER)
+        self.stored = replace(self.stored, account=replace(account, state=state, resume_at=resume_at))
+        log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
+        self._setting_aside = self._context.seam.persist(
+            lambda transaction: transaction.set_account_aside(
+                account.id, state=state.value, reason=blamed.reason, resume_at=resume_at, now=now
+            ),
+            f"that {account.email} is {state.value}",
+        )
+        return True
+
+    def recover(self) -> None:
+        """Something was sent: an account that was set aside is active again."""
+        self._failures = 0
+        if self.is_active:
+            return
+        account = replace(self.account, state=AccountState.ACTIVE, state_since=None, resume_at=None)
+        self.stored = replace(self.stored, account=account)
+        self._context.seam.persist(
+            lambda transaction: transaction.resume_account(account.id),
+            f"that {account.email} is active again",
+        )
+        self._context.hungry()
+
+    def note_worked(self) -> None:
+        """Its credentials were accepted for the first time."""
+        now, account = self._context.clock(), self.account
+        self.stored = replace(
+            self.stored, account=replace(account, worked_at=now, state=AccountState.ACTIVE, state_since=None)
+        )
+        self._context.seam.persist(
+            lambda transaction: transaction.account_worked(account.id, now), f"that {account.email} works"
+        )
+
+
+def is_account_fault(outcome: Outcome) -> bool:
+    return isinstance(outcome, Deferred | Failed) and outcome.blame is Blame.ACCOUNT
