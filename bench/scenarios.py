@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import relay
+from bench.budget import budget
 from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
 from bench.fill import fill_folder, text_of, write_accounts
 from bench.load import LoadError, run_load
@@ -327,6 +328,7 @@ def _black_hole() -> Iterator[int]:
 
 SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "peers": peers,
+    "budget": budget,
     "backlog": backlog,
     "roundtrip": roundtrip,
     "connections": connections,

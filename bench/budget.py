@@ -1,0 +1,177 @@
+"""Where the processor time of one mail goes, stage by stage.
+
+What a whole run costs is read from its processes. The stages are then run alone, in this process and on
+one thread, many times over; what they do not explain is the server, Flask, and the change of threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+from limits import parse_many
+
+from bench.drain import sink
+from bench.fill import fill_folder, messages, write_accounts
+from bench.section import Options, Section, table
+from bench.systems import measure, postroom
+from postroom.accept import _render
+from postroom.deliver import deliver
+from postroom.mime import gate
+from postroom.model import Account, ClaimedJob, NewMessage, Reply, Security, Sent, Submission, system_clock
+from postroom.policy import recipients
+from postroom.session import Endpoint
+from postroom.smtp import Connection
+from postroom.store import Result, Store, open_store
+from postroom.web.body import read_send_request
+from postroom.web.throttle import Throttle
+
+_BATCH = 13  # what a commit carries under 32 clients
+_CLAIM = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One step of a mail's way, and its processor time in microseconds."""
+
+    process: str
+    name: str
+    cost: float
+
+
+def budget(options: Options) -> Section:
+    """The µs of a mail in web process and worker: measured whole, and its stages alone."""
+    count = options.count(5000, 300)
+    runs = [
+        measure(postroom(1), options.folder / f"budget-{number}", messages=count, clients=32)
+        for number in range(1 if options.quick else options.rounds)
+    ]
+    stages = list(_stages(options.folder / "budget", options.count(3900, 260)))
+    rows = []
+    for process in ("web", "worker"):
+        whole = median(run.cost(process) for run in runs)
+        known = [stage for stage in stages if stage.process == process]
+        rows += [[process, stage.name, f"{stage.cost:.0f}"] for stage in known]
+        rest = {"web": "granian, Flask, threads and their hand-over", "worker": "asyncio, threads, chores"}
+        rows.append([process, rest[process], f"{whole - sum(stage.cost for stage in known):.0f}"])
+        rows.append([process, "**in all**", f"**{whole:.0f}**"])
+    rows += [[part, "in all", f"{median(run.cost(part) for run in runs):.0f}"] for part in ("load", "sink")]
+    header = ["process", "stage", "µs"]
+    lines = ["| " + " | ".join(header) + " |", "| --- | --- | ---: |", *table(header, rows)[2:]]
+    return Section("Processor time of one mail of 1 KiB", tuple(lines))
+
+
+def _cost(work: Callable[[], object], times: int, mails: int = 1) -> float:
+    """Return the processor time of one mail in µs, where one call of `work` is for so many."""
+    work()
+    began = time.thread_time()
+    for _ in range(times):
+        work()
+    return (time.thread_time() - began) / (times * mails) * 1e6
+
+
+def _stages(folder: Path, count: int) -> Iterator[Stage]:
+    folder.mkdir(parents=True)
+    with sink(folder) as port:
+        write_accounts(folder, [port])
+        fill_folder(folder, {1: 1})
+        store = open_store(f"sqlite:///{folder / 'var/postroom.db'}", create=False)
+        [stored] = store.accounts()
+        yield from _web_stages(store, stored.account, count)
+        yield from asyncio.run(_worker_stages(store, stored.account, port, count))
+        store.close()
+
+
+def _web_stages(store: Store, account: Account, count: int) -> Iterator[Stage]:
+    text = "x" * 900
+    body = json.dumps({"subject": "A subject", "recipient": "ada@example.org", "body": text, "key": "k" * 32})
+    yield Stage(
+        "web", "read and validate the JSON", _cost(lambda: read_send_request(json.loads(body)), count)
+    )
+    throttle, limits = Throttle("memory://"), parse_many("1000000000/minute")
+    yield Stage("web", "the rate limiter", _cost(lambda: throttle.hit(limits, "key", "somebody"), count))
+    submission = Submission(account, ("ada@example.org",), "A subject", text)
+
+    def render() -> None:
+        message = _render(submission, recipients(submission), system_clock())
+        gate(message.mime, smtputf8=False)
+
+    yield Stage("web", "check and render (MIME)", _cost(render, count))
+    source = messages(account, 1024)
+    inserted = _cost(lambda: _accept(store, [next(source) for _ in range(_BATCH)]), count // _BATCH, _BATCH)
+    made = _cost(lambda: list(islice(source, _BATCH)), count // _BATCH, _BATCH)
+    yield Stage("web", f"insert and commit, {_BATCH} at a time", inserted - made)
+
+
+def _accept(store: Store, batch: list[NewMessage]) -> None:
+    works = [lambda transaction, message=message: transaction.accept(message) for message in batch]
+    for settled in store.write_all(works):
+        settled.unwrap()
+
+
+async def _worker_stages(store: Store, account: Account, port: int, count: int) -> list[Stage]:
+    now = system_clock()
+    worker = store.write(
+        lambda transaction: transaction.register_worker(
+            host="bench", pid=0, lock_file="-", now=now, lease_until=now
+        )
+    )
+    claimed: list[ClaimedJob] = []
+
+    def claim() -> None:
+        claimed.extend(
+            store.write(
+                lambda transaction: transaction.claim(
+                    account_id=account.id,
+                    worker_id=worker,
+                    most=_CLAIM,
+                    most_bytes=1 << 24,
+                    now=system_clock(),
+                )
+            )
+        )
+
+    rounds = count // _CLAIM - 2
+    stages = [Stage("worker", f"claim, {_CLAIM} at a time", _cost(claim, rounds, _CLAIM))]
+
+    def in_batches(each: Callable[[ClaimedJob], Callable[..., object]]) -> float:
+        batches = [claimed[at : at + _BATCH] for at in range(0, len(claimed), _BATCH)]
+        began = time.thread_time()
+        for batch in batches:
+            for settled in store.write_all([each(job) for job in batch]):
+                settled.unwrap()
+        return (time.thread_time() - began) / len(claimed) * 1e6
+
+    mark = in_batches(lambda job: lambda transaction: transaction.mark_dot(job, system_clock()))
+    stages.append(Stage("worker", f"mark of the dot, {_BATCH} at a time", mark))
+    stages.append(Stage("worker", "SMTP, overlapped", await _smtp(claimed, port)))
+    reply = Reply(250, "2.0.0 queued", "2.0.0")
+
+    def finish(job: ClaimedJob) -> Callable[..., object]:
+        result = Result({job.deliveries[0].id: Sent(reply)}, None)
+        return lambda transaction: transaction.finish(
+            job, result, worker_id=worker, started_at=now, now=system_clock()
+        )
+
+    stages.append(Stage("worker", f"finish, {_BATCH} at a time", in_batches(finish)))
+    return stages
+
+
+async def _smtp(jobs: list[ClaimedJob], port: int) -> float:
+    async def marked() -> None:
+        """The mark is a stage of its own."""
+
+    connection = await Connection.open(Endpoint("127.0.0.1", port, Security.NONE))
+    began = time.thread_time()
+    for number, job in enumerate(jobs):
+        following = jobs[number + 1] if number + 1 < len(jobs) else None
+        await deliver(connection, job, marked, lambda following=following: following)  # type: ignore[misc]
+    cost = (time.thread_time() - began) / len(jobs) * 1e6
+    await connection.quit()
+    return cost
