@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 from postroom import policy
@@ -13,7 +15,7 @@ from postroom.errors import InvalidSubmission
 from postroom.failpoint import passing
 from postroom.mime import Content, gate, render
 from postroom.model import Accepted, Clock, Instant, NewMessage, Submission, system_clock
-from postroom.store import IdempotencyClash, Store
+from postroom.store import IdempotencyClash, Store, Work
 
 
 def accept(
@@ -23,10 +25,12 @@ def accept(
     most_bytes: int,
     disk_reserve: int = 0,
     clock: Clock = system_clock,
+    write: Callable[[Work[Any]], Any] | None = None,
 ) -> Accepted:
     """Check, render and commit a submission; return only when it is durable.
 
     From then on the message ends as sent, failed or cancelled, whatever happens.
+    `write` commits in place of `Store.write`, for a caller that has something else to do meanwhile.
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
     StoreUnavailable when it could not be made durable, or when no more than `disk_reserve`
     bytes are free for the database (DiskFull); nothing is kept then.
@@ -41,7 +45,9 @@ def accept(
     policy.fits(len(message.mime), most_bytes)
     gate(message.mime, smtputf8=message.smtputf8)
     policy.has_room(store.free_bytes(), disk_reserve)
-    outcome = store.write(lambda transaction: transaction.accept(message))
+    outcome: Accepted | IdempotencyClash = (write or store.write)(
+        lambda transaction: transaction.accept(message)
+    )
     passing("accept.committed")
     if isinstance(outcome, IdempotencyClash):
         raise InvalidSubmission(

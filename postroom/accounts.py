@@ -179,7 +179,7 @@ def report(found: SyncReport | None) -> None:
 
 
 class KeyRing:
-    """API keys to accounts, in memory; at most half a second behind the database."""
+    """API keys to accounts, in memory: at most half a second behind the database when `refresh` is called as needed."""
 
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store = store
@@ -194,17 +194,22 @@ class KeyRing:
         return self._vault.digest(key)
 
     def account_of(self, key: str) -> Account | None:
-        """Return the account that the key belongs to. Keys are looked up by their HMAC, so timing tells nothing."""
-        self._refresh()
+        """Return the account that the key belonged to at the last `refresh`.
+
+        Keys are looked up by their HMAC, so timing tells nothing.
+        """
         return next((self._keys[digest] for digest in self._vault.digests(key) if digest in self._keys), None)
 
-    def _refresh(self) -> None:
-        now = time.monotonic()
-        if now - self._checked < _FRESH_FOR_S:
-            return
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self._checked < _FRESH_FOR_S
+
+    def refresh(self) -> None:
+        """Read the keys anew if they have changed."""
         with self._mutex:
-            if now - self._checked < _FRESH_FOR_S:
+            if self.is_fresh:
                 return
+            now = time.monotonic()
             version = self._store.setting(_VERSION)
             if version != self._version:
                 # Keys first: an account may come in meanwhile, but none ever goes.

@@ -8,7 +8,7 @@ from typing import Any
 from postroom.config import Settings
 from postroom.supervise import watch_lifeline
 
-_THREADS = 32
+_MOST_REQUESTS = 4096  # at once; each waits without a thread
 _tie: tuple[int, int] | None = None
 
 
@@ -25,10 +25,9 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         "postroom.serve:web_application",
         address=settings.host,
         port=settings.port,
-        interface=Interfaces.WSGI,
+        interface=Interfaces.RSGI,
         workers=settings.web_concurrency,
-        blocking_threads=_THREADS,
-        backpressure=_THREADS,
+        backpressure=_MOST_REQUESTS,
         respawn_failed_workers=True,
         workers_kill_timeout=10,
         factory=True,
@@ -44,12 +43,12 @@ def _tie_workers() -> None:
 
 
 def web_application() -> Any:
-    """Build the WSGI application; called by granian in each worker process, after the fork."""
+    """Build the application; called by granian in each worker process, after the fork."""
     from postroom import setup
-    from postroom.web import create_app
+    from postroom.web import create_gateway
 
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = setup.open_service(on_broken=setup.stop_this_process)
-    return create_app(service.settings, service.store, service.vault)
+    return create_gateway(service.settings, service.store, service.vault)

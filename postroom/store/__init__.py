@@ -105,6 +105,8 @@ class Store:
         self._engine = engine
         self._committer = Committer(engine.commit_batch)
 
+    is_remote = False  # whether reading it means to wait for a server
+
     # -- life
 
     def migrate(self) -> list[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -9,27 +12,48 @@ from postroom.config import Settings
 from postroom.model import Clock, system_clock
 from postroom.store import Store
 from postroom.vault import Vault
-from postroom.web import api, body, errors
+from postroom.web import api, errors
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call
+from postroom.web.gateway import Gateway
+from postroom.web.hub import Hub
 from postroom.web.limits import install_limits
 
 _JSON_OVERHEAD = 65_536
 
 
-def create_app(settings: Settings, store: Store, vault: Vault, clock: Clock = system_clock) -> Flask:
+class Application(Flask):
+    """Flask for views that are all synchronous: it need not look, four times a request, whether one is not."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        return func
+
+
+def most_body_bytes(settings: Settings) -> int:
+    """Return how large a request may be: JSON may write a character in six bytes; `policy.fits` has the exact limit."""
+    return 2 * settings.max_message_bytes + _JSON_OVERHEAD
+
+
+def create_app(
+    settings: Settings, store: Store, vault: Vault, clock: Clock = system_clock, hub: Hub | None = None
+) -> Flask:
     """Build the application on an open store. It holds no state but caches."""
-    app = Flask("postroom", static_folder=None)
-    # JSON may write one character in six bytes; the exact limit is on the encoded mail (`policy.fits`).
-    app.config["MAX_CONTENT_LENGTH"] = 2 * settings.max_message_bytes + _JSON_OVERHEAD
+    app = Application("postroom", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
     if settings.trusted_proxies:
         count = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
     app.request_class = Call
-    doorkeeper = Doorkeeper(store, vault)
-    app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock)
+    hub = hub or Hub(store)
+    doorkeeper = Doorkeeper(store, vault, hub)
+    app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock, hub)
     errors.install(app)
-    app.after_request(body.drain)
     app.register_blueprint(api.blueprint)
-    install_limits(app, settings, doorkeeper)
+    install_limits(app, settings, doorkeeper, hub)
     return app
+
+
+def create_gateway(settings: Settings, store: Store, vault: Vault) -> Gateway:
+    """Build what granian serves: the application, on an event loop."""
+    hub = Hub(store)
+    return Gateway(create_app(settings, store, vault, hub=hub), hub, most_bytes=most_body_bytes(settings))

@@ -17,6 +17,7 @@ from postroom.store import Store
 from postroom.web.auth import Doorkeeper, header_key
 from postroom.web.body import read_send_request
 from postroom.web.call import Call, current
+from postroom.web.hub import Hub
 
 blueprint = Blueprint("api", __name__)
 
@@ -31,6 +32,7 @@ class Services:
     store: Store
     doorkeeper: Doorkeeper
     clock: Clock
+    hub: Hub
 
 
 def services() -> Services:
@@ -58,6 +60,7 @@ def send_email() -> Response:
         most_bytes=shared.settings.max_message_bytes,
         disk_reserve=shared.settings.disk_reserve,
         clock=shared.clock,
+        write=shared.hub.write,
     )
     answer = _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
     answer.call_on_close(_answered)
@@ -74,7 +77,7 @@ def email_status(request_id: str) -> Response:
     shared = services()
     key = header_key(current())
     account = shared.doorkeeper.account(key) if key is not None else None
-    status = shared.store.status(request_id.lower())
+    status = shared.hub.read(lambda: shared.store.status(request_id.lower()))
     if status is None or (account is not None and account.id != status.account_id):
         raise NotFound("there is no mail with this request_id", field="request_id")
     answer: dict[str, Any] = {"request_id": status.request_id, "status": str(status)}

@@ -11,6 +11,7 @@ from postroom.errors import MalformedSubmission, NotAuthenticated
 from postroom.model import Account
 from postroom.store import Store
 from postroom.vault import Vault
+from postroom.web.hub import Hub
 
 _WHERE = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
 
@@ -18,13 +19,16 @@ _WHERE = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X
 class Doorkeeper:
     """Knows the keys. Its answers say nothing about how close a wrong key was."""
 
-    def __init__(self, store: Store, vault: Vault) -> None:
+    def __init__(self, store: Store, vault: Vault, hub: Hub) -> None:
         self._ring = KeyRing(store, vault)
+        self._hub = hub
 
     def account(self, key: str | None) -> Account:
         """Return the key's account. Raises NotAuthenticated."""
         if not key:
             raise NotAuthenticated(f"there is no key in this request: {_WHERE}", field="key")
+        if not self._ring.is_fresh:
+            self._hub.read(self._ring.refresh)
         account = self._ring.account_of(key)
         if account is None:
             raise NotAuthenticated("this key is not known here", field="key")

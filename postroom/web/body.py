@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, Never
 
-from flask import Request, Response, request
+from flask import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from postroom.errors import MalformedSubmission
-
-_WORTH_READING = 1_000_000
 
 _WORDS = {
     "missing": "this field is required",
@@ -69,13 +67,6 @@ def _read(request: Request) -> bytes:
     if most is not None and len(data) >= most:
         raise RequestEntityTooLarge
     return data
-
-
-def drain(response: Response) -> Response:
-    """Read what a refusal has left of a small body: the server would drop the connection, and the next request on it."""
-    if response.status_code >= 400 and 0 < (request.content_length or 0) <= _WORTH_READING:
-        request.get_data()
-    return response
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

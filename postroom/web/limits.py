@@ -10,6 +10,7 @@ from postroom.config import Settings
 from postroom.errors import PostroomError, QuotaExceeded
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call, current
+from postroom.web.hub import Hub
 from postroom.web.throttle import Throttle, Window
 
 # Somebody who tries keys or ids is slowed down long before chance helps him; a client with a typo is not.
@@ -18,9 +19,9 @@ _SEND = "api.send_email"
 _LIMITED = (_SEND, "api.email_status")
 
 
-def install_limits(app: Flask, settings: Settings, doorkeeper: Doorkeeper) -> None:
+def install_limits(app: Flask, settings: Settings, doorkeeper: Doorkeeper, hub: Hub) -> None:
     """Put the limits in front of the views, before anybody looks whether a key exists."""
-    throttle = Throttle(settings.ratelimit_storage_uri)
+    throttle = Throttle(settings.ratelimit_storage_uri, hub.aside)
     by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
 
     @app.before_request

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,14 +42,19 @@ class Window:
         return max(1, math.ceil(self.reset_at - time.time()))
 
 
+def _at_once(call: Callable[[], Window]) -> Window:
+    return call()
+
+
 class Throttle:
-    """Counters that all processes share where the storage is a server.
+    """Counters that all processes share where the storage is a server, which `aside` waits for.
 
     While that server is away each process counts in its own memory, and asks for it again
     after a pause that grows from one second to thirty.
     """
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, aside: Callable[[Callable[[], Window]], Window] = _at_once) -> None:
+        self._aside = aside
         self._memory = MemoryStorage()
         shared = uri != "memory://"
         self._shared: Storage | None = _open(uri) if shared else None
@@ -74,7 +79,7 @@ class Throttle:
         shared = self._shared
         if shared is not None and time.monotonic() >= self._away_until:
             try:
-                window = _read(shared, limit, key, count=count)
+                window = self._aside(lambda: _read(shared, limit, key, count=count))
             except Exception as error:  # whatever the driver raises, requests go on
                 self._note_away(error)
             else:

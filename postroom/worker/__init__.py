@@ -19,13 +19,13 @@ from postroom.emaillog import EmailLog
 from postroom.errors import StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import ClaimedJob, Clock, system_clock
+from postroom.seam import Seam
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import make_tls_context
 from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_S, Registration, Undertaker
-from postroom.worker.seam import Seam
 from postroom.worker.standing import Context
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ _TIDY_S = 3600.0
 _FILE_S = 0.5
 _LOG_S = 0.2
 _DRAIN_S = 10.0
+_LINGER_S = (
+    0.001  # what other connections need too by then goes into the same commit, and the web process waits less
+)
 _MOST_BYTES_IN_HAND = 64 * 1024 * 1024
 _MOST_BYTES_A_CLAIM = 8 * 1024 * 1024
 
@@ -69,7 +72,7 @@ class Worker:
             settings=settings,
             store=store,
             vault=vault,
-            seam=Seam(store),
+            seam=Seam(store, linger_s=_LINGER_S),
             clock=clock,
             worker_id=self._registration.worker_id,
             var=var,

@@ -23,10 +23,10 @@ from postroom.model import (
     Failed,
     Outcome,
 )
+from postroom.seam import Seam
 from postroom.status import park_for
 from postroom.store import Store, StoredAccount
 from postroom.vault import Vault
-from postroom.worker.seam import Seam
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,6 @@ from postroom.store import Settled, Store, Work
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 _LONGEST_PAUSE_S = 2.0
-_LINGER_S = (
-    0.001  # what other connections need too by then goes into the same commit, and the web process waits less
-)
 
 
 @dataclass(slots=True)
@@ -34,11 +31,13 @@ class _Errand:
 class Seam:
     """Commits what the coroutines hand over, in the order in which they hand it over.
 
-    While a commit is under way further work gathers, and goes into the next one.
+    While a commit is under way further work gathers, and goes into the next one. Before it begins one it
+    waits for `linger_s`, so that what others need by then is in it too.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, linger_s: float) -> None:
         self._store = store
+        self._linger_s = linger_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
         self._flushing: asyncio.Task[None] | None = None
@@ -84,7 +83,7 @@ class Seam:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(_LINGER_S)
+                await asyncio.sleep(self._linger_s)
                 batch, self._waiting = self._waiting, []
                 await self._commit(batch)
         finally:

@@ -1,0 +1,87 @@
+"""Where a request waits: Flask runs on an event loop, and steps aside while a commit or another server takes its time.
+
+A thread for each request costs more than the request itself: every commit would wake a score of threads, and
+they would all ask for Python's lock at once. So each request is a greenlet on one thread. What has to wait
+hands an awaitable to the loop (`Hub.write`, `Hub.aside`) and is gone on with when that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from greenlet import getcurrent, greenlet
+
+from postroom.seam import Seam
+from postroom.store import Store, Work
+
+T = TypeVar("T")
+_THREADS = 16
+
+
+class Hub:
+    """The loop that requests run on. Without one, as under any other WSGI server, everything is done on the spot."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._seam: Seam | None = None
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._seam = Seam(self._store, linger_s=0.0)
+
+    # -- for the loop
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a synchronous function that may use `write` and `aside`; the loop goes on while it waits."""
+        steps = _Steps(function)
+        steps.gr_context = contextvars.copy_context()
+        result = steps.switch(*arguments)
+        while not steps.dead:
+            try:
+                value = await result
+            except BaseException as error:
+                result = steps.throw(error)
+            else:
+                result = steps.switch(value)
+        found: T = result
+        return found
+
+    async def run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that computes for long; its `write` and `aside` are done on the spot."""
+        assert self._loop is not None
+        return await self._loop.run_in_executor(self._threads, function, *arguments)
+
+    # -- for requests
+
+    def write(self, work: Work[T]) -> T:
+        """`Store.write`, together with what other requests have to commit just now."""
+        if self._seam is None or not isinstance(getcurrent(), _Steps):
+            return self._store.write(work)
+        return _wait(self._seam.submit(work))
+
+    def read(self, call: Callable[[], T]) -> T:
+        """Return what `call` reads from the store: at once from a file of this machine, aside from a server."""
+        return self.aside(call) if self._store.is_remote else call()
+
+    def aside(self, call: Callable[[], T]) -> T:
+        """Return what `call` returns, which may have to wait for another server."""
+        if self._loop is None or not isinstance(getcurrent(), _Steps):
+            return call()
+        return _wait(self._loop.run_in_executor(self._threads, call))
+
+
+class _Steps(greenlet):
+    """A function that steps aside: it hands awaitables to `Hub.run`, and gets their values back."""
+
+
+def _wait(awaitable: Awaitable[T]) -> T:
+    parent = getcurrent().parent
+    assert parent is not None
+    value: T = parent.switch(awaitable)
+    return value
