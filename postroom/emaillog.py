@@ -3,7 +3,8 @@
 A crash must neither lose a line nor write it twice. So the offset of a batch in the
 file is committed before its lines are written, and the batch is forgotten after they
 are flushed. What a crash leaves in between is compared with the file, or with what
-rotation has made of it, and only the missing end is written.
+rotation has made of it, and only the missing end is written. Where several hosts share
+a database each has a file of its own, and a line goes into one of them.
 """
 
 from __future__ import annotations
@@ -13,9 +14,12 @@ import glob
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
 
+from postroom.errors import LeaseLost
 from postroom.model import SECOND, Instant
 from postroom.status import printable
 from postroom.store import LogBatch, LogLine, Store
@@ -46,6 +50,7 @@ class EmailLog:
         self._store = store
         self._path = path
         self._lock = lock
+        self._writer = ""
 
     def project(self) -> int:
         """Write every line that the file lacks; return how many. Raises OSError when it cannot be written."""
@@ -53,27 +58,30 @@ class EmailLog:
             if not alone:
                 return 0
             written = self._settle()
-            while lines := self._store.unwritten_log_lines(_MOST_LINES):
-                self._write(lines)
-                written += len(lines)
+            with suppress(LeaseLost):  # another host's worker took them into its own file
+                while lines := self._store.unwritten_log_lines(_MOST_LINES):
+                    self._write(lines)
+                    written += len(lines)
         return written
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         self._lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("ab") as file:
+        with self._lock.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield False
             else:
+                self._writer = _identity(file)
                 yield True
 
     def _write(self, lines: Sequence[LogLine]) -> None:
         with self._path.open("ab") as file:
             start = self._end_last_line(file.fileno())
+            ids = [line.id for line in lines]
             batch = self._store.write(
-                lambda transaction: transaction.begin_log_batch(start=start, last=lines[-1].id)
+                lambda transaction: transaction.begin_log_batch(start=start, ids=ids, writer=self._writer)
             )
             _append(file.fileno(), _encode(lines))
         self._end(batch)
@@ -88,7 +96,7 @@ class EmailLog:
     def _settle(self) -> int:
         """Finish the batch that a crash interrupted; take it back when nothing of it was written."""
         written = 0
-        while (batch := self._store.open_log_batch()) is not None:
+        while (batch := self._store.open_log_batch(self._writer)) is not None:
             if self._complete(batch):
                 self._end(batch.id)
                 written += len(batch.lines)
@@ -116,6 +124,18 @@ class EmailLog:
     def _rotated(self) -> Iterator[Path]:
         """Yield the files that rotation, by renaming or by copying, has made of the log."""
         return self._path.parent.glob(f"{glob.escape(self._path.name)}?*")
+
+
+def _identity(lock: BinaryIO) -> str:
+    """Return what the lock file says this writer is called; a new name for a new file."""
+    lock.seek(0)
+    name = lock.read(64).decode("ascii", "replace")
+    if not name:
+        name = uuid4().hex
+        lock.write(name.encode())
+        lock.flush()
+        os.fsync(lock.fileno())
+    return name
 
 
 def _read(path: Path, start: int, count: int) -> bytes:

@@ -12,6 +12,7 @@
     │   └── QuotaExceeded           not now; says when
     ├── StoreError
     │   ├── StoreUnavailable        not durable just now: try again
+    │   │   └── CommitUnknown       nobody can say whether it is durable
     │   ├── StoreDamaged            the database must be looked at by a person
     │   ├── SchemaMismatch          the database is older or newer than the code
     │   └── LeaseLost               another worker owns the job
@@ -135,6 +136,10 @@ class DiskFull(StoreUnavailable):
             f"{free_bytes} bytes are free where the database is, and POSTROOM_DISK_RESERVE is {reserve}",
             retry_after=60,
         )
+
+
+class CommitUnknown(StoreUnavailable):
+    """The database was lost during a commit, and could not be asked since whether it was done."""
 
 
 class StoreDamaged(StoreError):

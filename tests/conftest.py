@@ -13,6 +13,7 @@ import trustme
 
 from tests.servers.memcached import Memcached
 from tests.servers.postfix import Postfix
+from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 from tests.servers.scripted import ScriptedServer
 from tests.servers.sink import Sink
@@ -66,6 +67,13 @@ def postfix(postfix_server: Postfix) -> Postfix:
 def redis_server() -> Iterator[Redis]:
     """A fresh redis-server."""
     with Redis() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """A PostgreSQL without flushes, for tests in which nothing is killed."""
+    with Postgres() as server:
         yield server
 
 

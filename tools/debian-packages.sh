@@ -19,6 +19,8 @@ need dovecot-core dovecot
 need redis-server redis-server
 need memcached memcached
 need strace strace
+need postgresql "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)"
+need pgbouncer pgbouncer
 need iproute2 ip
 need ca-certificates /etc/ssl/certs/ca-certificates.crt
 

@@ -27,6 +27,7 @@ from postroom.model import (
 from postroom.status import summarise
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Work
+from postroom.store.engine import Engine
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import LONGEST_PARK, IdempotencyClash, Result, Slot, Transaction
 
@@ -101,11 +102,10 @@ class LogBatch:
 class Store:
     """All that Postroom remembers. Safe to use from several threads; never across a fork."""
 
-    def __init__(self, engine: SQLiteEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.is_remote = engine.is_remote  # whether reading means to wait for a server
         self._committer = Committer(engine.commit_batch)
-
-    is_remote = False  # whether reading it means to wait for a server
 
     # -- life
 
@@ -204,10 +204,10 @@ class Store:
         with self._engine.reading() as (db, q):
             return _log_lines(q.unwritten_log_lines(db, count=most))
 
-    def open_log_batch(self) -> LogBatch | None:
-        """Return the batch of log lines that a crash may have left half written, if there is one."""
+    def open_log_batch(self, writer: str) -> LogBatch | None:
+        """Return the batch of log lines that this writer's crash may have left half written, if there is one."""
         with self._engine.reading() as (db, q):
-            batch = q.open_log_batch(db)
+            batch = q.open_log_batch(db, writer=writer)
             if batch is None:
                 return None
             lines = _log_lines(q.log_lines_of_batch(db, batch=batch[0]))
@@ -215,9 +215,15 @@ class Store:
 
 
 def open_store(
-    url: str, *, create: bool = True, on_broken: Callable[[str], None] = lambda reason: None
+    url: str,
+    *,
+    create: bool = True,
+    bouncer: bool = False,
+    on_broken: Callable[[str], None] = lambda reason: None,
 ) -> Store:
-    """Open the database at `url`. `on_broken` is told when the disk has failed and nothing can be written any more.
+    """Open the database at `url`, behind a pgbouncer in transaction mode if `bouncer`.
+
+    `on_broken` is told when the disk has failed and nothing can be written any more.
 
     Raises ConfigError when it cannot be used at all, and SchemaMismatch when it is not
     there and may not be made.
@@ -229,10 +235,13 @@ def open_store(
                 f"there is no database at {path}: run `postroom serve` or `postroom migrate` here"
             )
         return Store(SQLiteEngine(path, on_broken=on_broken))
-    scheme = urlsplit(url).scheme
-    raise ConfigError(
-        "DATABASE_URL", f"databases of kind {scheme!r} are not supported; use sqlite:///path/to/file"
-    )
+    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+        raise ConfigError("DATABASE_URL", "use sqlite:///path/to/file or postgresql://user@host/database")
+    from postroom.store.postgres import PostgresEngine  # only who needs it pays for the driver
+
+    engine = PostgresEngine(url, bouncer=bouncer)
+    engine.check()
+    return Store(engine)
 
 
 def _stored_account(row: tuple[Any, ...]) -> StoredAccount:

@@ -10,14 +10,7 @@ from typing import Any
 
 from postroom.errors import SchemaMismatch
 from postroom.failpoint import passing
-
-_CREATE = """
-CREATE TABLE IF NOT EXISTS schema_migration (
-    version    INTEGER PRIMARY KEY,
-    name       TEXT NOT NULL,
-    checksum   TEXT NOT NULL,
-    applied_at INTEGER NOT NULL
-)"""
+from postroom.store.engine import Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +34,7 @@ def load_migrations(folder: Path) -> list[Migration]:
     return migrations
 
 
-def migrate(engine: Any) -> list[str]:
+def migrate(engine: Engine) -> list[str]:
     """Bring the database up to date; return the names of what was applied.
 
     Several starting processes may race: each migration is checked and applied under the
@@ -49,42 +42,42 @@ def migrate(engine: Any) -> list[str]:
     """
     applied: list[str] = []
     for migration in load_migrations(engine.migrations):
-        with engine.exclusively() as connection:
-            connection.execute(_CREATE)
-            if _is_applied(connection, migration):
+        with engine.exclusively() as (connection, q):
+            q.create_migration_table(connection)
+            if _is_applied(connection, q, migration):
                 continue
             engine.run_script(migration.sql)
             passing("migrate.inside")
-            connection.execute(
-                "INSERT INTO schema_migration VALUES (?, ?, ?, ?)",
-                (migration.version, migration.name, migration.checksum, time.time_ns() // 1000),
+            q.insert_migration(
+                connection,
+                version=migration.version,
+                name=migration.name,
+                checksum=migration.checksum,
+                now=time.time_ns() // 1000,
             )
             applied.append(migration.name)
     check(engine)
     return applied
 
 
-def _is_applied(connection: Any, migration: Migration) -> bool:
-    row = connection.execute(
-        "SELECT checksum FROM schema_migration WHERE version = ?", (migration.version,)
-    ).fetchone()
-    if row is not None and row[0] != migration.checksum:
+def _is_applied(connection: Any, q: Any, migration: Migration) -> bool:
+    checksum = q.applied_migration(connection, version=migration.version)
+    if checksum is not None and checksum != migration.checksum:
         raise SchemaMismatch(
             f"migration {migration.name} was applied to this database with other contents than this version of "
             f"Postroom has: the two do not belong together"
         )
-    return row is not None
+    return checksum is not None
 
 
-def check(engine: Any) -> None:
+def check(engine: Engine) -> None:
     """Raise SchemaMismatch unless the database has exactly the migrations that this code needs."""
     needed = load_migrations(engine.migrations)
-    with engine.reading() as (connection, _):
-        exists = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'schema_migration'").fetchone()
-        newest = (
-            connection.execute("SELECT max(version) FROM schema_migration").fetchone()[0] if exists else 0
-        )
-        applied = [_is_applied(connection, migration) for migration in needed] if exists else []
+    applied, newest = [], 0
+    if engine.has_table("schema_migration"):
+        with engine.reading() as (connection, q):
+            newest = q.newest_migration(connection)
+            applied = [_is_applied(connection, q, migration) for migration in needed]
     if not all(applied) or len(applied) < len(needed):
         raise SchemaMismatch("the database is not prepared for this version: run `postroom migrate`")
     if newest > len(needed):

@@ -1,4 +1,4 @@
--- Every statement that both engines share, by name. Times are microseconds since the epoch.
+-- Every statement that both engines share, by name; sqlite.sql and postgres.sql have the others. Times are microseconds since the epoch.
 
 -- name: read_setting$
 SELECT value FROM setting WHERE name = :name;
@@ -72,13 +72,6 @@ SELECT fingerprint, request_id FROM idempotency WHERE account_id = :account_id A
 INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
 VALUES (:account_id, :key, :fingerprint, :request_id, :now);
 
--- name: accept_message!
--- Message, content, first delivery, job and event, through the view's trigger.
-INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime,
-                        checksum, forward_path)
-VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :mime, :checksum,
-        :forward_path);
-
 -- name: add_delivery!
 INSERT INTO delivery (message_id, forward_path)
 SELECT id, :forward_path FROM message WHERE request_id = :request_id;
@@ -96,18 +89,6 @@ FROM account
 WHERE (state = 'active' OR resume_at <= :now)
   AND EXISTS (SELECT 1 FROM job
               WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now);
-
--- name: jobs_due
-SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
-       delivery.id, delivery.forward_path,
-       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id)
-FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
-         JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
-                                         WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
-WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
-ORDER BY job.due_at, job.id
-LIMIT :count;
 
 -- name: claim_job!
 UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,
@@ -215,13 +196,6 @@ UPDATE delivery SET reason = :reason, reply_code = :reply_code, reply_enhanced =
                     possible_duplicate = CASE WHEN :possible_duplicate = 1 THEN 1 ELSE possible_duplicate END
 WHERE id = :delivery_id AND state = 'pending';
 
--- name: conclude_sent!
--- Delivery, event, attempt and log line of a job that is over, through the view's trigger.
-INSERT INTO conclusion (message_id, delivery_id, job_id, number, worker_id, started_at, finished_at, reply_code,
-                        reply_enhanced, reply_text, detail)
-VALUES (:message_id, :delivery_id, :job_id, :number, :worker_id, :started_at, :now, :reply_code, :reply_enhanced,
-        :reply_text, :detail);
-
 -- name: any_delivery_failed$
 SELECT EXISTS (SELECT 1 FROM delivery WHERE message_id = :message_id AND state = 'failed');
 
@@ -246,13 +220,6 @@ SELECT id, host, pid, lock_file, lease_until FROM worker WHERE gone_at IS NULL O
 -- name: bury_worker!
 UPDATE worker SET gone_at = :now
 WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lease_until);
-
--- name: jobs_owned_by
-SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,
-       job.reserved, message.in_doubt
-FROM job JOIN message ON message.id = job.message_id
-WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id;
-
 
 -- ---------------------------------------------------------------- what became of it
 
@@ -284,13 +251,10 @@ FROM (SELECT id, message_id FROM log_line WHERE batch IS NULL ORDER BY id LIMIT 
 ORDER BY log_line.id, delivery.id;
 
 -- name: begin_log_batch$
-INSERT INTO log_batch (start) VALUES (:start) RETURNING id;
-
--- name: add_to_log_batch!
-UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id <= :last;
+INSERT INTO log_batch (start, writer) VALUES (:start, :writer) RETURNING id;
 
 -- name: open_log_batch^
-SELECT id, start FROM log_batch ORDER BY id LIMIT 1;
+SELECT id, start FROM log_batch WHERE writer = :writer ORDER BY id LIMIT 1;
 
 -- name: log_lines_of_batch
 SELECT log_line.id, message.request_id, message.reverse_path, message.accepted_at,
@@ -308,3 +272,23 @@ DELETE FROM log_line WHERE batch = :batch;
 
 -- name: delete_log_batch!
 DELETE FROM log_batch WHERE id = :batch;
+
+
+-- ---------------------------------------------------------------- migrations
+
+-- name: create_migration_table!
+CREATE TABLE IF NOT EXISTS schema_migration (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    checksum   TEXT NOT NULL,
+    applied_at BIGINT NOT NULL
+);
+
+-- name: applied_migration$
+SELECT checksum FROM schema_migration WHERE version = :version;
+
+-- name: newest_migration$
+SELECT coalesce(max(version), 0) FROM schema_migration;
+
+-- name: insert_migration!
+INSERT INTO schema_migration (version, name, checksum, applied_at) VALUES (:version, :name, :checksum, :now);

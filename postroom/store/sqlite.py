@@ -68,7 +68,9 @@ class _Adapter(SQLite3Adapter):
 
 def load_queries() -> Any:
     """Return the named queries of queries.sql, bound to this engine's driver."""
-    return aiosql.from_path(Path(__file__).parent / "queries.sql", _Adapter, mandatory_parameters=False)
+    folder = Path(__file__).parent
+    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("queries.sql", "sqlite.sql"))
+    return aiosql.from_str(text, _Adapter, mandatory_parameters=False)
 
 
 @contextmanager
@@ -136,6 +138,8 @@ class SQLiteEngine:
     a failed flush has left on the disk is unknown, and a second one would report success
     for pages that the kernel has dropped. A process that opens the file anew sees the truth.
     """
+
+    is_remote = False
 
     def __init__(
         self,
@@ -259,16 +263,20 @@ class SQLiteEngine:
         self._writer.execute(sql).fetchall()
 
     @contextmanager
-    def exclusively(self) -> Iterator[Any]:
+    def exclusively(self) -> Iterator[tuple[Any, Any]]:
         """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                yield self._writer
+                yield self._writer, self._queries
                 self._writer.execute("COMMIT")
             finally:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
+
+    def has_table(self, name: str) -> bool:
+        with self.reading() as (connection, _):
+            return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchall())
 
     def change_counter(self) -> int:
         """Return a number that changes with every commit of any process (cheap: no disk access)."""

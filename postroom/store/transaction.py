@@ -7,8 +7,9 @@ than one raises, and raising undoes the whole piece of work.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -49,6 +50,11 @@ _LIMIT_REACHED = "the account's limit of {} recipients in 24 hours is reached"
 _OUTCOME_NAMES = {Sent: "sent", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
 
 
+def _must_have_changed(changed: Any) -> None:
+    if not changed:
+        raise LeaseLost
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What `finish` is to record of one attempt.
@@ -85,9 +91,13 @@ class IdempotencyClash:
 class Transaction:
     """One open transaction. Only the committer makes one."""
 
-    def __init__(self, connection: Any, queries: Any) -> None:
+    def __init__(
+        self, connection: Any, queries: Any, must: Callable[[Any], None] = _must_have_changed
+    ) -> None:
         self._db = connection
         self._q = queries
+        self._must = must  # raise LeaseLost unless a statement changed a row: at once, or before the commit
+        self.wakes = False  # whether there is mail that a worker may take now
 
     # -- settings
 
@@ -155,6 +165,7 @@ class Transaction:
             )
         self._insert(message)
         passing("accept.inserted")
+        self.wakes = True
         return Accepted(message.request_id)
 
     def _insert(self, message: NewMessage) -> None:
@@ -195,6 +206,8 @@ class Transaction:
         exceeds it in any 24 hours; when none is left, the account is parked.
         Of the messages that workers keep dying with, a worker has one at a time.
         """
+        if daily_limit is not None and self._q.try_lock_account(self._db, account_id=account_id) is None:
+            return []  # another worker reserves of the same limit just now
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
         room = most_bytes
         jobs: list[ClaimedJob] = []
@@ -225,16 +238,17 @@ class Transaction:
             pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:left]
         slot, reserved = (None, None) if left is None else (now // _SLOT, len(taken))
-        if not self._q.claim_job(
-            self._db,
-            job_id=job_id,
-            token=token,
-            worker_id=worker_id,
-            now=now,
-            reserved_slot=slot,
-            reserved=reserved,
-        ):
-            return None
+        self._must(
+            self._q.claim_job(
+                self._db,
+                job_id=job_id,
+                token=token,
+                worker_id=worker_id,
+                now=now,
+                reserved_slot=slot,
+                reserved=reserved,
+            )
+        )
         if slot is not None:
             self._q.reserve_usage(self._db, account_id=account_id, slot=slot, recipients=len(taken))
         job = ClaimedJob(
@@ -269,6 +283,7 @@ class Transaction:
         Log-ins are paced as by a leaky bucket: some at once, then one after another. It must be
         given back (`return_connection`); what a dead worker holds comes back with its jobs.
         """
+        self._q.lock_account(self._db, account_id=account_id)
         slot_id = self._q.take_connection(self._db, account_id=account_id, worker_id=worker_id, most=most)
         if slot_id is None:
             return None
@@ -322,13 +337,12 @@ class Transaction:
         of its limit. Returns how many jobs had to.
         """
         self._q.mend_resume_times(self._db, now=now, latest=now + LONGEST_PARK)
-        mended: int = self._q.mend_due_times(self._db, now=now, latest=now + longest_wait)
-        return mended
+        self.wakes = True
+        return int(self._q.mend_due_times(self._db, now=now, latest=now + longest_wait))
 
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
-        if not self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now):
-            raise LeaseLost
+        self._must(self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now))
 
     def release(self, job: ClaimedJob, now: Instant) -> None:
         """Give back a job of which nothing was sent; the attempt does not count."""
@@ -392,8 +406,7 @@ class Transaction:
         """Record in two statements what `finish` records of a plain result."""
         outcome = result.only
         assert isinstance(outcome, Sent)
-        if not self._q.end_job(self._db, job_id=job.id, token=job.token, state="done", now=now):
-            raise LeaseLost
+        self._must(self._q.end_job(self._db, job_id=job.id, token=job.token, state="done", now=now))
         passing("finish.inside")
         self._q.conclude_sent(
             self._db,
@@ -415,8 +428,7 @@ class Transaction:
         ):  # some recipients may have had their end in an earlier attempt
             failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
         state = "failed" if failed else "done"
-        if not self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now):
-            raise LeaseLost
+        self._must(self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now))
         self._q.insert_log_line(self._db, message_id=job.message_id)
 
     def _requeue(self, job: ClaimedJob, *, due_at: Instant, refund: int = 0, held: bool = False) -> None:
@@ -428,8 +440,7 @@ class Transaction:
             refund=refund,
             held=int(held),
         )
-        if not moved:
-            raise LeaseLost
+        self._must(moved)
 
     def _finish_deliveries(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         for delivery_id, outcome in result.outcomes.items():
@@ -505,6 +516,7 @@ class Transaction:
             # Where one was under suspicion, the others in hand are not: they only happened to be there.
             self._recover(row, worker_id, now, in_doubt, suspect=suspicion == row[6])
             passing("recover.inside")
+        self.wakes = True
         return len(rows)
 
     def _recover(
@@ -560,6 +572,7 @@ class Transaction:
         if not self._q.release_held(self._db, message_id=message_id, now=now):
             return False
         self._event(message_id, None, "released", now)
+        self.wakes = True
         return True
 
     def cancel(self, request_id: str, now: Instant) -> bool:
@@ -574,10 +587,14 @@ class Transaction:
 
     # -- email_log.txt
 
-    def begin_log_batch(self, *, start: int, last: int) -> int:
-        """Note at which byte of the file the lines up to `last` are about to be written; return the batch's id."""
-        batch: int = self._q.begin_log_batch(self._db, start=start)
-        self._q.add_to_log_batch(self._db, batch=batch, last=last)
+    def begin_log_batch(self, *, start: int, ids: Sequence[int], writer: str) -> int:
+        """Note at which byte of the writer's file these lines are about to be written; return the batch's id.
+
+        Raises LeaseLost when another writer has taken one of them.
+        """
+        batch: int = self._q.begin_log_batch(self._db, start=start, writer=writer)
+        if int(self._q.add_to_log_batch(self._db, batch=batch, ids=json.dumps(ids))) != len(ids):
+            raise LeaseLost
         return batch
 
     def end_log_batch(self, batch: int) -> None:

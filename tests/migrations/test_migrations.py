@@ -222,9 +222,11 @@ class TestDamage:
 
 
 class TestQueries:
-    def test_are_all_used_and_all_there(self) -> None:
+    @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+    def test_are_all_used_and_all_there(self, engine: str) -> None:
         folder = MIGRATIONS.parents[1]
-        named = re.findall(r"^-- name: (\w+)", (folder / "queries.sql").read_text(), re.MULTILINE)
+        text = (folder / "queries.sql").read_text() + (folder / f"{engine}.sql").read_text()
+        named = re.findall(r"^-- name: (\w+)", text, re.MULTILINE)
         code = "".join(path.read_text() for path in folder.glob("*.py"))
         used = re.findall(r"\b_?q\.(\w+)\(", code)
         assert len(named) == len(set(named))

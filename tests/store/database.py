@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import apsw
+import psycopg
 
 from postroom.accept import new_request_id
 from postroom.model import (
@@ -25,7 +28,9 @@ from postroom.model import (
     Sent,
 )
 from postroom.store import IdempotencyClash, Result, Store, Work, open_store
+from postroom.store.postgres import PostgresEngine
 from postroom.store.sqlite import SQLiteEngine
+from tests.servers.postgres import Postgres
 
 NOW: Instant = 1_700_000_000 * SECOND
 LATER: Instant = NOW + 60 * SECOND
@@ -43,30 +48,30 @@ TABLES = (
 )  # fmt: skip
 
 
-class SQLiteDatabase:
-    """A SQLite file, opened as often as a test likes and looked at past the store."""
+class Database(ABC):
+    """A database of one engine, opened as often as a test likes and looked at past the store."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "postroom.db"
-        self.url = f"sqlite:///{self.path}"
+    url: str
+    violation: type[Exception]  # what the driver raises when a constraint is violated
 
     def open(self) -> Store:
         return open_store(self.url)
 
+    @abstractmethod
     def open_impatient(self) -> Store:
         """Open a store that waits only a moment for other writers."""
-        return Store(SQLiteEngine(self.path, longest_wait_s=0.2))
 
+    @abstractmethod
     def open_hasty(self) -> Store:
         """Open a store that does not wait for the disk, for the tests in which no power fails."""
-        engine = SQLiteEngine(self.path)
-        engine._writer.pragma("synchronous", "off")
-        return Store(engine)
 
-    def connect(self) -> apsw.Connection:
-        connection = apsw.Connection(str(self.path))
-        connection.execute("PRAGMA foreign_keys = ON").fetchall()
-        return connection
+    @abstractmethod
+    def connect(self) -> Any:
+        """Open a connection of the driver's own, which commits each statement."""
+
+    @abstractmethod
+    def writes_held(self) -> AbstractContextManager[None]:
+        """Hold off every writer, as a backup or somebody's prompt might."""
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         connection = self.connect()
@@ -85,13 +90,74 @@ class SQLiteDatabase:
 
     def contents(self) -> dict[str, list[tuple[Any, ...]]]:
         """Return every row of every table."""
-        return {table: self.rows(f"SELECT * FROM {table}") for table in TABLES}
+        return {table: sorted(self.rows(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+
+
+class SQLiteDatabase(Database):
+    violation = apsw.ConstraintError
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "postroom.db"
+        self.url = f"sqlite:///{self.path}"
+
+    def open_impatient(self) -> Store:
+        return Store(SQLiteEngine(self.path, longest_wait_s=0.2))
+
+    def open_hasty(self) -> Store:
+        engine = SQLiteEngine(self.path)
+        engine._writer.pragma("synchronous", "off")
+        return Store(engine)
+
+    def connect(self) -> apsw.Connection:
+        connection = apsw.Connection(str(self.path))
+        connection.execute("PRAGMA foreign_keys = ON").fetchall()
+        return connection
+
+    @contextmanager
+    def writes_held(self) -> Iterator[None]:
+        foreign = self.connect()
+        foreign.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            foreign.execute("ROLLBACK")
+            foreign.close()
+
+
+class PostgresDatabase(Database):
+    violation = psycopg.IntegrityError
+
+    def __init__(self, server: Postgres, name: str) -> None:
+        self.name = name
+        self.url = server.url(name)
+
+    def open_impatient(self) -> Store:
+        return Store(PostgresEngine(self.url, longest_wait_s=0.2))
+
+    def open_hasty(self) -> Store:
+        return self.open()
+
+    def connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url, autocommit=True)
+
+    @contextmanager
+    def writes_held(self) -> Iterator[None]:
+        with psycopg.connect(self.url) as foreign:
+            for table in TABLES:
+                foreign.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+            yield
+            foreign.rollback()
+
+    def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self.connect() as connection:
+            cursor = connection.execute(sql.replace("%", "%%").replace("?", "%s"), parameters)
+            return [] if cursor.description is None else cursor.fetchall()
 
 
 class Post:
     """A store with Anna's account and one worker, and short words for what happens to her mail."""
 
-    def __init__(self, store: Store, database: SQLiteDatabase) -> None:
+    def __init__(self, store: Store, database: Database) -> None:
         self.store = store
         self.database = database
         self.anna = self.add_account("anna@example.com")

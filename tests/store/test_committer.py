@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ import pytest
 from postroom.errors import StoreError, StoreUnavailable
 from postroom.store import Settled, Store, Transaction, Work, open_store
 from postroom.store.committer import Committer
+from postroom.store.sqlite import SQLiteEngine
 from tests.servers.waiting import eventually
-from tests.store.database import NOW, Post, SQLiteDatabase, accepting, new_message
+from tests.store.database import NOW, Database, Post, SQLiteDatabase, accepting, new_message
 
 SPAWN = multiprocessing.get_context("spawn")
 PATIENCE_S = 2.0  # far below the five seconds that a patient store waits
@@ -48,7 +49,7 @@ def _refuse_after(name: str) -> Work[str]:
     return work
 
 
-def _settings(database: SQLiteDatabase) -> set[str]:
+def _settings(database: Database) -> set[str]:
     return {row[0] for row in database.rows("SELECT name FROM setting")}
 
 
@@ -59,7 +60,7 @@ def _in_threads(count: int, job: Callable[[int], Any]) -> list[Any]:
 
 class TestGroupCommit:
     def test_everyone_gets_their_own_result_and_all_is_durable(
-        self, store: Store, database: SQLiteDatabase
+        self, store: Store, database: Database
     ) -> None:
         def write_many(thread: int) -> list[str]:
             return [store.write(_set(f"{thread}-{number}")) for number in range(50)]
@@ -122,7 +123,7 @@ class TestGroupCommit:
         settled = store.write_all([note(number) for number in range(600)])
         assert [result.unwrap() for result in settled] == list(range(600)) == ran
 
-    def test_callers_with_many_works_each_get_theirs(self, store: Store, database: SQLiteDatabase) -> None:
+    def test_callers_with_many_works_each_get_theirs(self, store: Store, database: Database) -> None:
         def write_all(thread: int) -> list[str]:
             return [r.unwrap() for r in store.write_all([_set(f"{thread}-{n}") for n in range(300)])]
 
@@ -134,8 +135,9 @@ class TestGroupCommit:
         assert store.write_all([]) == []
         assert store.write(_set("after")) == "after"
 
+    @pytest.mark.only("sqlite")
     def test_the_change_counter_moves_with_every_commit_of_anybody(
-        self, store: Store, database: SQLiteDatabase
+        self, store: Store, database: Database
     ) -> None:
         other = database.open()
         seen = [store.change_counter()]
@@ -148,12 +150,13 @@ class TestGroupCommit:
 
 
 class TestFailingWork:
-    def test_is_undone_alone(self, store: Store, database: SQLiteDatabase) -> None:
+    def test_is_undone_alone(self, store: Store, database: Database) -> None:
         settled = store.write_all([_set("a"), _refuse_after("b"), _set("c"), _refuse_after("d"), _set("e")])
         assert [result.value for result in settled] == ["a", None, "c", None, "e"]
         assert [str(result.error) for result in settled if result.error] == ["b", "d"]
         assert _settings(database) == {"a", "c", "e"}
 
+    @pytest.mark.only("sqlite")
     def test_makes_the_others_run_again_and_is_not_run_again_itself(self, store: Store) -> None:
         runs: Counter[str] = Counter()
 
@@ -168,7 +171,7 @@ class TestFailingWork:
         store.write_all([count("a"), count("b", Refused()), count("c")])
         assert runs == {"a": 2, "b": 1, "c": 1}
 
-    def test_raises_in_its_own_thread_only(self, store: Store, database: SQLiteDatabase) -> None:
+    def test_raises_in_its_own_thread_only(self, store: Store, database: Database) -> None:
         def write_many(thread: int) -> None:
             work = _refuse_after if thread % 2 else _set
             names = [f"{thread}-{number}" for number in range(40)]
@@ -181,7 +184,7 @@ class TestFailingWork:
         }
 
     def test_of_a_wrong_statement_is_a_store_error_and_its_own_alone(
-        self, post: Post, database: SQLiteDatabase
+        self, post: Post, database: Database
     ) -> None:
         good = new_message(post.anna)
         settled = post.store.write_all([accepting(new_message(4711)), accepting(good), _set("after")])
@@ -189,18 +192,6 @@ class TestFailingWork:
         assert not isinstance(settled[0].error, StoreUnavailable)
         assert [result.error for result in settled[1:]] == [None, None]
         assert database.rows("SELECT request_id FROM message") == [(good.request_id,)]
-
-
-@contextmanager
-def _foreign_transaction(database: SQLiteDatabase) -> Iterator[None]:
-    """A writer that is not Postroom, such as a backup or somebody's sqlite3 shell."""
-    connection = database.connect()
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
-        connection.close()
 
 
 @contextmanager
@@ -212,12 +203,17 @@ def _stopped_neighbour(database: SQLiteDatabase) -> Iterator[None]:
 
 
 class TestLockedDatabase:
-    @pytest.mark.parametrize("held", [_foreign_transaction, _stopped_neighbour])
-    def test_is_waited_for_a_while_and_works_again_afterwards(
-        self, post: Post, database: SQLiteDatabase, held: Any
-    ) -> None:
+    def test_is_waited_for_a_while_and_works_again_afterwards(self, post: Post, database: Database) -> None:
+        self.check(post, database, database.writes_held())
+
+    @pytest.mark.only("sqlite")
+    def test_by_a_stopped_process_is_no_different(self, post: Post, sqlite: SQLiteDatabase) -> None:
+        self.check(post, sqlite, _stopped_neighbour(sqlite))
+
+    @staticmethod
+    def check(post: Post, database: Database, held: AbstractContextManager[None]) -> None:
         impatient = database.open_impatient()
-        with held(database):
+        with held:
             before = time.monotonic()
             outcomes = _in_threads(4, lambda n: _error_of(impatient, _set(f"lost-{n}")))
             assert time.monotonic() - before < PATIENCE_S
@@ -227,8 +223,9 @@ class TestLockedDatabase:
         impatient.close()
         assert _settings(database) == {"after"}
 
+    @pytest.mark.only("sqlite")
     def test_is_what_everybody_else_finds_while_a_piece_of_work_runs(
-        self, post: Post, database: SQLiteDatabase
+        self, post: Post, database: Database
     ) -> None:
         foreign = database.connect()
 
@@ -242,11 +239,12 @@ class TestLockedDatabase:
         foreign.close()
         assert _settings(database) == {"own"}
 
-    def test_that_is_let_go_in_time_is_no_fault(self, store: Store, database: SQLiteDatabase) -> None:
+    @pytest.mark.only("sqlite")
+    def test_that_is_let_go_in_time_is_no_fault(self, store: Store, sqlite: SQLiteDatabase) -> None:
         with ThreadPoolExecutor(1) as threads:
-            with _foreign_transaction(database):
+            with sqlite.writes_held():
                 future = threads.submit(store.write, _set("late"))
-                eventually(lambda: _lock_is_held(database))
+                eventually(lambda: _lock_is_held(sqlite))
                 assert not future.done()
             assert future.result(10) == "late"
 
@@ -307,7 +305,7 @@ def _end(process: Any) -> int | None:
 
 
 class TestProcesses:
-    def test_that_write_at_once_lose_nothing(self, post: Post, database: SQLiteDatabase) -> None:
+    def test_that_write_at_once_lose_nothing(self, post: Post, database: Database) -> None:
         children = [_start(_write_messages, database.url, post.anna, 4, 50) for _ in range(3)]
         own = [post.add() for _ in range(100)]
         written = [request_id for _, pipe in children for request_id in _reported(pipe)]
@@ -315,9 +313,9 @@ class TestProcesses:
         assert len(written) == 600
         stored = [row[0] for row in database.rows("SELECT request_id FROM message")]
         assert sorted(stored) == sorted(own + written)
-        assert database.rows("PRAGMA integrity_check") == [("ok",)]
+        _assert_sound(database)
 
-    def test_killed_while_writing_keep_what_returned(self, post: Post, database: SQLiteDatabase) -> None:
+    def test_killed_while_writing_keep_what_returned(self, post: Post, database: Database) -> None:
         returned: set[str] = set()
         for reports in (1, 40, 200):
             process, pipe = _start(_write_messages, database.url, post.anna, 4, None)
@@ -329,18 +327,24 @@ class TestProcesses:
         assert post.store.write(_set("after")) == "after"
         stored = {row[0] for row in database.rows("SELECT request_id FROM message")}
         assert returned <= stored
-        assert database.rows("PRAGMA integrity_check") == [("ok",)]
+        _assert_sound(database)
         _assert_whole(database)
 
-    def test_flush_the_log_before_a_write_returns(self, post: Post, database: SQLiteDatabase) -> None:
-        process, pipe = _start(_count_flushes, database.path)
+    @pytest.mark.only("sqlite")
+    def test_flush_the_log_before_a_write_returns(self, post: Post, sqlite: SQLiteDatabase) -> None:
+        process, pipe = _start(_count_flushes, sqlite.path)
         flushes = list(_reported(pipe))
         assert _end(process) == 0
         assert len(flushes) == 20
         assert all(int(count) >= 1 for count in flushes)
 
 
-def _assert_whole(database: SQLiteDatabase) -> None:
+def _assert_sound(database: Database) -> None:
+    if isinstance(database, SQLiteDatabase):
+        assert database.rows("PRAGMA integrity_check") == [("ok",)]
+
+
+def _assert_whole(database: Database) -> None:
     """Every message has exactly its content, job, delivery and event: none is half there."""
     [counts] = database.rows(
         "SELECT (SELECT count(*) FROM message), (SELECT count(*) FROM content), (SELECT count(*) FROM job), "
@@ -382,8 +386,9 @@ def _count_flushes(path: Path, out: Connection) -> None:
     out.close()
 
 
+@pytest.mark.only("sqlite")
 class TestFullDisk:
-    def test_refuses_keeps_nothing_half_and_heals(self, post: Post, database: SQLiteDatabase) -> None:
+    def test_refuses_keeps_nothing_half_and_heals(self, post: Post, database: Database) -> None:
         process, pipe = _start(_fill_disk, database.url, post.anna)
         *returned, refusal, after = _reported(pipe)
         assert _end(process) == 0
@@ -391,13 +396,15 @@ class TestFullDisk:
         stored = {row[0] for row in database.rows("SELECT request_id FROM message")}
         assert stored == {*returned, after}
         assert len(returned) > 2
-        assert database.rows("PRAGMA integrity_check") == [("ok",)]
+        _assert_sound(database)
         _assert_whole(database)
 
     def test_a_full_database_file_refuses_everybody_in_the_batch_and_heals(
-        self, post: Post, database: SQLiteDatabase
+        self, post: Post, database: Database
     ) -> None:
-        writer = post.store._engine._writer
+        engine = post.store._engine
+        assert isinstance(engine, SQLiteEngine)
+        writer = engine._writer
         most = writer.pragma("max_page_count")
         writer.pragma("max_page_count", writer.pragma("page_count") + 20)
         small, large = new_message(post.anna), new_message(post.anna, size=200_000)
@@ -435,7 +442,7 @@ def _fill_disk(url: str, account: int, out: Connection) -> None:
 
 
 class TestClaimers:
-    def test_get_each_job_exactly_once(self, post: Post, database: SQLiteDatabase) -> None:
+    def test_get_each_job_exactly_once(self, post: Post, database: Database) -> None:
         added = post.add_many(500)
         workers = [post.add_worker() for _ in range(20)]
         together = threading.Barrier(20)

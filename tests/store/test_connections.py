@@ -8,7 +8,7 @@ import pytest
 
 from postroom.model import SECOND, Instant
 from postroom.store import Slot
-from tests.store.database import NOW, Post, SQLiteDatabase
+from tests.store.database import NOW, Database, Post
 
 DAY = 86_400 * SECOND
 
@@ -73,7 +73,7 @@ class TestConnections:
         assert take(post) is not None
         assert take(post) is None
 
-    def test_hold_for_twenty_takers_at_once(self, post: Post, database: SQLiteDatabase) -> None:
+    def test_hold_for_twenty_takers_at_once(self, post: Post, database: Database) -> None:
         stores = [database.open() for _ in range(4)]
 
         def try_one(number: int) -> bool:

@@ -25,11 +25,21 @@ from postroom.errors import StoreUnavailable
 from postroom.model import SECOND, ClaimedJob, Failed, InDoubtPolicy, Outcome, Reply
 from postroom.store import LogLine, Result, Store, Work, open_store
 from tests.servers.waiting import eventually
-from tests.store.database import FAILED, LATER, NOW, SENT, Post, SQLiteDatabase
+from tests.store.database import FAILED, LATER, NOW, SENT, Database, Post
 
 SPAWN = multiprocessing.get_context("spawn")
 LINE = LogLine(1, "4711", "anna@example.com", ("bob@example.org",), NOW, "sent")
 EVIL = "550 no\r\nRequest ID: forged\x1b[2K\x85\u2028\u2029\x00\n, Status: sent"
+
+
+WRITER = "the writer of these tests"
+
+
+def lock_beside(path: Path) -> Path:
+    """Return the lock file of the log, which says whose log it is."""
+    lock = path.parent.with_name("email_log.lock")
+    lock.write_text(WRITER)
+    return lock
 
 
 @pytest.fixture
@@ -41,7 +51,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def email_log(store: Store, path: Path) -> EmailLog:
-    return EmailLog(store, path, path.parent.with_name("email_log.lock"))
+    return EmailLog(store, path, lock_beside(path))
 
 
 @pytest.fixture
@@ -145,7 +155,7 @@ class TestProjecting:
 
     def test_is_one_process_at_a_time(self, post: Post, email_log: EmailLog, path: Path) -> None:
         added = _finish(post)
-        lock = path.parent.with_name("email_log.lock")
+        lock = lock_beside(path)
         with lock.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             assert email_log.project() == 0
@@ -154,7 +164,7 @@ class TestProjecting:
         assert _written(path) == added
 
     def test_by_several_at_once_writes_each_line_once(
-        self, post: Post, database: SQLiteDatabase, path: Path
+        self, post: Post, database: Database, path: Path
     ) -> None:
         added = _finish(post, 50)
         together = threading.Barrier(4)
@@ -162,7 +172,7 @@ class TestProjecting:
         def project() -> None:
             store = database.open()
             together.wait(10)
-            EmailLog(store, path, path.parent.with_name("email_log.lock")).project()
+            EmailLog(store, path, lock_beside(path)).project()
             store.close()
 
         threads = [threading.Thread(target=project) for _ in range(4)]
@@ -191,18 +201,12 @@ class TestProjecting:
         assert email_log.project() == 3
         assert _written(path) == added
 
-    def test_where_the_store_is_away_is_tried_again(
-        self, post: Post, database: SQLiteDatabase, path: Path
-    ) -> None:
+    def test_where_the_store_is_away_is_tried_again(self, post: Post, database: Database, path: Path) -> None:
         added = _finish(post)
         impatient = database.open_impatient()
-        email_log = EmailLog(impatient, path, path.parent.with_name("email_log.lock"))
-        foreign = database.connect()
-        foreign.execute("BEGIN IMMEDIATE")
-        with pytest.raises(StoreUnavailable):
+        email_log = EmailLog(impatient, path, lock_beside(path))
+        with database.writes_held(), pytest.raises(StoreUnavailable):
             email_log.project()
-        foreign.execute("ROLLBACK")
-        foreign.close()
         email_log.project()
         impatient.close()
         assert _written(path) == added
@@ -223,8 +227,10 @@ class Crash:
             file.write(self.content[:written])
 
     def begin(self, start: int) -> int:
-        last = self.lines[-1].id
-        return self._store.write(lambda transaction: transaction.begin_log_batch(start=start, last=last))
+        ids = [line.id for line in self.lines]
+        return self._store.write(
+            lambda transaction: transaction.begin_log_batch(start=start, ids=ids, writer=WRITER)
+        )
 
 
 PLACES: dict[str, Callable[[bytes], int]] = {
@@ -277,7 +283,7 @@ class TestCrash:
         added += _finish(post, 2)
         email_log.project()
         assert sorted(_written(path)) == sorted(added)
-        assert post.store.open_log_batch() is None
+        assert post.store.open_log_batch(WRITER) is None
         assert post.store.unwritten_log_lines(10) == []
         assert email_log.project() == 0
 
@@ -313,7 +319,7 @@ class TestCrash:
         assert _written(path) == added
 
     def test_of_the_disk_in_the_middle_of_a_batch_heals(
-        self, post: Post, database: SQLiteDatabase, email_log: EmailLog, path: Path
+        self, post: Post, database: Database, email_log: EmailLog, path: Path
     ) -> None:
         added = _finish(post, 20)
         path.write_text("x" * 3_999_999 + "\n")  # so that the log meets the limit before the database does
@@ -332,7 +338,7 @@ def _project_on_a_full_disk(url: str, path: Path, most: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     store = open_store(url)
     with pytest.raises(OSError):
-        EmailLog(store, path, path.parent.with_name("email_log.lock")).project()
+        EmailLog(store, path, lock_beside(path)).project()
     store.close()
 
 
@@ -342,7 +348,7 @@ LIVES = 4000
 
 class TestKills:
     def test_while_jobs_finish_and_lines_are_written_leave_each_line_once(
-        self, post: Post, database: SQLiteDatabase, path: Path
+        self, post: Post, database: Database, path: Path
     ) -> None:
         added = post.add_many(LIVES)
         random = Random(4711)
@@ -359,7 +365,7 @@ class TestKills:
                 path.rename(path.with_name(f"email_log.txt.{number}"))
         assert database.value("SELECT count(*) FROM job WHERE state <> 'done'") > 0
         _finish_all(post.store)
-        EmailLog(post.store, path, path.parent.with_name("email_log.lock")).project()
+        EmailLog(post.store, path, lock_beside(path)).project()
         assert Counter(_written(path)) == dict.fromkeys(added, 1)
 
 
@@ -376,7 +382,7 @@ def _finish_and_project(url: str, path: Path) -> None:
     """Finish jobs in one thread and project their lines in another, until killed."""
     store = open_store(url)
     threading.Thread(target=_finish_all, args=(store,), daemon=True).start()
-    email_log = EmailLog(store, path, path.parent.with_name("email_log.lock"))
+    email_log = EmailLog(store, path, lock_beside(path))
     while True:
         email_log.project()
 

@@ -1,0 +1,41 @@
+"""What a database engine gives the Store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+from postroom.store.committer import Settled, Work
+
+
+class Engine(Protocol):
+    """A database. Every method raises StoreUnavailable when it cannot be reached or written just now."""
+
+    migrations: Path
+    is_remote: bool
+
+    def reading(self) -> AbstractContextManager[tuple[Any, Any]]:
+        """Lend a connection that sees the last committed state, with the named queries."""
+
+    def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
+        """Run the works in one transaction. One that raises is undone alone; the rest are run again."""
+
+    def exclusively(self) -> AbstractContextManager[tuple[Any, Any]]:
+        """Hold the only write transaction; commit at the end, roll back on any error."""
+
+    def run_script(self, sql: str) -> None:
+        """Run a migration's statements inside the transaction that is open (see `exclusively`)."""
+
+    def has_table(self, name: str) -> bool:
+        """Whether there is a table of this name."""
+
+    def change_counter(self) -> int:
+        """Return a number that changes when any process has committed mail; it costs no look at the database."""
+
+    def free_bytes(self) -> int:
+        """Return how much room is left where the database is, as far as that can be known."""
+
+    def close(self) -> None:
+        """Close all connections."""

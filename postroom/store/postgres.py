@@ -1,0 +1,479 @@
+"""The engine for many machines: PostgreSQL through psycopg 3.
+
+One connection writes, under the committer, and sends a whole batch of works in pipeline mode: their statements
+travel together, and their guards are looked at when the answers are back. Where anything fails the batch is
+run again one statement at a time, so that each failure is its own work's. Readers come from a pool.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiosql
+import psycopg
+from aiosql.adapters.pyformat import PyFormatAdapter
+from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+
+from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreDamaged, StoreError, StoreUnavailable
+from postroom.failpoint import passing
+from postroom.store.committer import Settled, Work
+from postroom.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, we say ourselves
+
+MIGRATIONS = Path(__file__).parent / "migrations" / "postgres"
+OLDEST_SERVER = 13_00_00
+
+_CHANNEL = "postroom"
+_MIGRATION_LOCK = 0x706F7374726F6F6D  # "postroom"; an advisory lock
+_READERS = 4
+_BORROW_WITHIN_S = 3.0
+_CHECK_AFTER_S = 1.0
+_CONNECT_WITHIN_S = 5
+_MOST_TRIES = 6
+_LISTEN_AGAIN_S = 1.0
+_NOTIFY_WAIT_S = 5.0
+
+# What a session asks of the server: that a lost client is noticed and nothing waits for ever. pgbouncer in transaction
+# mode knows no sessions, so nothing of this holds there.
+_SESSION = {
+    "application_name": "postroom",
+    "idle_in_transaction_session_timeout": "30s",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10s",
+}
+_KEEPALIVE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "connect_timeout": _CONNECT_WITHIN_S,
+}
+_AGAIN = (
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.SerializationFailure,
+)
+_DAMAGED = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted)
+_NOT_NOW = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.errors.ReadOnlySqlTransaction,  # a standby that has not been promoted
+    PoolTimeout,
+    PoolClosed,
+)
+
+
+class _Session:
+    """A connection, and how statements go over it: one at a time, or together."""
+
+    def __init__(self, connection: psycopg.Connection[Any], pipeline: psycopg.Pipeline | None = None) -> None:
+        self.connection = connection
+        self.pipeline = pipeline
+
+    def cursor(self) -> psycopg.Cursor[Any]:
+        return self.connection.cursor()
+
+
+class _Changed:
+    """How many rows a statement has changed: known once the answers are asked for."""
+
+    __slots__ = ("_cursor", "_pipeline")
+
+    def __init__(self, cursor: psycopg.Cursor[Any], pipeline: psycopg.Pipeline) -> None:
+        self._cursor = cursor
+        self._pipeline = pipeline
+
+    def __int__(self) -> int:
+        if self._cursor.rowcount < 0:
+            self._pipeline.sync()
+        return self._cursor.rowcount
+
+    def __bool__(self) -> bool:
+        return int(self) > 0
+
+
+class _Adapter(PyFormatAdapter):
+    """Teaches aiosql that a count may come later, and keeps NUL out of texts, where PostgreSQL has no room for it."""
+
+    def insert_update_delete(self, conn: _Session, query_name: str, sql: str, parameters: Any) -> Any:
+        held = {name: _without_nul(value) for name, value in parameters.items()}
+        cursor = conn.connection.execute(sql, held)
+        return cursor.rowcount if conn.pipeline is None else _Changed(cursor, conn.pipeline)
+
+
+def _without_nul(value: Any) -> Any:
+    return value.replace("\0", "\\x00") if type(value) is str and "\0" in value else value
+
+
+def load_queries() -> Any:
+    """Return the named queries, bound to this engine's driver."""
+    folder = Path(__file__).parent
+    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("queries.sql", "postgres.sql"))
+    return aiosql.from_str(text, _Adapter, mandatory_parameters=False)
+
+
+@contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Turn the driver's errors into ours."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise StoreDamaged(f"the database {where} is damaged: {_said(error)}") from error
+    except _NOT_NOW as error:
+        raise StoreUnavailable(f"the database {where} cannot be used just now: {_said(error)}") from error
+    except psycopg.Error as error:
+        raise StoreError(f"the database {where}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _immediately(changed: Any) -> None:
+    if not changed:
+        raise LeaseLost
+
+
+class PostgresEngine:
+    """Connections to one PostgreSQL database, and the transactions on it.
+
+    `bouncer`: the server is a pgbouncer in transaction mode, so there are no prepared statements, no
+    session settings and no LISTEN. A writer waits up to `longest_wait_s` for the locks of another one.
+    A commit whose answer was lost is settled by asking for the transaction's fate for up to
+    `settle_within_s`; where that fails CommitUnknown is raised.
+    """
+
+    is_remote = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        migrations: Path = MIGRATIONS,
+        bouncer: bool = False,
+        longest_wait_s: float = 5.0,
+        settle_within_s: float = 30.0,
+    ) -> None:
+        self.migrations = migrations
+        self._url = url
+        self._where = _shown(url)
+        self._bouncer = bouncer
+        self._session = {**_SESSION, "lock_timeout": str(round(longest_wait_s * 1000))}
+        self._settle_within_s = settle_within_s
+        self._queries = load_queries()
+        self._mutex = threading.Lock()
+        self._writer: psycopg.Connection[Any] | None = None
+        self._listener: _Listener | None = None
+        self._closed = False
+        self._pool = ConnectionPool(
+            url,
+            kwargs=self._options(),
+            min_size=0,
+            max_size=_READERS,
+            timeout=_BORROW_WITHIN_S,
+            reconnect_timeout=0,
+            check=_check,
+            configure=None if bouncer else _read_only,
+            open=True,
+            name="postroom",
+        )
+
+    # -- connections
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"autocommit": True, **_KEEPALIVE}
+        if self._bouncer:
+            return {**options, "prepare_threshold": None}
+        settings = " ".join(f"-c {name}={value}" for name, value in self._session.items())
+        return {**options, "options": settings}
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        connection: psycopg.Connection[Any] = psycopg.connect(self._url, **self._options())
+        if connection.info.server_version < OLDEST_SERVER:
+            connection.close()
+            raise ConfigError("DATABASE_URL", f"{self._where} is older than PostgreSQL 13")
+        [[synchronous]] = connection.execute("SHOW synchronous_commit").fetchall()
+        if synchronous == "off":  # then an answer would not mean that anything is durable
+            if self._bouncer:
+                connection.close()
+                raise ConfigError(
+                    "DATABASE_URL", f"{self._where} has synchronous_commit = off; set it to on there"
+                )
+            connection.execute("SET synchronous_commit = on")
+        return connection
+
+    def check(self) -> None:
+        """Raise StoreUnavailable, or ConfigError when trying again would not help."""
+        try:
+            self._connect().close()
+        except (
+            psycopg.errors.InvalidCatalogName,
+            psycopg.errors.InvalidPassword,
+            psycopg.errors.InvalidAuthorizationSpecification,
+            psycopg.ProgrammingError,
+        ) as error:
+            raise ConfigError("DATABASE_URL", f"{self._where} refuses us: {_said(error)}") from error
+        except psycopg.OperationalError as error:
+            if any(words in str(error) for words in _FOR_GOOD):
+                raise ConfigError("DATABASE_URL", f"{self._where} refuses us: {_said(error)}") from error
+            raise StoreUnavailable(f"the database {self._where} cannot be reached: {_said(error)}") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[tuple[Any, Any]]:
+        with translated(self._where), self._pool.connection() as connection:
+            yield _Session(connection), self._queries
+
+    # -- writing
+
+    def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
+        with self._mutex, translated(self._where):
+            for number in range(_MOST_TRIES):
+                try:
+                    return self._try_batch(works)
+                except _AGAIN as error:
+                    log.info("a transaction met another one and is run again: %s", _said(error))
+                    time.sleep(random.uniform(0, 0.01) * 2**number)  # noqa: S311  # not a secret
+        raise StoreUnavailable(
+            f"the database {self._where} is too busy: transactions keep meeting each other"
+        )
+
+    def _try_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
+        connection = self._own()
+        try:
+            settled = self._together(connection, works)
+            return settled if settled is not None else self._one_by_one(connection, works)
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _own(self) -> psycopg.Connection[Any]:
+        """Return the writing connection, a new one where the old one was lost."""
+        if self._writer is not None and self._writer.closed:
+            self._writer = None
+        if self._writer is None:
+            self._writer = self._connect()
+        return self._writer
+
+    def _roll_back(self) -> None:
+        connection, self._writer = self._writer, None
+        if connection is None or connection.closed:
+            return
+        with suppress(psycopg.Error):
+            if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+                connection.execute("ROLLBACK")
+            self._writer = connection
+        if self._writer is None:
+            connection.close()
+
+    def _together(
+        self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]
+    ) -> list[Settled] | None:
+        """Run the works in pipeline mode and commit; None, everything undone, when one of them fails."""
+        guards: list[Any] = []
+        try:
+            with connection.pipeline() as pipeline:
+                connection.execute("BEGIN")
+                transaction = Transaction(_Session(connection, pipeline), self._queries, guards.append)
+                values = [work(transaction) for work in works]
+                xid = self._prepare_commit(connection, transaction)
+                pipeline.sync()
+                undone = not all(guards)
+                number = xid.fetchone()
+        except psycopg.errors.PipelineAborted:
+            self._roll_back()
+            return None
+        except _NOT_NOW:
+            raise
+        except Exception:  # whose it was is found out one by one
+            self._roll_back()
+            return None
+        if undone:
+            connection.execute("ROLLBACK")
+            return None
+        self._commit(connection, number)
+        return [Settled(value) for value in values]
+
+    def _one_by_one(self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]) -> list[Settled]:
+        """Run the works in one transaction, each with a savepoint to go back to."""
+        connection = self._own()
+        connection.execute("BEGIN")
+        session = _Session(connection)
+        transaction = Transaction(session, self._queries, _immediately)
+        settled = []
+        for work in works:
+            connection.execute("SAVEPOINT work")
+            try:
+                with translated(self._where):
+                    settled.append(Settled(work(transaction)))
+            except Exception as error:
+                if isinstance(error.__cause__, (*_NOT_NOW, *_DAMAGED)):
+                    raise error.__cause__ from error  # the fault is the database's, so nobody's work can be committed
+                settled.append(Settled(error=error))
+                connection.execute("ROLLBACK TO SAVEPOINT work")
+            else:
+                connection.execute("RELEASE SAVEPOINT work")
+        xid = self._prepare_commit(connection, transaction).fetchone()
+        self._commit(connection, xid)
+        return settled
+
+    @staticmethod
+    def _prepare_commit(connection: psycopg.Connection[Any], transaction: Transaction) -> psycopg.Cursor[Any]:
+        """Wake the workers, once for all works, and ask for the transaction's number."""
+        if transaction.wakes:
+            connection.execute("SELECT pg_notify(%s, '')", [_CHANNEL])
+        return connection.execute("SELECT pg_current_xact_id()::text")
+
+    def _commit(self, connection: psycopg.Connection[Any], xid: Any) -> None:
+        passing("store.commit")
+        try:
+            done = connection.execute("COMMIT")
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            connection.close()
+            log.warning("the connection was lost during COMMIT: %s", _said(error))
+            if not self._was_committed(xid[0]):
+                raise
+        else:
+            if done.statusmessage != "COMMIT":
+                raise StoreUnavailable(
+                    f"the database {self._where} answered COMMIT with {done.statusmessage}"
+                )
+
+    def _was_committed(self, xid: str) -> bool:
+        """Ask what became of a transaction. Raises CommitUnknown when nobody can tell."""
+        deadline = time.monotonic() + self._settle_within_s
+        reason: Exception | None = None
+        while time.monotonic() < deadline:
+            try:
+                with self._connect() as connection:
+                    [status] = connection.execute(
+                        "SELECT pg_xact_status(%s::text::xid8)", [xid]
+                    ).fetchone() or [None]
+            except psycopg.Error as error:
+                reason = error
+                time.sleep(0.1)
+                continue
+            if status == "in progress":  # its backend has not noticed yet that we are gone
+                time.sleep(0.05)
+                continue
+            if status is None:
+                break
+            log.warning("the transaction whose answer was lost is %s", status)
+            return bool(status == "committed")
+        raise CommitUnknown(
+            f"the database {self._where} was lost during COMMIT, and what became of it is not known: {reason}"
+        )
+
+    # -- migrations
+
+    @contextmanager
+    def exclusively(self) -> Iterator[tuple[Any, Any]]:
+        with self._mutex, translated(self._where):
+            connection = self._own()
+            try:
+                with connection.transaction():
+                    connection.execute("SET LOCAL lock_timeout = 0")
+                    connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
+                    yield _Session(connection), self._queries
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def run_script(self, sql: str) -> None:
+        self._own().execute(sql.encode())
+
+    def has_table(self, name: str) -> bool:
+        with self.reading() as (session, _):
+            row = session.connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
+        return bool(row and row[0])
+
+    # -- the rest
+
+    def change_counter(self) -> int:
+        """Count the notifications; a listener is started at the first call. Behind a pgbouncer there are none."""
+        if self._bouncer:
+            return 0
+        if self._listener is None:
+            self._listener = _Listener(self._connect, self._where)
+        return self._listener.count
+
+    def free_bytes(self) -> int:
+        """The server's disk is the server's affair."""
+        return sys.maxsize
+
+    def close(self) -> None:
+        with self._mutex:
+            if self._closed:
+                return
+            self._closed = True
+            if self._listener is not None:
+                self._listener.close()
+            self._pool.close()
+            if self._writer is not None:
+                self._writer.close()
+
+
+# libpq has no class of its own for what a server says before a session is there.
+_FOR_GOOD = (
+    "password authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+)
+
+
+def _read_only(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("SET default_transaction_read_only = on")
+
+
+def _check(connection: psycopg.Connection[Any]) -> None:
+    """Look whether a connection of the pool is still there, unless it was so a moment ago."""
+    now = time.monotonic()
+    if now - getattr(connection, "postroom_checked", 0.0) > _CHECK_AFTER_S:
+        ConnectionPool.check_connection(connection)
+        connection.postroom_checked = now  # type: ignore[attr-defined]
+
+
+def _shown(url: str) -> str:
+    """Return where the database is, without user and password."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'local'}:{parts.port or 5432}{parts.path}"
+
+
+class _Listener:
+    """A thread that counts notifications. While it is not connected, the workers' own looks must do."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection[Any]], where: str) -> None:
+        self._connect = connect
+        self._where = where
+        self._closed = threading.Event()
+        self.count = 0
+        self._thread = threading.Thread(target=self._run, name="listen", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                with self._connect() as connection:
+                    connection.execute(f"LISTEN {_CHANNEL}")
+                    self.count += 1  # what came before we listened
+                    while not self._closed.is_set():
+                        for _ in connection.notifies(timeout=_NOTIFY_WAIT_S, stop_after=1):
+                            self.count += 1
+            except (psycopg.Error, ConfigError) as error:
+                log.info("not listening at %s just now: %s", self._where, _said(error))
+                self._closed.wait(_LISTEN_AGAIN_S)
+
+    def close(self) -> None:
+        self._closed.set()

@@ -1,0 +1,64 @@
+-- The statements that PostgreSQL writes in its own way.
+
+-- name: accept_message!
+-- Message, content, first delivery, job and event in one statement.
+WITH message AS (
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
+    VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt)
+    RETURNING id, account_id, accepted_at
+), content AS (
+    INSERT INTO content (message_id, mime, checksum) SELECT id, :mime, :checksum FROM message
+), delivery AS (
+    INSERT INTO delivery (message_id, forward_path) SELECT id, :forward_path FROM message
+), job AS (
+    INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
+)
+INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
+
+-- name: jobs_due
+-- What another worker is claiming just now is passed over.
+SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
+       message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
+       delivery.id, delivery.forward_path,
+       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id)
+FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
+      WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at <= :now
+      ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED) AS job
+     JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
+     JOIN LATERAL (SELECT id, forward_path FROM delivery AS any_pending
+                   WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending'
+                   ORDER BY id LIMIT 1) AS delivery ON true
+ORDER BY job.due_at, job.id;
+
+-- name: conclude_sent!
+-- Delivery, event, attempt and log line of a job that is over.
+WITH log_line AS (
+    INSERT INTO log_line (message_id) VALUES (:message_id)
+), delivery AS (
+    UPDATE delivery SET state = 'sent', reason = NULL, reply_code = :reply_code, reply_enhanced = :reply_enhanced,
+                        reply_text = :reply_text, finished_at = :now
+    WHERE id = :delivery_id AND state = 'pending'
+), event AS (
+    INSERT INTO event (message_id, delivery_id, at, kind, detail)
+    VALUES (:message_id, :delivery_id, :now, 'sent', :detail)
+)
+INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
+VALUES (:job_id, :number, :worker_id, :started_at, :now, 'sent', :reply_code, :reply_enhanced, :reply_text);
+
+-- name: jobs_owned_by
+-- Locked, so that the worker cannot finish one while it is being buried.
+SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,
+       job.reserved, message.in_doubt
+FROM job JOIN message ON message.id = job.message_id
+WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id FOR UPDATE OF job;
+
+-- name: add_to_log_batch!
+UPDATE log_line SET batch = :batch
+WHERE batch IS NULL AND id IN (SELECT value::bigint FROM json_array_elements_text(CAST(:ids AS json)) AS value);
+
+-- name: lock_account$
+SELECT id FROM account WHERE id = :account_id FOR NO KEY UPDATE;
+
+-- name: try_lock_account$
+-- None: another worker has it just now.
+SELECT id FROM account WHERE id = :account_id FOR NO KEY UPDATE SKIP LOCKED;

@@ -1,0 +1,43 @@
+-- The statements that SQLite writes in its own way.
+
+-- name: accept_message!
+-- Message, content, first delivery, job and event, through the view's trigger.
+INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime,
+                        checksum, forward_path)
+VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :mime, :checksum,
+        :forward_path);
+
+-- name: jobs_due
+SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
+       message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
+       delivery.id, delivery.forward_path,
+       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id)
+FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
+         JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
+                                         WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
+WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now
+ORDER BY job.due_at, job.id
+LIMIT :count;
+
+-- name: conclude_sent!
+-- Delivery, event, attempt and log line of a job that is over, through the view's trigger.
+INSERT INTO conclusion (message_id, delivery_id, job_id, number, worker_id, started_at, finished_at, reply_code,
+                        reply_enhanced, reply_text, detail)
+VALUES (:message_id, :delivery_id, :job_id, :number, :worker_id, :started_at, :now, :reply_code, :reply_enhanced,
+        :reply_text, :detail);
+
+-- name: jobs_owned_by
+SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,
+       job.reserved, message.in_doubt
+FROM job JOIN message ON message.id = job.message_id
+WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id;
+
+-- name: add_to_log_batch!
+UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id IN (SELECT value FROM json_each(:ids));
+
+-- name: lock_account$
+-- There is one writer at a time: nothing to lock.
+SELECT :account_id;
+
+-- name: try_lock_account$
+SELECT :account_id;
