@@ -292,6 +292,7 @@ class Settings(BaseSettings):
     host: Annotated[str, _from_text(parse_host)] = "127.0.0.1"
     port: Annotated[int, _from_text(parse_port)] = 5000
     database_url: Annotated[str, _from_text(_database_url), Field(repr=False)] = "sqlite:///var/postroom.db"
+    database_bouncer: Annotated[bool, _from_text(parse_truth)] = False
     accounts_csv: Path = Path("data.csv")
     email_log: Path = Path("email_log.txt")
     smtp_host: Annotated[str | None, _from_text(parse_host)] = None

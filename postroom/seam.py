@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from postroom.errors import StoreUnavailable
+from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.store import Settled, Store, Work
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,15 @@ class Seam:
     """Commits what the coroutines hand over, in the order in which they hand it over.
 
     While a commit is under way further work gathers, and goes into the next one. Before it begins one it
-    waits for `linger_s`, so that what others need by then is in it too.
+    waits for `linger_s`, so that what others need by then is in it too. `on_unknown` is told when nobody
+    can say whether a commit was done.
     """
 
-    def __init__(self, store: Store, *, linger_s: float) -> None:
+    def __init__(
+        self, store: Store, *, linger_s: float, on_unknown: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
+        self._on_unknown = on_unknown
         self._linger_s = linger_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
@@ -93,6 +97,8 @@ class Seam:
         loop = asyncio.get_running_loop()
         works = [work for work, _ in batch]
         settled = await loop.run_in_executor(self._thread, self._store.write_all, works)
+        if any(isinstance(result.error, CommitUnknown) for result in settled):
+            self._on_unknown()
         for (_, future), result in zip(batch, settled, strict=True):
             _resolve(future, result)
 

@@ -23,6 +23,7 @@ from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
 
+_VAULT = "vault"  # setting: the fingerprint of the secret key
 VAR = Path("var")
 _EX_TEMPFAIL = 75  # sysexits.h
 _LAST_ANSWERS_S = 0.3
@@ -61,14 +62,31 @@ def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = la
     """
     settings = load_settings()
     start_logging(settings)
-    store = open_store(settings.database_url, create=migrate, on_broken=on_broken)
+    store = open_store(
+        settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
+    )
     VAR.mkdir(mode=0o700, exist_ok=True)  # mails, keys and credentials are nobody else's
     vault = Vault.open(settings, VAR)
     if migrate:
         store.migrate()
     else:
         store.check_schema()
+    if store.is_remote:
+        _check_secret_key(store, vault)
     return Service(settings, store, vault)
+
+
+def _check_secret_key(store: Store, vault: Vault) -> None:
+    """See that all hosts on one database have the same secret key, or one of those before it."""
+    first = store.write(lambda transaction: transaction.set_setting_once(_VAULT, vault.fingerprint))
+    if first not in vault.fingerprints:
+        raise ConfigError(
+            "POSTROOM_SECRET_KEY",
+            "the passwords and keys in this database were stored with another secret key; give every host the same one: "
+            "copy var/secret.key from the first, or set the variable",
+        )
+    if first != vault.fingerprint:
+        store.write(lambda transaction: transaction.set_setting(_VAULT, vault.fingerprint))
 
 
 def check_service() -> Settings:

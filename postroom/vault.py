@@ -44,7 +44,7 @@ class UndecryptableSecret(PostroomError):
 class Vault:
     """Encrypts and decrypts credentials, and digests API keys. Safe to share between threads."""
 
-    __slots__ = ("_digest_keys", "_fernet", "_fingerprint")
+    __slots__ = ("_digest_keys", "_fernet", "_fingerprints")
 
     def __init__(self, keys: tuple[Secret, ...]) -> None:
         """Take the keys, primary first: it encrypts, all decrypt."""
@@ -54,7 +54,7 @@ class Vault:
             [Fernet(urlsafe_b64encode(_derive(key, _CREDENTIALS))) for key in keys],
         )
         self._digest_keys = tuple(hmac.new(_derive(key, _API_KEYS), digestmod="sha256") for key in keys)
-        self._fingerprint = _derive(keys[0], _FINGERPRINT)[:8].hex()
+        self._fingerprints = tuple(_derive(key, _FINGERPRINT)[:8].hex() for key in keys)
 
     @classmethod
     def open(cls, settings: Settings, var_dir: Path) -> Vault:
@@ -79,7 +79,12 @@ class Vault:
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change when the primary key does, and tell nothing of it."""
-        return self._fingerprint
+        return self._fingerprints[0]
+
+    @property
+    def fingerprints(self) -> tuple[str, ...]:
+        """The fingerprints of all keys, the primary one first."""
+        return self._fingerprints
 
     def encrypt(self, text: str) -> bytes:
         """Return `text` encrypted and authenticated by the primary key; never the same twice."""
@@ -101,7 +106,7 @@ class Vault:
         return tuple(_hmac(digest_key, key) for digest_key in self._digest_keys)
 
     def __repr__(self) -> str:
-        return f"Vault({self._fingerprint})"
+        return f"Vault({self.fingerprint})"
 
 
 def _derive(key: Secret, label: bytes) -> bytes:

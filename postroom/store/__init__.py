@@ -169,6 +169,12 @@ class Store:
         with self._engine.reading() as (db, q):
             return [_stored_account(row) for row in q.accounts_due(db, now=now)]
 
+    def connections(self) -> int:
+        """Return how many SMTP connections are open, or being opened, in all workers."""
+        with self._engine.reading() as (db, q):
+            count: int = q.count_connections(db)
+        return count
+
     def waits_too_long(self, now: Instant, longest_wait: Instant) -> bool:
         """Whether anything waits for a time that only a clock that was ahead can have set (`Transaction.mend_times`)."""
         with self._engine.reading() as (db, q):

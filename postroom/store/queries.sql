@@ -3,6 +3,9 @@
 -- name: read_setting$
 SELECT value FROM setting WHERE name = :name;
 
+-- name: add_setting!
+INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING;
+
 -- name: write_setting!
 INSERT INTO setting (name, value) VALUES (:name, :value)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
@@ -128,6 +131,9 @@ UPDATE account
 SET logins_until = CASE WHEN logins_until > :now AND logins_until <= :latest THEN logins_until ELSE :now END + :interval
 WHERE id = :account_id
 RETURNING logins_until;
+
+-- name: count_connections$
+SELECT count(*) FROM connection;
 
 -- name: return_connection!
 DELETE FROM connection WHERE id = :connection_id;

@@ -104,6 +104,12 @@ class Transaction:
     def set_setting(self, name: str, value: str) -> None:
         self._q.write_setting(self._db, name=name, value=value)
 
+    def set_setting_once(self, name: str, value: str) -> str:
+        """Set what is not set yet; return what it is."""
+        self._q.add_setting(self._db, name=name, value=value)
+        found: str = self._q.read_setting(self._db, name=name)
+        return found
+
     # -- accounts and keys
 
     def upsert_account(self, *, source: str, now: Instant, **fields: Any) -> int:

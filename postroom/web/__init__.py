@@ -12,7 +12,7 @@ from postroom.config import Settings
 from postroom.model import Clock, system_clock
 from postroom.store import Store
 from postroom.vault import Vault
-from postroom.web import api, errors
+from postroom.web import api, errors, health
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call
 from postroom.web.gateway import Gateway
@@ -49,6 +49,8 @@ def create_app(
     app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock, hub)
     errors.install(app)
     app.register_blueprint(api.blueprint)
+    app.extensions["postroom.readiness"] = health.Readiness()
+    app.register_blueprint(health.blueprint)
     install_limits(app, settings, doorkeeper, hub)
     return app
 

@@ -16,7 +16,7 @@ from postroom import retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import EmailLog
-from postroom.errors import StoreUnavailable
+from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
@@ -67,12 +67,13 @@ class Worker:
         self._stopping = asyncio.Event()
         self._unlogged = True
         self._had_room = True
+        self._unsure = False
         self._lanes: dict[int, Lane] = {}
         self._context = Context(
             settings=settings,
             store=store,
             vault=vault,
-            seam=Seam(store, linger_s=_LINGER_S),
+            seam=Seam(store, linger_s=_LINGER_S, on_unknown=self._end_unsure),
             clock=clock,
             worker_id=self._registration.worker_id,
             var=var,
@@ -80,6 +81,12 @@ class Worker:
             hungry=self._wake.set,
             finished=self._note_finished,
         )
+
+    def _end_unsure(self) -> None:
+        """A claim may have been committed that we do not know of: sign off, so that its jobs go to whoever comes next."""
+        log.error("whether a commit was done is not known; this worker ends and is started anew")
+        self._unsure = True
+        self.stop()
 
     def stop(self) -> None:
         """Ask the worker to finish what it is sending and end."""
@@ -109,6 +116,8 @@ class Worker:
             for task in (*chores, dispatching):
                 if task.done():
                     task.result()
+            if self._unsure:
+                raise CommitUnknown
         finally:
             for task in (*chores, dispatching):
                 task.cancel()
@@ -147,7 +156,7 @@ class Worker:
         if not self._has_room():
             return
         claims = []
-        for stored in self._store.accounts_due(self._clock()):
+        for stored in await self._context.read(lambda: self._store.accounts_due(self._clock())):
             lane = self._lane(stored)
             room = lane.room()
             if self._context.bytes_in_hand >= _MOST_BYTES_IN_HAND:

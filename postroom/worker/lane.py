@@ -299,7 +299,7 @@ class Lane:
             )
 
     async def _dial(self) -> Connection:
-        fresh = self._context.store.account(self._standing.account.id)
+        fresh = await self._context.read(lambda: self._context.store.account(self._standing.account.id))
         if fresh is not None:
             self.refresh(fresh)
         context = self._context

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from postroom import retry
 from postroom.config import Settings, server_for
@@ -29,6 +30,7 @@ from postroom.store import Store, StoredAccount
 from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
 _LONGEST_BLOCK = 60 * SECOND
@@ -50,6 +52,10 @@ class Context:
     finished: Callable[[], None]
     bytes_in_hand: int = 0
     draining: bool = False
+
+    async def read(self, call: Callable[[], T]) -> T:
+        """Return what `call` reads from the store: at once from a file of this machine, in a thread from a server."""
+        return await asyncio.to_thread(call) if self.store.is_remote else call()
 
 
 class Standing:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import apsw
+import psycopg
 
 from tests.servers.programs import end, free_port
 from tests.servers.waiting import eventually
@@ -208,6 +209,9 @@ class Installation:
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
         """Ask the database itself."""
+        if "DATABASE_URL" in self._settings:
+            with psycopg.connect(self._settings["DATABASE_URL"], autocommit=True) as server:
+                return server.execute(sql.encode()).fetchall()
         connection = apsw.Connection(str(self.folder / "var/postroom.db"), flags=apsw.SQLITE_OPEN_READONLY)
         try:
             connection.set_busy_timeout(5000)
