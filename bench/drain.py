@@ -6,7 +6,7 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,11 +83,12 @@ def sink(folder: Path, *, chunking: bool = False) -> Iterator[int]:
 
 
 @contextmanager
-def worker(folder: Path) -> Iterator[Program]:
+def worker(
+    folder: Path, database: Mapping[str, str] | None = None, name: str = "worker"
+) -> Iterator[Program]:
     """Run Postroom's worker over the installation of this folder."""
-    with running(
-        [sys.executable, "-m", "postroom", "worker"], folder, environment(), "worker.txt"
-    ) as program:
+    variables = {**environment(), **(database or {})}
+    with running([sys.executable, "-m", "postroom", "worker"], folder, variables, f"{name}.txt") as program:
         yield program
 
 

@@ -87,13 +87,21 @@ def write_accounts(folder: Path, ports: Sequence[int], connections: int | None =
     )
 
 
-def fill_folder(folder: Path, counts: Mapping[int, int], size: int = 1024) -> None:
-    """Fill the installation of a folder from a process of its own. Raises StartError."""
+def fill_folder(
+    folder: Path, counts: Mapping[int, int], size: int = 1024, database: Mapping[str, str] | None = None
+) -> None:
+    """Fill the installation of a folder from a process of its own; `database` has its settings. Raises StartError."""
     command = [sys.executable, "-m", "bench.fill", "--size", str(size)]
     for account, count in counts.items():
         command += ["--account", f"{account}:{count}"]
     done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=3600, check=False
+        command,
+        cwd=folder,
+        env={**environment(), **(database or {})},
+        capture_output=True,
+        text=True,
+        timeout=3600,
+        check=False,
     )
     if done.returncode != 0:
         raise StartError(f"the queue could not be filled:\n{done.stderr[-3000:]}")

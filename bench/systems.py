@@ -76,7 +76,7 @@ class System:
     variables: Callable[[int, int], dict[str, str]]  # for an HTTP port and the sink's
 
 
-def postroom(web: int) -> System:
+def postroom(web: int, database: Mapping[str, str] | None = None) -> System:
     return System(
         "postroom" if web == 1 else f"postroom, {web} web processes",
         lambda port: [sys.executable, "-m", "postroom", "serve"],
@@ -84,6 +84,7 @@ def postroom(web: int) -> System:
             "PORT": str(port),
             "WEB_CONCURRENCY": str(web),
             "POSTROOM_RATE_LIMIT": RATE_LIMIT,
+            **(database or {}),
         },
     )
 

@@ -31,19 +31,23 @@ FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
 ORDER BY job.due_at, job.id;
 
 -- name: conclude_sent!
--- Delivery, event, attempt and log line of a job that is over.
-WITH log_line AS (
-    INSERT INTO log_line (message_id) VALUES (:message_id)
+-- The job, if it is still ours, and with it delivery, event, attempt and log line.
+WITH job AS (
+    UPDATE job SET state = 'done', finished_at = :now, claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+    WHERE id = :job_id AND state = 'claimed' AND claim_token = :token
+    RETURNING id
+), log_line AS (
+    INSERT INTO log_line (message_id) SELECT :message_id FROM job
 ), delivery AS (
     UPDATE delivery SET state = 'sent', reason = NULL, reply_code = :reply_code, reply_enhanced = :reply_enhanced,
                         reply_text = :reply_text, finished_at = :now
-    WHERE id = :delivery_id AND state = 'pending'
+    FROM job WHERE delivery.id = :delivery_id AND delivery.state = 'pending'
 ), event AS (
     INSERT INTO event (message_id, delivery_id, at, kind, detail)
-    VALUES (:message_id, :delivery_id, :now, 'sent', :detail)
+    SELECT :message_id, :delivery_id, :now, 'sent', :detail FROM job
 )
 INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
-VALUES (:job_id, :number, :worker_id, :started_at, :now, 'sent', :reply_code, :reply_enhanced, :reply_text);
+SELECT id, :number, :worker_id, :started_at, :now, 'sent', :reply_code, :reply_enhanced, :reply_text FROM job;
 
 -- name: jobs_owned_by
 -- Locked, so that the worker cannot finish one while it is being buried.

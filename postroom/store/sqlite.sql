@@ -19,12 +19,14 @@ WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND
 ORDER BY job.due_at, job.id
 LIMIT :count;
 
--- name: conclude_sent!
--- Delivery, event, attempt and log line of a job that is over, through the view's trigger.
+-- name: conclude_sent$
+-- The job, if it is still ours, and with it delivery, event, attempt and log line, through the view's trigger.
 INSERT INTO conclusion (message_id, delivery_id, job_id, number, worker_id, started_at, finished_at, reply_code,
                         reply_enhanced, reply_text, detail)
-VALUES (:message_id, :delivery_id, :job_id, :number, :worker_id, :started_at, :now, :reply_code, :reply_enhanced,
-        :reply_text, :detail);
+SELECT :message_id, :delivery_id, id, :number, :worker_id, :started_at, :now, :reply_code, :reply_enhanced,
+       :reply_text, :detail
+FROM job WHERE id = :job_id AND state = 'claimed' AND claim_token = :token
+RETURNING job_id;
 
 -- name: jobs_owned_by
 SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,

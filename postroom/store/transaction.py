@@ -409,23 +409,25 @@ class Transaction:
     def _conclude(
         self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
     ) -> None:
-        """Record in two statements what `finish` records of a plain result."""
+        """Record in one statement what `finish` records of a plain result."""
         outcome = result.only
         assert isinstance(outcome, Sent)
-        self._must(self._q.end_job(self._db, job_id=job.id, token=job.token, state="done", now=now))
-        passing("finish.inside")
-        self._q.conclude_sent(
-            self._db,
-            message_id=job.message_id,
-            delivery_id=job.deliveries[0].id,
-            job_id=job.id,
-            number=job.attempt,
-            worker_id=worker_id,
-            started_at=started_at,
-            now=now,
-            detail=str(outcome.reply),
-            **_reply_columns(outcome.reply),
+        self._must(
+            self._q.conclude_sent(
+                self._db,
+                message_id=job.message_id,
+                delivery_id=job.deliveries[0].id,
+                job_id=job.id,
+                token=job.token,
+                number=job.attempt,
+                worker_id=worker_id,
+                started_at=started_at,
+                now=now,
+                detail=str(outcome.reply),
+                **_reply_columns(outcome.reply),
+            )
         )
+        passing("finish.inside")
 
     def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
