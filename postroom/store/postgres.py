@@ -37,7 +37,7 @@ OLDEST_SERVER = 13_00_00
 _CHANNEL = "postroom"
 _MIGRATION_LOCK = 0x706F7374726F6F6D  # "postroom"; an advisory lock
 _READERS = 4
-_BORROW_WITHIN_S = 3.0
+_BORROW_WITHIN_S = 2.0
 _CHECK_AFTER_S = 1.0
 _CONNECT_WITHIN_S = 5
 _MOST_TRIES = 6
@@ -138,7 +138,7 @@ def translated(where: str) -> Iterator[None]:
 
 
 def _said(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _immediately(changed: Any) -> None:
@@ -183,7 +183,7 @@ class PostgresEngine:
             min_size=0,
             max_size=_READERS,
             timeout=_BORROW_WITHIN_S,
-            reconnect_timeout=0,
+            reconnect_timeout=_BORROW_WITHIN_S,
             check=_check,
             configure=None if bouncer else _read_only,
             open=True,

@@ -59,9 +59,10 @@ class Worker:
         self._settings = settings
         self._store = store
         self._clock = clock
+        self._accounts_file = AccountsFile(store, vault, settings.accounts_csv, clock)
+        report(self._accounts_file.sync())  # a worker that is there knows the accounts
         self._registration = Registration(store, var / "workers", clock)
         self._undertaker = Undertaker(store, clock, settings.in_doubt)
-        self._accounts_file = AccountsFile(store, vault, settings.accounts_csv, clock)
         self._email_log = EmailLog(store, settings.email_log, var / "email_log.lock")
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()

@@ -37,8 +37,8 @@ class Answer:
 class Client:
     """A keep-alive HTTP client; one for each thread."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    def __init__(self, port: int, host: str = "127.0.0.1", timeout: float = 30) -> None:
+        self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
 
     def call(
         self, method: str, path: str, document: Any = None, headers: Mapping[str, str] | None = None
@@ -160,7 +160,7 @@ class Installation:
     def pids(self, *words: str) -> list[int]:
         """Return the pids of the service's processes whose command line ends with `words`."""
         assert self._process is not None
-        return [pid for pid in _descendants(self._process.pid) if _command(pid)[-len(words) :] == list(words)]
+        return descendants(self._process.pid, *words)
 
     # -- use
 
@@ -227,6 +227,11 @@ class Installation:
 def account_rows(port: int, key: str = KEY) -> list[str]:
     """Return a data.csv for one account whose server is an open sink on loopback."""
     return ["key,email,app_password,host,port,security", f"{key},me@postroom.example,,127.0.0.1,{port},none"]
+
+
+def descendants(pid: int, *words: str) -> list[int]:
+    """Return the pids of the processes below `pid` whose command line ends with `words`."""
+    return [each for each in _descendants(pid) if _command(each)[-len(words) :] == list(words)]
 
 
 def _descendants(pid: int) -> list[int]:

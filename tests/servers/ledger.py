@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
+from typing import Any, Protocol
 
-from tests.servers.installation import Installation
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
+
+
+class Inspected(Protocol):
+    """An installation on one machine, or on many."""
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        """Ask the database itself."""
+
+    def log_lines(self) -> list[str]:
+        """Return the lines of every email_log.txt."""
 
 
 def copies_at(sink: Sink) -> Counter[str]:
@@ -16,7 +26,7 @@ def copies_at(sink: Sink) -> Counter[str]:
 
 
 def check_ledger(
-    service: Installation, sink: Sink, accepted: Collection[str], held: Iterable[str] = ()
+    service: Inspected, sink: Sink, accepted: Collection[str], held: Iterable[str] = ()
 ) -> set[str]:
     """Raise AssertionError unless nothing was lost and every duplicate is known; return the ids sent twice.
 
@@ -47,14 +57,14 @@ def check_ledger(
     return twice
 
 
-def all_ended(service: Installation) -> bool:
+def all_ended(service: Inspected) -> bool:
     """Whether nothing is queued or under way; what is held for a person is neither."""
     return not service.query(
         "SELECT 1 FROM job WHERE state = 'claimed' OR (state = 'queued' AND held = 0) LIMIT 1"
     )
 
 
-def held_mails(service: Installation) -> set[str]:
+def held_mails(service: Inspected) -> set[str]:
     """Return the ids of the mails that wait for a person."""
     rows = service.query(
         "SELECT request_id FROM message JOIN job ON job.message_id = message.id WHERE job.held = 1"

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self
@@ -24,6 +24,7 @@ from tests.servers.programs import PATH, unavailable
 P = ParamSpec("P")
 
 ROOT = Path(__file__).resolve().parents[2]
+CENTRE = "10.99.0.1"
 INSIDE = "TESTS_INSIDE_A_NAMESPACE"
 BLACK_HOLE = "192.0.2.1"  # TEST-NET-1 (RFC 5737)
 # A cable whose other end throws away what is not for its own hardware address. The resolver's settings are seen in
@@ -41,6 +42,14 @@ printf 'hosts: files dns\\n' > /mnt/nsswitch.conf
 mount --bind /mnt/resolv.conf /etc/resolv.conf
 mount --bind /mnt/nsswitch.conf /etc/nsswitch.conf
 """
+# For hosts of their own (`Host`): where `ip netns` keeps them.
+PRIVILEGED = ("unshare", "--net", "--mount", "--", "sh", "-ec")
+HOSTS = f"""
+ip link set lo up
+ip address add {CENTRE}/32 dev lo
+mkdir -p /run/netns
+mount -t tmpfs tmpfs /run/netns
+"""
 UNSHARE = ("unshare", "--map-root-user", "--net", "--mount", "--", "sh", "-ec")
 
 
@@ -57,14 +66,73 @@ def in_namespace(test: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _run_inside(node: str) -> None:
+def among_hosts(test: Callable[P, None]) -> Callable[P, None]:
+    """Run the test inside a network namespace in which it may make others (`Host`). Only root can."""
+
+    @functools.wraps(test)
+    def run(*arguments: P.args, **named: P.kwargs) -> None:
+        if os.environ.get(INSIDE):
+            test(*arguments, **named)
+        elif os.getuid() != 0:
+            unavailable("namespaces with servers that do not run as root can only be made by root")
+        else:
+            _run_inside(os.environ["PYTEST_CURRENT_TEST"].rpartition(" ")[0], PRIVILEGED, HOSTS)
+
+    return run
+
+
+class Host:
+    """A machine: a network namespace at the other end of a cable, with an identity of its own.
+
+    From here it is `address`; from every host this place is CENTRE.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.name = f"host{number}"
+        self.address = f"10.99.{number}.2"
+        self.centre = f"10.99.{number}.1"
+        self._cable = f"cable{number}"
+        for words in (
+            f"ip netns add {self.name}",
+            f"ip link add {self._cable} type veth peer name eth0 netns {self.name}",
+            f"ip address add {self.centre}/24 dev {self._cable}",
+            f"ip link set {self._cable} up",
+            f"ip -n {self.name} address add {self.address}/24 dev eth0",
+            f"ip -n {self.name} link set eth0 up",
+            f"ip -n {self.name} link set lo up",
+            f"ip -n {self.name} route add default via {self.centre}",
+        ):
+            _ip(words)
+
+    def command(self, words: Sequence[str], identity: Path) -> list[str]:
+        """Return the command that runs `words` there, where the file `identity` stands for the boot's identity."""
+        identity.write_text(f"{self.name}\n", encoding="ascii")
+        mount = f"mount --bind {identity} /proc/sys/kernel/random/boot_id"
+        inside = ["unshare", "--mount", "--", "sh", "-ec", f'{mount}; exec "$@"', "sh", *words]
+        return ["nsenter", f"--net=/run/netns/{self.name}", "--", *inside]
+
+    def cut(self) -> None:
+        """Pull the cable at the far end: what is sent into it is lost without a word."""
+        _ip(f"ip -n {self.name} link set eth0 down")
+
+    def mend(self) -> None:
+        _ip(f"ip -n {self.name} link set eth0 up")
+        _ip(f"ip -n {self.name} route replace default via {self.centre}")
+
+
+def _ip(words: str) -> None:
+    done = subprocess.run(words.split(), env={"PATH": PATH}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{words}: {done.stderr}"
+
+
+def _run_inside(node: str, enter: Sequence[str] = UNSHARE, setup: str = SETUP) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PATH": PATH, INSIDE: "1"}
-    if not _allowed(environment):
+    if not _allowed(environment, enter, setup):
         unavailable("no network namespaces here: `unshare --map-root-user --net --mount` or iproute2 fails")
     pytest = [sys.executable, "-m", "pytest", "-q", "-rP", "-p", "no:cacheprovider", node]
     ended = subprocess.run(
-        [*UNSHARE, SETUP + 'exec "$@"', "sh", *pytest],
+        [*enter, setup + 'exec "$@"', "sh", *pytest],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -76,10 +144,10 @@ def _run_inside(node: str) -> None:
     assert " passed" in ended.stdout, "the test inside did not run"
 
 
-def _allowed(environment: dict[str, str]) -> bool:
+def _allowed(environment: dict[str, str], enter: Sequence[str], setup: str) -> bool:
     if shutil.which("unshare", path=PATH) is None:
         return False
-    tried = subprocess.run([*UNSHARE, SETUP], env=environment, capture_output=True, check=False)
+    tried = subprocess.run([*enter, setup], env=environment, capture_output=True, check=False)
     return tried.returncode == 0
 
 

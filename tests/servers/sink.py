@@ -220,14 +220,14 @@ class SinkProtocol(asyncio.Protocol):
             self.replies.append(b"500 5.5.2 Command unknown\r\n")
 
 
-async def serve(port: int, ledger: Ledger | None, chunking: bool) -> None:
+async def serve(port: int, ledger: Ledger | None, chunking: bool, host: str = "127.0.0.1") -> None:
     lines = [*EXTENSIONS, b"CHUNKING"] if chunking else list(EXTENSIONS)
     greeting = b"".join(b"250-%b\r\n" % line for line in lines[:-1]) + b"250 %b\r\n" % lines[-1]
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(lambda: SinkProtocol(ledger, greeting), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(lambda: SinkProtocol(ledger, greeting), host, port, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await stop.wait()
     server.close()
@@ -237,6 +237,7 @@ async def serve(port: int, ledger: Ledger | None, chunking: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="A fast SMTP sink.")
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--ledger", help="file to append `MESSAGE-ID RECIPIENT` to")
     parser.add_argument("--chunking", action="store_true", help="offer CHUNKING (RFC 3030)")
     options = parser.parse_args()
@@ -244,9 +245,9 @@ def main() -> None:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(serve(options.port, ledger, options.chunking))
+        asyncio.run(serve(options.port, ledger, options.chunking, options.host))
     else:
-        uvloop.run(serve(options.port, ledger, options.chunking))
+        uvloop.run(serve(options.port, ledger, options.chunking, options.host))
     if ledger is not None:
         ledger.close()
 
@@ -256,7 +257,14 @@ class Sink:
 
     host = "127.0.0.1"
 
-    def __init__(self, ledger: Path | None = None, chunking: bool = False, timeout: float = 15.0) -> None:
+    def __init__(
+        self,
+        ledger: Path | None = None,
+        chunking: bool = False,
+        timeout: float = 15.0,
+        listen: str = "127.0.0.1",
+    ) -> None:
+        self._listen = listen
         self.ledger_file = ledger
         self.chunking = chunking
         self.timeout = timeout
@@ -267,6 +275,7 @@ class Sink:
         """Start and wait for its port; later starts use the same port and add to the same ledger."""
         port = self.port or free_port()
         command = [sys.executable, "-m", "tests.servers.sink", "--port", str(port)]
+        command += ["--host", self._listen]
         command += ["--ledger", str(self.ledger_file.resolve())] if self.ledger_file else []
         command += ["--chunking"] if self.chunking else []
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
