@@ -177,6 +177,7 @@ class PostgresEngine:
         self._writer: psycopg.Connection[Any] | None = None
         self._listener: _Listener | None = None
         self._closed = False
+        self._suspect_since = 0.0  # when a connection was last found to be lost
         self._pool = ConnectionPool(
             url,
             kwargs=self._options(),
@@ -184,7 +185,7 @@ class PostgresEngine:
             max_size=_READERS,
             timeout=_BORROW_WITHIN_S,
             reconnect_timeout=_BORROW_WITHIN_S,
-            check=_check,
+            check=self._check,
             configure=None if bouncer else _read_only,
             open=True,
             name="postroom",
@@ -230,6 +231,14 @@ class PostgresEngine:
                 raise ConfigError("DATABASE_URL", f"{self._where} refuses us: {_said(error)}") from error
             raise StoreUnavailable(f"the database {self._where} cannot be reached: {_said(error)}") from error
 
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        """Look whether a connection of the pool is still there, unless it was so a moment ago."""
+        now = time.monotonic()
+        seen = getattr(connection, "postroom_seen", 0.0)
+        if now - seen > _CHECK_AFTER_S or seen < self._suspect_since:
+            ConnectionPool.check_connection(connection)
+            connection.postroom_seen = now  # type: ignore[attr-defined]
+
     @contextmanager
     def reading(self) -> Iterator[tuple[Any, Any]]:
         with translated(self._where), self._pool.connection() as connection:
@@ -240,20 +249,28 @@ class PostgresEngine:
     def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
         with self._mutex, translated(self._where):
             for number in range(_MOST_TRIES):
+                connection = self._own()
                 try:
-                    return self._try_batch(works)
+                    return self._try_batch(connection, works)
                 except _AGAIN as error:
                     log.info("a transaction met another one and is run again: %s", _said(error))
                     time.sleep(random.uniform(0, 0.01) * 2**number)  # noqa: S311  # not a secret
+                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                    self._suspect_since = time.monotonic()
+                    if not connection.closed or number:
+                        raise
+                    log.info(
+                        "a connection was lost, nothing was committed, and it is tried again: %s",
+                        _said(error),
+                    )
         raise StoreUnavailable(
             f"the database {self._where} is too busy: transactions keep meeting each other"
         )
 
-    def _try_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
-        connection = self._own()
+    def _try_batch(self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]) -> list[Settled]:
         try:
             settled = self._together(connection, works)
-            return settled if settled is not None else self._one_by_one(connection, works)
+            return settled if settled is not None else self._one_by_one(works)
         except BaseException:
             self._roll_back()
             raise
@@ -305,7 +322,7 @@ class PostgresEngine:
         self._commit(connection, number)
         return [Settled(value) for value in values]
 
-    def _one_by_one(self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]) -> list[Settled]:
+    def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Settled]:
         """Run the works in one transaction, each with a savepoint to go back to."""
         connection = self._own()
         connection.execute("BEGIN")
@@ -435,14 +452,6 @@ _FOR_GOOD = (
 
 def _read_only(connection: psycopg.Connection[Any]) -> None:
     connection.execute("SET default_transaction_read_only = on")
-
-
-def _check(connection: psycopg.Connection[Any]) -> None:
-    """Look whether a connection of the pool is still there, unless it was so a moment ago."""
-    now = time.monotonic()
-    if now - getattr(connection, "postroom_checked", 0.0) > _CHECK_AFTER_S:
-        ConnectionPool.check_connection(connection)
-        connection.postroom_checked = now  # type: ignore[attr-defined]
 
 
 def _shown(url: str) -> str:

@@ -64,15 +64,17 @@ def deaths(note: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 20 * KILLS)
 @pytest.mark.parametrize("point", SENDING)
-def test_a_kill_at(point: str, tmp_path: Path) -> None:
+def test_a_kill_at(point: str, tmp_path: Path, database_settings: dict[str, str]) -> None:
     note, folder = tmp_path / "deaths", tmp_path / "service"
     size = 600_000 if point == "send.body" else 500  # one body of several blocks, killed between them
     every = 1 if point == "session.connect" else 7
     with Sink(ledger=tmp_path / "ledger") as sink:
-        armed = Installation(folder, account_rows(sink.port), **{VARIABLE: f"{point}:{every}:{note}"})
+        armed = Installation(
+            folder, account_rows(sink.port), **database_settings, **{VARIABLE: f"{point}:{every}:{note}"}
+        )
         with armed, Posting(armed, size) as posting:
             eventually(lambda: deaths(note) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
-        with Installation(folder, account_rows(sink.port)) as service:
+        with Installation(folder, account_rows(sink.port), **database_settings) as service:
             eventually(lambda: all_ended(service), 60, "the queue to empty")
             assert posting.accepted or point == "session.connect"
             twice = check_ledger(service, sink, posting.accepted)
@@ -104,30 +106,36 @@ def test_a_kill_while_the_session_is_made(point: str, tmp_path: Path, ca: trustm
         server.stop()
 
 
-def test_a_kill_while_dead_workers_are_buried(tmp_path: Path) -> None:
+def test_a_kill_while_dead_workers_are_buried(tmp_path: Path, database_settings: dict[str, str]) -> None:
     note, folder = tmp_path / "deaths", tmp_path / "service"
     with Sink(ledger=tmp_path / "ledger") as sink:
-        with Installation(folder, account_rows(sink.port), **{VARIABLE: f"send.marked:5:{note}"}) as armed:
+        rows = account_rows(sink.port)
+        with Installation(folder, rows, **database_settings, **{VARIABLE: f"send.marked:5:{note}"}) as armed:
             with Posting(armed, 500) as posting:
                 eventually(lambda: deaths(note) >= 1, 60)
             armed.stop(9)
-        with Installation(folder, account_rows(sink.port), **{VARIABLE: f"recover.inside:1:{note}"}) as armed:
+        with Installation(
+            folder, rows, **database_settings, **{VARIABLE: f"recover.inside:1:{note}"}
+        ) as armed:
             eventually(lambda: deaths(note) >= 2, 60)
             armed.stop(9)
-        with Installation(folder, account_rows(sink.port)) as service:
+        with Installation(folder, rows, **database_settings) as service:
             eventually(lambda: all_ended(service), 60, "the queue to empty")
             check_ledger(service, sink, posting.accepted)
 
 
-def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
+def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(
+    tmp_path: Path, database_settings: dict[str, str]
+) -> None:
     import subprocess
     import sys
 
     note = tmp_path / "deaths"
     command = [sys.executable, "-m", "postroom", "migrate"]
-    environment = {**os.environ, VARIABLE: f"migrate.inside:1:{note}"}
-    killed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    environment = {**os.environ, **database_settings}
+    armed = {**environment, VARIABLE: f"migrate.inside:1:{note}"}
+    killed = subprocess.run(command, cwd=tmp_path, env=armed, capture_output=True, check=False)
     assert killed.returncode == -9
     assert deaths(note) == 1
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert "applied 0001_initial" in again.stderr

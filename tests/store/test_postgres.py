@@ -1,0 +1,290 @@
+"""What only a database server can do to us: commits whose answer is lost, ended backends, locks, notifications."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import psycopg
+import pytest
+
+from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
+from postroom.model import Accepted, ClaimedJob
+from postroom.store import Store, Transaction, open_store
+from postroom.store.postgres import PostgresEngine
+from tests.servers.cable import Cable
+from tests.servers.postgres import Postgres
+from tests.servers.waiting import eventually
+from tests.store.database import LATER, NOW, SENT, Database, Post, PostgresDatabase, accepting, new_message
+
+pytestmark = pytest.mark.only("postgres")
+
+
+@pytest.fixture
+def cable(postgres_server: Postgres) -> Iterator[Cable]:
+    with Cable(postgres_server.port) as cable:
+        yield cable
+
+
+def over(cable: Cable, database: Database, *, settle_within_s: float = 10.0) -> Store:
+    """Open a store whose connections go over the cable."""
+    assert isinstance(database, PostgresDatabase)
+    url = f"postgresql://postroom@127.0.0.1:{cable.port}/{database.name}"
+    return Store(PostgresEngine(url, settle_within_s=settle_within_s))
+
+
+def request_ids(database: Database) -> list[str]:
+    return [row[0] for row in database.rows("SELECT request_id FROM message ORDER BY id")]
+
+
+class TestACommitWhoseAnswerIsLost:
+    def test_and_that_was_done_is_known_to_be_done(
+        self, post: Post, database: Database, cable: Cable
+    ) -> None:
+        store, message = over(cable, database), new_message(post.anna)
+        cable.cut_at(b"COMMIT", before=False)
+        assert store.write(accepting(message)) == Accepted(message.request_id)
+        assert cable.cuts == 1
+        assert request_ids(database) == [message.request_id]
+        store.close()
+
+    def test_and_that_was_not_done_is_known_not_to_be_and_is_done_again(
+        self, post: Post, database: Database, cable: Cable
+    ) -> None:
+        store, messages = over(cable, database), [new_message(post.anna) for _ in range(3)]
+        runs = 0
+
+        def count(transaction: Transaction) -> None:
+            nonlocal runs
+            runs += 1
+
+        cable.cut_at(b"COMMIT", before=True)
+        store.write_all([*(accepting(message) for message in messages), count])
+        assert cable.cuts == 1
+        assert runs == 2
+        assert request_ids(database) == [message.request_id for message in messages]
+        store.close()
+
+    def test_and_that_nobody_can_tell_of_is_unknown(
+        self, post: Post, database: Database, cable: Cable
+    ) -> None:
+        store = over(cable, database, settle_within_s=0.5)
+        cable.cut_at(b"COMMIT", before=False, stay_away=True)
+        with pytest.raises(CommitUnknown):
+            store.write(accepting(new_message(post.anna)))
+        cable.mend()
+        store.write(accepting(new_message(post.anna)))
+        store.close()
+
+    def test_is_settled_for_everybody_in_the_batch(
+        self, post: Post, database: Database, cable: Cable
+    ) -> None:
+        store = over(cable, database)
+        messages = [new_message(post.anna, at=NOW + number) for number in range(20)]
+        cable.cut_at(b"COMMIT", before=False)
+        settled = store.write_all([accepting(message) for message in messages])
+        assert [result.unwrap().request_id for result in settled] == [each.request_id for each in messages]
+        assert request_ids(database) == [message.request_id for message in messages]
+        store.close()
+
+    def test_finishes_a_job_once(self, post: Post, database: Database, cable: Cable) -> None:
+        request_id = post.add()
+        job = post.claim_one()
+        own, post.store = post.store, over(cable, database)
+        cable.cut_at(b"COMMIT", before=False)
+        post.finish(job, SENT)
+        with pytest.raises(LeaseLost):
+            post.finish(job, SENT)
+        post.store.close()
+        post.store = own
+        assert post.status(request_id) == "sent"
+        assert len(post.attempts()) == 1
+
+
+class TestAServerThatGoes:
+    def test_in_the_middle_of_a_batch_has_it_run_again(
+        self, post: Post, database: Database, cable: Cable
+    ) -> None:
+        store, message = over(cable, database), new_message(post.anna)
+        cable.cut_at(b"INSERT INTO message", before=False)
+        store.write(accepting(message))
+        assert cable.cuts == 1
+        assert request_ids(database) == [message.request_id]
+        store.close()
+
+    def test_and_stays_away_is_unavailable_and_keeps_nothing(
+        self, post: Post, database: Database, cable: Cable
+    ) -> None:
+        store = over(cable, database)
+        before = database.contents()
+        cable.cut_at(b"INSERT INTO message", before=False, stay_away=True)
+        with pytest.raises(StoreUnavailable):
+            store.write(accepting(new_message(post.anna)))
+        assert database.contents() == before
+        cable.mend()
+        store.write(accepting(new_message(post.anna)))
+        store.close()
+
+    def test_ends_our_sessions_is_hardly_noticed(
+        self, post: Post, database: Database, postgres_server: Postgres
+    ) -> None:
+        assert isinstance(database, PostgresDatabase)
+        for _ in range(5):
+            assert postgres_server.terminate_backends(database.name) >= 1
+            post.add()
+            assert post.store.status("none") is None
+        assert len(request_ids(database)) == 5
+
+    def test_is_waited_for_a_bounded_time(self, postgres_server: Postgres) -> None:
+        store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            store.write(lambda transaction: transaction.set_setting("x", "y"))
+        with pytest.raises(StoreUnavailable):
+            store.accounts()
+        assert time.monotonic() - began < 8
+        store.close()
+
+    def test_refuses_us_for_good(self, postgres_server: Postgres) -> None:
+        with pytest.raises(ConfigError, match="does not exist"):
+            open_store(postgres_server.url("no_such_database"))
+        with pytest.raises(StoreUnavailable):
+            open_store("postgresql://postroom@127.0.0.1:1/none")
+
+    def test_that_may_forget_commits_is_told_not_to(self, post: Post, database: Database) -> None:
+        assert isinstance(database, PostgresDatabase)
+        database.change(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
+        engine = PostgresEngine(database.url)
+        with engine._connect() as connection:
+            assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
+        engine.close()
+        behind_a_bouncer = PostgresEngine(database.url, bouncer=True)
+        with pytest.raises(ConfigError, match="synchronous_commit"):
+            behind_a_bouncer._connect()
+        behind_a_bouncer.close()
+
+
+class TestABatch:
+    def test_that_meets_another_one_head_on_is_run_again(self, post: Post, database: Database) -> None:
+        """Two transactions that lock the same two accounts in either order: the server ends one of them."""
+        berta = post.add_account("berta@example.com")
+        other, together = database.open(), threading.Barrier(2, timeout=20)
+
+        def lock(store: Store, first: int, second: int) -> None:
+            met = False
+
+            def work(transaction: Transaction) -> None:
+                nonlocal met
+                transaction._q.lock_account(transaction._db, account_id=first)
+                if not met:
+                    met = True
+                    together.wait()
+                transaction._q.lock_account(transaction._db, account_id=second)
+
+            store.write(work)
+
+        with ThreadPoolExecutor(2) as threads:
+            futures = [
+                threads.submit(lock, post.store, post.anna, berta),
+                threads.submit(lock, other, berta, post.anna),
+            ]
+            for future in futures:
+                future.result(30)
+        other.close()
+
+    def test_wakes_the_workers_once(self, post: Post, database: Database) -> None:
+        with psycopg.connect(database.url, autocommit=True) as listener:
+            listener.execute("LISTEN postroom")
+            post.add_many(50)
+            post.claim()
+            notes = list(listener.notifies(timeout=0.5))
+        assert len(notes) == 1, "one for fifty mails, none for a claim"
+
+    def test_is_noticed_by_whoever_listens(self, post: Post, database: Database) -> None:
+        store = database.open()
+        before = store.change_counter()
+        eventually(lambda: store.change_counter() > before, message="the listener to be there")
+        before = store.change_counter()
+        post.add()
+        eventually(lambda: store.change_counter() > before, message="the notification")
+        store.close()
+
+    def test_is_noticed_again_when_the_listener_was_cut_off(
+        self, post: Post, database: Database, postgres_server: Postgres
+    ) -> None:
+        assert isinstance(database, PostgresDatabase)
+        store = database.open()
+        eventually(lambda: store.change_counter() > 0, message="the listener to be there")
+        postgres_server.terminate_backends(database.name)
+        before = store.change_counter()
+        eventually(lambda: store.change_counter() > before, message="the listener to be back")
+        before = store.change_counter()
+        post.add()
+        eventually(lambda: store.change_counter() > before, message="the notification")
+        store.close()
+
+
+def give_back(job: ClaimedJob, transaction: Transaction) -> None:
+    transaction.release(job, NOW + 1000)
+
+
+class TestClaims:
+    def test_pass_over_what_another_one_is_claiming(self, post: Post, database: Database) -> None:
+        first, second = post.add(at=NOW), post.add(at=NOW + 1)
+        with psycopg.connect(database.url) as other:
+            other.execute("SELECT 1 FROM job ORDER BY id LIMIT 1 FOR UPDATE")
+            assert [job.request_id for job in post.claim(now=NOW + 1)] == [second]
+            other.rollback()
+        assert [job.request_id for job in post.claim(now=NOW + 1)] == [first]
+
+    def test_of_32_racing_workers_never_exceed_a_limit(self, post: Post, database: Database) -> None:
+        """Not even while their sessions are ended and their claims are given back."""
+        post.add_many(700)
+        workers = [post.add_worker(LATER) for _ in range(32)]
+        stores = [database.open() for _ in range(8)]
+        over = threading.Event()
+
+        def race(number: int) -> list[int]:
+            taken: list[int] = []
+            while not over.is_set():
+                try:
+                    jobs = stores[number % 8].write(
+                        lambda t: t.claim(
+                            account_id=post.anna,
+                            worker_id=workers[number],
+                            most=5,
+                            most_bytes=10**6,
+                            now=NOW + 1000,
+                            daily_limit=500,
+                        )
+                    )
+                    if number % 4 == 0 and jobs:
+                        stores[number % 8].write(partial(give_back, jobs.pop()))
+                except StoreUnavailable:
+                    continue
+                taken += [job.id for job in jobs]
+            return taken
+
+        with ThreadPoolExecutor(32) as threads:
+            futures = [threads.submit(race, number) for number in range(32)]
+            with psycopg.connect(database.url, autocommit=True) as connection:
+                for _ in range(20):
+                    time.sleep(0.1)
+                    connection.execute(
+                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                        "WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+                    )
+            full = "SELECT sum(recipients) FROM account_usage"
+            eventually(lambda: database.value(full) == 500, 30, "the limit to be reached")
+            over.set()
+            taken = Counter(job for future in futures for job in future.result(30))
+        for store in stores:
+            store.close()
+        claimed = database.value("SELECT count(*) FROM job WHERE state = 'claimed'")
+        assert claimed == database.value(full) == 500
+        assert max(taken.values()) == 1
+        assert len(taken) <= 500
