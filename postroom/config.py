@@ -163,6 +163,11 @@ def _schedule(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def _kept_for(text: str) -> int | None:
+    """Return a duration, or None for `forever`."""
+    return None if text.strip().lower() == "forever" else parse_duration(text)
+
+
 def _database_url(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "sqlite" and rest.startswith("/") and rest[1:] not in {"", ":memory:"}:
@@ -302,6 +307,8 @@ class Settings(BaseSettings):
     smtp_ca_file: Annotated[Path | None, _from_text(_ca_file)] = None
     smtp_connections: Annotated[int | None, _from_text(_whole(1, MAX_CONNECTIONS))] = None
     smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
+    keep_bodies: Annotated[int | None, _from_text(_kept_for)] = parse_duration("7d")
+    keep_history: Annotated[int | None, _from_text(_kept_for)] = parse_duration("90d")
     rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
     ratelimit_storage_uri: Annotated[str, _from_text(_storage_uri), Field(repr=False)] = "memory://"
     trusted_proxies: Annotated[int, _from_text(_whole(0, 100))] = 0

@@ -47,6 +47,7 @@ _SLOT = 600 * SECOND
 _SLOTS_A_DAY = 145  # 24 h and the slot that has begun: never less than the rolling day
 LONGEST_PARK = _SLOTS_A_DAY * _SLOT
 _LIMIT_REACHED = "the account's limit of {} recipients in 24 hours is reached"
+_BODIES_PRUNED = "bodies_pruned"  # setting: the end and the job up to which contents were dropped
 _OUTCOME_NAMES = {Sent: "sent", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
 
 
@@ -614,6 +615,45 @@ class Transaction:
         """Forget a batch of which nothing came into the file; its lines are unwritten again."""
         self._q.return_log_lines(self._db, batch=batch)
         self._q.delete_log_batch(self._db, batch=batch)
+
+    # -- retention
+
+    def prune_bodies(self, until: Instant, most: int) -> int:
+        """Drop the content of up to `most` messages that were over by then; return of how many.
+
+        How far that has come is remembered, so that the next time goes on from there.
+        """
+        mark = self._q.read_setting(self._db, name=_BODIES_PRUNED) or "0:0"
+        after, _, after_id = mark.partition(":")
+        found = self._q.over_after(
+            self._db, after=int(after), after_id=int(after_id), until=until, count=most
+        )
+        rows = list(found)
+        for _, message_id, _ in rows:
+            self._q.delete_content(self._db, message_id=message_id)
+        if rows:
+            job_id, _, finished_at = rows[-1]
+            self.set_setting(_BODIES_PRUNED, f"{finished_at}:{job_id}")
+        return len(rows)
+
+    def prune_history(self, until: Instant, most: int) -> int:
+        """Drop all that is known of up to `most` messages that were over by then and are in the log; return how many."""
+        rows = list(self._q.over_and_logged(self._db, until=until, count=most))
+        for job_id, message_id in rows:
+            self._q.delete_attempts(self._db, job_id=job_id)
+            self._q.delete_events(self._db, message_id=message_id)
+            self._q.delete_content(self._db, message_id=message_id)
+            self._q.delete_deliveries(self._db, message_id=message_id)
+            self._q.delete_job(self._db, job_id=job_id)
+            self._q.delete_message(self._db, message_id=message_id)
+        return len(rows)
+
+    def prune_keys(self, until: Instant, most: int) -> int:
+        """Forget up to `most` idempotency keys that were first used before then; return how many."""
+        rows = list(self._q.old_idempotency_keys(self._db, until=until, count=most))
+        for account_id, key in rows:
+            self._q.delete_idempotency_key(self._db, account_id=account_id, key=key)
+        return len(rows)
 
     # -- events
 

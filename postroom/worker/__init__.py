@@ -26,6 +26,7 @@ from postroom.vault import Vault
 from postroom.worker.dial import make_tls_context
 from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_S, Registration, Undertaker
+from postroom.worker.retention import Retention
 from postroom.worker.standing import Context
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ _LOOK_S = 0.25  # how often to look for jobs that have become due
 _SWEEP_S = 1.0
 _MEND_S = 10.0
 _TIDY_S = 3600.0
+_PRUNE_S = 60.0
 _FILE_S = 0.5
 _LOG_S = 0.2
 _DRAIN_S = 10.0
@@ -66,6 +68,7 @@ class Worker:
         self._email_log = EmailLog(store, settings.email_log, var / "email_log.lock")
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._retention = Retention(settings, store, clock, self._stopping.is_set)
         self._unlogged = True
         self._had_room = True
         self._unsure = False
@@ -102,6 +105,7 @@ class Worker:
             asyncio.create_task(self._every(_MEND_S, self._mend_times)),
             asyncio.create_task(self._every(RENEW_S, self._renew)),
             asyncio.create_task(self._every(_TIDY_S, self._tidy)),
+            asyncio.create_task(self._every(_PRUNE_S, self._prune)),
             asyncio.create_task(
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new)
             ),
@@ -238,6 +242,12 @@ class Worker:
 
     def _tidy(self) -> None:
         self._store.write(lambda transaction: transaction.forget_usage(self._clock()))
+
+    def _prune(self) -> None:
+        """The eldest worker prunes for all."""
+        eldest = min((record.id for record in self._store.living_workers()), default=None)
+        if eldest == self._registration.worker_id:
+            self._retention.prune()
 
     def _sync_accounts(self) -> None:
         report(self._accounts_file.sync_if_changed())

@@ -321,3 +321,26 @@ def test_the_inbox_may_be_the_configured_server(tmp_path: Path) -> None:
     rows = ["key,email,app_password", f"{KEY},me@postroom.example,abcd efgh ijkl mnop"]
     with Installation(tmp_path, rows, POSTROOM_SMTP_HOST="inbox") as service:
         service.wait_for(service.send())
+
+
+def test_what_is_over_is_pruned(
+    tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
+) -> None:
+    server = scripted()
+    rows = [
+        "key,email,app_password,host,port,security",
+        f"{KEY},me@postroom.example,,127.0.0.1,{server.port},none",
+    ]
+    settings = {"POSTROOM_KEEP_BODIES": "100ms", "POSTROOM_KEEP_HISTORY": "10m", **database_settings}
+    with Installation(tmp_path, rows, **settings) as service:
+        request_id = service.send()
+        service.wait_for(request_id)
+        service.stop()
+        service.start()  # a worker prunes when it starts, and then every minute
+        eventually(lambda: service.query("SELECT count(*) FROM content") == [(0,)])
+        assert service.status(request_id) == "sent"
+        service.stop()
+    settings["POSTROOM_KEEP_HISTORY"] = "100ms"
+    with Installation(tmp_path, rows, **settings) as service:
+        eventually(lambda: service.query("SELECT count(*) FROM message") == [(0,)])
+        assert service.client.call("GET", f"/email-status/{request_id}").status == 404

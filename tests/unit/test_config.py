@@ -29,7 +29,7 @@ from postroom.config import (
     variables,
 )
 from postroom.errors import ConfigError
-from postroom.model import Account, InDoubtPolicy, Secret, Security
+from postroom.model import SECOND, Account, InDoubtPolicy, Secret, Security
 
 CANARY = "canary-7f3a9c-canary"
 
@@ -80,6 +80,9 @@ GOOD = [
     ("POSTROOM_RATE_LIMIT", "10/second;500/day", "rate_limit", "10/second;500/day"),
     ("POSTROOM_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
     ("POSTROOM_DISK_RESERVE", "0", "disk_reserve", 0),
+    ("POSTROOM_DATABASE_BOUNCER", "yes", "database_bouncer", True),
+    ("POSTROOM_KEEP_BODIES", "12h", "keep_bodies", 12 * 3600 * SECOND),
+    ("POSTROOM_KEEP_HISTORY", "forever", "keep_history", None),
     ("POSTROOM_RETRY_FOR", "1.5h", "retry_for", 5_400_000_000),
     ("POSTROOM_RETRY_SCHEDULE", "200ms, 1s", "retry_schedule", (200_000, 1_000_000)),
     ("POSTROOM_IN_DOUBT", "hold", "in_doubt", InDoubtPolicy.HOLD),

@@ -1,0 +1,86 @@
+"""What is over goes in time, in small steps, and nothing else with it."""
+
+from __future__ import annotations
+
+from postroom.model import SECOND
+from postroom.store import Store
+from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post, new_message
+
+DAY = 24 * 3600 * SECOND
+
+
+def finished(post: Post, at: int, count: int = 1) -> list[str]:
+    """Send mails that are over at this time, and put them into the log."""
+    ids = [post.add(at=at) for _ in range(count)]
+    for job in post.claim(now=at, most=count):
+        post.finish(job, SENT, now=at)
+    log(post.store)
+    return ids
+
+
+def log(store: Store) -> None:
+    lines = [line.id for line in store.unwritten_log_lines(1000)]
+    batch = store.write(lambda t: t.begin_log_batch(start=0, ids=lines, writer="tests"))
+    store.write(lambda t: t.end_log_batch(batch))
+
+
+def counts(database: Database) -> dict[str, int]:
+    tables = ("message", "content", "delivery", "job", "attempt", "event", "idempotency")
+    return {table: database.value(f"SELECT count(*) FROM {table}") for table in tables}
+
+
+class TestBodies:
+    def test_go_when_they_have_been_over_for_long_enough(self, post: Post, database: Database) -> None:
+        old, new = finished(post, NOW), finished(post, NOW + 2 * DAY)
+        waiting = post.add(at=NOW)
+        assert post.store.write(lambda t: t.prune_bodies(NOW + DAY, 100)) == 1
+        left = database.rows(
+            "SELECT request_id FROM message JOIN content ON message_id = message.id ORDER BY id"
+        )
+        assert [row[0] for row in left] == [*new, waiting]
+        assert [post.status(each) for each in (*old, *new, waiting)] == ["sent", "sent", "queued"]
+
+    def test_of_one_moment_all_go_however_small_the_batches(self, post: Post, database: Database) -> None:
+        finished(post, NOW, count=25)
+        steps = [post.store.write(lambda t: t.prune_bodies(NOW + DAY, 10)) for _ in range(4)]
+        assert steps == [10, 10, 5, 0]
+        assert counts(database)["content"] == 0
+
+    def test_of_what_waits_stay(self, post: Post, database: Database) -> None:
+        post.add()
+        post.finish(post.claim_one(), DEFERRED)
+        post.add()
+        post.claim()
+        assert post.store.write(lambda t: t.prune_bodies(NOW + 1000 * DAY, 100)) == 0
+        assert counts(database)["content"] == 2
+
+
+class TestHistory:
+    def test_goes_whole(self, post: Post, database: Database) -> None:
+        old = finished(post, NOW)
+        post.add("bob@example.org", "dora@example.org", at=NOW)
+        post.finish(post.claim_one(), SENT, FAILED, now=NOW)
+        log(post.store)
+        [new] = finished(post, NOW + 2 * DAY)
+        assert post.store.write(lambda t: t.prune_history(NOW + DAY, 100)) == 2
+        assert post.store.status(old[0]) is None
+        assert post.status(new) == "sent"
+        assert counts(database) == {
+            "message": 1, "content": 1, "delivery": 1, "job": 1, "attempt": 1, "event": 2, "idempotency": 0,
+        }  # fmt: skip
+
+    def test_waits_for_its_line_in_the_log(self, post: Post, database: Database) -> None:
+        post.add()
+        post.finish(post.claim_one(), SENT)
+        assert post.store.write(lambda t: t.prune_history(LATER + DAY, 100)) == 0
+        log(post.store)
+        assert post.store.write(lambda t: t.prune_history(LATER + DAY, 100)) == 1
+        assert set(counts(database).values()) == {0}
+
+    def test_of_keys_goes_too(self, post: Post, database: Database) -> None:
+        for number in range(5):
+            post.accept(new_message(post.anna, key=f"key {number}", fingerprint=b"x", at=NOW + number * DAY))
+        assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 2
+        assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 1
+        assert counts(database)["idempotency"] == 2
+        assert counts(database)["message"] == 5
