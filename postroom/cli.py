@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -25,6 +26,8 @@ from postroom.errors import (
 from postroom.model import rfc3339, system_clock
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from postroom.inbox import InboxMail, MailSummary
     from postroom.model import Account
     from postroom.setup import Service
@@ -157,10 +160,56 @@ def migrate() -> None:
 
     settings = load_settings()
     setup.start_logging(settings)
-    store = open_store(settings.database_url)
+    store = open_store(settings.database_url, bouncer=settings.database_bouncer)
     applied = store.migrate()
     store.close()
     click.echo("\n".join(f"applied {name}" for name in applied) or "the database is up to date", err=True)
+
+
+@cli.command("migrate-store")
+@click.argument("source", metavar="SQLITE")
+@click.argument("target", metavar="POSTGRES", required=False)
+@click.option("--bouncer", is_flag=True, help="POSTGRES is a pgbouncer in transaction mode.")
+@click.option(
+    "--cancel", "cancelled", is_flag=True, help="Let SQLITE be served from again; POSTGRES is not given."
+)
+def migrate_store(source: str, target: str | None, bouncer: bool, cancelled: bool) -> None:
+    """Move everything from SQLITE (a file, or sqlite:///FILE) to POSTGRES (postgresql://…), which must be empty.
+
+    Stop Postroom first. Every row is compared afterwards. An interrupted move goes on when it is run again.
+    SQLITE is marked as moved: it is not served from any more, so that nothing is sent twice.
+    """
+    from postroom.store import move
+
+    path = Path(source.removeprefix("sqlite:///"))
+    if cancelled:
+        found = path.is_file() and move.cancel(path)
+        click.echo("it can be served from again" if found else "it was not moved", err=True)
+        return
+    if target is None or not target.startswith(("postgresql://", "postgres://")):
+        raise click.UsageError("say where to: postgresql://USER@HOST/DATABASE")
+    with _progress_bar() as progress:
+        moved = move.move(path, target, bouncer=bouncer, progress=progress)
+    for table, rows in moved.rows.items():
+        click.echo(f"{table}: {rows}")
+    click.echo("moved, and compared row by row; now set DATABASE_URL to the new one", err=True)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far each step has come, where somebody looks on."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(step: str, done: int, total: int) -> None:
+            if step not in tasks:
+                tasks[step] = bar.add_task(step, total=total)
+            bar.update(tasks[step], completed=done)
+
+        yield show
 
 
 # ---------------------------------------------------------------- mail

@@ -18,7 +18,7 @@ from postroom.accounts import AccountsFile, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, load_settings, server_for
 from postroom.errors import ConfigError
-from postroom.store import Store, open_store
+from postroom.store import MOVED, MOVING, Store, open_store
 from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -71,9 +71,25 @@ def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = la
         store.migrate()
     else:
         store.check_schema()
+    _check_it_stays(store)
     if store.is_remote:
         _check_secret_key(store, vault)
     return Service(settings, store, vault)
+
+
+def _check_it_stays(store: Store) -> None:
+    """See that the database has not been moved elsewhere, and is not being filled just now."""
+    if (place := store.setting(MOVED)) is not None:
+        raise ConfigError(
+            "DATABASE_URL",
+            f"this database was moved to {place}: set DATABASE_URL to that one. To go back to this one, which would send "
+            "what is in its queue even if the other has sent it: postroom migrate-store --cancel SQLITE",
+        )
+    if (origin := store.setting(MOVING)) is not None:
+        raise ConfigError(
+            "DATABASE_URL",
+            f"this database is not complete: it is being moved from {origin}; run migrate-store again",
+        )
 
 
 def _check_secret_key(store: Store, vault: Vault) -> None:

@@ -32,6 +32,8 @@ from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import LONGEST_PARK, IdempotencyClash, Result, Slot, Transaction
 
 __all__ = [
+    "MOVED",
+    "MOVING",
     "Event",
     "IdempotencyClash",
     "LogBatch",
@@ -48,6 +50,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+MOVED = "moved_to"  # setting of a database that was moved elsewhere: where to
+MOVING = "moving_from"  # setting of a database that is being filled: where from
 _SCHEME = "sqlite:///"
 
 

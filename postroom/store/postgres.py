@@ -108,12 +108,13 @@ class _Adapter(PyFormatAdapter):
     """Teaches aiosql that a count may come later, and keeps NUL out of texts, where PostgreSQL has no room for it."""
 
     def insert_update_delete(self, conn: _Session, query_name: str, sql: str, parameters: Any) -> Any:
-        held = {name: _without_nul(value) for name, value in parameters.items()}
+        held = {name: without_nul(value) for name, value in parameters.items()}
         cursor = conn.connection.execute(sql, held)
         return cursor.rowcount if conn.pipeline is None else _Changed(cursor, conn.pipeline)
 
 
-def _without_nul(value: Any) -> Any:
+def without_nul(value: Any) -> Any:
+    """Return a text with NUL spelt out; anything else as it is."""
     return value.replace("\0", "\\x00") if type(value) is str and "\0" in value else value
 
 
@@ -168,7 +169,7 @@ class PostgresEngine:
     ) -> None:
         self.migrations = migrations
         self._url = url
-        self._where = _shown(url)
+        self.where = _shown(url)
         self._bouncer = bouncer
         self._session = {**_SESSION, "lock_timeout": str(round(longest_wait_s * 1000))}
         self._settle_within_s = settle_within_s
@@ -204,13 +205,13 @@ class PostgresEngine:
         connection: psycopg.Connection[Any] = psycopg.connect(self._url, **self._options())
         if connection.info.server_version < OLDEST_SERVER:
             connection.close()
-            raise ConfigError("DATABASE_URL", f"{self._where} is older than PostgreSQL 13")
+            raise ConfigError("DATABASE_URL", f"{self.where} is older than PostgreSQL 13")
         [[synchronous]] = connection.execute("SHOW synchronous_commit").fetchall()
         if synchronous == "off":  # then an answer would not mean that anything is durable
             if self._bouncer:
                 connection.close()
                 raise ConfigError(
-                    "DATABASE_URL", f"{self._where} has synchronous_commit = off; set it to on there"
+                    "DATABASE_URL", f"{self.where} has synchronous_commit = off; set it to on there"
                 )
             connection.execute("SET synchronous_commit = on")
         return connection
@@ -225,11 +226,11 @@ class PostgresEngine:
             psycopg.errors.InvalidAuthorizationSpecification,
             psycopg.ProgrammingError,
         ) as error:
-            raise ConfigError("DATABASE_URL", f"{self._where} refuses us: {_said(error)}") from error
+            raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
         except psycopg.OperationalError as error:
             if any(words in str(error) for words in _FOR_GOOD):
-                raise ConfigError("DATABASE_URL", f"{self._where} refuses us: {_said(error)}") from error
-            raise StoreUnavailable(f"the database {self._where} cannot be reached: {_said(error)}") from error
+                raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
+            raise StoreUnavailable(f"the database {self.where} cannot be reached: {_said(error)}") from error
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
         """Look whether a connection of the pool is still there, unless it was so a moment ago."""
@@ -241,13 +242,13 @@ class PostgresEngine:
 
     @contextmanager
     def reading(self) -> Iterator[tuple[Any, Any]]:
-        with translated(self._where), self._pool.connection() as connection:
+        with translated(self.where), self._pool.connection() as connection:
             yield _Session(connection), self._queries
 
     # -- writing
 
     def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
-        with self._mutex, translated(self._where):
+        with self._mutex, translated(self.where):
             for number in range(_MOST_TRIES):
                 connection = self._own()
                 try:
@@ -263,9 +264,7 @@ class PostgresEngine:
                         "a connection was lost, nothing was committed, and it is tried again: %s",
                         _said(error),
                     )
-        raise StoreUnavailable(
-            f"the database {self._where} is too busy: transactions keep meeting each other"
-        )
+        raise StoreUnavailable(f"the database {self.where} is too busy: transactions keep meeting each other")
 
     def _try_batch(self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]) -> list[Settled]:
         try:
@@ -332,7 +331,7 @@ class PostgresEngine:
         for work in works:
             connection.execute("SAVEPOINT work")
             try:
-                with translated(self._where):
+                with translated(self.where):
                     settled.append(Settled(work(transaction)))
             except Exception as error:
                 if isinstance(error.__cause__, (*_NOT_NOW, *_DAMAGED)):
@@ -363,9 +362,7 @@ class PostgresEngine:
                 raise
         else:
             if done.statusmessage != "COMMIT":
-                raise StoreUnavailable(
-                    f"the database {self._where} answered COMMIT with {done.statusmessage}"
-                )
+                raise StoreUnavailable(f"the database {self.where} answered COMMIT with {done.statusmessage}")
 
     def _was_committed(self, xid: str) -> bool:
         """Ask what became of a transaction. Raises CommitUnknown when nobody can tell."""
@@ -389,14 +386,14 @@ class PostgresEngine:
             log.warning("the transaction whose answer was lost is %s", status)
             return bool(status == "committed")
         raise CommitUnknown(
-            f"the database {self._where} was lost during COMMIT, and what became of it is not known: {reason}"
+            f"the database {self.where} was lost during COMMIT, and what became of it is not known: {reason}"
         )
 
     # -- migrations
 
     @contextmanager
     def exclusively(self) -> Iterator[tuple[Any, Any]]:
-        with self._mutex, translated(self._where):
+        with self._mutex, translated(self.where):
             connection = self._own()
             try:
                 with connection.transaction():
@@ -406,6 +403,12 @@ class PostgresEngine:
             except BaseException:
                 self._roll_back()
                 raise
+
+    @contextmanager
+    def maintaining(self) -> Iterator[psycopg.Connection[Any]]:
+        """Lend the writing connection outside of any transaction."""
+        with self._mutex, translated(self.where):
+            yield self._own()
 
     def run_script(self, sql: str) -> None:
         self._own().execute(sql.encode())
@@ -422,7 +425,7 @@ class PostgresEngine:
         if self._bouncer:
             return 0
         if self._listener is None:
-            self._listener = _Listener(self._connect, self._where)
+            self._listener = _Listener(self._connect, self.where)
         return self._listener.count
 
     def free_bytes(self) -> int:
@@ -465,7 +468,7 @@ class _Listener:
 
     def __init__(self, connect: Callable[[], psycopg.Connection[Any]], where: str) -> None:
         self._connect = connect
-        self._where = where
+        self.where = where
         self._closed = threading.Event()
         self.count = 0
         self._thread = threading.Thread(target=self._run, name="listen", daemon=True)
@@ -481,7 +484,7 @@ class _Listener:
                         for _ in connection.notifies(timeout=_NOTIFY_WAIT_S, stop_after=1):
                             self.count += 1
             except (psycopg.Error, ConfigError) as error:
-                log.info("not listening at %s just now: %s", self._where, _said(error))
+                log.info("not listening at %s just now: %s", self.where, _said(error))
                 self._closed.wait(_LISTEN_AGAIN_S)
 
     def close(self) -> None:

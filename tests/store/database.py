@@ -70,6 +70,10 @@ class Database(ABC):
         """Open a connection of the driver's own, which commits each statement."""
 
     @abstractmethod
+    def columns(self, table: str) -> list[str]:
+        """Return the names of a table's columns, in their order."""
+
+    @abstractmethod
     def writes_held(self) -> AbstractContextManager[None]:
         """Hold off every writer, as a backup or somebody's prompt might."""
 
@@ -113,6 +117,9 @@ class SQLiteDatabase(Database):
         connection.execute("PRAGMA foreign_keys = ON").fetchall()
         return connection
 
+    def columns(self, table: str) -> list[str]:
+        return [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
+
     @contextmanager
     def writes_held(self) -> Iterator[None]:
         foreign = self.connect()
@@ -139,6 +146,10 @@ class PostgresDatabase(Database):
 
     def connect(self) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url, autocommit=True)
+
+    def columns(self, table: str) -> list[str]:
+        query = "SELECT column_name FROM information_schema.columns WHERE table_name = ? ORDER BY ordinal_position"
+        return [row[0] for row in self.rows(query, table)]
 
     @contextmanager
     def writes_held(self) -> Iterator[None]:

@@ -1,0 +1,314 @@
+"""Moving house: everything that a SQLite database holds into an empty PostgreSQL one, and proof that it is the same.
+
+Rows are copied by key in chunks; each chunk is committed with the note of how far the copy has come, so that an
+interrupted move goes on where it was. The source is marked first: a database that has been moved is not served
+from any more, lest its queue be sent twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+from psycopg import sql
+
+from postroom.errors import ConfigError, StoreDamaged
+from postroom.store import MOVED, MOVING, Store
+from postroom.store.postgres import PostgresEngine, without_nul
+from postroom.store.sqlite import SQLiteEngine
+from postroom.store.sqlite import translated as sqlite_translated
+
+_NOTE = "moving:"  # settings of the target: the last key copied of each table
+_CHUNK = 5000
+
+# In the order of their references, each with its key.
+_TABLES = {
+    "account": ("id",),
+    "api_key": ("id",),
+    "message": ("id",),
+    "content": ("message_id",),
+    "worker": ("id",),
+    "delivery": ("id",),
+    "job": ("id",),
+    "attempt": ("id",),
+    "event": ("id",),
+    "idempotency": ("account_id", "key"),
+    "log_batch": ("id",),
+    "log_line": ("id",),
+    "account_usage": ("account_id", "slot"),
+    "connection": ("id",),
+    "setting": ("name",),
+}
+
+Progress = Callable[[str, int, int], None]
+"""Told the step (`copy` or `compare`), how many rows are done, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a move has copied and compared: rows by table."""
+
+    rows: dict[str, int]
+
+
+def move(source: Path, target_url: str, *, bouncer: bool = False, progress: Progress) -> Moved:
+    """Copy the database file `source` to PostgreSQL, and compare every row.
+
+    Run again after an interruption it goes on where it was. Raises ConfigError when the source is
+    missing, in use, or moved elsewhere, and when the target is not empty; StoreUnavailable when either
+    is away; StoreDamaged when something is not the same.
+    """
+    if not source.is_file():
+        raise ConfigError("SQLITE", f"there is no database at {source}")
+    with ExitStack() as stack:
+        mover = _Mover(source, target_url, bouncer, progress)
+        stack.callback(mover.close)
+        mover.prepare()
+        stack.enter_context(mover.source_held())
+        mover.copy()
+        rows = mover.compare()
+        mover.finish()
+    return Moved(rows)
+
+
+def cancel(source: Path) -> bool:
+    """Let a database be served from again that was marked as moved; False when it was not."""
+    engine = SQLiteEngine(source)
+    try:
+        with engine.exclusively() as (connection, q):
+            before = q.read_setting(connection, name=MOVED)
+            connection.execute("DELETE FROM setting WHERE name = ?", (MOVED,))
+    finally:
+        engine.close()
+    return before is not None
+
+
+class _Mover:
+    def __init__(self, source: Path, target_url: str, bouncer: bool, progress: Progress) -> None:
+        self._path = source
+        self._progress = progress
+        self._source = SQLiteEngine(source)
+        self._target = PostgresEngine(target_url, bouncer=bouncer)
+        self._target.check()
+        self._rows = 0
+
+    def close(self) -> None:
+        self._target.close()
+        self._source.close()
+
+    # -- before
+
+    def prepare(self) -> None:
+        """See that nothing is in use or overwritten, and mark both sides."""
+        Store(self._source).migrate()
+        Store(self._target).migrate()
+        self._refuse_if_running()
+        place = self._target.where
+        with self._target.exclusively() as (session, q):
+            moving = q.read_setting(session, name=MOVING)
+            if moving is None and self._holds_anything(session):
+                raise ConfigError("POSTGRES", f"{place} is not empty; nothing there is overwritten")
+            if moving not in (None, self._identity()):
+                raise ConfigError("POSTGRES", f"{place} is half filled from another database, {moving}")
+            q.write_setting(session, name=MOVING, value=self._identity())
+        with self._source.exclusively() as (connection, q):
+            moved = q.read_setting(connection, name=MOVED)
+            if moved not in (None, place):
+                raise ConfigError("SQLITE", f"{self._path} was moved to {moved}")
+            q.write_setting(connection, name=MOVED, value=place)
+
+    def _identity(self) -> str:
+        return str(self._path.resolve())
+
+    def _refuse_if_running(self) -> None:
+        for worker in Store(self._source).living_workers():
+            try:
+                with Path(worker.lock_file).open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    "SQLITE", f"Postroom is running on {self._path} (pid {worker.pid}): stop it first"
+                ) from None
+            except OSError:
+                continue  # no such file: it is not of this machine, or long gone
+
+    @staticmethod
+    def _holds_anything(session: Any) -> bool:
+        return any(
+            session.connection.execute(
+                sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))
+            ).fetchone()
+            for table in _TABLES
+            if table != "setting"
+        )
+
+    @contextmanager
+    def source_held(self) -> Iterator[None]:
+        """Keep every writer off the source, and see one state of it."""
+        with self._source.exclusively() as (connection, _):
+            self._reader: apsw.Connection = connection
+            yield
+
+    # -- copying
+
+    def copy(self) -> None:
+        self._rows, done = sum(map(self._count, _TABLES)) - 1, 0  # the mark stays
+        for table in _TABLES:
+            for copied in self._copy_table(table):
+                done += copied
+                self._progress("copy", done, self._rows)
+
+    def _count(self, table: str) -> int:
+        with sqlite_translated(self._path):
+            count: Any = self._reader.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608  # ours
+        return int(count)
+
+    def _columns(self, table: str) -> list[str]:
+        return [str(row[1]) for row in self._reader.execute(f"PRAGMA table_info({table})").fetchall()]
+
+    def _copy_table(self, table: str) -> Iterator[int]:
+        """Copy a table chunk by chunk; yield how many rows each had, those of an earlier run first."""
+        after = self._noted(table)
+        if after is not None:
+            yield self._count_up_to(table, after)
+        for rows in self._chunks(table, after):
+            self._write(table, rows)
+            yield len(rows)
+
+    def _noted(self, table: str) -> list[Any] | None:
+        with self._target.reading() as (session, q):
+            text = q.read_setting(session, name=_NOTE + table)
+        return None if text is None else json.loads(text)
+
+    def _count_up_to(self, table: str, key: list[Any]) -> int:
+        names = ", ".join(_TABLES[table])
+        marks = ", ".join("?" * len(key))
+        query = f"SELECT count(*) FROM {table} WHERE ({names}) <= ({marks})"  # noqa: S608  # ours
+        with sqlite_translated(self._path):
+            count: Any = self._reader.execute(query, key).get
+        return int(count)
+
+    def _chunks(self, table: str, after: list[Any] | None = None) -> Iterator[list[tuple[Any, ...]]]:
+        """Yield the rows of the source in the order of their key, as PostgreSQL can hold them."""
+        columns, key = self._columns(table), _TABLES[table]
+        places = [columns.index(name) for name in key]
+        names, marks = ", ".join(key), ", ".join("?" * len(key))
+        while True:
+            where = f"WHERE ({names}) > ({marks})" if after is not None else ""
+            query = f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY {names} LIMIT {_CHUNK}"  # noqa: S608
+            with sqlite_translated(self._path):
+                rows = self._reader.execute(query, after or []).fetchall()
+            if not rows:
+                return
+            after = [rows[-1][place] for place in places]
+            yield [tuple(without_nul(value) for value in row) for row in rows if _is_moved(table, row)]
+
+    def _write(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+        """Copy a chunk and note how far that is, in one transaction."""
+        columns = self._columns(table)
+        places = [columns.index(name) for name in _TABLES[table]]
+        statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
+            sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
+        )
+        with self._target.exclusively() as (session, q):
+            connection: psycopg.Connection[Any] = session.connection
+            with connection.cursor() as cursor, cursor.copy(statement) as copy:
+                for row in rows:
+                    copy.write_row(row)
+            if rows:
+                note = json.dumps([rows[-1][place] for place in places])
+                q.write_setting(session, name=_NOTE + table, value=note)
+
+    # -- comparing
+
+    def compare(self) -> dict[str, int]:
+        """Compare every row of every table, in the order of its key; return how many there are."""
+        counts, done = {}, 0
+        for table in _TABLES:
+            ours, theirs = _Digest(), _Digest()
+            for rows in self._chunks(table):
+                ours.add(rows)
+                done += len(rows)
+                self._progress("compare", done, self._rows)
+            for rows in self._target_chunks(table):
+                theirs.add(rows)
+            if ours != theirs:
+                raise StoreDamaged(
+                    f"{table} is not the same: {ours.count} rows were to be moved and {theirs.count} are there, with "
+                    f"checksums {ours.text} and {theirs.text}. Drop the database at {self._target.where} and begin anew"
+                )
+            counts[table] = ours.count
+        return counts
+
+    def _target_chunks(self, table: str) -> Iterator[list[tuple[Any, ...]]]:
+        columns = self._columns(table)
+        query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
+            sql.SQL(", ").join(map(sql.Identifier, columns)),
+            sql.Identifier(table),
+            sql.SQL(", ").join(_in_byte_order(name) for name in _TABLES[table]),
+        )
+        with self._target.exclusively() as (session, _):
+            cursor = session.connection.cursor(name="compare")
+            with cursor:
+                cursor.execute(query)
+                while rows := cursor.fetchmany(_CHUNK):
+                    yield [row for row in rows if _is_moved(table, row)]
+
+    # -- after
+
+    def finish(self) -> None:
+        """Let new rows go on behind the old ones, and the target be served from."""
+        with self._target.exclusively() as (session, _):
+            for table, key in _TABLES.items():
+                if key == ("id",):
+                    session.connection.execute(
+                        sql.SQL(
+                            "SELECT setval(pg_get_serial_sequence({}, 'id'), coalesce(max(id), 0) + 1, false) FROM {}"
+                        ).format(sql.Literal(table), sql.Identifier(table))
+                    )
+            session.connection.execute(
+                "DELETE FROM setting WHERE name = %s OR starts_with(name, %s)", [MOVING, _NOTE]
+            )
+        with self._target.maintaining() as connection:
+            connection.execute("ANALYZE")
+
+
+def _in_byte_order(name: str) -> sql.Composable:
+    """Order texts as SQLite does, whatever the database's collation."""
+    column: sql.Composable = sql.Identifier(name)
+    return sql.SQL('{} COLLATE "C"').format(column) if name in ("key", "name") else column
+
+
+def _is_moved(table: str, row: tuple[Any, ...]) -> bool:
+    """Whether a row belongs to the installation: the marks of the move itself do not."""
+    return table != "setting" or not (row[0] in (MOVED, MOVING) or row[0].startswith(_NOTE))
+
+
+class _Digest:
+    """The number of some rows and a checksum of what they hold."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def add(self, rows: list[tuple[Any, ...]]) -> None:
+        self.count += len(rows)
+        self._hash.update("\n".join(map(repr, rows)).encode())
+        self._hash.update(b"\n" if rows else b"")
+
+    @property
+    def text(self) -> str:
+        return self._hash.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Digest) and (self.count, self.text) == (other.count, other.text)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -1,0 +1,233 @@
+"""Moving from SQLite to PostgreSQL: everything, once, or a clear refusal."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from postroom.errors import ConfigError, StoreDamaged
+from postroom.model import InDoubtPolicy
+from postroom.store import Store, move, open_store
+from tests.servers.installation import ROOT
+from tests.servers.postgres import Postgres
+from tests.store.database import (
+    DEFERRED,
+    FAILED,
+    IN_DOUBT,
+    NOW,
+    SENT,
+    TABLES,
+    Post,
+    PostgresDatabase,
+    SQLiteDatabase,
+    accepting,
+    new_message,
+)
+
+MAILS = int(os.environ.get("POSTROOM_MOVED_MAILS", "3000"))
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> SQLiteDatabase:
+    """A database in which a bit of everything has happened."""
+    database = SQLiteDatabase(tmp_path)
+    store = database.open_hasty()
+    store.migrate()
+    live_in(Post(store, database))
+    store.close()
+    return database
+
+
+def live_in(post: Post) -> None:
+    berta = post.add_account("berta@example.com")
+    post.store.write(lambda t: t.grant_key(berta, b"\x00\xff digest", source="csv", now=NOW))
+    post.store.write(lambda t: t.set_setting("a name", "a value"))
+    for outcome in (SENT, DEFERRED, FAILED, IN_DOUBT):
+        post.add("bob@example.org", "dörte@example.org")
+        post.finish(post.claim_one(), outcome, SENT, policy=InDoubtPolicy.HOLD)
+    post.add()
+    [job] = post.claim(daily_limit=10)
+    post.finish(job, FAILED)
+    post.accept(new_message(post.anna, key="a key", fingerprint=b"\x01\x00"))
+    post.mark_dot(post.claim_one())
+    post.store.write(
+        lambda t: t.take_connection(post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
+    )
+    lines = [line.id for line in post.store.unwritten_log_lines(2)]
+    post.store.write(lambda t: t.begin_log_batch(start=5, ids=lines, writer="somebody"))
+    post.database.change("UPDATE event SET detail = 'a ' || char(0) || ' in it' WHERE id = 1")
+
+
+@pytest.fixture
+def new_house(postgres_server: Postgres) -> Iterator[PostgresDatabase]:
+    name = postgres_server.create_database()
+    yield PostgresDatabase(postgres_server, name)
+    postgres_server.drop_database(name)
+
+
+def by_name(database: SQLiteDatabase | PostgresDatabase) -> dict[str, list[dict[str, object]]]:
+    """Return every row of every table with its columns' names, whatever their order."""
+    return {
+        table: sorted(
+            (
+                dict(zip(database.columns(table), row, strict=True))
+                for row in database.rows(f"SELECT * FROM {table}")
+            ),
+            key=repr,
+        )
+        for table in TABLES
+    }
+
+
+def moved(house: SQLiteDatabase, new_house: PostgresDatabase) -> move.Moved:
+    return move.move(house.path, new_house.url, progress=lambda step, done, total: None)
+
+
+def without_marks(rows: dict[str, list[dict[str, object]]]) -> dict[str, list[dict[str, object]]]:
+    kept = [row for row in rows["setting"] if row["name"] != "moved_to"]
+    for row in rows["event"]:
+        if "\0" in str(row["detail"]):
+            row["detail"] = str(row["detail"]).replace("\0", "\\x00")
+    return {**rows, "setting": kept}
+
+
+class TestAMove:
+    def test_takes_everything_along(self, house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
+        counted = moved(house, new_house)
+        before, after = without_marks(by_name(house)), by_name(new_house)
+        assert {name for name, rows in before.items() if rows} == set(TABLES), "there is a bit of everything"
+        for table in TABLES:
+            assert [sorted(row.items()) for row in after[table]] == [
+                sorted(row.items()) for row in before[table]
+            ]
+        assert counted.rows == {table: len(rows) for table, rows in before.items()}
+
+    def test_can_be_lived_in_at_once(self, house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
+        moved(house, new_house)
+        store = new_house.open()
+        store.check_schema()
+        anna = store.accounts()[0].account.id
+        for message in (new_message(anna), new_message(anna)):
+            store.write(accepting(message))
+            assert str(store.status(message.request_id)) == "queued"
+        [worker] = store.living_workers()
+        assert store.write(lambda t: t.bury_worker(worker.id, now=NOW, in_doubt=InDoubtPolicy.RETRY)) == 1
+        store.close()
+
+    def test_shows_how_far_it_has_come(self, house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
+        steps: list[tuple[str, int, int]] = []
+        move.move(house.path, new_house.url, progress=lambda *step: steps.append(step))
+        for name in ("copy", "compare"):
+            done = [step[1] for step in steps if step[0] == name]
+            assert done == sorted(done)
+            assert {step[2] for step in steps if step[0] == name} == {done[-1]}
+
+    def test_that_found_a_difference_says_so(
+        self, house: SQLiteDatabase, new_house: PostgresDatabase
+    ) -> None:
+        def tamper(step: str, done: int, total: int) -> None:
+            if step == "copy" and done == total:
+                new_house.change("UPDATE delivery SET forward_path = 'eve@example.org' WHERE id = 1")
+
+        with pytest.raises(StoreDamaged, match="delivery is not the same"):
+            move.move(house.path, new_house.url, progress=tamper)
+
+
+class TestARefusal:
+    def test_of_a_house_that_is_lived_in(self, house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
+        store = new_house.open()
+        store.migrate()
+        Post(store, new_house)
+        before = new_house.contents()
+        with pytest.raises(ConfigError, match="is not empty"):
+            moved(house, new_house)
+        assert new_house.contents() == before
+        assert house.open().setting("moved_to") is None
+        store.close()
+
+    def test_of_a_second_move(
+        self, house: SQLiteDatabase, new_house: PostgresDatabase, postgres_server: Postgres
+    ) -> None:
+        moved(house, new_house)
+        with pytest.raises(ConfigError, match="is not empty"):
+            moved(house, new_house)
+        other = PostgresDatabase(postgres_server, postgres_server.create_database())
+        with pytest.raises(ConfigError, match="was moved to"):
+            moved(house, other)
+
+    def test_of_nothing(self, tmp_path: Path, new_house: PostgresDatabase) -> None:
+        with pytest.raises(ConfigError, match="there is no database"):
+            move.move(tmp_path / "none.db", new_house.url, progress=lambda *_: None)
+
+
+def many(folder: Path) -> SQLiteDatabase:
+    database = SQLiteDatabase(folder)
+    store = database.open_hasty()
+    store.migrate()
+    post = Post(store, database)
+    for first in range(0, MAILS, 500):
+        store.write_all(
+            [accepting(new_message(post.anna, at=NOW + first + n)) for n in range(min(500, MAILS - first))]
+        )
+    store.close()
+    return database
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_move_that_is_killed_goes_on_where_it_was(tmp_path: Path, new_house: PostgresDatabase) -> None:
+    house = many(tmp_path)
+    command = [sys.executable, "-m", "postroom", "migrate-store", str(house.path), new_house.url]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not copied(new_house):
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -9, "it was in the midst of it"
+    half = new_house.value("SELECT count(*) FROM event")
+    refused = subprocess.run(
+        [sys.executable, "-m", "postroom", "status", "none"],
+        env={**environment, "DATABASE_URL": new_house.url},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 78
+    assert "not complete" in refused.stderr
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"message: {MAILS}\n" in done.stdout
+    assert new_house.value("SELECT count(*) FROM event") == MAILS >= half
+    refused = subprocess.run(
+        [sys.executable, "-m", "postroom", "status", "none"],
+        env={**environment, "DATABASE_URL": house.url},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "was moved to" in refused.stderr
+
+
+def copied(database: PostgresDatabase) -> bool:
+    try:
+        return bool(database.rows("SELECT 1 FROM setting WHERE name = 'moving:message'"))
+    except Exception:
+        return False
+
+
+def test_a_move_can_be_taken_back(house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
+    moved(house, new_house)
+    assert move.cancel(house.path)
+    assert not move.cancel(house.path)
+    store: Store = open_store(house.url)
+    assert store.setting("moved_to") is None
+    store.close()
