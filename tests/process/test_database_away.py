@@ -1,0 +1,110 @@
+"""PostgreSQL is restarted, stopped, crowded, or behind a pgbouncer: rows 7 and 9 of the fault catalogue."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import psycopg
+
+from tests.conftest import StartScripted
+from tests.servers.installation import Installation, account_rows
+from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgres import Postgres
+from tests.servers.scripted import Late
+from tests.servers.sink import Sink
+from tests.servers.waiting import eventually
+
+
+def test_while_the_database_is_away_mail_is_refused_and_afterwards_all_goes_on(
+    tmp_path: Path, sink: Sink
+) -> None:
+    with Postgres(durable=True) as server:
+        url = server.url(server.create_database())
+        with Installation(tmp_path, account_rows(sink.port), DATABASE_URL=url) as service:
+            service.wait_for(service.send())
+            for how in (signal.SIGINT, signal.SIGQUIT):
+                server.stop(how)
+                answer = service.post()
+                assert answer.status == 503
+                assert answer.headers["content-type"] == "application/problem+json"
+                assert int(answer.headers["retry-after"]) > 0
+                assert service.client.call("GET", "/email-status/x").status == 503
+                assert service.client.call("GET", "/livez").status == 200
+                found = service.client.call("GET", "/readyz")
+                assert (found.status, found.document["checks"]["database"]) == (503, "cannot be read")
+                server.start()
+                eventually(lambda: service.post().status == 202, 20, "mail to be accepted again")
+                eventually(lambda: service.client.call("GET", "/readyz").status == 200, 20)
+            everything = "SELECT count(*) FROM job WHERE state <> 'done'"
+            eventually(lambda: service.query(everything) == [(0,)], 30, "everything to be sent")
+
+
+def test_what_is_being_sent_meanwhile_is_recorded_afterwards(tmp_path: Path, scripted: StartScripted) -> None:
+    smtp = scripted()
+    smtp.on("DOT", do=Late(1.5), times=1)
+    with Postgres(durable=True) as server:
+        url = server.url(server.create_database())
+        with Installation(tmp_path, account_rows(smtp.port), DATABASE_URL=url) as service:
+            request_id = service.send()
+            eventually(lambda: len(smtp.transactions) == 1, message="the dot")
+            server.stop(signal.SIGQUIT)
+            eventually(lambda: len(smtp.messages) == 1, message="the answer")
+            server.start()
+            service.wait_for(request_id, timeout=40)
+            assert len(smtp.transactions) == 1, "it was not sent again"
+            assert service.query("SELECT possible_duplicate, outcome FROM delivery, attempt") == [(0, "sent")]
+
+
+def test_no_transaction_is_open_while_mail_is_sent(
+    tmp_path: Path, scripted: StartScripted, postgres_settings: dict[str, str]
+) -> None:
+    smtp = scripted()
+    smtp.on("DOT", do=Late(1), times=1)
+    with Installation(tmp_path, account_rows(smtp.port), **postgres_settings) as service:
+        request_id = service.send()
+        eventually(lambda: len(smtp.transactions) == 1, message="the dot")
+        sessions = (
+            "SELECT count(*) FILTER (WHERE state LIKE 'idle in transaction%'), count(*) > 1 FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name = 'postroom'"
+        )
+        assert service.query(sessions) == [(0, True)]
+        service.wait_for(request_id)
+
+
+def test_behind_a_pgbouncer_in_transaction_mode(
+    tmp_path: Path, sink: Sink, postgres_server: Postgres
+) -> None:
+    database = postgres_server.create_database()
+    with PgBouncer(postgres_server) as bouncer:
+        settings = {"DATABASE_URL": bouncer.url(database), "POSTROOM_DATABASE_BOUNCER": "yes"}
+        with Installation(tmp_path, account_rows(sink.port), **settings) as service:
+            ids = [service.send() for _ in range(200)]
+            for request_id in ids:
+                service.wait_for(request_id)
+            with psycopg.connect(postgres_server.url(database)) as direct:
+                listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%%'"
+                assert direct.execute(listening).fetchall() == [(0,)]
+    postgres_server.drop_database(database)
+
+
+def test_when_the_server_takes_no_more_sessions_it_goes_on_as_soon_as_it_does(
+    tmp_path: Path, sink: Sink
+) -> None:
+    with Postgres(max_connections="12", superuser_reserved_connections="0") as server:
+        url = server.url(server.create_database())
+        with Installation(tmp_path, account_rows(sink.port), DATABASE_URL=url) as service:
+            service.wait_for(service.send())
+            crowd = []
+            try:
+                while True:
+                    crowd.append(psycopg.connect(server.url("postgres"), connect_timeout=2))
+            except psycopg.OperationalError:
+                pass
+            for _ in range(5):
+                assert service.post().status in (202, 503)
+            for each in crowd:
+                each.close()
+            eventually(lambda: service.post().status == 202, 20)
+            everything = "SELECT count(*) FROM job WHERE state <> 'done'"
+            eventually(lambda: service.query(everything) == [(0,)], 30, "everything to be sent")
