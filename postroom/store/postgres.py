@@ -12,7 +12,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,14 @@ _KEEPALIVE = {
     "tcp_user_timeout": 10_000,
     "connect_timeout": _CONNECT_WITHIN_S,
 }
+# The statements that also have a form for many at once, each with the key that tells its rows apart.
+_TOGETHER = {
+    "accept_message": "request_id",
+    "claim_job": "job_id",
+    "mark_dot": "job_id",
+    "conclude_sent": "job_id",
+}
+_LARGE = 262_144  # octets of a mail that goes alone
 _AGAIN = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
@@ -76,18 +84,44 @@ _NOT_NOW = (
 
 
 class _Session:
-    """A connection, and how statements go over it: one at a time, or together."""
+    """A connection, and how statements go over it: each at once, or, with a pipeline, together.
 
-    def __init__(self, connection: psycopg.Connection[Any], pipeline: psycopg.Pipeline | None = None) -> None:
+    What a batch does most often (`_TOGETHER`) gathers, and goes out in one statement for all before anything else does.
+    These never touch the same rows within a batch, so their order among themselves means nothing.
+    """
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], queries: Any, pipeline: psycopg.Pipeline | None = None
+    ) -> None:
         self.connection = connection
         self.pipeline = pipeline
+        self._queries = queries
+        self._gathered: dict[str, _Gathered] = {}
 
     def cursor(self) -> psycopg.Cursor[Any]:
+        self.send()
         return self.connection.cursor()
+
+    def change(self, name: str, statement: str, parameters: Mapping[str, Any]) -> Any:
+        """Run a statement that changes rows; return how many, or what will know it once the answers are there."""
+        held = {key: without_nul(value) for key, value in parameters.items()}
+        if self.pipeline is None:
+            return self.connection.execute(statement.encode(), held).rowcount
+        if name in _TOGETHER and len(held.get("mime", b"")) < _LARGE:
+            gathered = self._gathered.setdefault(name, _Gathered(self, _TOGETHER[name]))
+            return gathered.add(held)
+        self.send()
+        return _Changed(self.connection.execute(statement.encode(), held), self.pipeline)
+
+    def send(self) -> None:
+        """Send what has gathered."""
+        waiting, self._gathered = self._gathered, {}
+        for name, gathered in waiting.items():
+            gathered.send(getattr(self._queries, f"{name}_many").sql)
 
 
 class _Changed:
-    """How many rows a statement has changed: known once the answers are asked for."""
+    """How many rows a statement has changed: known once the answers are there."""
 
     __slots__ = ("_cursor", "_pipeline")
 
@@ -104,13 +138,51 @@ class _Changed:
         return int(self) > 0
 
 
+class _Gathered:
+    """The parameters of one statement for many, and the keys of the rows that it has changed."""
+
+    def __init__(self, session: _Session, key: str) -> None:
+        self._session = session
+        self._key = key
+        self._rows: list[Mapping[str, Any]] = []
+        self._cursor: psycopg.Cursor[Any] | None = None
+        self._changed: set[Any] | None = None
+
+    def add(self, row: Mapping[str, Any]) -> _One:
+        self._rows.append(row)
+        return _One(self, row[self._key])
+
+    def send(self, statement: str) -> None:
+        columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
+        self._cursor = self._session.connection.execute(statement.encode(), columns)
+
+    def has_changed(self, key: Any) -> bool:
+        if self._changed is None:
+            if self._cursor is None:
+                self._session.send()
+            assert self._cursor is not None
+            self._changed = {row[0] for row in self._cursor.fetchall()}
+        return key in self._changed
+
+
+class _One:
+    """Whether one of many was changed."""
+
+    __slots__ = ("_all", "_key")
+
+    def __init__(self, gathered: _Gathered, key: Any) -> None:
+        self._all = gathered
+        self._key = key
+
+    def __bool__(self) -> bool:
+        return self._all.has_changed(self._key)
+
+
 class _Adapter(PyFormatAdapter):
-    """Teaches aiosql that a count may come later, and keeps NUL out of texts, where PostgreSQL has no room for it."""
+    """Hands what changes rows to the session, which knows when it goes out."""
 
     def insert_update_delete(self, conn: _Session, query_name: str, sql: str, parameters: Any) -> Any:
-        held = {name: without_nul(value) for name, value in parameters.items()}
-        cursor = conn.connection.execute(sql, held)
-        return cursor.rowcount if conn.pipeline is None else _Changed(cursor, conn.pipeline)
+        return conn.change(query_name, sql, parameters)
 
 
 def without_nul(value: Any) -> Any:
@@ -243,7 +315,7 @@ class PostgresEngine:
     @contextmanager
     def reading(self) -> Iterator[tuple[Any, Any]]:
         with translated(self.where), self._pool.connection() as connection:
-            yield _Session(connection), self._queries
+            yield _Session(connection, self._queries), self._queries
 
     # -- writing
 
@@ -301,8 +373,10 @@ class PostgresEngine:
         try:
             with connection.pipeline() as pipeline:
                 connection.execute("BEGIN")
-                transaction = Transaction(_Session(connection, pipeline), self._queries, guards.append)
+                session = _Session(connection, self._queries, pipeline)
+                transaction = Transaction(session, self._queries, guards.append)
                 values = [work(transaction) for work in works]
+                session.send()
                 xid = self._prepare_commit(connection, transaction)
                 pipeline.sync()
                 undone = not all(guards)
@@ -325,7 +399,7 @@ class PostgresEngine:
         """Run the works in one transaction, each with a savepoint to go back to."""
         connection = self._own()
         connection.execute("BEGIN")
-        session = _Session(connection)
+        session = _Session(connection, self._queries)
         transaction = Transaction(session, self._queries, _immediately)
         settled = []
         for work in works:
@@ -399,7 +473,7 @@ class PostgresEngine:
                 with connection.transaction():
                     connection.execute("SET LOCAL lock_timeout = 0")
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
-                    yield _Session(connection), self._queries
+                    yield _Session(connection, self._queries), self._queries
             except BaseException:
                 self._roll_back()
                 raise

@@ -66,3 +66,76 @@ SELECT id FROM account WHERE id = :account_id FOR NO KEY UPDATE;
 -- name: try_lock_account$
 -- None: another worker has it just now.
 SELECT id FROM account WHERE id = :account_id FOR NO KEY UPDATE SKIP LOCKED;
+
+-- ---------------------------------------------------------------- many at once
+-- What a batch does most often, for all of it in one statement; each gives the keys of those that it changed.
+
+-- name: accept_message_many
+WITH given AS (
+    SELECT * FROM unnest(
+        CAST(:request_id AS text[]), CAST(:account_id AS bigint[]), CAST(:reverse_path AS text[]),
+        CAST(:subject AS text[]), CAST(:size AS integer[]), CAST(:smtputf8 AS smallint[]), CAST(:now AS bigint[]),
+        CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[])
+    ) AS given (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime, checksum,
+                forward_path)
+), message AS (
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
+    SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt FROM given
+    RETURNING id, request_id, account_id, accepted_at
+), content AS (
+    INSERT INTO content (message_id, mime, checksum)
+    SELECT message.id, given.mime, given.checksum FROM message JOIN given USING (request_id)
+), delivery AS (
+    INSERT INTO delivery (message_id, forward_path)
+    SELECT message.id, given.forward_path FROM message JOIN given USING (request_id)
+), job AS (
+    INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
+), event AS (
+    INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message
+)
+SELECT request_id FROM message;
+
+-- name: claim_job_many
+UPDATE job SET state = 'claimed', claim_token = given.token, claimed_by = given.worker_id, claimed_at = given.claimed_at,
+               attempt = attempt + 1, reserved_slot = given.reserved_slot, reserved = given.reserved
+FROM unnest(
+    CAST(:job_id AS bigint[]), CAST(:token AS bigint[]), CAST(:worker_id AS bigint[]), CAST(:now AS bigint[]),
+    CAST(:reserved_slot AS bigint[]), CAST(:reserved AS integer[])
+) AS given (job_id, token, worker_id, claimed_at, reserved_slot, reserved)
+WHERE job.id = given.job_id AND job.state = 'queued'
+RETURNING job.id;
+
+-- name: mark_dot_many
+UPDATE job SET dot_at = given.dot_at
+FROM unnest(CAST(:job_id AS bigint[]), CAST(:token AS bigint[]), CAST(:now AS bigint[])) AS given (job_id, token, dot_at)
+WHERE job.id = given.job_id AND job.state = 'claimed' AND job.claim_token = given.token
+RETURNING job.id;
+
+-- name: conclude_sent_many
+WITH given AS (
+    SELECT * FROM unnest(
+        CAST(:job_id AS bigint[]), CAST(:token AS bigint[]), CAST(:message_id AS bigint[]),
+        CAST(:delivery_id AS bigint[]), CAST(:number AS integer[]), CAST(:worker_id AS bigint[]),
+        CAST(:started_at AS bigint[]), CAST(:now AS bigint[]), CAST(:reply_code AS integer[]),
+        CAST(:reply_enhanced AS text[]), CAST(:reply_text AS text[]), CAST(:detail AS text[])
+    ) AS given (job_id, token, message_id, delivery_id, number, worker_id, started_at, finished_at, reply_code,
+                reply_enhanced, reply_text, detail)
+), done AS (
+    UPDATE job SET state = 'done', finished_at = given.finished_at,
+                   claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+    FROM given WHERE job.id = given.job_id AND job.state = 'claimed' AND job.claim_token = given.token
+    RETURNING given.*
+), log_line AS (
+    INSERT INTO log_line (message_id) SELECT message_id FROM done
+), delivery AS (
+    UPDATE delivery SET state = 'sent', reason = NULL, reply_code = done.reply_code, reply_enhanced = done.reply_enhanced,
+                        reply_text = done.reply_text, finished_at = done.finished_at
+    FROM done WHERE delivery.id = done.delivery_id AND delivery.state = 'pending'
+), event AS (
+    INSERT INTO event (message_id, delivery_id, at, kind, detail)
+    SELECT message_id, delivery_id, finished_at, 'sent', detail FROM done
+), attempt AS (
+    INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
+    SELECT job_id, number, worker_id, started_at, finished_at, 'sent', reply_code, reply_enhanced, reply_text FROM done
+)
+SELECT job_id FROM done;

@@ -15,6 +15,7 @@ import pytest
 from postroom.errors import SchemaMismatch, StoreDamaged, StoreError
 from postroom.store import Store, open_store
 from postroom.store import migrate as migrate_module
+from postroom.store.postgres import _TOGETHER
 from postroom.store.sqlite import MIGRATIONS, SQLiteEngine
 from tests.servers.waiting import eventually
 
@@ -229,5 +230,7 @@ class TestQueries:
         named = re.findall(r"^-- name: (\w+)", text, re.MULTILINE)
         code = "".join(path.read_text() for path in folder.glob("*.py"))
         used = re.findall(r"\b_?q\.(\w+)\(", code)
+        if engine == "postgres":
+            used += [f"{name}_many" for name in _TOGETHER]
         assert len(named) == len(set(named))
         assert set(named) == set(used)
