@@ -228,6 +228,7 @@ class Worker:
 
     def _sweep(self) -> None:
         self._undertaker.sweep(self._registration.worker_id)
+        self._context.workers = max(1, len(self._store.living_workers()))
 
     def _mend_times(self) -> None:
         """Let nothing wait for a time that was wrong: our clock, or that of whoever accepted the mail, was ahead."""

@@ -66,6 +66,7 @@ class Lane:
         self._sessions: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._broken_overlaps = 0
+        self._leaving = 0  # sessions that end, for there are too many
         self._opening = 0  # sessions that are about to take a job
 
     # -- for the dispatcher
@@ -107,6 +108,7 @@ class Lane:
 
     def _session_ended(self, task: asyncio.Task[None]) -> None:
         self._sessions.discard(task)
+        self._leaving = min(self._leaving, max(0, len(self._sessions) - self._standing.connections))
         if not task.cancelled() and task.exception() is not None:
             log.error(
                 "a session of account %s broke", self._standing.account.email, exc_info=task.exception()
@@ -172,7 +174,7 @@ class Lane:
         """Send jobs over one connection at a time, until there are none for a while."""
         line: _Line | None = None
         try:
-            while await self._work(_IDLE_S if line else 0.0):
+            while not self._is_one_too_many() and await self._work(_IDLE_S if line else 0.0):
                 if line is not None and line.is_over():
                     await self._close(line)
                     line = None
@@ -187,6 +189,13 @@ class Lane:
                 if line.coming is not None:
                     self._release(line.coming)
                 await self._close(line)
+
+    def _is_one_too_many(self) -> bool:
+        """Whether this session is to end, since another worker has come that is to have its share."""
+        if len(self._sessions) - self._leaving <= self._standing.connections:
+            return False
+        self._leaving += 1
+        return True
 
     async def _send_all(self, line: _Line) -> None:
         """Send a job, and those after it of which the server was told in the same breath."""
@@ -268,7 +277,7 @@ class Lane:
             lambda transaction: transaction.take_connection(
                 account.id,
                 context.worker_id,
-                most=self._standing.connections,
+                most=self._standing.most_connections,
                 logins_per_minute=self._standing.logins_per_minute if has_login else None,
                 now=context.clock(),
             )

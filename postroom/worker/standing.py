@@ -52,6 +52,7 @@ class Context:
     finished: Callable[[], None]
     bytes_in_hand: int = 0
     draining: bool = False
+    workers: int = 1  # that are alive, this one among them
 
     async def read(self, call: Callable[[], T]) -> T:
         """Return what `call` reads from the store: at once from a file of this machine, in a thread from a server."""
@@ -67,7 +68,7 @@ class Standing:
         self._blocked_until = 0.0  # by the loop's clock, which nobody sets
         self._setting_aside: asyncio.Future[None] | None = None
         self.stored = stored
-        self.connections = 1
+        self.most_connections = 1  # over all workers
         self.logins_per_minute: int | None = None
         self.daily_limit: int | None = None
         self.refresh(stored)
@@ -83,10 +84,15 @@ class Standing:
         self.stored = stored
         try:
             server = server_for(stored.account, self._context.settings)
-            self.connections, self.daily_limit = server.connections, server.daily_limit
+            self.most_connections, self.daily_limit = server.connections, server.daily_limit
             self.logins_per_minute = server.logins_per_minute
         except ConfigError:
-            self.connections = 1  # the session will fail with the reason
+            self.most_connections = 1  # the session will fail with the reason
+
+    @property
+    def connections(self) -> int:
+        """This worker's share of the account's connections: the others are to have some too."""
+        return -(-self.most_connections // self._context.workers)
 
     # -- may it send?
 

@@ -126,3 +126,19 @@ def test_accounts_whose_servers_hang_keep_nobody_else_waiting(
         eventually(lambda: service.query("SELECT count(*) > 3 FROM job WHERE state = 'claimed'") == [(1,)])
         for _ in range(5):
             service.wait_for(service.send(), timeout=5)
+
+
+def test_a_second_worker_gets_its_share_of_the_connections(tmp_path: Path, scripted: StartScripted) -> None:
+    """The first has all of them and enough to do; it gives up half, and goes on with the rest."""
+    server = scripted()
+    server.on("DOT", do=Reply(None, after=0.3))
+    with Installation(tmp_path, [HEADER, row(server, connections="8")]) as service:
+        first = [service.send() for _ in range(300)]
+        eventually(lambda: server.open_connections == 8, message="all connections to be open")
+        with second_worker(service):
+            shares = "SELECT count(*) FROM connection GROUP BY worker_id ORDER BY 1"
+            eventually(lambda: service.query(shares) == [(4,), (4,)], 20, "half of them each")
+            for request_id in first:
+                service.wait_for(request_id, timeout=60)
+        assert len(service.query("SELECT DISTINCT worker_id FROM attempt")) == 2
+        assert len(server.messages) == 300
