@@ -174,7 +174,7 @@ class Lane:
         """Send jobs over one connection at a time, until there are none for a while."""
         line: _Line | None = None
         try:
-            while not self._is_one_too_many() and await self._work(_IDLE_S if line else 0.0):
+            while not self._leave_to_others() and await self._work(_IDLE_S if line else 0.0):
                 if line is not None and line.is_over():
                     await self._close(line)
                     line = None
@@ -190,12 +190,16 @@ class Lane:
                     self._release(line.coming)
                 await self._close(line)
 
-    def _is_one_too_many(self) -> bool:
-        """Whether this session is to end, since another worker has come that is to have its share."""
-        if len(self._sessions) - self._leaving <= self._standing.connections:
-            return False
-        self._leaving += 1
-        return True
+    @property
+    def _are_too_many(self) -> bool:
+        """Another worker has come that is to have its share."""
+        return len(self._sessions) - self._leaving > self._standing.connections
+
+    def _leave_to_others(self) -> bool:
+        """Whether the session that asks is to end."""
+        leaves = self._are_too_many
+        self._leaving += leaves
+        return leaves
 
     async def _send_all(self, line: _Line) -> None:
         """Send a job, and those after it of which the server was told in the same breath."""
@@ -229,7 +233,7 @@ class Lane:
     def _follow(self, line: _Line) -> ClaimedJob | None:
         """Choose the job that this connection is to have next, so that its envelope can leave with this one's dot."""
         overlaps = self._broken_overlaps < _MOST_BROKEN_OVERLAPS
-        if overlaps and self._jobs and not self._is_closed and not line.is_over():
+        if overlaps and self._jobs and not (self._is_closed or self._are_too_many or line.is_over()):
             line.coming = self._take()
         return line.coming
 
