@@ -66,7 +66,7 @@ class Lane:
         self._sessions: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._broken_overlaps = 0
-        self._leaving = 0  # sessions that end, for there are too many
+        self._leaving: set[asyncio.Task[None]] = set()  # sessions that end, for there are too many
         self._opening = 0  # sessions that are about to take a job
 
     # -- for the dispatcher
@@ -108,7 +108,7 @@ class Lane:
 
     def _session_ended(self, task: asyncio.Task[None]) -> None:
         self._sessions.discard(task)
-        self._leaving = min(self._leaving, max(0, len(self._sessions) - self._standing.connections))
+        self._leaving.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error(
                 "a session of account %s broke", self._standing.account.email, exc_info=task.exception()
@@ -193,13 +193,15 @@ class Lane:
     @property
     def _are_too_many(self) -> bool:
         """Another worker has come that is to have its share."""
-        return len(self._sessions) - self._leaving > self._standing.connections
+        return len(self._sessions) - len(self._leaving) > self._standing.connections
 
     def _leave_to_others(self) -> bool:
         """Whether the session that asks is to end."""
-        leaves = self._are_too_many
-        self._leaving += leaves
-        return leaves
+        task = asyncio.current_task()
+        if not self._are_too_many or task is None:
+            return False
+        self._leaving.add(task)
+        return True
 
     async def _send_all(self, line: _Line) -> None:
         """Send a job, and those after it of which the server was told in the same breath."""
