@@ -77,7 +77,7 @@ def test_two_workers_have_no_more_connections_than_the_account(
         for request_id in [service.send() for _ in range(100)]:
             service.wait_for(request_id)
         senders = service.query("SELECT DISTINCT worker_id FROM attempt")
-    assert max(count for _, count in seen) == 2
+    assert max(count for _, count in seen) in (1, 2), "a worker alone with the mail has its share of them"
     assert len(server.messages) == 100
     assert senders
     eventually(lambda: service.query("SELECT count(*) FROM connection") == [(0,)])
