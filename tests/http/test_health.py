@@ -1,0 +1,83 @@
+"""What whoever watches over the service is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+
+from postroom.config import Settings
+from postroom.model import SECOND, system_clock
+from postroom.store import Store, open_store
+from postroom.vault import Vault
+from postroom.web import create_app
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(f"sqlite:///{tmp_path / 'postroom.db'}")
+    store.migrate()
+    return store
+
+
+def client(store: Store, folder: Path, **settings: int) -> FlaskClient:
+    chosen = Settings().model_copy(update=settings)
+    return create_app(chosen, store, Vault.open(chosen, folder)).test_client()
+
+
+def add_worker(store: Store, lease: int) -> None:
+    now = system_clock()
+    store.write(lambda t: t.register_worker(host="h", pid=1, lock_file="l", now=now, lease_until=now + lease))
+
+
+def test_livez_asks_nobody(store: Store, tmp_path: Path) -> None:
+    web = client(store, tmp_path)
+    store.close()
+    answer = web.get("/livez")
+    assert (answer.status_code, answer.json) == (200, {"status": "alive"})
+
+
+def test_readyz_with_a_worker(store: Store, tmp_path: Path) -> None:
+    add_worker(store, 60 * SECOND)
+    answer = client(store, tmp_path).get("/readyz")
+    assert answer.status_code == 200
+    assert answer.json == {
+        "status": "ready",
+        "checks": {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"},
+        "workers": 1,
+        "connections": 0,
+    }
+
+
+def test_readyz_without_a_living_worker(store: Store, tmp_path: Path) -> None:
+    add_worker(store, -SECOND)
+    answer = client(store, tmp_path).get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert answer.json["checks"]["workers"].startswith("no worker is running")
+
+
+def test_readyz_with_a_disk_that_is_nearly_full(store: Store, tmp_path: Path) -> None:
+    add_worker(store, 60 * SECOND)
+    answer = client(store, tmp_path, disk_reserve=1 << 60).get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert answer.json["checks"]["disk"].startswith("nearly full")
+
+
+def test_readyz_on_a_schema_of_another_version(store: Store, tmp_path: Path) -> None:
+    add_worker(store, 60 * SECOND)
+    store._engine.run_script("DELETE FROM schema_migration WHERE version > 1")
+    answer = client(store, tmp_path).get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert "not prepared for this version" in answer.json["checks"]["schema"]
+
+
+def test_readyz_looks_once_a_second(store: Store, tmp_path: Path) -> None:
+    add_worker(store, 60 * SECOND)
+    web = client(store, tmp_path)
+    assert web.get("/readyz").status_code == 200
+    store.close()
+    assert web.get("/readyz").status_code == 200, "what was found is still fresh"
