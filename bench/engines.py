@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
+
+import psycopg
 
 from bench.drain import sink, watch, worker
-from bench.fill import fill_folder, write_accounts
+from bench.fill import fill_folder, messages, write_accounts
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import measure, postroom
+from postroom.model import ClaimedJob, NewMessage, Reply, Sent, system_clock
+from postroom.store import Result, Transaction, open_store
 from tests.servers.postgres import Postgres
 
 _ACCOUNTS = 4
@@ -73,3 +79,82 @@ def _database(server: Postgres | None) -> Iterator[dict[str, str]]:
     name = server.create_database()
     yield {"DATABASE_URL": server.url(name)}
     server.drop_database(name)
+
+
+_FINISHED = """
+WITH message AS (
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at)
+    SELECT 'finished-' || number, 1, 'bench@example.com', 'x', 100, 0, number FROM generate_series(1, %(count)s) AS number
+    RETURNING id
+), delivery AS (
+    INSERT INTO delivery (message_id, forward_path, state, finished_at) SELECT id, 'ada@example.org', 'sent', 1 FROM message
+)
+INSERT INTO job (kind, account_id, message_id, state, due_at, finished_at)
+SELECT 'delivery', 1, id, 'done', 1, 1 FROM message
+"""
+
+
+def longtransaction(options: Options) -> Section:
+    """Claims on PostgreSQL, behind many finished rows, while another session holds an old snapshot."""
+    finished, mails = (20_000, 1000) if options.quick else (1_000_000, options.count(30_000, 1000))
+    rows = []
+    with Postgres(durable=True) as server:
+        for held in (False, True):
+            name = server.create_database()
+            times = _claims(server.url(name), options.folder / f"long-{held}", finished, mails, held=held)
+            cells = [f"{quantiles(times, n=100)[at] * 1000:.1f}" for at in (49, 98)]
+            rows.append(
+                ["a snapshot is held" if held else "nothing is held", *cells, f"{max(times) * 1000:.0f}"]
+            )
+            server.drop_database(name)
+    header = ["", "p50 (ms)", "p99 (ms)", "longest (ms)"]
+    title = f"A claim of eight on PostgreSQL, {finished:,} finished rows, {mails:,} mails sent meanwhile"
+    return Section(title, tuple(table(header, rows)))
+
+
+def _claims(url: str, folder: Path, finished: int, mails: int, *, held: bool) -> list[float]:
+    """Accept, claim and finish mails; return how long each claim took, in seconds."""
+    folder.mkdir(parents=True)
+    write_accounts(folder, [9])
+    fill_folder(folder, {1: 8}, size=200, database={"DATABASE_URL": url})
+    store = open_store(url)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(_FINISHED, {"count": finished})
+        connection.execute("VACUUM ANALYZE")
+    account = store.accounts()[0].account
+    now = system_clock()
+    worker_id = store.write(
+        lambda transaction: transaction.register_worker(
+            host="bench", pid=0, lock_file="-", now=now, lease_until=now
+        )
+    )
+    source, times = messages(account, 200), []
+    with psycopg.connect(url) as other:
+        if held:
+            other.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            other.execute("SELECT count(*) FROM account")
+        for _ in range(mails // 8):
+            batch = [next(source) for _ in range(8)]
+            store.write_all([partial(_accept, message) for message in batch])
+            began = time.perf_counter()
+            jobs = store.write(
+                lambda transaction: transaction.claim(
+                    account_id=account.id, worker_id=worker_id, most=8, most_bytes=1 << 20, now=system_clock()
+                )
+            )
+            times.append(time.perf_counter() - began)
+            for settled in store.write_all([partial(_finish, job, worker_id) for job in jobs]):
+                settled.unwrap()
+        other.rollback()
+    store.close()
+    return times
+
+
+def _accept(message: NewMessage, transaction: Transaction) -> None:
+    transaction.accept(message)
+
+
+def _finish(job: ClaimedJob, worker_id: int, transaction: Transaction) -> None:
+    now, reply = system_clock(), Reply(250, "queued", "2.0.0")
+    result = Result({job.deliveries[0].id: Sent(reply)}, None)
+    transaction.finish(job, result, worker_id=worker_id, started_at=now, now=now)

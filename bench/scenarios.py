@@ -17,7 +17,7 @@ from statistics import median
 from bench import relay
 from bench.budget import budget
 from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
-from bench.engines import engines
+from bench.engines import engines, longtransaction
 from bench.fill import fill_folder, text_of, write_accounts
 from bench.load import LoadError, run_load
 from bench.processes import free_port, running
@@ -332,6 +332,7 @@ SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "budget": budget,
     "backlog": backlog,
     "engines": engines,
+    "longtransaction": longtransaction,
     "roundtrip": roundtrip,
     "connections": connections,
     "claim": claim,
