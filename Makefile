@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= auto
+SCENARIOS ?= peers,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
 .PHONY: run install test check soak bench peers lint types imports pythons lock clean
 
@@ -18,10 +19,12 @@ test: $(VENV)/.dev
 
 check: lint types imports test
 
-# The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, the kill points 25 times each.
-# Takes an hour or so; -rP prints the figures.
+# The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
+# move house, the kill points 25 times each on both engines. Takes some hours; -rP prints the figures.
 soak: $(VENV)/.dev
-	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP tests/process/test_kills.py tests/process/test_restarts.py
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP \
+	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py
+	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
 bench: $(VENV)/.dev
@@ -34,7 +37,7 @@ bench: $(VENV)/.dev
 	@touch $@
 
 peers: $(VENV)/.dev .venv-bench
-	$(BIN)/python -m bench --scenario peers,backlog,roundtrip,connections,claim,memory,fairness --markdown bench/results/all.md
+	$(BIN)/python -m bench --scenario $(SCENARIOS) --markdown bench/results/all.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -170,8 +170,13 @@ class Store:
 
     def accounts_due(self, now: Instant) -> list[StoredAccount]:
         """Return the accounts that may send and have mail due."""
+        floors = self._engine.floors
+        due_from = floors.of_all() if floors else 0
         with self._engine.reading() as (db, q):
-            return [_stored_account(row) for row in q.accounts_due(db, now=now)]
+            found = [_stored_account(row) for row in q.accounts_due(db, now=now, due_from=due_from)]
+        if floors:
+            floors.note_accounts(due_from, now, [stored.account.id for stored in found])
+        return found
 
     def connections(self) -> int:
         """Return how many SMTP connections are open, or being opened, in all workers."""

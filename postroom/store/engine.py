@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from postroom.store.committer import Settled, Work
+from postroom.store.floors import Floors
 
 
 class Engine(Protocol):
@@ -15,6 +16,7 @@ class Engine(Protocol):
 
     migrations: Path
     is_remote: bool
+    floors: Floors | None  # where to begin to look for jobs; None: at the beginning
 
     def reading(self) -> AbstractContextManager[tuple[Any, Any]]:
         """Lend a connection that sees the last committed state, with the named queries."""

@@ -26,6 +26,7 @@ from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreDamaged, StoreError, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
+from postroom.store.floors import Floors
 from postroom.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,7 @@ class PostgresEngine:
         self._bouncer = bouncer
         self._session = {**_SESSION, "lock_timeout": str(round(longest_wait_s * 1000))}
         self._settle_within_s = settle_within_s
+        self.floors: Floors | None = Floors()
         self._queries = load_queries()
         self._mutex = threading.Lock()
         self._writer: psycopg.Connection[Any] | None = None
@@ -374,7 +376,7 @@ class PostgresEngine:
             with connection.pipeline() as pipeline:
                 connection.execute("BEGIN")
                 session = _Session(connection, self._queries, pipeline)
-                transaction = Transaction(session, self._queries, guards.append)
+                transaction = Transaction(session, self._queries, guards.append, self.floors)
                 values = [work(transaction) for work in works]
                 session.send()
                 xid = self._prepare_commit(connection, transaction)
@@ -400,7 +402,7 @@ class PostgresEngine:
         connection = self._own()
         connection.execute("BEGIN")
         session = _Session(connection, self._queries)
-        transaction = Transaction(session, self._queries, _immediately)
+        transaction = Transaction(session, self._queries, _immediately, self.floors)
         settled = []
         for work in works:
             connection.execute("SAVEPOINT work")

@@ -91,7 +91,8 @@ SELECT id, email, name, host, port, security, username, credential, daily_limit,
 FROM account
 WHERE (state = 'active' OR resume_at <= :now)
   AND EXISTS (SELECT 1 FROM job
-              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0 AND job.due_at <= :now);
+              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0
+                AND job.due_at BETWEEN :due_from AND :now);
 
 -- name: claim_job!
 UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,

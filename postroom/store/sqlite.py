@@ -25,6 +25,7 @@ from aiosql.adapters.sqlite3 import SQLite3Adapter
 from postroom.errors import ConfigError, StoreDamaged, StoreError, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
+from postroom.store.floors import Floors
 from postroom.store.transaction import Transaction
 
 # Versions 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write to (sqlite.org/wal.html, "WAL reset").
@@ -140,6 +141,7 @@ class SQLiteEngine:
     """
 
     is_remote = False
+    floors: Floors | None = None  # what is gone leaves nothing behind here
 
     def __init__(
         self,

@@ -32,6 +32,7 @@ from postroom.model import (
     Reply,
     Sent,
 )
+from postroom.store.floors import Floors
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 CRASHED = "the worker that was sending it stopped"
@@ -41,6 +42,7 @@ SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
+_DUE_AT = 15  # the column of `jobs_due`
 _SUSPECT = MOST_CRASHES - 1
 _STEP_BACK = 5 * SECOND
 _SLOT = 600 * SECOND
@@ -93,11 +95,16 @@ class Transaction:
     """One open transaction. Only the committer makes one."""
 
     def __init__(
-        self, connection: Any, queries: Any, must: Callable[[Any], None] = _must_have_changed
+        self,
+        connection: Any,
+        queries: Any,
+        must: Callable[[Any], None] = _must_have_changed,
+        floors: Floors | None = None,
     ) -> None:
         self._db = connection
         self._q = queries
         self._must = must  # raise LeaseLost unless a statement changed a row: at once, or before the commit
+        self._floors = floors
         self.wakes = False  # whether there is mail that a worker may take now
 
     # -- settings
@@ -218,7 +225,9 @@ class Transaction:
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
         room = most_bytes
         jobs: list[ClaimedJob] = []
-        for row in list(self._q.jobs_due(self._db, account_id=account_id, now=now, count=most)):
+        due_from = self._floors.of_account(account_id) if self._floors else 0
+        rows = list(self._q.jobs_due(self._db, account_id=account_id, due_from=due_from, now=now, count=most))
+        for row in rows:
             room -= row[5]
             if room < 0 and jobs:
                 break
@@ -230,13 +239,18 @@ class Transaction:
             if job is not None:
                 jobs.append(job)
                 left = None if left is None else left - len(job.deliveries)
+        if self._floors:
+            taken = {job.id for job in jobs}
+            ends_at = rows[-1][_DUE_AT] if len(rows) == most else now
+            first_left = min((row[_DUE_AT] for row in rows if row[0] not in taken), default=ends_at)
+            self._floors.note_claim(account_id, first_left)
         return jobs
 
     def _claim_row(
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
-        checksum, crashes, own, delivery_id, forward_path, has_more = more
+        checksum, crashes, own, delivery_id, forward_path, has_more, _ = more
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1

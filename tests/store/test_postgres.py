@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
-from postroom.model import Accepted, ClaimedJob
+from postroom.model import SECOND, Accepted, ClaimedJob
 from postroom.store import Store, Transaction, open_store
 from postroom.store.postgres import PostgresEngine
 from tests.servers.cable import Cable
@@ -240,6 +240,51 @@ class TestClaims:
             assert [job.request_id for job in post.claim(now=NOW + 1)] == [second]
             other.rollback()
         assert [job.request_id for job in post.claim(now=NOW + 1)] == [first]
+
+    def test_begin_where_the_last_one_ended_and_now_and_then_at_the_beginning(
+        self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What came in late, below where the last claim ended, waits a few seconds and no longer."""
+        floors = post.store._engine.floors
+        assert floors is not None
+        post.add_many(20)
+        now = NOW + 3600 * SECOND
+        assert len(post.claim(now=now, most=5)) == 5
+        assert floors.of_account(post.anna) == NOW + 4 - 2 * SECOND, (
+            "where there is more it goes on from there"
+        )
+        assert len(post.claim(now=now)) == 15
+        assert floors.of_account(post.anna) == now - 2 * SECOND
+        late = post.add(at=NOW + 60 * SECOND)
+        assert post.claim(now=now) == []
+        assert len(post.store.accounts_due(now)) == 1, "the first look for all begins at the beginning"
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + 6)
+        assert [job.request_id for job in post.claim(now=now)] == [late]
+
+    def test_look_for_accounts_from_where_nothing_is_left(
+        self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        berta = post.add_account("berta@example.com")
+        now = NOW + 3600 * SECOND
+        assert post.store.accounts_due(now) == []
+        post.add(account=berta, at=now)
+        assert [stored.account.id for stored in post.store.accounts_due(now)] == [berta]
+        assert len(post.claim(account=berta, now=now)) == 1
+        post.add(account=post.anna, at=NOW)
+        post.add(account=berta, at=now)
+        assert [stored.account.id for stored in post.store.accounts_due(now)] == [berta], (
+            "anna's came in late"
+        )
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + 6)
+        assert len(post.store.accounts_due(now)) == 2
+
+    def test_leave_what_did_not_fit_above_the_floor(self, post: Post, database: Database) -> None:
+        ids = [post.add(at=NOW + number * 60 * SECOND, size=600) for number in range(3)]
+        now = NOW + 3600 * SECOND
+        claimed = [post.claim(now=now, most_bytes=1000)[0].request_id for _ in range(3)]
+        assert claimed == ids
 
     def test_of_32_racing_workers_never_exceed_a_limit(self, post: Post, database: Database) -> None:
         """Not even while their sessions are ended and their claims are given back."""
