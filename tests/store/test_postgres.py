@@ -15,6 +15,7 @@ import pytest
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Accepted, ClaimedJob
 from postroom.store import Store, Transaction, open_store
+from postroom.store.floors import Floors
 from postroom.store.postgres import PostgresEngine
 from tests.servers.cable import Cable
 from tests.servers.postgres import Postgres
@@ -245,8 +246,7 @@ class TestClaims:
         self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What came in late, below where the last claim ended, waits a few seconds and no longer."""
-        floors = post.store._engine.floors
-        assert floors is not None
+        floors = post.store._engine.floors = Floors()
         post.add_many(20)
         now = NOW + 3600 * SECOND
         assert len(post.claim(now=now, most=5)) == 5
@@ -265,6 +265,7 @@ class TestClaims:
     def test_look_for_accounts_from_where_nothing_is_left(
         self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        post.store._engine.floors = Floors()
         berta = post.add_account("berta@example.com")
         now = NOW + 3600 * SECOND
         assert post.store.accounts_due(now) == []
@@ -281,6 +282,7 @@ class TestClaims:
         assert len(post.store.accounts_due(now)) == 2
 
     def test_leave_what_did_not_fit_above_the_floor(self, post: Post, database: Database) -> None:
+        post.store._engine.floors = Floors()
         ids = [post.add(at=NOW + number * 60 * SECOND, size=600) for number in range(3)]
         now = NOW + 3600 * SECOND
         claimed = [post.claim(now=now, most_bytes=1000)[0].request_id for _ in range(3)]
