@@ -318,16 +318,18 @@ class TestClaims:
 
         with ThreadPoolExecutor(32) as threads:
             futures = [threads.submit(race, number) for number in range(32)]
-            with psycopg.connect(database.url, autocommit=True) as connection:
-                for _ in range(20):
-                    time.sleep(0.1)
-                    connection.execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                        "WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
-                    )
-            full = "SELECT sum(recipients) FROM account_usage"
-            eventually(lambda: database.value(full) == 500, 30, "the limit to be reached")
-            over.set()
+            try:
+                with psycopg.connect(database.url, autocommit=True) as connection:
+                    for _ in range(20):
+                        time.sleep(0.1)
+                        connection.execute(
+                            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                            "WHERE datname = current_database() AND pid <> pg_backend_pid() ORDER BY random() LIMIT 1"
+                        )
+                full = "SELECT sum(recipients) FROM account_usage"
+                eventually(lambda: database.value(full) == 500, 30, "the limit to be reached")
+            finally:
+                over.set()
             taken = Counter(job for future in futures for job in future.result(30))
         for store in stores:
             store.close()
