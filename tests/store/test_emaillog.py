@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroom.emaillog import EmailLog, _encode, format_line
-from postroom.errors import StoreUnavailable
+from postroom.errors import LeaseLost, StoreUnavailable
 from postroom.model import SECOND, ClaimedJob, Failed, InDoubtPolicy, Outcome, Reply
 from postroom.store import LogLine, Result, Store, Work, open_store
 from tests.servers.waiting import eventually
@@ -210,6 +210,40 @@ class TestProjecting:
         email_log.project()
         impatient.close()
         assert _written(path) == added
+
+
+class TestTwoHosts:
+    def test_do_not_take_the_same_line(self, post: Post) -> None:
+        _finish(post, 3)
+        ids = [line.id for line in post.store.unwritten_log_lines(10)]
+        post.store.write(lambda t: t.begin_log_batch(start=0, ids=ids[:2], writer="first"))
+        with pytest.raises(LeaseLost):
+            post.store.write(lambda t: t.begin_log_batch(start=0, ids=ids, writer="second"))
+        assert post.store.open_log_batch("second") is None
+        found = post.store.open_log_batch("first")
+        assert found is not None
+        assert [line.id for line in found.lines] == ids[:2]
+
+    def test_write_each_line_once_between_them(self, post: Post, database: Database, tmp_path: Path) -> None:
+        added = _finish(post, 100)
+        paths = [tmp_path / f"host {number}" / "email_log.txt" for number in range(4)]
+        together = threading.Barrier(len(paths))
+
+        def project(path: Path) -> None:
+            path.parent.mkdir()
+            store = database.open()
+            together.wait(10)
+            EmailLog(store, path, path.with_name("lock")).project()
+            store.close()
+
+        threads = [threading.Thread(target=project, args=[path]) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        EmailLog(post.store, paths[0], paths[0].with_name("lock")).project()
+        written = [line for path in paths if path.exists() for line in _written(path)]
+        assert sorted(written) == sorted(added)
 
 
 class Crash:
