@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import signal
+import threading
+from typing import TYPE_CHECKING, Any
 
 from postroom.config import Settings
 from postroom.supervise import watch_lifeline
+
+if TYPE_CHECKING:
+    from granian.server.common import AbstractServer
 
 _MOST_REQUESTS = 4096  # at once; each waits without a thread
 _tie: tuple[int, int] | None = None
@@ -33,7 +38,34 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         factory=True,
         log_level=LogLevels.error,
     )
+    os.register_at_fork(after_in_child=lambda: _end_at_a_signal(server))
+    server.main_loop_interrupt = Interrupt(server)
     server.serve()
+
+
+def _end_at_a_signal(server: AbstractServer[Any]) -> None:
+    """Let SIGTERM end a worker that has only just been forked.
+
+    Until granian's own handlers are there it has its parent's, which only note the signal:
+    it would serve on, and hold up the whole stop until it is killed.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if server.interrupt_signal:  # it was noted before we could say so
+        os._exit(0)
+
+
+class Interrupt(threading.Event):
+    """What wakes granian's main loop: a worker's death, or a signal to stop, which must not be cleared with it."""
+
+    def __init__(self, server: AbstractServer[Any]) -> None:
+        super().__init__()
+        self._server = server
+
+    def clear(self) -> None:
+        super().clear()
+        if self._server.interrupt_signal:
+            self.set()
 
 
 def _tie_workers() -> None:

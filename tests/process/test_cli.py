@@ -480,6 +480,19 @@ def test_a_killed_web_worker_is_started_again(service: Installation) -> None:
     assert alive(main)
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.0015, 0.005, 0.02, 0.1])
+def test_a_stop_while_a_web_worker_starts(service: Installation, pause: float) -> None:
+    """A signal that a worker gets before it can heed it must not hold up the stop until the worker is killed."""
+    pids = all_pids(service)
+    _, worker = sorted(service.pids("-m", "postroom", "web"))
+    assert kill(worker)
+    time.sleep(pause)
+    began = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - began < 8
+    assert not [pid for pid in pids if alive(pid)]
+
+
 def test_a_port_that_is_taken(service: Installation, tmp_path: Path) -> None:
     """Two installations on one port would get half of each other's requests."""
     second = Folder(tmp_path / "second")
