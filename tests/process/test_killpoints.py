@@ -79,12 +79,16 @@ def test_a_kill_at(point: str, tmp_path: Path, database_settings: dict[str, str]
         with Installation(folder, account_rows(sink.port), **database_settings) as service:
             eventually(lambda: all_ended(service), 60, "the queue to empty")
             held = held_mails(service)
-            assert len(held) <= max(0, deaths(note) - 2), "each death from the third on sets aside one mail at most"
+            assert len(held) <= max(0, deaths(note) - 2), (
+                "each death from the third on sets aside one mail at most"
+            )
             for request_id in held:
                 service.command("release", request_id)
             eventually(lambda: all_ended(service), 60, "what was released to be sent")
             twice = check_ledger(service, sink, posting.accepted)
-            print(f"{point}: {len(posting.accepted)} mails, {deaths(note)} deaths, {len(twice)} twice, {len(held)} held")
+            print(
+                f"{point}: {len(posting.accepted)} mails, {deaths(note)} deaths, {len(twice)} twice, {len(held)} held"
+            )
             assert not (twice and point.startswith(("accept.", "session."))), (
                 f"a kill at {point} sends nothing twice"
             )
