@@ -139,6 +139,10 @@ class Store:
         """Commit several works in order, together where they fit; each settles by itself."""
         return self._committer.run_all(works)
 
+    def forget_commits(self) -> None:
+        """Drop what is kept to settle commits whose answer was lost, as far as nobody can need it any more."""
+        self._engine.forget_commits()
+
     def free_bytes(self) -> int:
         """Return how much room is left where the database is."""
         return self._engine.free_bytes()

@@ -36,6 +36,9 @@ class Engine(Protocol):
     def change_counter(self) -> int:
         """Return a number that changes when any process has committed mail; it costs no look at the database."""
 
+    def forget_commits(self) -> None:
+        """Drop what is kept to settle commits whose answer was lost, as far as it is old."""
+
     def free_bytes(self) -> int:
         """Return how much room is left where the database is, as far as that can be known."""
 

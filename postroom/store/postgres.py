@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -44,6 +45,8 @@ _CONNECT_WITHIN_S = 5
 _MOST_TRIES = 6
 _LISTEN_AGAIN_S = 1.0
 _NOTIFY_WAIT_S = 5.0
+_MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
+_marks = random.Random()  # noqa: S311  # they must differ, not be secret
 
 # What a session asks of the server: that a lost client is noticed and nothing waits for ever. pgbouncer in transaction
 # mode knows no sessions, so nothing of this holds there.
@@ -215,6 +218,28 @@ def _said(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """What will tell whether a transaction was committed: the mark that it leaves, and how to see that it is over."""
+
+    mark: int
+    _number: psycopg.Cursor[Any]
+
+    @property
+    def xid(self) -> str:
+        """The transaction's number; in pipeline mode known after a sync."""
+        [[number]] = self._number.fetchall()
+        return str(number)
+
+
+def _is_under_way(connection: psycopg.Connection[Any], xid: str) -> bool:
+    try:
+        [[status]] = connection.execute("SELECT pg_xact_status(%s::text::xid8)", [xid]).fetchall()
+    except psycopg.errors.InvalidParameterValue:  # in the future: a crash has taken the number back
+        return False
+    return bool(status == "in progress")
+
+
 def _immediately(changed: Any) -> None:
     if not changed:
         raise LeaseLost
@@ -225,7 +250,7 @@ class PostgresEngine:
 
     `bouncer`: the server is a pgbouncer in transaction mode, so there are no prepared statements, no
     session settings and no LISTEN. A writer waits up to `longest_wait_s` for the locks of another one.
-    A commit whose answer was lost is settled by asking for the transaction's fate for up to
+    A commit whose answer was lost is settled by looking for the mark that it leaves, for up to
     `settle_within_s`; where that fails CommitUnknown is raised.
     """
 
@@ -379,10 +404,10 @@ class PostgresEngine:
                 transaction = Transaction(session, self._queries, guards.append, self.floors)
                 values = [work(transaction) for work in works]
                 session.send()
-                xid = self._prepare_commit(connection, transaction)
+                evidence = self._prepare_commit(connection, transaction)
                 pipeline.sync()
                 undone = not all(guards)
-                number = xid.fetchone()
+                xid = evidence.xid
         except psycopg.errors.PipelineAborted:
             self._roll_back()
             return None
@@ -394,7 +419,7 @@ class PostgresEngine:
         if undone:
             connection.execute("ROLLBACK")
             return None
-        self._commit(connection, number)
+        self._commit(connection, xid, evidence.mark)
         return [Settled(value) for value in values]
 
     def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Settled]:
@@ -416,54 +441,56 @@ class PostgresEngine:
                 connection.execute("ROLLBACK TO SAVEPOINT work")
             else:
                 connection.execute("RELEASE SAVEPOINT work")
-        xid = self._prepare_commit(connection, transaction).fetchone()
-        self._commit(connection, xid)
+        evidence = self._prepare_commit(connection, transaction)
+        self._commit(connection, evidence.xid, evidence.mark)
         return settled
 
     @staticmethod
-    def _prepare_commit(connection: psycopg.Connection[Any], transaction: Transaction) -> psycopg.Cursor[Any]:
-        """Wake the workers, once for all works, and ask for the transaction's number."""
+    def _prepare_commit(connection: psycopg.Connection[Any], transaction: Transaction) -> _Evidence:
+        """Wake the workers, once for all works, and leave what will tell whether this was committed."""
         if transaction.wakes:
             connection.execute("SELECT pg_notify(%s, '')", [_CHANNEL])
-        return connection.execute("SELECT pg_current_xact_id()::text")
+        mark = _marks.getrandbits(63)
+        statement = "INSERT INTO commit_mark (mark) VALUES (%s) RETURNING pg_current_xact_id()::text"
+        return _Evidence(mark, connection.execute(statement, [mark]))
 
-    def _commit(self, connection: psycopg.Connection[Any], xid: Any) -> None:
+    def _commit(self, connection: psycopg.Connection[Any], xid: str, mark: int) -> None:
         passing("store.commit")
         try:
             done = connection.execute("COMMIT")
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             connection.close()
             log.warning("the connection was lost during COMMIT: %s", _said(error))
-            if not self._was_committed(xid[0]):
+            if not self._was_committed(xid, mark):
                 raise
         else:
             if done.statusmessage != "COMMIT":
                 raise StoreUnavailable(f"the database {self.where} answered COMMIT with {done.statusmessage}")
 
-    def _was_committed(self, xid: str) -> bool:
-        """Ask what became of a transaction. Raises CommitUnknown when nobody can tell."""
+    def _was_committed(self, xid: str, mark: int) -> bool:
+        """Look what became of a transaction, once it is over. Raises CommitUnknown when nobody can tell."""
         deadline = time.monotonic() + self._settle_within_s
-        reason: Exception | None = None
+        reason = "it is still under way"
         while time.monotonic() < deadline:
             try:
                 with self._connect() as connection:
-                    [status] = connection.execute(
-                        "SELECT pg_xact_status(%s::text::xid8)", [xid]
-                    ).fetchone() or [None]
+                    # While it is under way, its backend has not noticed yet that we are gone.
+                    if not _is_under_way(connection, xid):
+                        look = "SELECT EXISTS (SELECT 1 FROM commit_mark WHERE mark = %s)"
+                        [[committed]] = connection.execute(look, [mark]).fetchall()
+                        log.warning("what had no answer %s committed", "was" if committed else "was not")
+                        return bool(committed)
             except psycopg.Error as error:
-                reason = error
-                time.sleep(0.1)
-                continue
-            if status == "in progress":  # its backend has not noticed yet that we are gone
-                time.sleep(0.05)
-                continue
-            if status is None:
-                break
-            log.warning("the transaction whose answer was lost is %s", status)
-            return bool(status == "committed")
+                reason = _said(error)
+            time.sleep(0.1)
         raise CommitUnknown(
             f"the database {self.where} was lost during COMMIT, and what became of it is not known: {reason}"
         )
+
+    def forget_commits(self) -> None:
+        """Drop the marks of commits that nobody can be asking for any more."""
+        with self._mutex, translated(self.where):
+            self._own().execute("DELETE FROM commit_mark WHERE at < now() - %s::interval", [_MARKS_KEPT])
 
     # -- migrations
 

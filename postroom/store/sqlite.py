@@ -220,6 +220,9 @@ class SQLiteEngine:
         )
         self._on_broken(self._broken)
 
+    def forget_commits(self) -> None:
+        """Nothing is kept: here an answer cannot be lost."""
+
     def free_bytes(self) -> int:
         """Return the room that is left on the database's file system, as of the last second."""
         looked, free = self._space

@@ -31,6 +31,7 @@ class Retention:
 
     def prune(self) -> None:
         """Prune what is due, or as much of it as a minute allows."""
+        self._store.forget_commits()
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
             until = self._clock() - history

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -104,6 +105,52 @@ class TestACommitWhoseAnswerIsLost:
         post.store = own
         assert post.status(request_id) == "sent"
         assert len(post.attempts()) == 1
+
+
+class TestACrashDuringACommit:
+    """The server forgets the transaction, and with it that its number was ever given out."""
+
+    @pytest.fixture
+    def server(self) -> Iterator[Postgres]:
+        # What was not committed is still in memory when it crashes.
+        with Postgres(durable=True, wal_writer_delay="10s") as server:
+            yield server
+
+    @pytest.mark.parametrize("transactions_since", [0, 50])
+    def test_is_known_not_to_be_done_although_its_number_was_given_to_another(
+        self, server: Postgres, transactions_since: int
+    ) -> None:
+        with Cable(server.port) as cable, ThreadPoolExecutor(1) as thread:
+            name = server.create_database()
+            url = f"postgresql://postroom@127.0.0.1:{cable.port}/{name}"
+            store = Store(PostgresEngine(url, settle_within_s=60))
+            store.migrate()
+            post = Post(store, PostgresDatabase(server, name))
+            message = new_message(post.anna)
+            cable.cut_at(b"COMMIT", before=True, stay_away=True)
+            answer = thread.submit(store.write, accepting(message))
+            eventually(lambda: cable.cuts == 1, message="the commit to be lost")
+            server.stop(signal.SIGQUIT)
+            server.start()
+            with psycopg.connect(server.url(name), autocommit=True) as others:
+                for _ in range(transactions_since):
+                    others.execute("SELECT pg_current_xact_id()")
+            cable.mend()
+            assert answer.result(30) == Accepted(message.request_id)
+            assert request_ids(post.database) == [message.request_id]
+            store.close()
+
+
+def test_marks_of_old_commits_are_dropped(post: Post, database: Database) -> None:
+    post.add()
+    count = "SELECT count(*) FROM commit_mark"
+    kept = database.value(count)
+    assert kept > 0
+    post.store.forget_commits()
+    assert database.value(count) == kept
+    database.change("UPDATE commit_mark SET at = at - interval '1 hour'")
+    post.store.forget_commits()
+    assert database.value(count) == 0
 
 
 class TestAServerThatGoes:
