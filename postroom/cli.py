@@ -140,6 +140,7 @@ def worker() -> None:
     from postroom.worker import run_worker
 
     service = setup.open_service(on_broken=setup.stop_this_process)
+    setup.settle_memory()
     run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
     service.store.close()
 

@@ -83,4 +83,6 @@ def web_application() -> Any:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = setup.open_service(on_broken=setup.stop_this_process)
-    return create_gateway(service.settings, service.store, service.vault)
+    gateway = create_gateway(service.settings, service.store, service.vault)
+    setup.settle_memory()
+    return gateway

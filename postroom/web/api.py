@@ -41,8 +41,12 @@ def services() -> Services:
 
 @blueprint.post("/send-email")
 def send_email() -> Response:
-    """Accept a mail: answer with its id once it is durable."""
-    shared, call = services(), current()
+    """Accept a mail."""
+    return accept_mail(services(), current())
+
+
+def accept_mail(shared: Services, call: Call) -> Response:
+    """Accept the mail of a request: answer with its id once it is durable."""
     account = shared.doorkeeper.account(call.key)
     asked = read_send_request(call.document)
     submission = Submission(

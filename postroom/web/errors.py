@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flask import Flask, Response
@@ -131,11 +131,21 @@ def _on_surprise(error: Exception) -> Response:
     )
 
 
+_HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Response]], ...] = (
+    (Rejected, _on_rejected),
+    (HTTPException, _on_http),
+    (StoreUnavailable, _on_unavailable),
+    (DiskFull, _on_disk_full),
+    (StoreError, _on_store_error),
+    (Exception, _on_surprise),
+)
+
+
+def answer_to(error: Exception) -> Response:
+    """Turn any error into its problem document."""
+    return next(handle for kind, handle in _HANDLERS if isinstance(error, kind))(error)
+
+
 def install(app: Flask) -> None:
     """Make every error of the application a problem document."""
-    app.register_error_handler(Rejected, _on_rejected)
-    app.register_error_handler(HTTPException, _on_http)
-    app.register_error_handler(StoreUnavailable, _on_unavailable)
-    app.register_error_handler(DiskFull, _on_disk_full)
-    app.register_error_handler(StoreError, _on_store_error)
-    app.register_error_handler(Exception, _on_surprise)
+    app.register_error_handler(Exception, answer_to)

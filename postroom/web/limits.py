@@ -2,43 +2,44 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response
+from flask import Response
 from limits import RateLimitItemPerMinute, parse_many
 from werkzeug.exceptions import HTTPException
 
 from postroom.config import Settings
 from postroom.errors import PostroomError, QuotaExceeded
 from postroom.web.auth import Doorkeeper
-from postroom.web.call import Call, current
+from postroom.web.call import Call
 from postroom.web.hub import Hub
 from postroom.web.throttle import Throttle, Window
 
 # Somebody who tries keys or ids is slowed down long before chance helps him; a client with a typo is not.
 _GUESSES = RateLimitItemPerMinute(60)
-_SEND = "api.send_email"
-_LIMITED = (_SEND, "api.email_status")
+SEND, STATUS = "api.send_email", "api.email_status"
 
 
-def install_limits(app: Flask, settings: Settings, doorkeeper: Doorkeeper, hub: Hub) -> None:
-    """Put the limits in front of the views, before anybody looks whether a key exists."""
-    throttle = Throttle(settings.ratelimit_storage_uri, hub.aside)
-    by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
+class Limits:
+    """What stands in front of the two calls, before anybody looks whether a key exists."""
 
-    @app.before_request
-    def admit() -> None:
-        call = current()
-        if call.endpoint in _LIMITED:
-            _admit(call, "guesses", throttle.look(_GUESSES, "guesses", call.address))
-        if call.endpoint == _SEND and by_key:
-            window = throttle.hit(by_key, "key", _identity(call, doorkeeper))
+    def __init__(self, settings: Settings, doorkeeper: Doorkeeper, hub: Hub) -> None:
+        self._throttle = Throttle(settings.ratelimit_storage_uri, hub.aside)
+        self._by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
+        self._doorkeeper = doorkeeper
+
+    def admit(self, call: Call, endpoint: str | None) -> None:
+        """Count the request. Raises QuotaExceeded."""
+        if endpoint not in (SEND, STATUS):
+            return
+        _admit(call, "guesses", self._throttle.look(_GUESSES, "guesses", call.address))
+        if endpoint == SEND and self._by_key:
+            window = self._throttle.hit(self._by_key, "key", _identity(call, self._doorkeeper))
             call.window = ("key", window)
             _admit(call, "key", window)
 
-    @app.after_request
-    def settle(response: Response) -> Response:
-        call = current()
-        if response.status_code in (401, 404) and call.endpoint in _LIMITED:
-            throttle.hit([_GUESSES], "guesses", call.address)
+    def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
+        """Count a wrong guess, and say in the answer where the caller stands."""
+        if response.status_code in (401, 404) and endpoint in (SEND, STATUS):
+            self._throttle.hit([_GUESSES], "guesses", call.address)
         if call.window is not None:
             _add_headers(response, *call.window)
         return response
