@@ -29,7 +29,14 @@ from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Work
 from postroom.store.engine import Engine
 from postroom.store.sqlite import SQLiteEngine
-from postroom.store.transaction import LONGEST_PARK, IdempotencyClash, Result, Slot, Transaction
+from postroom.store.transaction import (
+    LONGEST_PARK,
+    IdempotencyClash,
+    Result,
+    Slot,
+    Transaction,
+    slots_of_the_day,
+)
 
 __all__ = [
     "MOVED",
@@ -166,6 +173,12 @@ class Store:
         with self._engine.reading() as (db, q):
             row = q.one_account(db, account_id=account_id)
         return _stored_account(row) if row else None
+
+    def recipients_used(self, account_id: int, now: Instant) -> int:
+        """Return how many recipients of its daily limit an account has used in the 24 hours until now."""
+        with self._engine.reading() as (db, q):
+            used: int = q.usage_since(db, account_id=account_id, **slots_of_the_day(now))[0]
+        return used
 
     def active_keys(self) -> dict[bytes, int]:
         """Return the digest of every working key with the id of its account."""

@@ -324,9 +324,7 @@ class Transaction:
 
     def _used(self, account_id: int, now: Instant) -> tuple[int, int | None]:
         """Return the recipients of the last 24 hours, and the first slot that holds any."""
-        first = now // _SLOT - _SLOTS_A_DAY + 1
-        latest = now // _SLOT + _SLOTS_A_DAY  # further on is what a clock that went wrong has left
-        used, oldest = self._q.usage_since(self._db, account_id=account_id, slot=first, latest=latest)
+        used, oldest = self._q.usage_since(self._db, account_id=account_id, **slots_of_the_day(now))
         return used, oldest
 
     def _park_until_room(self, account_id: int, daily_limit: int, now: Instant) -> None:
@@ -677,6 +675,13 @@ class Transaction:
         self._q.insert_event(
             self._db, message_id=message_id, delivery_id=delivery_id, at=now, kind=kind, detail=detail
         )
+
+
+def slots_of_the_day(now: Instant) -> dict[str, int]:
+    """Return the first and the last slot that count for the 24 hours until now."""
+    current = now // _SLOT
+    # What lies further on than a day is what a clock that went wrong has left.
+    return {"slot": current - _SLOTS_A_DAY + 1, "latest": current + _SLOTS_A_DAY}
 
 
 def _reply_columns(reply: Reply | None) -> dict[str, Any]:

@@ -22,6 +22,8 @@ import pytest
 
 import postroom
 from postroom.config import Settings, variables
+from postroom.model import SECOND, rfc3339, system_clock
+from postroom.store import open_store
 from tests.servers.installation import KEY, Client, Installation, account_rows, kill
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
@@ -38,6 +40,8 @@ COMMANDS = [
     ("status",),
     ("release",),
     ("cancel",),
+    ("accounts",),
+    ("accounts", "resume"),
     ("migrate",),
     ("inbox",),
     ("inbox", "show"),
@@ -215,6 +219,41 @@ def test_cancel_and_release(folder: Folder) -> None:
     check_failed(folder.run("cancel", request_id), 2, f"can be cancelled: {request_id} is cancelled")
     for command in ("cancel", "release"):
         check_failed(folder.run(command, "none"), 2, "there is no mail with the id 'none'")
+
+
+def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
+    folder.accounts(
+        "the-key-of-alice,alice@gmail.com,abcd efgh ijkl mnop,", "the-key-of-bob,bob@example.com,,inbox"
+    )
+    folder.run("migrate")
+    folder.run("send", "--from", "bob@example.com", "--to", "you@example.com", "--body", "x")
+    store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
+    alice = next(stored.account for stored in store.accounts() if stored.account.email == "alice@gmail.com")
+    store.write(
+        lambda transaction: transaction.set_account_aside(
+            alice.id, state="parked", reason="550 5.4.5 the limit", resume_at=now + 3600 * SECOND, now=now
+        )
+    )
+    store.close()
+    found = {row["account"]: row for row in json.loads(folder.run("accounts", "--json").stdout)}
+    assert found["bob@example.com"]["state"] == "active"
+    parked = found["alice@gmail.com"]
+    assert (parked["server"], parked["state"], parked["reason"]) == (
+        "smtp.gmail.com:587",
+        "parked",
+        "550 5.4.5 the limit",
+    )
+    assert (parked["since"], parked["until"]) == (rfc3339(now), rfc3339(now + 3600 * SECOND))
+    assert (parked["recipients_in_24h"], parked["daily_limit"]) == (0, 450)
+    shown = folder.run("accounts", COLUMNS="200").stdout
+    assert "0 of 450" in shown
+    assert "550 5.4.5 the limit" in shown
+    check_failed(
+        folder.run("accounts", "resume", "eve@example.com"), 2, "there is no account 'eve@example.com'"
+    )
+    assert folder.run("accounts", "resume", "Alice@gmail.com").returncode == 0
+    states = {row["state"] for row in json.loads(folder.run("accounts", "--json").stdout)}
+    assert states == {"active"}
 
 
 @pytest.mark.parametrize(

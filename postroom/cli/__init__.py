@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Never
 import click
 
 from postroom import __version__
+from postroom.cli.accounts import accounts
 from postroom.errors import (
     ConfigError,
     PostroomError,
@@ -376,6 +377,9 @@ def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> 
     for event in events:
         words = (event["at"], event["event"], event["recipient"], event["detail"])
         click.echo("  " + "  ".join(printable(word) for word in words if word))
+
+
+cli.add_command(accounts)
 
 
 # ---------------------------------------------------------------- inbox
