@@ -197,6 +197,27 @@ def test_a_resolver_in_trouble_only_delays(tmp_path: Path, scripted: StartScript
 
 
 @in_namespace
+def test_names_whose_dns_is_dead_keep_no_other_account_waiting(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    """However many names and connections: one look-up each, in nobody else's way."""
+    server = scripted()
+    dead = [f"{number:03}.example" for number in range(8)]
+    answers: dict[str, int | None] = {**dict.fromkeys(dead), "good.example": NO_ERROR}
+    with (
+        FakeResolver(answers) as resolver,
+        dns_installation(tmp_path, server.port, *answers) as service,
+    ):
+        bad = [service.send(key=f"{name[:3]}-{KEY}") for name in dead for _ in range(8)]
+        eventually(lambda: resolver.asked, message="the first look-up")
+        service.wait_for(service.send(key=f"goo-{KEY}"))
+        assert "look" in service.wait_for(bad[-1], "deferred", 30)
+        assert len(server.messages) == 1
+        tries = f"SELECT outcome FROM attempt JOIN job ON job.id = job_id WHERE message_id = {len(bad) + 1}"
+        assert service.query(tries) == [("sent",)], "its look-up came in time"
+
+
+@in_namespace
 def test_a_name_that_does_not_exist_is_the_account_s_fault(tmp_path: Path, scripted: StartScripted) -> None:
     server = scripted()
     answers: dict[str, int | None] = {"gone.example": NXDOMAIN, "once.example": NO_ERROR}

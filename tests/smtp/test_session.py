@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import collections
+import contextlib
 import datetime
 import errno
 import resource
@@ -468,22 +470,26 @@ def free_address() -> Iterator[tuple[str, int]]:
         yield taken.getsockname()
 
 
-def test_connect_that_nobody_answers(open_session: Open) -> None:
-    """The kernel answers no SYN while the queue of those that wait to be accepted is full."""
+@contextlib.contextmanager
+def mute(ip: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """A port that answers no SYN, as the kernel does while the queue of those that wait to be accepted is full."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((ip, port))
         listener.listen(0)
         crowd = [socket.socket() for _ in range(4)]
         try:
             for each in crowd:
                 each.setblocking(False)
                 assert each.connect_ex(listener.getsockname()) in (0, errno.EINPROGRESS)
-            port = int(listener.getsockname()[1])
-            where = endpoint_with_connect(Endpoint("127.0.0.1", port, Security.NONE), 0.3)
-            opened = open_session(where)
+            yield int(listener.getsockname()[1])
         finally:
             for each in crowd:
                 each.close()
+
+
+def test_connect_that_nobody_answers(open_session: Open) -> None:
+    with mute() as port:
+        opened = open_session(endpoint_with_connect(Endpoint("127.0.0.1", port, Security.NONE), 0.3))
     assert (opened.fault.kind, opened.fault.verb) == (FaultKind.TIMEOUT, "connect")
     assert opened.seconds < 1.3
 
@@ -507,35 +513,26 @@ def lookup_that(behave: Callable[[], Any]) -> Callable[..., Any]:
         (socket.EAI_FAIL, FaultKind.UNRESOLVED),
     ],
 )
-def test_lookups_that_fail(monkeypatch: pytest.MonkeyPatch, code: int, kind: FaultKind) -> None:
+def test_lookups_that_fail(
+    monkeypatch: pytest.MonkeyPatch, open_session: Open, code: int, kind: FaultKind
+) -> None:
     def fail() -> None:
         raise socket.gaierror(code, "as the resolver says")
 
-    async def attempt() -> SMTPFault:
-        with pytest.raises(SMTPFault) as caught:
-            await Connection.open(Endpoint("smtp.example", 587, Security.NONE))
-        return caught.value
-
     monkeypatch.setattr(socket, "getaddrinfo", lookup_that(fail))
-    fault = dialog.run(attempt(), library="asyncio")
+    fault = open_session(Endpoint("smtp.example", 587, Security.NONE)).fault
     assert (fault.kind, fault.verb) == (kind, "connect")
     assert "smtp.example" in str(fault)
 
 
-def test_a_lookup_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lookup_that_hangs(monkeypatch: pytest.MonkeyPatch, open_session: Open) -> None:
     answered = threading.Event()
-
-    async def attempt() -> SMTPFault:
-        where = endpoint_with_connect(Endpoint("smtp.example", 587, Security.NONE), 0.2)
-        try:
-            with pytest.raises(SMTPFault) as caught:
-                await Connection.open(where)
-        finally:
-            answered.set()
-        return caught.value
-
     monkeypatch.setattr(socket, "getaddrinfo", lookup_that(lambda: answered.wait(10) and []))
-    assert dialog.run(attempt(), library="asyncio").kind is FaultKind.UNRESOLVED
+    try:
+        opened = open_session(endpoint_with_connect(Endpoint("smtp.example", 587, Security.NONE), 0.2))
+    finally:
+        answered.set()
+    assert opened.fault.kind is FaultKind.UNRESOLVED
 
 
 @pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example", ".example"])
@@ -544,22 +541,61 @@ def test_a_name_that_cannot_exist(open_session: Open, host: str) -> None:
     assert fault.kind in (FaultKind.NO_SUCH_HOST, FaultKind.UNRESOLVED)
 
 
-def test_the_next_address_is_tried(scripted: StartScripted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_whose_dns_is_dead_keep_no_other_waiting(
+    scripted: StartScripted, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has one look-up under way, however many connections ask for it, and those given up do not count."""
     server = scripted()
-    found = [
-        (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, server.port)) for ip in ("127.0.0.9", "127.0.0.1")
-    ]
+    answered, asked = threading.Event(), collections.Counter[str]()
 
-    async def getaddrinfo(*_: object, **__: object) -> list[Any]:
-        return found
+    def getaddrinfo(host: str, *_: object, **__: object) -> list[Any]:
+        asked[host] += 1
+        if host != "good.example" and not answered.wait(10):
+            raise socket.gaierror(socket.EAI_AGAIN, "at last")
+        return found("127.0.0.1", port=server.port)
 
-    async def attempt() -> None:
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-        connection = await Connection.open(endpoint(server, host="smtp.example"))
+    async def dialogue() -> None:
+        bad = [f"bad-{number}.example" for number in range(20)] * 2
+        dead = [endpoint_with_connect(Endpoint(name, 587, Security.NONE), 0.1) for name in bad]
+        for _ in range(2):
+            faults = await asyncio.gather(*map(Connection.open, dead), return_exceptions=True)
+            kinds = {fault.kind for fault in faults if isinstance(fault, SMTPFault)}
+            assert (len(faults), kinds) == (40, {FaultKind.UNRESOLVED})
+        connection = await Connection.open(endpoint(server, host="good.example"))
         await connection.quit()
+        answered.set()
 
-    dialog.run(attempt(), library="asyncio")
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    run(dialogue())
+    assert asked == dict.fromkeys(asked, 1)
+    assert len(asked) == 21
+
+
+def found(*addresses: str, port: int) -> list[Any]:
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, port)) for each in addresses]
+
+
+def test_the_next_address_is_tried(
+    scripted: StartScripted, monkeypatch: pytest.MonkeyPatch, open_session: Open
+) -> None:
+    server = scripted()
+    addresses = found("127.0.0.9", "127.0.0.1", port=server.port)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup_that(lambda: addresses))
+    assert open_session(endpoint(server, host="smtp.example")).ok
     assert server.verbs == ["EHLO", "QUIT"]
+
+
+def test_the_addresses_of_a_name_share_one_deadline(
+    scripted: StartScripted, monkeypatch: pytest.MonkeyPatch, open_session: Open
+) -> None:
+    """So that many which do not answer take no longer than one, and the last still gets its try."""
+    server = scripted()
+    addresses = found("127.0.0.2", "127.0.0.3", "127.0.0.1", port=server.port)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup_that(lambda: addresses))
+    with mute("127.0.0.2", server.port), mute("127.0.0.3", server.port):
+        opened = open_session(endpoint(server, host="smtp.example", deadlines={"connect": 1.5}))
+    assert opened.ok
+    assert opened.seconds < 2.9
 
 
 # --- a server that does not behave
