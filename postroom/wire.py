@@ -25,6 +25,7 @@ from postroom.status import parse_enhanced, printable
 
 _MOST_REPLY_BYTES = 64 * 1024
 _MOST_UNREAD_BYTES = 256 * 1024
+_MOST_UNREAD_REPLIES = 10_000  # short ones take many times their bytes
 _WRITE_CHUNK = 256 * 1024
 _MOST_LOOK_UPS = 64  # at a time
 
@@ -93,6 +94,8 @@ class Wire(asyncio.Protocol):
             return
         self._replies.append(_parse_reply(self._lines))
         self._lines, self._size = [], 0
+        if len(self._replies) > _MOST_UNREAD_REPLIES:
+            self._break(FaultKind.GARBLED, "the server's replies do not end")
 
     def _break(self, kind: FaultKind, message: str) -> None:
         if self.broken is None:

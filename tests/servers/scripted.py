@@ -7,6 +7,7 @@ answered as RFC 5321 wants it. `server.on(VERB, …)` changes that, per verb and
     server.on("RCPT", reply="452 4.5.3 too many", skip=2)
     server.on("DATA", do=Hang())
     server.on("DOT", do=Late(5))
+    server.on("DOT", do=Held(event))
     server.on("STARTTLS", do=Reply("220 go\\r\\n250 injected"))
 
 Verbs are those of RFC 5321 and GREETING, CHALLENGE (the 334s of AUTH), BODY (part of a mail's text has come, after
@@ -32,7 +33,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from tests.servers.programs import free_port
-from tests.servers.waiting import eventually
+from tests.servers.waiting import POLL, eventually
 
 Text: TypeAlias = str | bytes  # str: lines, CRLF is added at the end; bytes: exactly these
 
@@ -58,6 +59,13 @@ class Reply:
 def Late(after: float) -> Reply:
     """The proper answer, `after` seconds late."""
     return Reply(None, after)
+
+
+@dataclass(frozen=True)
+class Held:
+    """The proper answer, as soon as `until` is set."""
+
+    until: threading.Event
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,9 @@ class BareHandshake:
     data: bytes = b"this is not TLS\r\n"
 
 
-Action: TypeAlias = Reply | Also | Hang | Drop | Reset | HalfClose | Garbage | Endless | Drip | BareHandshake
+Action: TypeAlias = (
+    Reply | Held | Also | Hang | Drop | Reset | HalfClose | Garbage | Endless | Drip | BareHandshake
+)
 
 # The verb whose reply comes right before this verb's command, in a session with TLS and AUTH.
 PRECEDES = {
@@ -260,6 +270,7 @@ class ScriptedServer:
         self.receive_buffer = receive_buffer
         self.port = 0
         self.connections: list[Connection] = []
+        self.acted_at: list[float] = []  # time.monotonic() of each time that a rule decided
         self.errors: list[BaseException] = []  # of this server's own code; raised by stop()
         self.stopping = threading.Event()
         self._rules: list[Rule] = []
@@ -315,6 +326,7 @@ class ScriptedServer:
                     continue
                 rule.used += 1
                 if rule.used > rule.skip:
+                    self.acted_at.append(time.monotonic())
                     return rule.action
         return Reply()
 
@@ -567,6 +579,10 @@ class _Conversation:
             case Reply(text, after):
                 self.wait(after)
                 return self.say(text, proper, note)
+            case Held(until):
+                while not until.is_set():
+                    self.wait(POLL)
+                return self.say(None, proper, note)
             case Also(extra, text):
                 said = proper if text is None else wire(text)
                 note(said)

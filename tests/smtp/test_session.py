@@ -8,11 +8,11 @@ import collections
 import contextlib
 import datetime
 import errno
-import resource
 import socket
 import ssl
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ from tests.servers.scripted import Also, BareHandshake, Drip, Drop, Endless, Han
 from tests.servers.waiting import eventually
 from tests.smtp import dialog
 from tests.smtp.dialog import PASSWORD, USER, endpoint
+
+# Of every deadline that is not to run out, and a bound that shows that it did not.
+LONG = dict.fromkeys(("connect", "greeting", "command", "data", "block", "dot", "quit"), 10.0)
+SOON = 8.0
 
 
 class Opened:
@@ -403,12 +407,10 @@ def test_a_handshake_that_breaks_off_is_not_the_accounts_fault(
         server.on("STARTTLS", do=action)
     else:
         server.on("GREETING", do=Drop(b"") if isinstance(action, Drop) else _silent(action))
-    where = endpoint(
-        server, security, client_tls, password=PASSWORD, deadlines={"connect": 0.3, "command": 0.3}
-    )
-    opened = open_session(where)
+    deadlines = LONG | ({"connect": 1.0} if isinstance(action, Hang) else {})
+    opened = open_session(endpoint(server, security, client_tls, password=PASSWORD, deadlines=deadlines))
     assert opened.fault.kind in (FaultKind.DISCONNECTED, FaultKind.TIMEOUT)
-    assert opened.seconds < 1.3
+    assert opened.seconds < SOON
     assert_no_credentials(server)
 
 
@@ -491,7 +493,7 @@ def test_connect_that_nobody_answers(open_session: Open) -> None:
     with mute() as port:
         opened = open_session(endpoint_with_connect(Endpoint("127.0.0.1", port, Security.NONE), 0.3))
     assert (opened.fault.kind, opened.fault.verb) == (FaultKind.TIMEOUT, "connect")
-    assert opened.seconds < 1.3
+    assert opened.seconds < SOON
 
 
 def endpoint_with_connect(where: Endpoint, seconds: float) -> Endpoint:
@@ -595,7 +597,7 @@ def test_the_addresses_of_a_name_share_one_deadline(
     with mute("127.0.0.2", server.port), mute("127.0.0.3", server.port):
         opened = open_session(endpoint(server, host="smtp.example", deadlines={"connect": 1.5}))
     assert opened.ok
-    assert opened.seconds < 2.9
+    assert opened.seconds < 2.9  # each with all of it: 3 s
 
 
 # --- a server that does not behave
@@ -607,38 +609,43 @@ def test_a_black_hole(
 ) -> None:
     server = scripted(tls=True)
     server.on("GREETING", do=Hang())
-    opened = open_session(endpoint(server, security, client_tls, deadlines={"greeting": 0.3}))
+    opened = open_session(endpoint(server, security, client_tls, deadlines=LONG | {"greeting": 0.3}))
     assert (opened.fault.kind, opened.fault.verb) == (FaultKind.TIMEOUT, "greeting")
-    assert 0.25 < opened.seconds < 1.3
+    assert 0.25 < opened.seconds < SOON
 
 
 @pytest.mark.parametrize("verb", ["GREETING", "EHLO"])
 def test_the_deadline_is_for_the_whole_reply(scripted: StartScripted, open_session: Open, verb: str) -> None:
     """Each byte comes in time, the reply does not."""
     server = scripted()
-    server.on(verb, do=Drip("220 " + "x" * 40, every=0.03))
-    opened = open_session(endpoint(server, deadlines={"greeting": 0.4, "command": 0.4}))
+    server.on(verb, do=Drip("220 " + "x" * 10_000, every=0.03))
+    short = {"greeting" if verb == "GREETING" else "command": 0.4}
+    opened = open_session(endpoint(server, deadlines=LONG | short))
     assert opened.fault.kind is FaultKind.TIMEOUT
-    assert 0.35 < opened.seconds < 1.4
+    assert 0.35 < opened.seconds < SOON
 
 
 def test_a_slow_reply_within_the_deadline_is_fine(scripted: StartScripted, open_session: Open) -> None:
     server = scripted()
     server.on("GREETING", do=Drip("220 slowly", every=0.01))
-    assert open_session(endpoint(server, deadlines={"greeting": 2.0})).ok
+    assert open_session(endpoint(server, deadlines={"greeting": 10.0})).ok
 
 
-@pytest.mark.parametrize("line", [b"220-and more\r\n", b"x", b"220-\0\r\n", b"220 again\r\n"])
+@pytest.mark.parametrize("line", [b"220-and more\r\n", b"x", b"220-\0\r\n", b"220 again\r\n", b"220\r\n"])
 def test_a_reply_that_never_ends_is_given_up_soon(
     scripted: StartScripted, open_session: Open, line: bytes
 ) -> None:
     server = scripted()
     server.on("GREETING", do=Endless(line))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    opened = open_session(endpoint(server))
+    tracemalloc.start()
+    try:
+        opened = open_session(endpoint(server, deadlines=LONG))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
     assert opened.fault.kind is FaultKind.GARBLED
-    assert opened.seconds < 4
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024  # KiB
+    assert opened.seconds < SOON
+    assert peak < 5_000_000
 
 
 @pytest.mark.parametrize(("size", "fits"), [(60_000, True), (70_000, False)])
@@ -752,12 +759,12 @@ def test_goodbye_never_raises_and_is_brief(scripted: StartScripted, run: Run, ac
     server.on("QUIT", do=action)
 
     async def dialogue() -> float:
-        connection = await Connection.open(endpoint(server, deadlines={"quit": 0.2}))
+        connection = await Connection.open(endpoint(server, deadlines=LONG | {"quit": 0.2}))
         started = time.monotonic()
         await connection.quit()
         assert not connection.usable
         await connection.quit()
         return time.monotonic() - started
 
-    assert run(dialogue()) < 1.2
+    assert run(dialogue()) < SOON
     eventually(lambda: server.open_connections == 0)
