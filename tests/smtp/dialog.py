@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -14,7 +14,7 @@ from postroom.deliver import deliver, for_all
 from postroom.errors import SMTPFault
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, Outcome, PendingDelivery, Secret, Security
 from postroom.session import Endpoint, Timeouts
-from postroom.smtp import Connection, Envelope
+from postroom.smtp import Connection, Envelope, Mark
 from postroom.status import classify_fault
 from postroom.wire import Wire
 from tests.servers.scripted import ScriptedServer
@@ -120,13 +120,15 @@ def job(forward_paths: Sequence[str] = (BOB,), mime: bytes = MIME) -> ClaimedJob
     )
 
 
-async def attempt(where: Endpoint, claimed: ClaimedJob) -> tuple[list[Outcome], Connection | None]:
+async def attempt(
+    where: Endpoint, claimed: ClaimedJob, before_dot: Callable[[Connection], Mark] = lambda _: nothing
+) -> tuple[list[Outcome], Connection | None]:
     """Open a connection and deliver a job, as the worker does; return the outcomes and the connection."""
     try:
         connection = await Connection.open(where)
     except SMTPFault as fault:
         return list(for_all(claimed, classify_fault(fault)).values()), None
-    return list((await deliver(connection, claimed, nothing)).values()), connection
+    return list((await deliver(connection, claimed, before_dot(connection))).values()), connection
 
 
 def verdict(outcome: Outcome) -> tuple[type[Outcome], Blame | None]:

@@ -1,23 +1,31 @@
 """Every verb × every misbehaviour (shared/reference/faults.md, row 12) against the table of docs/design.md §5.
 
 In each cell only the deadline of the verb in question is short. What must hold in all of them: no exception but
-SMTPFault, an end within that deadline and a second, doubt only where the dot has gone out, no mail taken by the
-server that we do not call sent or in doubt, and no use of a connection after anything but a plain reply.
+SMTPFault, an end that waits for no other deadline, doubt only where the dot has gone out, no mail taken by the
+server that we do not call sent or in doubt, no use of a connection after anything but a plain reply, and of a reply
+that does not end no more than 5 MB kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ssl
+import threading
 import time
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
+from unittest.mock import patch
 
 import pytest
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome, Security, Sent
+from postroom.model import Reply as Answer
 from postroom.session import Endpoint
-from postroom.smtp import Connection
+from postroom.smtp import Connection, Mark
+from postroom.wire import Wire
 from tests.conftest import StartScripted
 from tests.servers.scripted import (
     PRECEDES,
@@ -28,15 +36,28 @@ from tests.servers.scripted import (
     Endless,
     Garbage,
     Hang,
+    Held,
     Reply,
     ScriptedServer,
 )
 from tests.servers.waiting import eventually
-from tests.smtp.dialog import BOB, PASSWORD, attempt, body_of, endpoint, job, run, verdict
+from tests.smtp.dialog import BOB, PASSWORD, attempt, body_of, endpoint, job, nothing, run, verdict
 
 Verdict: TypeAlias = tuple[type[Outcome], Blame | None]
 
 SHORT = 0.3
+# Long, and each another, so that a wrong one is found out. `SOON` is before any of them.
+LONG = {
+    "connect": 15.0,
+    "greeting": 10.0,
+    "command": 11.0,
+    "data": 12.0,
+    "block": 13.0,
+    "dot": 14.0,
+    "quit": 16.0,
+}
+SOON = 8.0
+MOST_MEMORY = 5_000_000
 
 SENT: Verdict = (Sent, None)
 IN_DOUBT: Verdict = (InDoubt, None)
@@ -57,7 +78,7 @@ MISBEHAVIOURS: dict[str, Action] = {
     "2xx": Reply("299 as you like"),
     "garbage": Garbage(),
     "endless": Endless(),
-    "drip": Drip("250 " + "x" * 40, every=0.02),
+    "drip": Drip("250 " + "x" * 40, every=0.05),
     "early": Reply(),  # see `misbehave`
     "nul": Reply(b"250 2.0.0 \0\r\n"),
 }
@@ -81,16 +102,8 @@ EARLY = {
     "QUIT": "221 2.0.0 bye",
 }
 
-# Which deadline is the verb's; STARTTLS has two, for its reply and for the handshake.
-DEADLINES = {
-    "GREETING": ("greeting",),
-    "STARTTLS": ("command", "connect"),
-    "DATA": ("data",),
-    "BODY": ("block", "data"),
-    "DOT": ("dot",),
-    "BDAT": ("dot",),
-    "QUIT": ("quit",),
-}
+# Which deadline is the verb's.
+DEADLINES = {"GREETING": "greeting", "DATA": "data", "DOT": "dot", "BDAT": "dot", "QUIT": "quit"}
 
 IMPOSSIBLE = {
     ("GREETING", "early"): "nothing comes before it",
@@ -117,8 +130,6 @@ def expected_in_envelope(verb: str, how: str) -> set[Verdict]:
         return {RECIPIENT_NEVER if verb == "RCPT" else NEVER}
     if how == "2xx" and verb in ("MAIL", "RCPT"):
         return {SENT}
-    if (verb, how) == ("DATA", "early"):
-        return {CONNECTION, IN_DOUBT}  # the real 354 may come before the dot or after it
     return {CONNECTION}
 
 
@@ -155,9 +166,10 @@ def stays_usable(verb: str, how: str) -> bool:
 class Cell:
     verb: str
     how: str
+    pipelining: bool = True
 
     def __str__(self) -> str:
-        return f"{self.verb}-{self.how}".replace(" ", "_")
+        return f"{self.verb}-{self.how}{'' if self.pipelining else '-one_by_one'}".replace(" ", "_")
 
     @property
     def name(self) -> str:
@@ -168,12 +180,18 @@ class Cell:
         return {"EHLO": False, "EHLO again": True}.get(self.verb)
 
 
-CELLS = [Cell(verb, how) for verb in VERBS for how in MISBEHAVIOURS if (verb, how) not in IMPOSSIBLE]
+CELLS = [
+    Cell(verb, how, pipelining)
+    for pipelining in (True, False)
+    for verb in VERBS
+    for how in MISBEHAVIOURS
+    if (verb, how) not in IMPOSSIBLE and (pipelining or verb not in (*SESSION, "QUIT"))
+]
 
 
 def misbehave(server: ScriptedServer, cell: Cell) -> None:
     """Have the server do what the cell says."""
-    if cell.verb == "RSET":
+    if cell.verb == "RSET" and (cell.how != "early" or cell.pipelining):
         server.on("RCPT", "550 5.1.1 unknown")
     if cell.how == "early":
         _speak_early(server, cell)
@@ -184,6 +202,9 @@ def misbehave(server: ScriptedServer, cell: Cell) -> None:
 
 
 def _speak_early(server: ScriptedServer, cell: Cell) -> None:
+    if cell.verb == "RSET" and not cell.pipelining:  # no DATA comes before it
+        server.on("RCPT", do=Also(EARLY["RSET"], "550 5.1.1 unknown"))
+        return
     previous = {"EHLO again": "STARTTLS", "AUTH": "EHLO", "RSET": "DATA"}.get(
         cell.verb, PRECEDES.get(cell.verb)
     )
@@ -197,8 +218,68 @@ def prepare(
 ) -> tuple[ScriptedServer, Endpoint]:
     server = scripted(tls=True, chunking=cell.verb == "BDAT")
     misbehave(server, cell)
-    short = dict.fromkeys(DEADLINES.get(cell.verb, ("command",)), SHORT)
-    return server, endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD, deadlines=short)
+    deadlines = dict(LONG)
+    if cell == Cell("STARTTLS", "2xx"):
+        deadlines["connect"] = 1.0  # that of the handshake, which nobody answers
+    if cell.verb == "BODY" and cell.how in ("hang", "drip"):
+        deadlines["block"] = 1.0
+    where = endpoint(
+        server,
+        Security.STARTTLS,
+        client_tls,
+        password=PASSWORD,
+        deadlines=deadlines,
+        pipelining=cell.pipelining,
+    )
+    return server, where
+
+
+@contextlib.contextmanager
+def short_for(verb: str, skip: int = 0, in_tls: bool | None = None) -> Iterator[None]:
+    """Shorten the deadline for the reply to this verb, after so many, and to no other: see `LONG`."""
+    reply, seen = Wire.reply, 0
+
+    async def shortened(wire: Wire, asked: str, seconds: float) -> Answer:
+        nonlocal seen
+        if asked.upper() == verb and in_tls in (None, wire.transport is not wire._tcp):
+            assert seconds == LONG[DEADLINES.get(verb, "command")]
+            seen += 1
+            seconds = SHORT if seen > skip else seconds
+        return await reply(wire, asked, seconds)
+
+    with patch.object(Wire, "reply", shortened):
+        yield
+
+
+@contextlib.contextmanager
+def little_memory(allowed: int = MOST_MEMORY) -> Iterator[None]:
+    tracemalloc.start()
+    try:
+        yield
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < allowed
+
+
+def conditions(cell: Cell, text: int) -> contextlib.ExitStack:
+    """What the cell is run under: a short deadline where it is to run out, a count of memory where it might not end."""
+    stack = contextlib.ExitStack()
+    if cell.how in ("hang", "drip") and cell.verb != "BODY":
+        stack.enter_context(short_for(cell.name, in_tls=cell.in_tls))
+    if cell.how == "endless":
+        stack.enter_context(little_memory(MOST_MEMORY + 3 * text))  # the text, its dots stuffed, less its end
+    return stack
+
+
+def heard(connection: Connection) -> Mark:
+    """A mark before the dot that takes until the server has said something."""
+
+    async def mark() -> None:
+        if not connection._wire.has_unread:
+            await connection._wire._wait("DATA", LONG["data"])
+
+    return mark
 
 
 def work(cell: Cell) -> ClaimedJob:
@@ -209,22 +290,24 @@ def work(cell: Cell) -> ClaimedJob:
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -> None:
     server, where = prepare(scripted, client_tls, cell)
+    claimed = work(cell)
+    # The real 354 comes before the dot, as it does while the mark is committed.
+    before_dot = heard if (cell.verb, cell.how) == ("DATA", "early") else lambda _: nothing
 
     async def dialogue() -> tuple[Outcome, bool, float]:
-        claimed = work(cell)
-        started = time.monotonic()
-        [outcome], connection = await attempt(where, claimed)
+        [outcome], connection = await attempt(where, claimed, before_dot)
         usable = connection is not None and connection.usable
         if connection is not None:
             await connection.quit()
             assert not connection.usable
-        return outcome, usable, time.monotonic() - started
+        return outcome, usable, time.monotonic()
 
-    outcome, usable, seconds = run(dialogue())
+    with conditions(cell, len(claimed.mime)):
+        outcome, usable, ended = run(dialogue(), seconds=30)
     assert verdict(outcome) in expected(cell.verb, cell.how)
     assert usable == stays_usable(cell.verb, cell.how)
-    assert seconds < SHORT + 1
-    if cell != Cell("BODY", "hang"):  # that server looks at nothing any more
+    assert ended - server.acted_at[0] < SOON
+    if (cell.verb, cell.how) != ("BODY", "hang"):  # that server looks at nothing any more
         eventually(lambda: server.open_connections == 0)
     if isinstance(outcome, Sent):
         assert len(server.messages) == 1
@@ -235,6 +318,31 @@ def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -
     if cell.verb in SESSION[:4] and cell.how != "2xx":
         assert server.logins == []
     assert not server.auth_in_plain_text
+
+
+def test_a_354_too_many_after_the_dot_leaves_the_message_in_doubt(
+    scripted: StartScripted, client_tls: ssl.SSLContext
+) -> None:
+    """The other order of DATA-early: the real 354 takes the place of the dot's own reply."""
+    server, where = prepare(scripted, client_tls, Cell("DATA", "early"))
+    dot_sent = threading.Event()
+    server.on("DATA", do=Held(dot_sent))
+    write = Wire.write
+
+    async def note(wire: Wire, data: bytes, verb: str, seconds: float) -> None:
+        await write(wire, data, verb, seconds)
+        if verb == "dot":
+            dot_sent.set()
+
+    async def dialogue() -> Outcome:
+        [outcome], connection = await attempt(where, job((BOB,)))
+        assert connection is not None
+        assert not connection.usable
+        return outcome
+
+    with patch.object(Wire, "write", note):
+        outcome = run(dialogue())
+    assert verdict(outcome) == IN_DOUBT
 
 
 CLOSED = [cell for cell in CELLS if cell.verb in SESSION and SENT not in expected(cell.verb, cell.how)]
@@ -251,7 +359,8 @@ def test_opening_raises_smtp_fault_and_nothing_else(
             await Connection.open(where)
         return caught.value
 
-    fault = run(dialogue())
+    with conditions(cell, 0):
+        fault = run(dialogue())
     assert fault.verb.upper() in (cell.name, "STARTTLS")
     assert fault.kind is not FaultKind.REFUSED or fault.reply is not None
     eventually(lambda: server.open_connections == 0)
