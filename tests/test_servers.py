@@ -15,6 +15,7 @@ from tests.conftest import StartScripted
 from tests.servers import programs
 from tests.servers.memcached import Memcached
 from tests.servers.postfix import Postfix
+from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 from tests.servers.scripted import (
     Action,
@@ -193,6 +194,26 @@ def test_a_missing_program_is_a_failure_where_it_is_promised(
     monkeypatch.setenv(variable, "1")
     with pytest.raises(pytest.fail.Exception, match="redis-server"):
         programs.require("redis-server")
+
+
+def test_workers_of_xdist_take_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "3")
+    taken: list[int] = []
+    for number in range(3):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", f"gw{number}")
+        assert programs.free_port() in programs.own_ports()
+        taken += programs.own_ports()
+    assert len(set(taken)) == len(taken) > 19_000
+    assert max(taken) < 32_000
+
+
+def test_postgres_takes_another_port_where_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = programs.free_port()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = iter([taken.getsockname()[1], free])
+        monkeypatch.setattr("tests.servers.postgres.free_port", lambda: next(ports))
+        with Postgres() as server:
+            assert server.port == free
 
 
 def test_eventually_gives_up_with_its_message() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
-from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
+from tests.servers.scripted import Drop, Hang, Held, ScriptedServer
 from tests.servers.waiting import eventually
+
+POSTED = threading.Event()
 
 
 def install(folder: Path, server: ScriptedServer, **columns: str) -> Installation:
-    """One account with one connection, whose server greets so late that what is posted meanwhile waits in the lane."""
-    server.on("GREETING", do=Late(0.5), times=1)
+    """One account with one connection, whose server greets no sooner than `send` is through: all waits in the lane."""
+    server.on("GREETING", do=Held(POSTED), times=1)
     values = {
         "key": KEY,
         "email": "me@postroom.example",
@@ -27,6 +32,15 @@ def install(folder: Path, server: ScriptedServer, **columns: str) -> Installatio
     return Installation(folder, rows, POSTROOM_RETRY_SCHEDULE="300ms")
 
 
+def send(service: Installation, count: int) -> list[str]:
+    POSTED.clear()
+    ids = [service.send() for _ in range(count)]
+    enough = f"SELECT count(*) >= {min(count, 3)} FROM job WHERE state = 'claimed'"
+    eventually(lambda: service.query(enough) == [(1,)], message="mail to be in the lane")
+    POSTED.set()
+    return ids
+
+
 def events(service: Installation) -> dict[str, int]:
     return dict(service.query("SELECT kind, count(*) FROM event GROUP BY kind"))
 
@@ -35,8 +49,7 @@ def test_the_next_envelope_is_there_before_the_answer(tmp_path: Path, scripted: 
     server = scripted()
     server.on("DOT", do=Hang(), times=1)
     with install(tmp_path, server) as service:
-        for _ in range(3):
-            service.send()
+        send(service, 3)
         eventually(lambda: server.plaintext.count(b"MAIL FROM") == 2)
         assert len(server.transactions) == 1
         assert server.plaintext.endswith(b"DATA\r\n")
@@ -44,11 +57,13 @@ def test_the_next_envelope_is_there_before_the_answer(tmp_path: Path, scripted: 
 
 def test_an_account_may_go_without(tmp_path: Path, scripted: StartScripted) -> None:
     server = scripted(chunking=True)
-    server.on("DOT", do=Late(0.3), times=1)
+    answered = threading.Event()
+    server.on("DOT", do=Held(answered), times=1)
     with install(tmp_path, server, pipelining="no", chunking="no") as service:
-        ids = [service.send() for _ in range(3)]
+        ids = send(service, 3)
         eventually(lambda: len(server.transactions) == 1)
         assert server.plaintext.count(b"MAIL FROM") == 1
+        answered.set()
         for request_id in ids:
             service.wait_for(request_id)
     assert not any(transaction.chunked for transaction in server.transactions)
@@ -60,7 +75,7 @@ def test_a_server_that_goes_after_every_mail_costs_no_attempt_and_is_soon_known(
     server = scripted()
     server.on("DOT", do=Drop(None))
     with install(tmp_path, server) as service:
-        ids = [service.send() for _ in range(12)]
+        ids = send(service, 12)
         for request_id in ids:
             service.wait_for(request_id)
         assert events(service) == {"accepted": 12, "sent": 12}
@@ -76,8 +91,7 @@ def test_an_account_at_its_limit_leaves_what_was_announced_unsent(
     server = scripted()
     server.on("DOT", reply="550 5.4.5 Daily user sending limit exceeded.", times=1)
     with install(tmp_path, server) as service:
-        for _ in range(3):
-            service.send()
+        send(service, 3)
         eventually(lambda: service.query("SELECT state FROM account") == [("parked",)])
         eventually(lambda: service.query("SELECT DISTINCT attempt, state FROM job") == [(0, "queued")])
         assert events(service) == {"accepted": 3, "deferred": 1}
@@ -89,10 +103,15 @@ def test_a_worker_that_drains_leaves_what_was_announced_to_the_next(
     tmp_path: Path, scripted: StartScripted
 ) -> None:
     server = scripted()
-    server.on("DOT", do=Late(1.0), times=1)
+    answered = threading.Event()
+    server.on("DOT", do=Held(answered), times=1)
     with install(tmp_path, server) as service:
-        ids = [service.send() for _ in range(3)]
+        ids = send(service, 3)
         eventually(lambda: server.plaintext.count(b"MAIL FROM") == 2)
+        os.kill(service.pid, signal.SIGTERM)
+        given_back = "SELECT count(*) FROM job WHERE state = 'queued'"
+        eventually(lambda: service.query(given_back) == [(1,)], message="the worker to drain")
+        answered.set()
         service.stop()
         assert service.query("SELECT state, attempt FROM job ORDER BY id") == [
             ("done", 1), ("queued", 0), ("queued", 0)
@@ -110,7 +129,7 @@ def test_a_break_at_the_dot_puts_one_mail_in_doubt_and_not_the_next(
     server = scripted(chunking=True)
     server.on("BDAT", do=Drop(""), times=1)
     with install(tmp_path, server) as service:
-        ids = [service.send() for _ in range(3)]
+        ids = send(service, 3)
         for request_id in ids:
             service.wait_for(request_id)
         flagged = service.query("SELECT message_id FROM delivery WHERE possible_duplicate = 1")

@@ -7,8 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,29 +38,11 @@ def second_worker(service: Installation) -> Iterator[None]:
             stderr=log,
         )
         try:
-            eventually(lambda: service.query("SELECT count(*) FROM worker WHERE gone_at IS NULL") == [(2,)])
+            living = "SELECT count(*) FROM worker WHERE gone_at IS NULL"
+            eventually(lambda: service.query(living) == [(2,)], 30, "a second worker")
             yield
         finally:
             end(process)
-
-
-@contextlib.contextmanager
-def watching(look: Callable[[], int]) -> Iterator[list[tuple[float, int]]]:
-    """Note a figure every few milliseconds, with the seconds since the start."""
-    seen: list[tuple[float, int]] = []
-    over, start = threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        while not over.wait(0.005):
-            seen.append((time.monotonic() - start, look()))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
 
 
 def test_two_workers_have_no_more_connections_than_the_account(
@@ -72,12 +53,11 @@ def test_two_workers_have_no_more_connections_than_the_account(
     with (
         Installation(tmp_path, [HEADER, row(server, connections="2")]) as service,
         second_worker(service),
-        watching(lambda: server.open_connections) as seen,
     ):
         for request_id in [service.send() for _ in range(100)]:
             service.wait_for(request_id)
         senders = service.query("SELECT DISTINCT worker_id FROM attempt")
-    assert max(count for _, count in seen) in (1, 2), "a worker alone with the mail has its share of them"
+    assert server.most_open in (1, 2), "a worker alone with the mail has its share of them"
     assert len(server.messages) == 100
     assert senders
     eventually(lambda: service.query("SELECT count(*) FROM connection") == [(0,)])
@@ -102,14 +82,13 @@ def test_log_ins_are_spaced_and_the_mail_goes_meanwhile(tmp_path: Path, scripted
     rows = [HEADER, row(server, connections="16", logins="120")]
     with (
         Installation(tmp_path, rows) as service,
-        watching(lambda: len(server.logins)) as seen,
     ):
         for request_id in [service.send() for _ in range(120)]:
             service.wait_for(request_id)
-    first = next(at for at, count in seen if count)
-    for at, count in seen:
+    first, *more = sorted(login.at for login in server.logins)
+    for count, at in enumerate(more, 2):
         assert count <= 4 + (at - first) / 0.5 + 1, f"{count} log-ins {at - first:.2f} s after the first"
-    assert len(server.logins) >= 5, "it goes on, spaced"
+    assert len(more) >= 4, "it goes on, spaced"
 
 
 @pytest.mark.parametrize("size", [1_000, 3_000_000], ids=["small", "large"])
@@ -125,7 +104,27 @@ def test_accounts_whose_servers_hang_keep_nobody_else_waiting(
                 service.send(key=f"stuck{number}-{KEY}", body="x" * size)
         eventually(lambda: service.query("SELECT count(*) > 3 FROM job WHERE state = 'claimed'") == [(1,)])
         for _ in range(5):
-            service.wait_for(service.send(), timeout=5)
+            service.wait_for(service.send(), timeout=20)
+
+
+@contextlib.contextmanager
+def feeding(service: Installation, ids: list[str]) -> Iterator[None]:
+    """See that there is always mail left to send; note the ids."""
+    enough = threading.Event()
+
+    def feed() -> None:
+        while not enough.wait(0.05):
+            waiting = "SELECT count(*) < 100 FROM job WHERE state = 'queued'"
+            if service.query(waiting) == [(1,)]:
+                ids.extend(service.send() for _ in range(20))
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
 
 
 def test_a_second_worker_gets_its_share_of_the_connections(tmp_path: Path, scripted: StartScripted) -> None:
@@ -133,12 +132,15 @@ def test_a_second_worker_gets_its_share_of_the_connections(tmp_path: Path, scrip
     server = scripted()
     server.on("DOT", do=Reply(None, after=0.3))
     with Installation(tmp_path, [HEADER, row(server, connections="8")]) as service:
-        first = [service.send() for _ in range(300)]
+        ids = [service.send() for _ in range(100)]
         eventually(lambda: server.open_connections == 8, message="all connections to be open")
-        with second_worker(service):
-            shares = "SELECT count(*) FROM connection GROUP BY worker_id ORDER BY 1"
-            eventually(lambda: service.query(shares) == [(4,), (4,)], 20, "half of them each")
-            for request_id in first:
-                service.wait_for(request_id, timeout=60)
+        with contextlib.ExitStack() as food:
+            food.enter_context(feeding(service, ids))
+            with second_worker(service):
+                shares = "SELECT count(*) FROM connection GROUP BY worker_id ORDER BY 1"
+                eventually(lambda: service.query(shares) == [(4,), (4,)], 60, "half of them each")
+                food.close()
+                for request_id in ids:
+                    service.wait_for(request_id, timeout=60)
         assert len(service.query("SELECT DISTINCT worker_id FROM attempt")) == 2
-        assert len(server.messages) == 300
+        assert len(server.messages) == len(ids)

@@ -20,7 +20,7 @@ from tests.servers.waiting import eventually
 
 _LAYOUT = Path("/usr/lib/postgresql")
 _SETTINGS = {
-    "listen_addresses": "'*'",
+    "listen_addresses": "'0.0.0.0'",  # where its port is taken there, it ends
     "max_connections": "200",
     "shared_buffers": "128MB",
     "unix_socket_directories": "''",
@@ -46,7 +46,7 @@ class Postgres:
     """A cluster on a free port: `with Postgres() as server: server.create_database()`.
 
     `durable` False does without flushes, for tests in which nothing is killed. The server does not run as root;
-    where we are root it runs as the user that its package has made. It listens on every address of its network
+    where we are root it runs as the user that its package has made. It listens on every IPv4 address of its network
     namespace; whoever reaches the port may come in, as `postroom`.
     """
 
@@ -99,7 +99,20 @@ class Postgres:
 
     def start(self) -> None:
         """Start and wait until it answers; the first start picks a port, later ones use the same."""
-        self.port = self.port or free_port()
+        if self.port:
+            self._start()
+            return
+        for attempt in range(4):
+            self.port = free_port()
+            try:
+                self._start()
+            except StartupError:
+                if attempt == 3:
+                    raise
+            else:
+                return
+
+    def _start(self) -> None:
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self._binaries / "postgres", "-D", str(self.folder / "data"), "-p", str(self.port)],
@@ -118,7 +131,8 @@ class Postgres:
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, (self.folder / "log").read_text(errors="replace")[-3000:]
+        if self._process.poll() is not None:
+            raise StartupError((self.folder / "log").read_text(errors="replace")[-3000:])
         try:
             psycopg.connect(self.url("postgres"), connect_timeout=2).close()
         except psycopg.OperationalError:

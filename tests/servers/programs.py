@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ PACKAGES = {
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Below Linux' range for outgoing connections (32768 and up), so that no client takes a port between our look and its use.
 PORTS = range(12000, 32000)
+_given: deque[int] = deque(maxlen=200)
 
 
 class StartupError(AssertionError):
@@ -54,15 +56,27 @@ def require(*programs: str) -> list[str]:
     return [path for path in found.values() if path is not None]
 
 
+def own_ports() -> range:
+    """Return those of PORTS that no other worker of xdist may take, not even while a server of ours is down."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = max(int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), number + 1)
+    size = len(PORTS) // count
+    return PORTS[number * size : (number + 1) * size]
+
+
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on just now."""
-    for port in random.SystemRandom().sample(PORTS, 200):
+    """Return a TCP port of 127.0.0.1 that nobody listens on just now, and that was not given out lately."""
+    ports = own_ports()
+    for port in random.SystemRandom().sample(ports, min(len(ports), 400)):
+        if port in _given:
+            continue
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.append(port)
             return port
     raise StartupError("no free port found")
 

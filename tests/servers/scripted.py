@@ -45,6 +45,11 @@ def wire(text: Text) -> bytes:
     return text.encode("utf-8", "surrogateescape") + b"\r\n" if text else b""
 
 
+def is_established(connected: socket.socket) -> bool:
+    """Whether neither end has closed the connection, by what the kernel knows; we may not have read so far."""
+    return connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == 1
+
+
 # --- what may be done instead of the proper answer; `None` as text means the proper answer -------------------------
 
 
@@ -163,6 +168,7 @@ class Login:
     secret: str  # the password, or the bearer token of XOAUTH2
     accepted: bool
     tls: bool
+    at: float = field(default_factory=time.monotonic)  # when its last line had come
 
 
 @dataclass
@@ -270,6 +276,7 @@ class ScriptedServer:
         self.receive_buffer = receive_buffer
         self.port = 0
         self.connections: list[Connection] = []
+        self.most_open = 0  # connections at the same time, those not counted that the client has closed
         self.acted_at: list[float] = []  # time.monotonic() of each time that a rule decided
         self.errors: list[BaseException] = []  # of this server's own code; raised by stop()
         self.stopping = threading.Event()
@@ -452,6 +459,7 @@ class ScriptedServer:
             session = Connection(len(self.connections))
             self.connections.append(session)
             self._sockets[session.number] = handle
+            self.most_open = max(self.most_open, sum(map(is_established, self._sockets.values())))
             if self.stopping.is_set():
                 handle.shutdown(socket.SHUT_RDWR)
         conversation = _Conversation(self, session, connected)
