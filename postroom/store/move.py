@@ -1,8 +1,8 @@
 """Moving house: everything that a SQLite database holds into an empty PostgreSQL one, and proof that it is the same.
 
 Rows are copied by key in chunks; each chunk is committed with the note of how far the copy has come, so that an
-interrupted move goes on where it was. The source is marked first: a database that has been moved is not served
-from any more, lest its queue be sent twice.
+interrupted move goes on where it was. The source is marked and closed first: a database that has been moved is not
+served from any more, lest its queue be sent twice, or mail be accepted into it that nobody will send.
 """
 
 from __future__ import annotations
@@ -28,6 +28,18 @@ from postroom.store.sqlite import translated as sqlite_translated
 
 _NOTE = "moving:"  # settings of the target: the last key copied of each table
 _CHUNK = 5000
+
+# What a process that is on the source yet may not do there from the mark on: accept, sign on as a worker, move a job.
+_CLOSED = {
+    "moved_message": "INSERT ON message",
+    "moved_worker": "INSERT ON worker",
+    "moved_job": "UPDATE ON job",
+}
+_CLOSE = """
+CREATE TRIGGER IF NOT EXISTS {name} BEFORE {move} BEGIN
+    SELECT RAISE(ABORT, 'it was moved to ' || (SELECT value FROM setting WHERE name = 'moved_to'));
+END
+"""
 
 # In the order of their references, each with its key.
 _TABLES = {
@@ -86,6 +98,8 @@ def cancel(source: Path) -> bool:
         with engine.exclusively() as (connection, q):
             before = q.read_setting(connection, name=MOVED)
             connection.execute("DELETE FROM setting WHERE name = ?", (MOVED,))
+            for name in _CLOSED:
+                connection.execute(f"DROP TRIGGER IF EXISTS {name}")
     finally:
         engine.close()
     return before is not None
@@ -110,7 +124,12 @@ class _Mover:
         """See that nothing is in use or overwritten, and mark both sides."""
         Store(self._source).migrate()
         Store(self._target).migrate()
-        self._refuse_if_running()
+        with self._source.exclusively() as (connection, q):
+            self._refuse_if_running()  # under the lock, so that none signs on between the look and the mark
+            self._mark_target()
+            self._close_source(connection, q)
+
+    def _mark_target(self) -> None:
         place = self._target.where
         with self._target.exclusively() as (session, q):
             moving = q.read_setting(session, name=MOVING)
@@ -119,11 +138,16 @@ class _Mover:
             if moving not in (None, self._identity()):
                 raise ConfigError("POSTGRES", f"{place} is half filled from another database, {moving}")
             q.write_setting(session, name=MOVING, value=self._identity())
-        with self._source.exclusively() as (connection, q):
-            moved = q.read_setting(connection, name=MOVED)
-            if moved not in (None, place):
-                raise ConfigError("SQLITE", f"{self._path} was moved to {moved}")
-            q.write_setting(connection, name=MOVED, value=place)
+
+    def _close_source(self, connection: apsw.Connection, q: Any) -> None:
+        """Mark the source as moved; a process that is on it yet, a web process say, gets an error from now on."""
+        place = self._target.where
+        moved = q.read_setting(connection, name=MOVED)
+        if moved not in (None, place):
+            raise ConfigError("SQLITE", f"{self._path} was moved to {moved}")
+        q.write_setting(connection, name=MOVED, value=place)
+        for name, move in _CLOSED.items():
+            connection.execute(_CLOSE.format(name=name, move=move))
 
     def _identity(self) -> str:
         return str(self._path.resolve())

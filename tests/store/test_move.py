@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import fcntl
+import http.client
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from postroom.errors import ConfigError, StoreDamaged
+from postroom.errors import ConfigError, StoreDamaged, StoreError
 from postroom.model import InDoubtPolicy
-from postroom.store import Store, move, open_store
-from tests.servers.installation import ROOT
+from postroom.store import Store, Work, move, open_store
+from tests.servers.installation import KEY, ROOT, Answer, Client, Installation, account_rows
 from tests.servers.postgres import Postgres
+from tests.servers.programs import end, free_port
+from tests.servers.waiting import eventually
 from tests.store.database import (
     DEFERRED,
     FAILED,
+    FAR,
     IN_DOUBT,
     NOW,
     SENT,
@@ -161,6 +168,21 @@ class TestARefusal:
         with pytest.raises(ConfigError, match="was moved to"):
             moved(house, other)
 
+    def test_of_a_house_whose_worker_is_at_work(
+        self, house: SQLiteDatabase, new_house: PostgresDatabase, tmp_path: Path
+    ) -> None:
+        lock, store = tmp_path / "worker.lock", house.open()
+        store.write(
+            lambda t: t.register_worker(host="here", pid=4711, lock_file=str(lock), now=NOW, lease_until=NOW)
+        )
+        with lock.open("wb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(ConfigError, match=r"is running on .* 4711"):
+                moved(house, new_house)
+        assert store.setting("moved_to") is None
+        store.close()
+        moved(house, new_house)
+
     def test_of_nothing(self, tmp_path: Path, new_house: PostgresDatabase) -> None:
         with pytest.raises(ConfigError, match="there is no database"):
             move.move(tmp_path / "none.db", new_house.url, progress=lambda *_: None)
@@ -222,6 +244,76 @@ def copied(database: PostgresDatabase) -> bool:
         return bool(database.rows("SELECT 1 FROM setting WHERE name = 'moving:message'"))
     except Exception:
         return False
+
+
+class TestWhoIsStillThere:
+    """Processes that opened the old database before it was moved, and know nothing of it."""
+
+    def test_can_do_nothing_until_the_move_is_taken_back(
+        self, house: SQLiteDatabase, new_house: PostgresDatabase
+    ) -> None:
+        store = house.open()
+        [anna, *_] = store.accounts()
+        works: list[Work[Any]] = [
+            accepting(new_message(anna.account.id)),
+            lambda t: t.register_worker(host="h", pid=1, lock_file="l", now=NOW, lease_until=NOW),
+            lambda t: t.claim(account_id=anna.account.id, worker_id=1, most=1, most_bytes=1, now=FAR),
+        ]
+        moved(house, new_house)
+        for result in store.write_all(works):
+            with pytest.raises(StoreError, match=f"it was moved to .*{new_house.name}"):
+                result.unwrap()
+        assert move.cancel(house.path)
+        accepted, _, claimed = [result.unwrap() for result in store.write_all(works)]
+        assert accepted.request_id
+        assert len(claimed) == 1
+        store.close()
+
+    def test_a_web_process_answers_503_and_keeps_nothing(
+        self, tmp_path: Path, new_house: PostgresDatabase
+    ) -> None:
+        with Installation(tmp_path, account_rows(free_port())) as service:
+            service.send()
+        with web_alone(service) as client:
+            command = ("migrate-store", "var/postroom.db")
+            assert post(client).status == 202
+            assert "message: 2\n" in service.command(*command, new_house.url)
+            assert post(client).status == 503
+            assert service.query("SELECT count(*) FROM message") == [(2,)]
+            service.command(*command, "--cancel")
+            assert post(client).status == 202
+
+
+@contextmanager
+def web_alone(service: Installation) -> Iterator[Client]:
+    """`postroom web` on what an installation left behind, with no worker beside it."""
+    client = Client(service.port)
+
+    def answers() -> bool:
+        try:
+            return client.call("GET", "/livez").status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    with (service.folder / "web.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "postroom", "web"],
+            cwd=service.folder,
+            env=service.environment,
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            eventually(answers, 30, "the web process to answer")
+            yield client
+        finally:
+            client.close()
+            end(process)
+
+
+def post(client: Client) -> Answer:
+    document = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
+    return client.call("POST", "/send-email", document)
 
 
 def test_a_move_can_be_taken_back(house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
