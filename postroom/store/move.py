@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,8 @@ from postroom.store.sqlite import SQLiteEngine
 from postroom.store.sqlite import translated as sqlite_translated
 
 _NOTE = "moving:"  # settings of the target: the last key copied of each table
-_CHUNK = 5000
+_CHUNK = 5000  # rows that are held in memory at once, or fewer of many bytes
+_CHUNK_BYTES = 16 * 1024 * 1024
 
 # What a process that is on the source yet may not do there from the mark on: accept, sign on as a worker, move a job.
 _CLOSED = {
@@ -229,11 +230,11 @@ class _Mover:
             where = f"WHERE ({names}) > ({marks})" if after is not None else ""
             query = f"SELECT {', '.join(columns)} FROM {table} {where} ORDER BY {names} LIMIT {_CHUNK}"  # noqa: S608
             with sqlite_translated(self._path):
-                rows = self._reader.execute(query, after or []).fetchall()
+                rows = _as_many_as_fit(self._reader.execute(query, after or []))
             if not rows:
                 return
             after = [rows[-1][place] for place in places]
-            yield [tuple(without_nul(value) for value in row) for row in rows if _is_moved(table, row)]
+            yield [tuple(map(without_nul, row)) for row in _moved(table, rows)]
 
     def _write(self, table: str, rows: list[tuple[Any, ...]]) -> None:
         """Copy a chunk and note how far that is, in one transaction."""
@@ -258,12 +259,16 @@ class _Mover:
         counts, done = {}, 0
         for table in _TABLES:
             ours, theirs = _Digest(), _Digest()
-            for rows in self._chunks(table):
-                ours.add(rows)
-                done += len(rows)
-                self._progress("compare", done, self._rows)
-            for rows in self._target_chunks(table):
-                theirs.add(rows)
+            with self._target_rows(table) as cursor:
+                for rows in self._chunks(table):
+                    ours.add(rows)
+                    theirs.add(
+                        _moved(table, cursor.fetchmany(len(rows)))
+                    )  # as many bytes, if they are the same
+                    done += len(rows)
+                    self._progress("compare", done, self._rows)
+                while rest := cursor.fetchmany(_CHUNK):
+                    theirs.add(_moved(table, rest))
             if ours != theirs:
                 raise StoreDamaged(
                     f"{table} is not the same: {ours.count} rows were to be moved and {theirs.count} are there, with "
@@ -272,19 +277,19 @@ class _Mover:
             counts[table] = ours.count
         return counts
 
-    def _target_chunks(self, table: str) -> Iterator[list[tuple[Any, ...]]]:
-        columns = self._columns(table)
+    @contextmanager
+    def _target_rows(self, table: str) -> Iterator[psycopg.ServerCursor[Any]]:
+        """Open a cursor over the target's rows in the order of their key."""
         query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, columns)),
+            sql.SQL(", ").join(map(sql.Identifier, self._columns(table))),
             sql.Identifier(table),
             sql.SQL(", ").join(_in_byte_order(name) for name in _TABLES[table]),
         )
         with self._target.exclusively() as (session, _):
-            cursor = session.connection.cursor(name="compare")
+            cursor: psycopg.ServerCursor[Any] = session.connection.cursor(name="compare")
             with cursor:
                 cursor.execute(query)
-                while rows := cursor.fetchmany(_CHUNK):
-                    yield [row for row in rows if _is_moved(table, row)]
+                yield cursor
 
     # -- after
 
@@ -311,9 +316,22 @@ def _in_byte_order(name: str) -> sql.Composable:
     return sql.SQL('{} COLLATE "C"').format(column) if name in ("key", "name") else column
 
 
-def _is_moved(table: str, row: tuple[Any, ...]) -> bool:
-    """Whether a row belongs to the installation: the marks of the move itself do not."""
-    return table != "setting" or not (row[0] in (MOVED, MOVING) or row[0].startswith(_NOTE))
+def _moved(table: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the rows that belong to the installation: the marks of the move itself do not."""
+    if table != "setting":
+        return rows
+    return [row for row in rows if row[0] not in (MOVED, MOVING) and not row[0].startswith(_NOTE)]
+
+
+def _as_many_as_fit(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the first rows, so many that they do not take too much memory together; one at least."""
+    found, size = [], 0
+    for row in rows:
+        found.append(row)
+        size += sum(len(value) for value in row if isinstance(value, (bytes, str)))
+        if size >= _CHUNK_BYTES:
+            break
+    return found
 
 
 class _Digest:
@@ -325,8 +343,8 @@ class _Digest:
 
     def add(self, rows: list[tuple[Any, ...]]) -> None:
         self.count += len(rows)
-        self._hash.update("\n".join(map(repr, rows)).encode())
-        self._hash.update(b"\n" if rows else b"")
+        for row in rows:
+            self._hash.update(f"{row!r}\n".encode())
 
     @property
     def text(self) -> str:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -134,6 +135,22 @@ class TestAMove:
             done = [step[1] for step in steps if step[0] == name]
             assert done == sorted(done)
             assert {step[2] for step in steps if step[0] == name} == {done[-1]}
+
+    def test_holds_a_few_large_mails_in_memory_at_once(
+        self, house: SQLiteDatabase, new_house: PostgresDatabase
+    ) -> None:
+        store = house.open_hasty()
+        anna = store.accounts()[0].account.id
+        for _ in range(128):
+            store.write(accepting(new_message(anna, size=1_000_000)))
+        store.close()
+        tracemalloc.start()
+        try:
+            moved(house, new_house)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 64_000_000, "half of what they are together"
 
     def test_that_found_a_difference_says_so(
         self, house: SQLiteDatabase, new_house: PostgresDatabase
