@@ -134,8 +134,12 @@ class _Mover:
         place = self._target.where
         with self._target.exclusively() as (session, q):
             moving = q.read_setting(session, name=MOVING)
-            if moving is None and self._holds_anything(session):
-                raise ConfigError("POSTGRES", f"{place} is not empty; nothing there is overwritten")
+            if moving is None and (table := self._lived_in(session)):
+                raise ConfigError(
+                    "POSTGRES",
+                    f"{place} is not empty (there is something in {table}); nothing there is overwritten. Make a new "
+                    f"database, and run nothing on it before the move",
+                )
             if moving not in (None, self._identity()):
                 raise ConfigError("POSTGRES", f"{place} is half filled from another database, {moving}")
             q.write_setting(session, name=MOVING, value=self._identity())
@@ -166,14 +170,13 @@ class _Mover:
                 continue  # no such file: it is not of this machine, or long gone
 
     @staticmethod
-    def _holds_anything(session: Any) -> bool:
-        return any(
-            session.connection.execute(
-                sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))
-            ).fetchone()
-            for table in _TABLES
-            if table != "setting"
-        )
+    def _lived_in(session: Any) -> str | None:
+        """Return the first table of the target that holds anything; any command leaves a setting."""
+        for table in _TABLES:
+            query = sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))
+            if session.connection.execute(query).fetchone():
+                return table
+        return None
 
     @contextmanager
     def source_held(self) -> Iterator[None]:

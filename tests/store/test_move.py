@@ -175,6 +175,20 @@ class TestARefusal:
         assert house.open().setting("moved_to") is None
         store.close()
 
+    def test_of_a_house_in_which_a_command_was_run(
+        self, house: SQLiteDatabase, new_house: PostgresDatabase
+    ) -> None:
+        """Any command leaves the secret key's fingerprint there, and reading data.csv its digest."""
+        store = new_house.open()
+        store.migrate()
+        store.write(lambda t: t.set_setting("vault", "a fingerprint"))
+        store.close()
+        with pytest.raises(ConfigError, match=r"is not empty \(there is something in setting\)"):
+            moved(house, new_house)
+        assert house.open().setting("moved_to") is None
+        new_house.change("DELETE FROM setting")
+        moved(house, new_house)
+
     def test_of_a_second_move(
         self, house: SQLiteDatabase, new_house: PostgresDatabase, postgres_server: Postgres
     ) -> None:
