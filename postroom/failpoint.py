@@ -34,6 +34,7 @@ POINTS = (
     "finish.inside",
     "recover.inside",
     "migrate.inside",
+    "move.copied",
 )
 
 

@@ -21,6 +21,7 @@ import psycopg
 from psycopg import sql
 
 from postroom.errors import ConfigError, StoreDamaged
+from postroom.failpoint import passing
 from postroom.store import MOVED, MOVING, Store
 from postroom.store.postgres import PostgresEngine, without_nul
 from postroom.store.sqlite import SQLiteEngine
@@ -209,6 +210,7 @@ class _Mover:
             yield self._count_up_to(table, after)
         for rows in self._chunks(table, after):
             self._write(table, rows)
+            passing("move.copied")
             yield len(rows)
 
     def _noted(self, table: str) -> list[Any] | None:

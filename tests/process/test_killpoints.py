@@ -25,7 +25,7 @@ CLIENTS = 4
 SENDING = [
     point
     for point in POINTS
-    if point not in ("recover.inside", "migrate.inside", "session.tls", "session.auth")
+    if point not in ("recover.inside", "migrate.inside", "move.copied", "session.tls", "session.auth")
 ]
 
 
