@@ -122,6 +122,8 @@ class Transaction:
 
     def upsert_account(self, *, source: str, now: Instant, **fields: Any) -> int:
         """Insert the account, or bring the one with the same mailbox and server up to date; return its id."""
+        # A switch is 0 or 1 in both databases; PostgreSQL takes no boolean for a number.
+        fields = {name: int(value) if isinstance(value, bool) else value for name, value in fields.items()}
         identity = {name: fields[name] for name in ("email", "host", "port", "username")}
         account_id: int | None = self._q.find_account(self._db, **identity)
         if account_id is None:

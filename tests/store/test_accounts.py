@@ -96,6 +96,15 @@ class TestSync:
         assert office.password("anna@example.com") == "anna-canary-word"
         assert office.stored("anna@example.com").account.host == "mail.example.com"
 
+    def test_keeps_the_switches_of_an_account(self, office: Installation) -> None:
+        office.path.write_text(
+            "key,email,app_password,pipelining,chunking\nk,anna@example.com,word,no,yes\nl,berta@example.com,word,,\n"
+        )
+        office.file.sync()
+        anna, berta = office.stored("anna@example.com").account, office.stored("berta@example.com").account
+        assert (anna.pipelining, anna.chunking) == (False, True)
+        assert (berta.pipelining, berta.chunking) == (None, None)
+
     def test_reports_bad_rows_by_line_and_keeps_the_good_ones(
         self, office: Installation, caplog: pytest.LogCaptureFixture
     ) -> None:
