@@ -161,11 +161,13 @@ class Connection(Session):
         seconds = self._timeouts.command
         await self._say("MAIL", self._mail_command(envelope))
         transcript.mail = await self._answer("MAIL", seconds)
+        passing("send.mail")
         if not transcript.mail.positive:
             return
         for path in envelope.forward_paths:
             await self._say("RCPT", f"RCPT TO:<{path}>")
             transcript.rcpt[path] = await self._answer("RCPT", seconds)
+            passing("send.rcpt")
         if not self._chunks and any(reply.positive for reply in transcript.rcpt.values()):
             await self._say("DATA", "DATA")
             transcript.data = await self._answer("DATA", self._timeouts.data)

@@ -171,7 +171,8 @@ class Worker:
             if room:
                 claims.append((lane, self._context.seam.submit(self._claim_work(lane, stored, room))))
         settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
-        passing("claim.committed")
+        if claims:
+            passing("claim.committed")
         for (lane, _), jobs in zip(claims, settled, strict=True):
             if not isinstance(jobs, BaseException):
                 lane.feed(jobs)  # all that was claimed first: an account's trouble is no other's

@@ -5,39 +5,86 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import shutil
+import subprocess
+import sys
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import apsw
 import pytest
-import trustme
 
+from postroom.accept import accept
 from postroom.failpoint import POINTS, VARIABLE
-from tests.servers.installation import KEY, Installation, account_rows
-from tests.servers.ledger import all_ended, check_ledger, held_mails
+from postroom.model import Submission
+from postroom.store import open_store
+from postroom.store.sqlite import MIGRATIONS
+from tests.conftest import StartScripted
+from tests.servers.installation import KEY, Installation
+from tests.servers.ledger import Receiving, all_ended, check_ledger, held_mails
+from tests.servers.programs import unavailable
 from tests.servers.scripted import ScriptedServer
-from tests.servers.sink import Sink
+from tests.servers.sink import Sink, find_message_id
 from tests.servers.waiting import eventually
 
 KILLS = int(os.environ.get("POSTROOM_KILLS", "1"))
 CLIENTS = 4
-SENDING = [
-    point
-    for point in POINTS
-    if point not in ("recover.inside", "migrate.inside", "move.copied", "session.tls", "session.auth")
-]
+ELSEWHERE = ("recover.inside", "migrate.inside", "move.copied")  # not on a message's way
+SESSION = ("session.tls", "session.auth")  # only where there are such steps
+SENDING = [point for point in POINTS if point not in (*ELSEWHERE, *SESSION)]
+
+# With one mail at a time, a second copy can only arise between the final dot and the record of its reply.
+# `store.commit` is not among these: it may be the commit of a result.
+BEFORE_THE_DOT = (
+    "claim.committed",
+    "send.mail",
+    "send.rcpt",
+    "send.data",
+    "send.body",
+    "send.before_mark",
+    "send.marked",
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the mail goes: by so many clients at once or one mail after the other, and by which commands."""
+
+    clients: int = CLIENTS
+    one_at_a_time: bool = False
+    chunking: bool = False
+    pipelining: bool = True
+
+    def rows(self, port: int) -> list[str]:
+        connections = "1" if self.one_at_a_time else ""
+        return [
+            "key,email,app_password,host,port,security,connections,pipelining",
+            f"{KEY},me@postroom.example,,127.0.0.1,{port},none,{connections},{'' if self.pipelining else 'no'}",
+        ]
+
+
+CROWD = Way()
+SINGLE = Way(clients=1, one_at_a_time=True)
+CHUNKED = Way(clients=1, one_at_a_time=True, chunking=True)
+STEPWISE = Way(clients=1, one_at_a_time=True, pipelining=False)
 
 
 class Posting:
     """Clients that post until told to end, and note each id that got its 202."""
 
-    def __init__(self, service: Installation, size: int) -> None:
+    def __init__(self, service: Installation, size: int, way: Way = CROWD) -> None:
         self._service = service
         self._body = "x" * size
+        self._one_at_a_time = way.one_at_a_time
         self._ended = threading.Event()
         self.accepted: list[str] = []
-        self._threads = [threading.Thread(target=self._post) for _ in range(CLIENTS)]
+        self._threads = [threading.Thread(target=self._post) for _ in range(way.clients)]
 
     def __enter__(self) -> Posting:
         for thread in self._threads:
@@ -51,102 +98,263 @@ class Posting:
 
     def _post(self) -> None:
         while not self._ended.wait(0.01):
-            try:
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 self.accepted.append(self._service.send(body=self._body))
-            except (OSError, http.client.HTTPException):
-                continue
+                while self._one_at_a_time and not self._is_over(self.accepted[-1]):
+                    pass
+
+    def _is_over(self, request_id: str) -> bool:
+        return self._ended.wait(0.01) or self._service.status(request_id) == "sent"
 
 
 def deaths(note: Path) -> int:
     return len(note.read_text().splitlines()) if note.exists() else 0
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120 + 20 * KILLS)
-@pytest.mark.parametrize("point", SENDING)
-def test_a_kill_at(point: str, tmp_path: Path, database_settings: dict[str, str]) -> None:
-    note, folder = tmp_path / "deaths", tmp_path / "service"
+def kill_and_settle(
+    point: str, armed: Installation, calm: Installation, note: Path, sink: Receiving, posting: Posting
+) -> set[str]:
+    """Post while a process dies again and again, see that all is sent in the end; return what was sent twice."""
+    with armed, posting:
+        eventually(lambda: posting.accepted, 60, "a first mail")
+        early = deaths(note)  # a start commits too: a process may die before it has taken any mail
+        eventually(lambda: deaths(note) - early >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
+    with calm as service:
+        eventually(lambda: all_ended(service), 60 + 4 * KILLS, "the queue to empty")
+        held = held_mails(service)
+        assert len(held) <= max(0, deaths(note) - 2), (
+            "each death from the third on sets aside one mail at most"
+        )
+        for request_id in held:
+            service.command("release", request_id)
+        eventually(lambda: all_ended(service), 60, "what was released to be sent")
+        twice = check_ledger(service, sink, posting.accepted)
+    print(
+        f"{point}: {len(posting.accepted)} mails, {deaths(note)} deaths, {len(twice)} twice, {len(held)} held"
+    )
+    return twice
+
+
+def check_kills_at(point: str, way: Way, folder: Path, settings: dict[str, str]) -> None:
+    note = folder / "deaths"
     size = 600_000 if point == "send.body" else 500  # one body of several blocks, killed between them
     every = 1 if point == "session.connect" else 7
+    with Sink(ledger=folder / "ledger", chunking=way.chunking) as sink:
+        rows = way.rows(sink.port)
+        armed = Installation(folder / "service", rows, **settings, **{VARIABLE: f"{point}:{every}:{note}"})
+        calm = Installation(folder / "service", rows, **settings)
+        twice = kill_and_settle(point, armed, calm, note, sink, Posting(armed, size, way))
+    early = point.startswith(("accept.", "session.")) or (way.one_at_a_time and point in BEFORE_THE_DOT)
+    assert not (twice and early), f"a kill at {point} sends nothing twice"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.parametrize("point", SENDING)
+def test_a_kill_at(point: str, tmp_path: Path, database_settings: dict[str, str]) -> None:
+    check_kills_at(point, CROWD, tmp_path, database_settings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.parametrize("point", BEFORE_THE_DOT)
+def test_a_kill_before_the_dot_sends_nothing_twice(
+    point: str, tmp_path: Path, database_settings: dict[str, str]
+) -> None:
+    check_kills_at(point, SINGLE, tmp_path, database_settings)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.parametrize(
+    ("point", "way"),
+    [
+        *(
+            (point, CHUNKED)
+            for point in ("send.body", "send.before_mark", "send.marked", "send.dot", "send.replied")
+        ),
+        *((point, STEPWISE) for point in ("send.mail", "send.rcpt")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "chunked" if value.chunking else "stepwise",
+)
+def test_a_kill_at_the_commands_of_another_way(point: str, way: Way, tmp_path: Path) -> None:
+    check_kills_at(point, way, tmp_path, {})
+
+
+# --- Several recipients
+
+
+RECIPIENTS = tuple(f"you{number}@postroom.example" for number in range(5))
+
+
+@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.parametrize("way", [SINGLE, STEPWISE], ids=["pipelined", "stepwise"])
+def test_a_kill_at_a_later_recipient_sends_each_of_them_one_copy(way: Way, tmp_path: Path) -> None:
+    """The API takes one recipient a mail: these come in by `accept` itself."""
     with Sink(ledger=tmp_path / "ledger") as sink:
-        armed = Installation(
-            folder, account_rows(sink.port), **database_settings, **{VARIABLE: f"{point}:{every}:{note}"}
-        )
-        with armed, Posting(armed, size) as posting:
-            eventually(lambda: posting.accepted, 60, "a first mail")
-            early = deaths(note)  # a start commits too: a process may die before it has taken any mail
-            eventually(lambda: deaths(note) - early >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
-        with Installation(folder, account_rows(sink.port), **database_settings) as service:
-            eventually(lambda: all_ended(service), 60, "the queue to empty")
-            held = held_mails(service)
-            assert len(held) <= max(0, deaths(note) - 2), (
-                "each death from the third on sets aside one mail at most"
-            )
-            for request_id in held:
-                service.command("release", request_id)
-            eventually(lambda: all_ended(service), 60, "what was released to be sent")
-            twice = check_ledger(service, sink, posting.accepted)
-            print(
-                f"{point}: {len(posting.accepted)} mails, {deaths(note)} deaths, {len(twice)} twice, {len(held)} held"
-            )
-            assert not (twice and point.startswith(("accept.", "session."))), (
-                f"a kill at {point} sends nothing twice"
-            )
+        rows, accepted = way.rows(sink.port), []
+        for number in range(max(2, KILLS)):
+            note = tmp_path / f"deaths-{number}"
+            nth = 2 + number % 4
+            armed = Installation(tmp_path / "service", rows, **{VARIABLE: f"send.rcpt:{nth}:{note}"})
+            with armed:
+                accepted.append(accept_for(armed, RECIPIENTS))
+                eventually(partial(deaths, note), 30, f"a death at recipient {nth}")
+                armed.stop(9)
+        with Installation(tmp_path / "service", rows) as service:
+            for request_id in accepted:
+                service.wait_for(request_id)
+            copies = sorted(sink.ledger())
+            assert {name.partition("@")[0].strip("<") for name, _ in copies} == set(accepted)
+            assert len(copies) == len(set(copies)) == len(accepted) * len(RECIPIENTS)
+            assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)]
 
 
-@pytest.mark.parametrize("point", ["session.tls", "session.auth"])
-def test_a_kill_while_the_session_is_made(point: str, tmp_path: Path, ca: trustme.CA, ca_file: Path) -> None:
-    import ssl
-
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
-    server = ScriptedServer(tls=context)
-    server.start()
-    note = tmp_path / "deaths"
-    rows = ["key,email,app_password,host,port", f"{KEY},me@postroom.example,secret,localhost,{server.port}"]
-    settings = {"POSTROOM_SMTP_CA_FILE": str(ca_file)}
+def accept_for(service: Installation, recipients: tuple[str, ...]) -> str:
+    store = open_store(f"sqlite:///{service.folder / 'var/postroom.db'}")
     try:
-        armed = Installation(tmp_path / "service", rows, **settings, **{VARIABLE: f"{point}:1:{note}"})
-        with armed:
-            request_id = armed.send()
-            eventually(lambda: deaths(note) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
-        with Installation(tmp_path / "service", rows, **settings) as service:
-            service.wait_for(request_id)
-            assert len(server.messages) == 1
+        [stored] = store.accounts()
+        submission = Submission(stored.account, recipients, "A subject", "A body", is_html=False)
+        return accept(store, submission, most_bytes=100_000).request_id
     finally:
-        server.stop()
+        store.close()
 
 
+# --- While the session is made
+
+
+class Receiver:
+    """A scripted server that keeps a ledger."""
+
+    def __init__(self, server: ScriptedServer) -> None:
+        self._server = server
+
+    def ledger(self) -> list[tuple[str, str]]:
+        return [
+            (find_message_id(mail.data).decode(), path)
+            for mail in self._server.messages
+            for path in mail.forward_paths
+        ]
+
+
+@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.parametrize("point", SESSION)
+def test_a_kill_while_the_session_is_made(
+    point: str, tmp_path: Path, scripted: StartScripted, ca_file: Path, database_settings: dict[str, str]
+) -> None:
+    server, note = scripted(tls=True), tmp_path / "deaths"
+    rows = ["key,email,app_password,host,port", f"{KEY},me@postroom.example,secret,localhost,{server.port}"]
+    settings = {"POSTROOM_SMTP_CA_FILE": str(ca_file), **database_settings}
+    armed = Installation(tmp_path / "service", rows, **settings, **{VARIABLE: f"{point}:1:{note}"})
+    calm = Installation(tmp_path / "service", rows, **settings)
+    posting = Posting(armed, 500, Way(clients=1))
+    twice = kill_and_settle(point, armed, calm, note, Receiver(server), posting)
+    assert twice == set(), f"a kill at {point} sends nothing twice"
+
+
+# --- Beside a message's way
+
+
+@pytest.mark.timeout(300 + 20 * KILLS)
 def test_a_kill_while_dead_workers_are_buried(tmp_path: Path, database_settings: dict[str, str]) -> None:
     note, folder = tmp_path / "deaths", tmp_path / "service"
+    burials = tmp_path / "burials"
     with Sink(ledger=tmp_path / "ledger") as sink:
-        rows = account_rows(sink.port)
+        rows = CROWD.rows(sink.port)
         with Installation(folder, rows, **database_settings, **{VARIABLE: f"send.marked:5:{note}"}) as armed:
             with Posting(armed, 500) as posting:
                 eventually(lambda: deaths(note) >= 1, 60)
             armed.stop(9)
         with Installation(
-            folder, rows, **database_settings, **{VARIABLE: f"recover.inside:1:{note}"}
+            folder, rows, **database_settings, **{VARIABLE: f"recover.inside:1:{burials}"}
         ) as armed:
-            eventually(lambda: deaths(note) >= 2, 60)
+            eventually(lambda: deaths(burials) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at a burial")
             armed.stop(9)
         with Installation(folder, rows, **database_settings) as service:
             eventually(lambda: all_ended(service), 60, "the queue to empty")
             check_ledger(service, sink, posting.accepted)
 
 
+@pytest.mark.timeout(120 + 20 * KILLS)
 def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(
     tmp_path: Path, database_settings: dict[str, str]
 ) -> None:
-    import subprocess
-    import sys
-
     note = tmp_path / "deaths"
-    command = [sys.executable, "-m", "postroom", "migrate"]
     environment = {**os.environ, **database_settings}
-    armed = {**environment, VARIABLE: f"migrate.inside:1:{note}"}
-    killed = subprocess.run(command, cwd=tmp_path, env=armed, capture_output=True, check=False)
-    assert killed.returncode == -9
-    assert deaths(note) == 1
-    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert "applied 0001_initial" in again.stderr
+
+    def migrate(failpoint: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "postroom", "migrate"],
+            cwd=tmp_path,
+            env={**environment, VARIABLE: failpoint},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    for number in range(KILLS):  # always in the first: nothing of it is left
+        assert migrate(f"migrate.inside:1:{note}").returncode == -9
+        assert deaths(note) == number + 1
+    for _ in range(len(list(MIGRATIONS.glob("*.sql")))):  # in each that follows: the one before is done
+        again = migrate(f"migrate.inside:2:{note}")
+        assert again.returncode in (-9, 0), again.stderr
+    assert deaths(note) > KILLS
+    assert "the database is up to date" in migrate("").stderr
+
+
+# --- While SQLite folds its log back into the file
+
+
+@contextlib.contextmanager
+def killed_at_write(service: Installation, pid: int, nth: int) -> Iterator[None]:
+    """Kill a process at its n-th write into the database file itself, which only a checkpoint does."""
+    strace = shutil.which("strace")
+    if strace is None:
+        unavailable("strace is not installed")
+    file = service.folder / "var/postroom.db"
+    fault = f"inject=pwrite64:signal=KILL:when={nth}"
+    command = [strace, "-f", "-qq", "-P", str(file), "-e", "trace=pwrite64", "-e", fault, "-o", "/dev/null"]
+    tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    try:
+        eventually(lambda: tracer.poll() is not None or is_traced(pid), 10, "strace to attach")
+        if tracer.poll() is not None:
+            unavailable("strace may not attach to a process here")
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait()
+
+
+def is_traced(pid: int) -> bool:
+    """Whether each thread of the process has a tracer."""
+    statuses = [(task / "status").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return all("TracerPid:\t0" not in status for status in statuses)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + 30 * KILLS)
+def test_a_kill_in_the_midst_of_a_checkpoint(tmp_path: Path) -> None:
+    """A checkpoint of SQLite's is due after 4000 pages: with these mails some hundred."""
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        service = Installation(tmp_path / "service", CROWD.rows(sink.port))
+        with service, Posting(service, 200_000) as posting:
+            for number in range(KILLS):
+                name = ("web", "worker")[number % 2]
+                pid = eventually(partial(service.pids, "-m", "postroom", name), 30, f"a {name}")[-1]
+                with killed_at_write(service, pid, nth=1 + 37 * number):
+                    eventually(partial(is_gone, pid), 60, "a kill at a write")
+            enough = len(posting.accepted) + 10
+            eventually(lambda: len(posting.accepted) >= enough, 60, "mail to be taken again")
+        with Installation(tmp_path / "service", CROWD.rows(sink.port)) as service:
+            eventually(lambda: all_ended(service), 60, "the queue to empty")
+            check_ledger(service, sink, posting.accepted)
+            connection = apsw.Connection(str(service.folder / "var/postroom.db"))
+            assert connection.pragma("integrity_check") == "ok"
+            connection.close()

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
-from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
 
@@ -20,13 +19,20 @@ class Inspected(Protocol):
         """Return the lines of every email_log.txt."""
 
 
-def copies_at(sink: Sink) -> Counter[str]:
+class Receiving(Protocol):
+    """A server that keeps account of what it took."""
+
+    def ledger(self) -> list[tuple[str, str]]:
+        """Return (Message-ID with its angle brackets, recipient) of every copy."""
+
+
+def copies_at(sink: Receiving) -> Counter[str]:
     """Return how many copies of each mail the sink has, by the mail's id."""
     return Counter(message_id.strip("<>").partition("@")[0] for message_id, _ in sink.ledger())
 
 
 def check_ledger(
-    service: Inspected, sink: Sink, accepted: Collection[str], held: Iterable[str] = ()
+    service: Inspected, sink: Receiving, accepted: Collection[str], held: Iterable[str] = ()
 ) -> set[str]:
     """Raise AssertionError unless nothing was lost and every duplicate is known; return the ids sent twice.
 
