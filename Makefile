@@ -6,7 +6,7 @@ TESTS ?= tests
 WORKERS ?= auto
 SCENARIOS ?= peers,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test check soak bench peers lint types imports pythons lock clean
+.PHONY: run install test check controls soak bench peers lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
 
 check: lint types imports test
+
+# Takes away one guard after another in a copy of the tree, and demands that the test that watches over it fails.
+controls: $(VENV)/.dev
+	POSTROOM_CONTROLS=all $(BIN)/python -m pytest -n $(WORKERS) tests/controls
 
 # The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
 # move house, the kill points 25 times each on both engines. Takes some hours; -rP prints the figures.

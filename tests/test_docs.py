@@ -23,6 +23,7 @@ from postroom.store import open_store
 from postroom.vault import Vault
 from postroom.web import create_app
 from postroom.web import errors as web_errors
+from tests.controls.mutations import CONTROLS
 from tests.servers.installation import Client
 from tests.servers.programs import end, free_port
 from tests.servers.waiting import eventually
@@ -240,6 +241,17 @@ def test_the_make_targets_that_are_documented_are_those_there_are() -> None:
     code = "\n".join(part for pair in snippets for part in pair)
     mentioned = set(re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z]+)", code, re.MULTILINE))
     assert mentioned == set(found[1].split())
+
+
+# --- Negative controls.
+
+
+def test_every_negative_control_is_recorded_and_no_other() -> None:
+    page = (ROOT / "docs" / "negative-controls.md").read_text(encoding="utf-8")
+    recorded = [(row[0], names(row[2]), bool(row[3])) for row in table(page, "## The controls")]
+    assert recorded == [
+        (control.guard, control.test.split("::", 1)[::-1], control.quick) for control in CONTROLS
+    ]
 
 
 # --- Links.

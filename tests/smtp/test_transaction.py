@@ -413,13 +413,17 @@ def test_without_the_mark_the_server_never_sees_the_dot(
 
 def test_the_mark_comes_after_the_body_and_before_the_dot(scripted: StartScripted) -> None:
     server = scripted()
+    marks = 0
 
     async def mark() -> None:
+        nonlocal marks
+        marks += 1
         assert server.transactions == []
         assert b"\r\n.\r\n" not in server.plaintext
 
     [mailed] = mail(endpoint(server), envelope(), before_dot=mark)
     assert mailed.outcome() == (Sent, None)
+    assert marks == 1
 
 
 @pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from postroom import accept as accept_module
 from postroom.accept import accept, new_request_id
 from postroom.errors import InvalidSubmission, Rejected, TooLarge
-from postroom.mime import Content, render
+from postroom.mime import Content, UnsafeBytes, render
 from postroom.model import SECOND, Account, InDoubtPolicy, Instant, Submission
 from postroom.store import Store, open_store
 
@@ -108,6 +108,15 @@ class TestRefusal:
         _accept(store, letter, most_bytes=size)
         with pytest.raises(TooLarge, match=f"has {size} bytes"):
             _accept(store, letter, most_bytes=size - 1)
+
+    @pytest.mark.parametrize("unsafe", [b"a\rb\r\n", b"a\nb\r\n", b"a\0b\r\n", b"no end"])
+    def test_of_unsafe_bytes_whoever_made_them(
+        self, store: Store, letter: Submission, unsafe: bytes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("postroom.accept.render", lambda content: unsafe)
+        with pytest.raises(UnsafeBytes):
+            _accept(store, letter)
+        assert _claim(store, letter.account) == []
 
 
 class TestAcceptance:

@@ -1,0 +1,191 @@
+"""The guards that nothing may be sent without, each with a change that takes it away and the test that must notice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_TRANSITIONS = "tests/store/test_transitions.py"
+_STALE_OWNER = f"{_TRANSITIONS}::TestMatrix::test_a_stale_owner_is_refused_and_writes_nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """In `file`, `before` becomes `after`: without the guard, `test` must fail."""
+
+    guard: str
+    file: str
+    before: str
+    after: str
+    test: str
+    quick: bool = False  # runs in `make test` too
+
+
+CONTROLS = (
+    Control(
+        "every commit is flushed to the disk",
+        "postroom/store/sqlite.py",
+        '"PRAGMA synchronous = FULL"',
+        '"PRAGMA synchronous = OFF"',
+        "tests/store/test_committer.py::TestProcesses::test_flush_the_log_before_a_write_returns[sqlite]",
+        quick=True,
+    ),
+    Control(
+        "202 is answered after the commit",
+        "postroom/accept.py",
+        """    outcome: Accepted | IdempotencyClash = (write or store.write)(
+        lambda transaction: transaction.accept(message)
+    )
+""",
+        """    import threading
+
+    outcome = Accepted(message.request_id)
+    threading.Thread(target=store.write, args=(lambda transaction: transaction.accept(message),)).start()
+""",
+        "tests/http/test_send_email.py::test_a_locked_database_is_a_503_and_nothing_is_accepted",
+    ),
+    Control(
+        "the dot mark is awaited before the dot leaves",
+        "postroom/smtp.py",
+        "        await before_dot()\n",
+        "",
+        "tests/smtp/test_transaction.py::test_the_mark_comes_after_the_body_and_before_the_dot",
+        quick=True,
+    ),
+    Control(
+        "the dot mark is committed",
+        "postroom/worker/lane.py",
+        "            await context.seam.submit(lambda transaction: transaction.mark_dot(job, context.clock()))\n",
+        "",
+        "tests/process/test_killpoints.py::test_a_kill_at[sqlite-send.replied]",
+    ),
+    Control(
+        "the dot mark asks for the claim token",
+        "postroom/store/queries.sql",
+        "UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;",
+        "UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed';",
+        f"{_STALE_OWNER}[sqlite-False-mark_dot]",
+        quick=True,
+    ),
+    Control(
+        "the end of a plain mail asks for the claim token",
+        "postroom/store/sqlite.sql",
+        "FROM job WHERE id = :job_id AND state = 'claimed' AND claim_token = :token\nRETURNING job_id;",
+        "FROM job WHERE id = :job_id AND state = 'claimed'\nRETURNING job_id;",
+        f"{_STALE_OWNER}[sqlite-False-finish sent]",
+    ),
+    Control(
+        "the end of any other mail asks for the claim token",
+        "postroom/store/queries.sql",
+        """UPDATE job SET state = :state, finished_at = :now,
+               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;""",
+        """UPDATE job SET state = :state, finished_at = :now,
+               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed';""",
+        f"{_STALE_OWNER}[sqlite-False-finish failed]",
+    ),
+    Control(
+        "the way back to the queue asks for the claim token",
+        "postroom/store/queries.sql",
+        """               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: waits_too_long$""",
+        """               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed';
+
+-- name: waits_too_long$""",
+        f"{_STALE_OWNER}[sqlite-False-finish deferred]",
+    ),
+    Control(
+        "a worker that renewed its lease meanwhile is not buried",
+        "postroom/store/queries.sql",
+        "WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lease_until);",
+        "WHERE id = :worker_id AND gone_at IS NULL;",
+        f"{_TRANSITIONS}::TestBurial::test_for_a_lease_that_ran_out_needs_it_not_to_be_renewed_meanwhile[sqlite]",
+    ),
+    Control(
+        "a worker that was buried cannot renew its lease",
+        "postroom/store/queries.sql",
+        "UPDATE worker SET lease_until = :lease_until WHERE id = :worker_id AND gone_at IS NULL;",
+        "UPDATE worker SET lease_until = :lease_until WHERE id = :worker_id;",
+        f"{_TRANSITIONS}::TestBurial::test_ends_the_lease[sqlite]",
+    ),
+    Control(
+        "a message that workers die with is set aside",
+        "postroom/store/transaction.py",
+        "            poisoned = crashes + 1 >= MOST_CRASHES\n",
+        "            poisoned = False\n",
+        "tests/store/test_poison.py::TestAPoisonMessage::test_is_held_after_three_deaths_and_its_neighbours_are_sent[sqlite]",
+    ),
+    Control(
+        "an idempotency key is looked up",
+        "postroom/store/transaction.py",
+        "            if before is not None:\n",
+        "            if False:\n",
+        f"{_TRANSITIONS}::TestIdempotency::test_same_key_and_request_is_replayed[sqlite]",
+    ),
+    Control(
+        "a claim reserves its recipients of the daily limit",
+        "postroom/store/transaction.py",
+        "            self._q.reserve_usage(self._db, account_id=account_id, slot=slot, recipients=len(taken))\n",
+        "            pass\n",
+        "tests/store/test_daily_limit.py::TestALimit::test_holds_against_racing_workers[sqlite]",
+    ),
+    Control(
+        "an account has no more connections than it may",
+        "postroom/store/queries.sql",
+        "WHERE (SELECT count(*) FROM connection WHERE account_id = :account_id) < :most\n",
+        "",
+        "tests/store/test_connections.py::TestConnections::test_are_no_more_than_the_account_may_have[sqlite]",
+    ),
+    Control(
+        "content that was altered is not sent",
+        "postroom/store/transaction.py",
+        "        if checksum is not None and crc32(mime) != checksum:\n",
+        "        if False:\n",
+        f"{_TRANSITIONS}::TestContent::test_that_the_disk_has_altered_is_never_handed_out[sqlite]",
+    ),
+    Control(
+        "what is accepted passes the byte gate",
+        "postroom/accept.py",
+        "    gate(message.mime, smtputf8=message.smtputf8)\n",
+        "",
+        "tests/unit/test_accept.py::TestRefusal::test_of_unsafe_bytes_whoever_made_them",
+    ),
+    Control(
+        "a dot that starts a line is doubled",
+        "postroom/smtp.py",
+        "        text = dot_stuff(envelope.mime)\n",
+        "        text = envelope.mime\n",
+        "tests/smtp/test_transaction.py::test_what_arrives_is_what_was_given",
+    ),
+    Control(
+        "a reply that nobody asked for never pairs with a command",
+        "postroom/session.py",
+        "        if self._wire.has_unread:\n",
+        "        if False:\n",
+        "tests/smtp/test_transaction.py::test_a_reply_between_transactions[250 2.0.0 again]",
+    ),
+    Control(
+        "a connection that anything went wrong on is closed",
+        "postroom/smtp.py",
+        "            transcript.fault = fault\n            self._wire.abort()\n",
+        "            transcript.fault = fault\n",
+        "tests/smtp/test_transaction.py::test_421_ends_the_connection_at_any_verb",
+    ),
+    Control(
+        "plain text before TLS is an attack",
+        "postroom/wire.py",
+        "        if self.has_unread:\n",
+        "        if False:\n",
+        "tests/smtp/test_session.py::test_plain_text_injected_after_220[uvloop-235 2.7.0 welcome]",
+    ),
+    Control(
+        "the certificate is verified",
+        "postroom/session.py",
+        "    context = ssl.create_default_context(cafile=ca_file)\n",
+        "    context = ssl._create_unverified_context(cafile=ca_file)\n",
+        "tests/smtp/test_session.py::test_our_context_trusts_a_ca_file_and_nothing_below_tls_1_2[uvloop]",
+    ),
+)

@@ -1,0 +1,74 @@
+"""Negative controls: with a guard taken away, the test that watches over it fails.
+
+`make test` runs the quick ones, `make controls` (`POSTROOM_CONTROLS=all`) all of them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.controls.mutations import CONTROLS, Control
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("postroom", "tests", "mail_server.py", "pyproject.toml")
+CHOSEN = [
+    control for control in CONTROLS if control.quick or os.environ.get("POSTROOM_CONTROLS", "") == "all"
+]
+_TESTS_FAILED = 1  # pytest's exit status; another one says that they could not be run
+
+
+def copy(folder: Path) -> None:
+    """Put a copy of what the tests need into an empty folder."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+
+
+def take_away(folder: Path, control: Control) -> None:
+    """Change the one place where the guard is; where there is none, or more than one, the control itself is at fault."""
+    path = folder / control.file
+    text = path.read_text(encoding="utf-8")
+    assert text.count(control.before) == 1, f"{control.file} must hold this once: {control.before}"
+    path.write_text(text.replace(control.before, control.after), encoding="utf-8")
+
+
+def run(folder: Path, test: str) -> tuple[int, str]:
+    """Run one test in the copy; return pytest's exit status and what it says."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST_", "POSTROOM_CONTROLS"))
+    }
+    ended = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", test],
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ended.returncode, ended.stdout + ended.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("control", CHOSEN, ids=lambda control: control.guard)
+def test_without_its_guard_a_test_fails(control: Control, tmp_path: Path) -> None:
+    copy(tmp_path)
+    status, said = run(tmp_path, control.test)
+    if status == 0 and not re.search(r"\b\d+ passed", said):
+        pytest.skip(f"what this needs is not there: {said[-500:]}")
+    assert status == 0, f"it must pass as long as the guard is there:\n{said}"
+    take_away(tmp_path, control)
+    status, said = run(tmp_path, control.test)
+    assert status == _TESTS_FAILED, f"without its guard it must fail:\n{said}"
+    assert re.search(r"^FAILED ", said, re.MULTILINE), said
