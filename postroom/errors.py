@@ -16,6 +16,7 @@
     │   ├── StoreDamaged            the database must be looked at by a person
     │   ├── SchemaMismatch          the database is older or newer than the code
     │   └── LeaseLost               another worker owns the job
+    │       └── Buried              this worker was declared dead
     └── SMTPFault                   an SMTP conversation that could not go on
 
 `ConfigError` stands outside the tree: no doorway may mistake it for a refusal.
@@ -152,6 +153,10 @@ class SchemaMismatch(StoreError):
 
 class LeaseLost(StoreError):
     """Another worker holds the job by now."""
+
+
+class Buried(LeaseLost):
+    """This worker was declared dead by another one; its jobs are no longer its own."""
 
 
 class FaultKind(Enum):

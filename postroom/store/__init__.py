@@ -212,6 +212,11 @@ class Store:
         with self._engine.reading() as (db, q):
             return [WorkerRecord(*row) for row in q.living_workers(db)]
 
+    def gone_with_hands_full(self) -> list[int]:
+        """Return the buried workers that still own jobs or connections."""
+        with self._engine.reading() as (db, q):
+            return [row[0] for row in q.gone_with_hands_full(db)]
+
     def status(self, request_id: str) -> MessageStatus | None:
         """Return what became of a message so far, or None when there is none by that id."""
         with self._engine.reading() as (db, q):

@@ -61,6 +61,11 @@ WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id FOR 
 UPDATE log_line SET batch = :batch
 WHERE batch IS NULL AND id IN (SELECT value::bigint FROM json_array_elements_text(CAST(:ids AS json)) AS value);
 
+-- name: hold_worker!
+-- As if it changed something, since nobody waits for what it finds: whether it found the worker is a guard like any other. Until
+-- the end of the transaction nobody can bury it.
+SELECT 1 FROM worker WHERE id = :worker_id AND gone_at IS NULL FOR SHARE;
+
 -- name: lock_account$
 SELECT id FROM account WHERE id = :account_id FOR NO KEY UPDATE;
 

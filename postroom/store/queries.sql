@@ -224,6 +224,13 @@ UPDATE worker SET lease_until = :lease_until WHERE id = :worker_id AND gone_at I
 -- name: living_workers
 SELECT id, host, pid, lock_file, lease_until FROM worker WHERE gone_at IS NULL ORDER BY id;
 
+-- name: gone_with_hands_full
+-- Workers that were buried and still own something.
+SELECT id FROM worker
+WHERE gone_at IS NOT NULL AND (EXISTS (SELECT 1 FROM job WHERE job.claimed_by = worker.id AND job.state = 'claimed')
+                               OR EXISTS (SELECT 1 FROM connection WHERE connection.worker_id = worker.id))
+ORDER BY id;
+
 -- name: bury_worker!
 UPDATE worker SET gone_at = :now
 WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lease_until);

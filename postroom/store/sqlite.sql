@@ -38,6 +38,9 @@ WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id;
 -- name: add_to_log_batch!
 UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id IN (SELECT value FROM json_each(:ids));
 
+-- name: hold_worker$
+SELECT 1 FROM worker WHERE id = :worker_id AND gone_at IS NULL;
+
 -- name: lock_account$
 -- There is one writer at a time: nothing to lock.
 SELECT :account_id;

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from postroom.errors import LeaseLost
+from postroom.errors import Buried, LeaseLost
 from postroom.failpoint import passing
 from postroom.model import (
     SECOND,
@@ -220,8 +220,10 @@ class Transaction:
         Stops before `most_bytes` of content are exceeded, but always takes one. With a
         `daily_limit` the recipients are reserved here, so that no number of workers
         exceeds it in any 24 hours; when none is left, the account is parked.
-        Of the messages that workers keep dying with, a worker has one at a time.
+        Of the messages that workers keep dying with, a worker has one at a time. Raises Buried
+        when the worker has been declared dead: nobody would look for its jobs any more.
         """
+        self._must_live(worker_id)
         if daily_limit is not None and self._q.try_lock_account(self._db, account_id=account_id) is None:
             return []  # another worker reserves of the same limit just now
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
@@ -304,8 +306,9 @@ class Transaction:
         """Reserve one of the account's connections, which all workers share, and its log-in; None when all are taken.
 
         Log-ins are paced as by a leaky bucket: some at once, then one after another. It must be
-        given back (`return_connection`); what a dead worker holds comes back with its jobs.
+        given back (`return_connection`); what a dead worker holds comes back with its jobs. Raises Buried.
         """
+        self._must_live(worker_id)
         self._q.lock_account(self._db, account_id=account_id)
         slot_id = self._q.take_connection(self._db, account_id=account_id, worker_id=worker_id, most=most)
         if slot_id is None:
@@ -522,6 +525,13 @@ class Transaction:
         """Extend a worker's hold on all its jobs; False when it has been buried meanwhile."""
         return bool(self._q.renew_lease(self._db, worker_id=worker_id, lease_until=lease_until))
 
+    def _must_live(self, worker_id: int) -> None:
+        """Raise Buried unless the worker is alive, and let nobody bury it before the transaction is over."""
+        try:
+            self._must(self._q.hold_worker(self._db, worker_id=worker_id))
+        except LeaseLost as error:
+            raise Buried from error
+
     def bury_worker(
         self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, lease: Instant | None = None
     ) -> int:
@@ -532,6 +542,10 @@ class Transaction:
         """
         if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, lease=lease):
             return 0
+        return self.recover_from(worker_id, now=now, in_doubt=in_doubt)
+
+    def recover_from(self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy) -> int:
+        """Take from a buried worker whatever it still owns; return how many jobs that were."""
         self._q.return_connections_of(self._db, worker_id=worker_id)
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
         suspicion = max((row[6] for row in rows), default=0)

@@ -16,7 +16,7 @@ from postroom import retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import EmailLog
-from postroom.errors import CommitUnknown, StoreUnavailable
+from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
@@ -46,10 +46,6 @@ _LINGER_S = (
 )
 _MOST_BYTES_IN_HAND = 64 * 1024 * 1024
 _MOST_BYTES_A_CLAIM = 8 * 1024 * 1024
-
-
-class Buried(Exception):
-    """This worker was declared dead by another one; its jobs are no longer its own."""
 
 
 class Worker:
@@ -103,6 +99,7 @@ class Worker:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
             asyncio.create_task(self._every(_MEND_S, self._mend_times)),
+            asyncio.create_task(self._every(_MEND_S, self._undertaker.look_behind)),
             asyncio.create_task(self._every(RENEW_S, self._renew)),
             asyncio.create_task(self._every(_TIDY_S, self._tidy)),
             asyncio.create_task(self._every(_PRUNE_S, self._prune)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from postroom import retry
 from postroom.deliver import NotBegun, deliver, for_all
-from postroom.errors import LeaseLost, SMTPFault, StoreUnavailable
+from postroom.errors import Buried, LeaseLost, SMTPFault, StoreUnavailable
 from postroom.model import (
     SECOND,
     Blame,
@@ -265,7 +265,7 @@ class Lane:
             self._give_back(slot)
             self._standing.block()
             self.release_waiting()
-            if isinstance(error, StoreUnavailable):
+            if isinstance(error, StoreUnavailable | Buried):
                 log.warning("cannot open a connection for %s: %s", self._standing.account.email, error)
                 return None
             raise

@@ -12,11 +12,12 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
 from postroom.model import SECOND, Clock, InDoubtPolicy, Instant
-from postroom.store import Store, WorkerRecord
+from postroom.store import Store, Transaction, WorkerRecord
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,24 @@ class Undertaker:
             if known_dead or self._has_run_out(record):
                 recovered += self._bury(record, known_dead=known_dead)
         return recovered
+
+    def look_behind(self) -> int:
+        """Take back what workers own that were buried long since; return how many jobs.
+
+        Nobody can claim once it is buried, so that this finds only what an earlier version, or a hand in
+        the database, has left.
+        """
+        recovered = 0
+        for worker_id in self._store.gone_with_hands_full():
+            count = self._store.write(partial(self._recover_from, worker_id))
+            log.warning(
+                "worker %d was gone and still had %d jobs, which went back to the queue", worker_id, count
+            )
+            recovered += count
+        return recovered
+
+    def _recover_from(self, worker_id: int, transaction: Transaction) -> int:
+        return transaction.recover_from(worker_id, now=self._clock(), in_doubt=self._in_doubt)
 
     def _look(self, records: Sequence[WorkerRecord]) -> None:
         now = time.monotonic()

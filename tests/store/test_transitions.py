@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
 
-from postroom.errors import LeaseLost, StoreError
+from postroom.errors import Buried, LeaseLost, StoreError
 from postroom.model import (
     Accepted,
     AccountState,
@@ -22,6 +24,8 @@ from postroom.model import (
     Sent,
 )
 from postroom.store import Event, IdempotencyClash, Result, Store, Work
+from postroom.worker.liveness import Undertaker
+from tests.servers.waiting import eventually
 from tests.store.database import (
     DEFERRED,
     FAILED,
@@ -495,7 +499,7 @@ class TestBurial:
         again = ["in_doubt", "possible_duplicate"] if policy is RETRY else ["in_doubt"]
         assert [event.kind for event in post.store.events(request_id)] == ["accepted", *again, *again]
         assert [row[:5] for row in post.attempts()] == [(1, post.worker, NOW, LATER, "in_doubt")]
-        assert len(post.claim(now=FAR)) == (policy is RETRY)
+        assert len(post.claim(now=FAR, worker=post.add_worker())) == (policy is RETRY)
 
     @pytest.mark.parametrize("own", InDoubtPolicy, ids=lambda policy: policy.value)
     @pytest.mark.parametrize("policy", InDoubtPolicy, ids=lambda policy: policy.value)
@@ -551,6 +555,77 @@ class TestBurial:
         assert post.store.living_workers() == []
 
 
+class TestABuriedWorker:
+    def test_can_claim_nothing(self, post: Post) -> None:
+        post.add()
+        post.bury()
+        before = post.database.contents()
+        with pytest.raises(Buried):
+            post.claim()
+        assert post.database.contents() == before
+
+    def test_can_take_no_connection(self, post: Post) -> None:
+        post.bury()
+        with pytest.raises(Buried):
+            post.store.write(
+                lambda transaction: transaction.take_connection(
+                    post.anna, post.worker, most=2, logins_per_minute=10, now=NOW
+                )
+            )
+        assert post.store.connections() == 0
+
+    def test_spoils_no_claim_of_its_neighbours_in_the_batch(self, post: Post) -> None:
+        request_id, other = post.add(), post.add_worker()
+        post.bury()
+        settled = post.store.write_all([_claiming(post, post.worker), _claiming(post, other)])
+        assert isinstance(settled[0].error, Buried)
+        assert [job.request_id for job in settled[1].unwrap()] == [request_id]
+
+    def test_that_owns_something_all_the_same_is_found(self, post: Post) -> None:
+        request_id = post.add()
+        post.claim()
+        assert post.store.gone_with_hands_full() == []
+        post.database.change("UPDATE worker SET gone_at = 1")
+        assert post.store.gone_with_hands_full() == [post.worker]
+        assert post.bury() == 0
+        recovered = post.store.write(
+            lambda transaction: transaction.recover_from(post.worker, now=LATER, in_doubt=RETRY)
+        )
+        assert recovered == 1
+        assert post.job(request_id)["state"] == "queued"
+        assert post.store.gone_with_hands_full() == []
+
+    def test_gives_back_a_connection_that_was_overlooked(self, post: Post) -> None:
+        post.store.write(
+            lambda transaction: transaction.take_connection(
+                post.anna, post.worker, most=2, logins_per_minute=None, now=NOW
+            )
+        )
+        post.database.change("UPDATE worker SET gone_at = 1")
+        assert post.store.gone_with_hands_full() == [post.worker]
+        assert Undertaker(post.store, lambda: LATER, RETRY).look_behind() == 0
+        assert post.store.connections() == 0
+
+    def test_leaves_nothing_behind_when_it_claims_all_the_while(self, post: Post, database: Database) -> None:
+        """A claim is committed before the burial, which then finds it, or not at all."""
+        post.add_many(60)
+        store = database.open_hasty()
+
+        def claim_until_buried() -> int:
+            claimed = 0
+            with contextlib.suppress(Buried):
+                while jobs := store.write(_claiming(post, post.worker, most=1)):
+                    claimed += len(jobs)
+            return claimed
+
+        with ThreadPoolExecutor(1) as thread:
+            claiming = thread.submit(claim_until_buried)
+            eventually(lambda: post.database.value("SELECT count(*) FROM job WHERE state = 'claimed'") >= 3)
+            assert post.bury() == claiming.result()
+        store.close()
+        assert post.store.gone_with_hands_full() == []
+
+
 Move = Callable[[Post, ClaimedJob], None]
 MOVES: dict[str, Move] = {
     "mark_dot": lambda post, job: post.mark_dot(job, LATER),
@@ -563,7 +638,7 @@ MOVES: dict[str, Move] = {
 STATES: dict[str, Move] = {
     "queued": lambda post, job: post.release(job),
     "deferred": lambda post, job: post.finish(job, DEFERRED),
-    "recovered": lambda post, job: (post.bury(), None)[1],
+    "recovered": lambda post, job: _replace_worker(post),
     "held": lambda post, job: post.finish(job, IN_DOUBT, policy=HOLD),
     "claimed": lambda post, job: None,
     "dotted": lambda post, job: post.mark_dot(job),
@@ -573,6 +648,17 @@ STATES: dict[str, Move] = {
 }
 OWNED = ("claimed", "dotted")
 CLAIMABLE = ("queued", "deferred", "recovered")
+
+
+def _replace_worker(post: Post) -> None:
+    post.bury()
+    post.worker = post.add_worker()
+
+
+def _claiming(post: Post, worker: int, most: int = 100) -> Work[list[ClaimedJob]]:
+    return lambda transaction: transaction.claim(
+        account_id=post.anna, worker_id=worker, most=most, most_bytes=10**6, now=LATER
+    )
 
 
 def _marking(job: ClaimedJob) -> Work[None]:
