@@ -533,31 +533,49 @@ class Transaction:
             raise Buried from error
 
     def bury_worker(
-        self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, lease: Instant | None = None
+        self,
+        worker_id: int,
+        *,
+        now: Instant,
+        in_doubt: InDoubtPolicy,
+        lease: Instant | None = None,
+        crashed: bool = True,
     ) -> int:
         """Take all jobs from a worker that is gone; return how many.
 
-        With `lease`, the lease that ran out, only as long as the worker has not renewed it.
+        With `lease`, the lease that ran out, only as long as the worker has not renewed it. One that has
+        not `crashed` but signs off raises no suspicion against what it gives back.
         A job whose dot may have left is in doubt and treated by policy; the others are plain retries.
         """
         if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, lease=lease):
             return 0
-        return self.recover_from(worker_id, now=now, in_doubt=in_doubt)
+        return self.recover_from(worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
 
-    def recover_from(self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy) -> int:
+    def recover_from(
+        self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
+    ) -> int:
         """Take from a buried worker whatever it still owns; return how many jobs that were."""
         self._q.return_connections_of(self._db, worker_id=worker_id)
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
         suspicion = max((row[6] for row in rows), default=0)
         for row in rows:
             # Where one was under suspicion, the others in hand are not: they only happened to be there.
-            self._recover(row, worker_id, now, in_doubt, suspect=suspicion == row[6])
+            self._recover(
+                row, worker_id, now, in_doubt, suspect=crashed and suspicion == row[6], crashed=crashed
+            )
             passing("recover.inside")
         self.wakes = True
         return len(rows)
 
     def _recover(
-        self, row: tuple[Any, ...], worker_id: int, now: Instant, in_doubt: InDoubtPolicy, *, suspect: bool
+        self,
+        row: tuple[Any, ...],
+        worker_id: int,
+        now: Instant,
+        in_doubt: InDoubtPolicy,
+        *,
+        suspect: bool,
+        crashed: bool,
     ) -> None:
         job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved, own = row
         pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
@@ -579,7 +597,9 @@ class Transaction:
         )
         # What is under suspicion steps back, lest it be in hand whenever a worker that has just started is killed.
         due_at = now + _STEP_BACK if suspect and crashes + 1 >= _SUSPECT else now
-        if dot_at is None:
+        if dot_at is None and not crashed:
+            self.release(job, now)
+        elif dot_at is None:
             self._requeue(job, due_at=due_at)
             self._return_usage(job, len(job.deliveries))
             self._event(message_id, None, "crashed", now, CRASHED)

@@ -280,7 +280,7 @@ class Worker:
         await self._context.seam.settle()
         self._unlogged = True
         await asyncio.to_thread(self._write_log)
-        await asyncio.to_thread(self._registration.leave, self._settings.in_doubt)
+        await asyncio.to_thread(self._registration.leave, self._settings.in_doubt, crashed=self._unsure)
 
 
 def run_worker(

@@ -337,6 +337,10 @@ class Lane:
 
         try:
             outcomes = await deliver(line.connection, job, mark, lambda: self._follow(line))
+        except asyncio.CancelledError:
+            if not marked:  # the mark may be under way, but the dot is not
+                self._release(job)
+            raise
         except NotBegun:
             self._put_back(job)
             return False

@@ -60,11 +60,16 @@ class Registration:
         until = self._clock() + LEASE
         return self._store.write(lambda transaction: transaction.renew_lease(self.worker_id, until))
 
-    def leave(self, in_doubt: InDoubtPolicy) -> None:
-        """Sign off: whatever this worker still holds goes back to the queue."""
+    def leave(self, in_doubt: InDoubtPolicy, *, crashed: bool = False) -> None:
+        """Sign off: whatever this worker still holds goes back to the queue.
+
+        A worker that ends because of a fault (`crashed`) has it count as one more death.
+        """
         now = self._clock()
         self._store.write(
-            lambda transaction: transaction.bury_worker(self.worker_id, now=now, in_doubt=in_doubt)
+            lambda transaction: transaction.bury_worker(
+                self.worker_id, now=now, in_doubt=in_doubt, crashed=crashed
+            )
         )
         self._path.unlink(missing_ok=True)
         self._file.close()

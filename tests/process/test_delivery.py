@@ -23,7 +23,7 @@ from postroom.store import Transaction
 from postroom.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, ROOT, Installation
-from tests.servers.scripted import Drop, ScriptedServer
+from tests.servers.scripted import Drop, Hang, ScriptedServer
 from tests.servers.waiting import eventually
 
 
@@ -244,6 +244,28 @@ def test_a_surprise_of_our_own_costs_one_attempt_and_no_mail(
     kinds = [event.kind for event in installation.service.store.events(request_id)]
     assert kinds == ["accepted", "deferred", "sent"]
     assert "a fault in Postroom" in capsys.readouterr().err
+    assert len(server.messages) == 1
+
+
+@pytest.mark.parametrize("verb", ["GREETING", "MAIL", "DATA"])
+def test_a_stop_while_the_server_hangs_before_the_dot_costs_the_mail_nothing(
+    verb: str, in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
+    server = scripted()
+    server.on(verb, do=Hang(), times=3)
+    installation = in_process(server)
+    request_id = installation.accept("you@x.example")
+    for number in range(1, 4):
+
+        def hangs(number: int = number) -> bool:
+            return number == (len(server.connections) if verb == "GREETING" else server.verbs.count(verb))
+
+        installation.run_until(hangs)
+        events = installation.service.store.events(request_id)
+        assert [event.kind for event in events] == ["accepted"]
+        assert str(installation.status(request_id)) == "queued"
+    installation.run_until(lambda: installation.is_sent(request_id))
     assert len(server.messages) == 1
 
 

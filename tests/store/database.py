@@ -278,10 +278,13 @@ class Post:
         lease: Instant | None = None,
         policy: InDoubtPolicy = InDoubtPolicy.RETRY,
         now: Instant = LATER,
+        crashed: bool = True,
     ) -> int:
         worker_id = self.worker if worker is None else worker
         return self.store.write(
-            lambda transaction: transaction.bury_worker(worker_id, now=now, in_doubt=policy, lease=lease)
+            lambda transaction: transaction.bury_worker(
+                worker_id, now=now, in_doubt=policy, lease=lease, crashed=crashed
+            )
         )
 
     def status(self, request_id: str) -> str:

@@ -531,6 +531,15 @@ class TestBurial:
         assert post.database.contents() == before
         assert post.bury(lease=FAR, now=LATER) == 1
 
+    def test_of_one_that_signs_off_counts_as_no_crash(self, post: Post) -> None:
+        plain, dotted = post.add(), post.add()
+        post.mark_dot(post.claim()[1])
+        assert post.bury(crashed=False) == 2
+        assert [post.job(each)["crashes"] for each in (plain, dotted)] == [0, 0]
+        assert [post.job(each)["attempt"] for each in (plain, dotted)] == [0, 1]
+        kinds = [[event.kind for event in post.store.events(each)] for each in (plain, dotted)]
+        assert kinds == [["accepted"], ["accepted", "in_doubt", "possible_duplicate"]]
+
     def test_happens_once(self, post: Post) -> None:
         post.add()
         post.claim()
