@@ -17,6 +17,7 @@ log = logging.getLogger("postroom.supervise")
 
 LIFELINE = "POSTROOM_LIFELINE"
 _GRACE_S = 20.0
+_WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
 _SLOWEST_RESTART_S = 5.0
 _USABLE_FOR_S = 10.0
 _EX_CONFIG = 78  # sysexits.h: starting again would not help
@@ -42,6 +43,11 @@ class _Child:
     started: float = 0.0
     failures: int = field(default=0)
     start_at: float = 0.0
+
+    @property
+    def grace_s(self) -> float:
+        """How long it may take to end: a worker ends by itself as soon as nothing in its hands can go twice."""
+        return _WORKER_GRACE_S if self.command[-1] == "worker" else _GRACE_S
 
     @property
     def name(self) -> str:
@@ -124,11 +130,11 @@ class Supervisor:
         for child in running:
             assert child.process is not None
             child.process.terminate()
-        deadline = time.monotonic() + _GRACE_S
+        began = time.monotonic()
         for child in running:
             assert child.process is not None
             try:
-                child.process.wait(max(0.0, deadline - time.monotonic()))
+                child.process.wait(max(0.0, began + child.grace_s - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning("%s did not end in time and was killed", child.name)
                 child.process.kill()

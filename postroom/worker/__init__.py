@@ -40,7 +40,8 @@ _TIDY_S = 3600.0
 _PRUNE_S = 60.0
 _FILE_S = 0.5
 _LOG_S = 0.2
-_DRAIN_S = 10.0
+_DRAIN_S = 10.0  # how long a session may go on whose dot is not out
+_RECORD_S = 60.0  # how long the database may be away at the end
 _LINGER_S = (
     0.001  # what other connections need too by then goes into the same commit, and the web process waits less
 )
@@ -265,7 +266,11 @@ class Worker:
     # -- the end
 
     async def _drain(self) -> None:
-        """Finish what is being sent, give back the rest, record everything."""
+        """Finish what is being sent, give back the rest, record everything.
+
+        A session whose dot is out is never broken off: its answer has the dot's own deadline, and
+        without it a copy might be sent again.
+        """
         self._context.draining = True
         for lane in self._lanes.values():
             lane.release_waiting()
@@ -273,11 +278,15 @@ class Worker:
         sessions = [asyncio.create_task(lane.drained()) for lane in self._lanes.values()]
         if sessions:
             await asyncio.wait(sessions, timeout=_DRAIN_S)
-        for lane in self._lanes.values():
-            lane.cancel()
+        unanswered = sum(lane.cancel() for lane in self._lanes.values())
+        if unanswered:
+            log.warning("waiting for the answers to %d mails that the servers have all of", unanswered)
         if sessions:
             await asyncio.wait(sessions)
-        await self._context.seam.settle()
+        try:
+            await asyncio.wait_for(self._context.seam.settle(), _RECORD_S)
+        except TimeoutError:
+            log.warning("the database is away; what could not be recorded is in doubt")
         self._unlogged = True
         await asyncio.to_thread(self._write_log)
         await asyncio.to_thread(self._registration.leave, self._settings.in_doubt, crashed=self._unsure)

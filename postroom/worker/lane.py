@@ -68,6 +68,7 @@ class Lane:
         self._broken_overlaps = 0
         self._leaving: set[asyncio.Task[None]] = set()  # sessions that end, for there are too many
         self._opening = 0  # sessions that are about to take a job
+        self._marked: set[asyncio.Task[None] | None] = set()  # sessions whose dot may be out, unanswered
 
     # -- for the dispatcher
 
@@ -137,9 +138,11 @@ class Lane:
         if self._sessions:
             await asyncio.wait(self._sessions)
 
-    def cancel(self) -> None:
-        for task in self._sessions:
+    def cancel(self) -> int:
+        """Break off the sessions whose dot is not out; return how many wait for the answer to theirs."""
+        for task in self._sessions - self._marked:
             task.cancel()
+        return len(self._sessions & self._marked)
 
     # -- sessions
 
@@ -328,12 +331,13 @@ class Lane:
         """Carry one job over and record what came of it; False when the server had left before it began."""
         context = self._context
         started_at = context.clock()
-        marked = False
+        marked, session = False, asyncio.current_task()
 
         async def mark() -> None:
             nonlocal marked
             await context.seam.submit(lambda transaction: transaction.mark_dot(job, context.clock()))
             marked = True
+            self._marked.add(session)
 
         try:
             outcomes = await deliver(line.connection, job, mark, lambda: self._follow(line))
@@ -356,6 +360,8 @@ class Lane:
             log.exception("message %s could not be sent because of a fault in Postroom", job.request_id)
             self._standing.block()
             outcomes = for_all(job, _own_fault(marked=marked))
+        finally:
+            self._marked.discard(session)
         self._settle(job, outcomes, started_at)
         return True
 

@@ -23,7 +23,7 @@ from postroom.store import Transaction
 from postroom.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, ROOT, Installation
-from tests.servers.scripted import Drop, Hang, ScriptedServer
+from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
 from tests.servers.waiting import eventually
 
 
@@ -267,6 +267,23 @@ def test_a_stop_while_the_server_hangs_before_the_dot_costs_the_mail_nothing(
         assert str(installation.status(request_id)) == "queued"
     installation.run_until(lambda: installation.is_sent(request_id))
     assert len(server.messages) == 1
+
+
+def test_a_stop_waits_for_the_answer_to_a_dot_that_is_out(
+    in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
+    late, hanging = scripted(), scripted()
+    late.on("DOT", do=Late(1.5), times=1)
+    hanging.on("MAIL", do=Hang(), times=1)
+    installation = in_process(late, hanging)
+    ids = [installation.accept("you@x.example", account=account) for account in (0, 1)]
+    installation.run_until(lambda: bool(late.transactions) and "MAIL" in hanging.verbs)
+    assert installation.is_sent(ids[0]), "its dot was out"
+    assert str(installation.status(ids[1])) == "queued", "its dot was not"
+    kinds = [[event.kind for event in installation.service.store.events(each)] for each in ids]
+    assert kinds == [["accepted", "sent"], ["accepted"]]
+    assert len(late.transactions) == 1
 
 
 def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(
