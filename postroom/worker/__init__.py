@@ -25,7 +25,7 @@ from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import make_tls_context
 from postroom.worker.lane import Lane
-from postroom.worker.liveness import RENEW_S, Registration, Undertaker
+from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Undertaker
 from postroom.worker.retention import Retention
 from postroom.worker.standing import Context
 
@@ -101,7 +101,7 @@ class Worker:
             asyncio.create_task(self._every(_SWEEP_S, self._sweep)),
             asyncio.create_task(self._every(_MEND_S, self._mend_times)),
             asyncio.create_task(self._every(_MEND_S, self._undertaker.look_behind)),
-            asyncio.create_task(self._every(RENEW_S, self._renew)),
+            asyncio.create_task(self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S)),
             asyncio.create_task(self._every(_TIDY_S, self._tidy)),
             asyncio.create_task(self._every(_PRUNE_S, self._prune)),
             asyncio.create_task(
@@ -214,16 +214,26 @@ class Worker:
     # -- chores
 
     async def _every(
-        self, seconds: float, chore: Callable[[], Any], when: Callable[[], bool] = lambda: True
+        self,
+        seconds: float,
+        chore: Callable[[], Any],
+        when: Callable[[], bool] = lambda: True,
+        *,
+        again: float | None = None,
     ) -> None:
-        """Run a chore in a thread, again and again, where there is need; a store that is away only delays it."""
+        """Run a chore in a thread, again and again, where there is need; a store that is away only delays it.
+
+        `again`: after how many seconds then, where that is sooner.
+        """
         while True:
+            pause = seconds
             try:
                 if when():
                     await asyncio.to_thread(chore)
             except StoreUnavailable as error:
                 log.warning("put off: %s", error)
-            await asyncio.sleep(seconds)
+                pause = seconds if again is None else again
+            await asyncio.sleep(pause)
 
     def _sweep(self) -> None:
         self._undertaker.sweep(self._registration.worker_id)

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 LEASE = 60 * SECOND
 RENEW_S = 10.0
+RENEW_AGAIN_S = 1.0  # after a renewal that failed
 _RENEWAL_MISSED_S = 1.5 * RENEW_S
+_LOOKED_LATELY_S = 3.0  # after a longer pause in looking, nobody can say who has missed a renewal
 
 
 def host_identity() -> str:
@@ -86,6 +88,7 @@ class Undertaker:
         self._seen: dict[
             int, tuple[Instant, float]
         ] = {}  # each worker's lease, and since when it is the same
+        self._looked = float("-inf")
 
     def sweep(self, own_id: int | None = None) -> int:
         """Bury every dead worker but `own_id`; return how many jobs came back."""
@@ -118,7 +121,9 @@ class Undertaker:
 
     def _look(self, records: Sequence[WorkerRecord]) -> None:
         now = time.monotonic()
-        before = self._seen
+        # While the database, or we, were away, nobody's renewal could be seen: their time begins anew.
+        before = self._seen if now - self._looked <= _LOOKED_LATELY_S else {}
+        self._looked = now
         self._seen = {}
         for record in records:
             seen = before.get(record.id)

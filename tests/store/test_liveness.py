@@ -1,0 +1,108 @@
+"""Who is declared dead, and who is not: workers, their leases, and clocks that the test moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from postroom.model import SECOND, InDoubtPolicy, Instant
+from postroom.store import Store
+from postroom.worker import liveness
+from postroom.worker.liveness import LEASE, Registration, Undertaker
+from tests.store.database import NOW
+
+
+class Clocks:
+    """The wall clock and the monotonic one, in step."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._seconds = 0.0
+        self._host = 0
+        monotonic = SimpleNamespace(monotonic=lambda: 1000.0 + self._seconds)
+        monkeypatch.setattr(liveness, "time", monotonic)
+        monkeypatch.setattr(liveness, "host_identity", lambda: f"host {self._host}")
+
+    def __call__(self) -> Instant:
+        return NOW + round(self._seconds * SECOND)
+
+    def go_on(self, seconds: float) -> None:
+        self._seconds += seconds
+
+    def another_host(self) -> None:
+        """Whoever comes next is on a machine of its own, so that only leases tell who is alive."""
+        self._host += 1
+
+
+class Neighbour:
+    """A worker's registration, and its search for dead neighbours."""
+
+    def __init__(self, store: Store, folder: Path, clocks: Clocks) -> None:
+        clocks.another_host()
+        self.registration = Registration(store, folder, clocks)
+        self._undertaker = Undertaker(store, clocks, InDoubtPolicy.RETRY)
+
+    def sweep(self) -> None:
+        self._undertaker.sweep(self.registration.worker_id)
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+@pytest.fixture
+def neighbours(store: Store, clocks: Clocks, tmp_path: Path) -> Iterator[list[Neighbour]]:
+    both = [Neighbour(store, tmp_path / "workers", clocks) for _ in range(2)]
+    yield both
+    for neighbour in both:
+        neighbour.registration.leave(InDoubtPolicy.RETRY)
+
+
+def living(store: Store) -> int:
+    return len(store.living_workers())
+
+
+def live(neighbours: list[Neighbour], clocks: Clocks, seconds: int, renewing: list[Neighbour]) -> None:
+    for second in range(seconds):
+        for neighbour in renewing if second % 10 == 0 else []:
+            neighbour.registration.renew()
+        for neighbour in neighbours:
+            neighbour.sweep()
+        clocks.go_on(1)
+
+
+@pytest.mark.parametrize("away_s", [5, 61, 3600])
+def test_an_outage_of_the_database_makes_nobody_dead(
+    store: Store, neighbours: list[Neighbour], clocks: Clocks, away_s: float
+) -> None:
+    live(neighbours, clocks, 25, neighbours)
+    clocks.go_on(away_s)
+    for neighbour in neighbours:  # before any of them could renew its lease
+        neighbour.sweep()
+    clocks.go_on(10)
+    for neighbour in neighbours:
+        assert neighbour.registration.renew()
+    live(neighbours, clocks, 25, neighbours)
+    assert living(store) == 2
+
+
+def test_who_does_not_come_back_after_it_is_dead_soon(
+    store: Store, neighbours: list[Neighbour], clocks: Clocks
+) -> None:
+    live(neighbours, clocks, 25, neighbours)
+    clocks.go_on(3600)
+    live(neighbours[:1], clocks, 20, neighbours[:1])
+    assert living(store) == 1
+
+
+def test_who_does_not_renew_is_dead_when_its_lease_is_over(
+    store: Store, neighbours: list[Neighbour], clocks: Clocks
+) -> None:
+    live(neighbours, clocks, 1, neighbours)
+    live(neighbours[:1], clocks, LEASE // SECOND - 2, neighbours[:1])
+    assert living(store) == 2
+    live(neighbours[:1], clocks, 4, neighbours[:1])
+    assert living(store) == 1
