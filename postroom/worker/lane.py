@@ -8,6 +8,7 @@ import random
 from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import cast
 
 from postroom import retry
 from postroom.deliver import NotBegun, deliver, for_all
@@ -39,7 +40,7 @@ _LOGIN_SLICE_S = 0.1
 _CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Line:
     """An open connection, the right to it, and the job whose envelope it may have announced."""
 
@@ -67,7 +68,10 @@ class Lane:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._broken_overlaps = 0
         self._leaving: set[asyncio.Task[None]] = set()  # sessions that end, for there are too many
-        self._opening = 0  # sessions that are about to take a job
+        self._opening: set[asyncio.Task[None]] = set()  # sessions that are about to take a job
+        self._lines: set[_Line] = set()
+        self._most: int | None = None  # sessions that there may be for the moment
+        self._pause: asyncio.TimerHandle | None = None  # until there may be more again
         self._marked: set[asyncio.Task[None] | None] = set()  # sessions whose dot may be out, unanswered
 
     # -- for the dispatcher
@@ -98,18 +102,38 @@ class Lane:
         """Take in claimed jobs and see that there are connections for them."""
         self._jobs.extend(jobs)
         self._context.bytes_in_hand += sum(len(job.mime) for job in jobs)
+        self._staff()
+
+    def _staff(self) -> None:
+        """See that there are sessions for the jobs that wait: idle ones, and new ones as far as there may be more."""
+        if self._context.draining:
+            return
         idle = len(self._idle)
         for _ in range(min(len(self._jobs), idle)):
             self._wake_one()
-        wanted = len(self._jobs) - idle - self._opening
-        for _ in range(min(wanted, self._standing.connections - len(self._sessions))):
+        wanted = len(self._jobs) - idle - len(self._opening)
+        allowed = self._standing.connections if self._most is None else self._most
+        for _ in range(min(wanted, min(allowed, self._standing.connections) - len(self._sessions))):
             task = asyncio.create_task(self._session())
             self._sessions.add(task)
+            self._opening.add(task)
             task.add_done_callback(self._session_ended)
 
+    def _make_do_with(self, sessions: int, seconds: float) -> None:
+        """Have no more sessions than these for a while: another one was just turned away."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._most = sessions
+        self._pause = asyncio.get_running_loop().call_later(seconds, self._try_for_more)
+
+    def _try_for_more(self) -> None:
+        self._most = None
+        self._staff()
+
     def _session_ended(self, task: asyncio.Task[None]) -> None:
-        self._sessions.discard(task)
-        self._leaving.discard(task)
+        for sessions in (self._sessions, self._leaving, self._opening):
+            sessions.discard(task)
+        self._staff()  # what came while it said goodbye was not given to it
         if not task.cancelled() and task.exception() is not None:
             log.error(
                 "a session of account %s broke", self._standing.account.email, exc_info=task.exception()
@@ -247,12 +271,18 @@ class Lane:
         self._context.bytes_in_hand += len(job.mime)
 
     async def _close(self, line: _Line) -> None:
+        self._lines.discard(line)
         await line.connection.quit()
         self._give_back(line.slot)
 
+    def _others(self) -> int:
+        """Count the sessions that have a connection or are about to have one, without the one that asks."""
+        return len(self._lines) + len(self._opening - {asyncio.current_task()})
+
     async def _open(self) -> _Line | None:
         """Open one of the account's connections when there is a free one; on failure settle all that wait for it."""
-        self._opening += 1
+        session = cast("asyncio.Task[None]", asyncio.current_task())
+        self._opening.add(session)
         started_at = self._context.clock()
         slot: Slot | None = None
         try:
@@ -273,10 +303,12 @@ class Lane:
                 return None
             raise
         finally:
-            self._opening -= 1
+            self._opening.discard(session)
         if connection.authenticated and self._standing.account.worked_at is None:
             self._standing.note_worked()
-        return _Line(connection, slot, asyncio.get_running_loop().time())
+        line = _Line(connection, slot, asyncio.get_running_loop().time())
+        self._lines.add(line)
+        return line
 
     async def _slot(self) -> Slot | None:
         """Take one of the account's connections and wait for its turn to log in; None when all are taken."""
@@ -304,11 +336,12 @@ class Lane:
 
     def _do_without(self) -> None:
         """Other workers hold all connections: what waits is theirs, unless this one has some too."""
-        if len(self._sessions) == self._opening:
+        others = self._others()
+        if others:
+            self._make_do_with(others, _CONNECTION_PAUSE_S)
+        else:
             self._standing.leave_alone(_CONNECTION_PAUSE_S)
             self.release_waiting()
-        elif self._jobs:
-            self._wake_one()
 
     def _give_back(self, slot: Slot | None) -> None:
         if slot is not None:

@@ -1,0 +1,52 @@
+"""A lane's connections: when they are opened, when they end, and what waits for them meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartScripted
+from tests.process.test_delivery import InProcess
+from tests.servers.scripted import Late, ScriptedServer
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., InProcess]]:
+    """Make an installation whose account has so many connections at this server."""
+    made: list[InProcess] = []
+
+    def make(
+        server: ScriptedServer, connections: int, password: str = "secret", **settings: str
+    ) -> InProcess:
+        settings = {"POSTROOM_SMTP_CONNECTIONS": str(connections), **settings}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        row = f"key,me@x.example,{password},127.0.0.1,{server.port},none"
+        made.append(InProcess(tmp_path, [row], monkeypatch))
+        return made[-1]
+
+    yield make
+    for installation in made:
+        installation.service.store.close()
+
+
+def test_mail_that_comes_while_the_last_connection_says_goodbye_is_sent(
+    install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is slow to answer QUIT, and the account may have no second connection meanwhile."""
+    monkeypatch.setattr("postroom.worker.lane._IDLE_S", 0.1)
+    server = scripted()
+    server.on("QUIT", do=Late(1))
+    installation = install(server, connections=1)
+    ids = [installation.accept("you@x.example")]
+
+    def sent_in_turn() -> bool:
+        """Accept each mail while the connection of the one before it is closing."""
+        if server.verbs.count("QUIT") == len(ids) < 4:
+            ids.append(installation.accept("you@x.example"))
+        return len(ids) == 4 and all(installation.is_sent(request_id) for request_id in ids)
+
+    installation.run_until(sent_in_turn)
+    assert len(server.connections) == 4
