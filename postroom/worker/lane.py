@@ -37,6 +37,9 @@ _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
 _MOST_BROKEN_OVERLAPS = 3
 _LOGIN_SLICE_S = 0.1
+_TURNED_AWAY_S = (
+    60.0  # how long an account makes do with the connections it has when the server wants no more
+)
 _CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
 
 
@@ -417,7 +420,13 @@ class Lane:
             self.release_waiting()
 
     def _cannot_open(self, outcome: Outcome, started_at: Instant) -> None:
-        """No connection: all that waited for one share the reason."""
+        """No connection: the other sessions send what waits, or, without any, all that waits shares the reason."""
+        others = self._others()
+        if others and not is_account_fault(outcome):
+            log.info("account %s makes do with the connections it has", self._standing.account.email)
+            self._make_do_with(others, _TURNED_AWAY_S)
+            return
+        self._most = None  # who lets nobody in does not mean the number
         charged = self._standing.charge(outcome)
         while self._jobs:
             job = self._take()

@@ -50,3 +50,19 @@ def test_mail_that_comes_while_the_last_connection_says_goodbye_is_sent(
 
     installation.run_until(sent_in_turn)
     assert len(server.connections) == 4
+
+
+def test_a_server_that_takes_fewer_connections_gets_the_mail_over_those(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Late(0.02))
+    installation = install(server, connections=16, POSTROOM_RETRY_SCHEDULE="1h")
+    first = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.is_sent(first))
+    server.on("GREETING", "421 4.7.0 too many connections", skip=3)
+    ids = [installation.accept("you@x.example") for _ in range(150)]
+    installation.run_until(lambda: all(installation.is_sent(request_id) for request_id in ids))
+    assert len(server.connections) < 1 + 20, "it is not asked for more again and again"
+    kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
+    assert kinds == {"accepted", "sent"}, "nobody's attempt was spent on it"
