@@ -307,7 +307,7 @@ class Lane:
             raise
         finally:
             self._opening.discard(session)
-        if connection.authenticated and self._standing.account.worked_at is None:
+        if connection.authenticated:
             self._standing.note_worked()
         line = _Line(connection, slot, asyncio.get_running_loop().time())
         self._lines.add(line)
@@ -407,6 +407,7 @@ class Lane:
             outcomes = {id_: self._standing.charge(outcome) for id_, outcome in outcomes.items()}
             self._leave(blamed)
         elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
+            self._standing.note_worked()  # not all log in
             self._standing.recover()
         doubt = next((outcome for outcome in outcomes.values() if isinstance(outcome, InDoubt)), None)
         if doubt is not None:

@@ -81,7 +81,8 @@ class Standing:
         """Take over what the database says of the account now; new credentials deserve a try at once."""
         if stored.credential != self.stored.credential:
             self._failures, self._blocked_until = 0, 0.0
-        self.stored = stored
+        worked_at = stored.account.worked_at or self.account.worked_at  # it may be on its way to the database
+        self.stored = replace(stored, account=replace(stored.account, worked_at=worked_at))
         try:
             server = server_for(stored.account, self._context.settings)
             self.most_connections, self.daily_limit = server.connections, server.daily_limit
@@ -165,8 +166,10 @@ class Standing:
         self._context.hungry()
 
     def note_worked(self) -> None:
-        """Its credentials were accepted for the first time."""
+        """Its credentials were accepted, or mail of it: that counts the first time."""
         now, account = self._context.clock(), self.account
+        if account.worked_at is not None:
+            return
         self.stored = replace(
             self.stored, account=replace(account, worked_at=now, state=AccountState.ACTIVE, state_since=None)
         )

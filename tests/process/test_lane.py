@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from postroom.model import AccountState, MessageState
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Late, ScriptedServer
@@ -66,3 +67,17 @@ def test_a_server_that_takes_fewer_connections_gets_the_mail_over_those(
     assert len(server.connections) < 1 + 20, "it is not asked for more again and again"
     kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
     assert kinds == {"accepted", "sent"}, "nobody's attempt was spent on it"
+
+
+def test_an_account_without_a_password_has_worked_once_mail_of_it_was_sent(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    installation = install(server, connections=1, password="")
+    first = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.is_sent(first))
+    server.on("GREETING", "554 5.3.2 no service for you")
+    kept = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.status(kept).state is MessageState.DEFERRED)
+    [stored] = installation.service.store.accounts()
+    assert stored.account.state is AccountState.PAUSED
