@@ -93,7 +93,7 @@ class Lane:
         if self._context.draining or self._standing.is_closed():
             return 0
         if self._standing.is_doubtful:
-            return 0 if self._jobs or len(self._idle) < len(self._sessions) else 1
+            return self._standing.probe_size if self.is_idle else 0
         full = self._standing.connections * _DEPTH
         return full - len(self._jobs) if len(self._jobs) <= full // 2 else 0
 
@@ -308,10 +308,17 @@ class Lane:
         finally:
             self._opening.discard(session)
         if connection.authenticated:
-            self._standing.note_worked()
+            self._note_worked()
         line = _Line(connection, slot, asyncio.get_running_loop().time())
         self._lines.add(line)
         return line
+
+    def _note_worked(self) -> None:
+        """The first time, see that the account has all its connections now."""
+        if self._standing.account.worked_at is None:
+            self._standing.note_worked()
+            self._staff()
+            self._context.hungry()
 
     async def _slot(self) -> Slot | None:
         """Take one of the account's connections and wait for its turn to log in; None when all are taken."""
@@ -407,7 +414,7 @@ class Lane:
             outcomes = {id_: self._standing.charge(outcome) for id_, outcome in outcomes.items()}
             self._leave(blamed)
         elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
-            self._standing.note_worked()  # not all log in
+            self._note_worked()  # not all log in
             self._standing.recover()
         doubt = next((outcome for outcome in outcomes.values() if isinstance(outcome, InDoubt)), None)
         if doubt is not None:

@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 _PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
 _LONGEST_BLOCK = 60 * SECOND
+_REFUSED_BLOCK = SECOND  # then a probe has the rest of the mail of an account that never worked fail too
+_REFUSED_AT_ONCE = 500  # mails that share the fate of a probe
 
 
 @dataclass(slots=True)
@@ -65,6 +67,7 @@ class Standing:
     def __init__(self, context: Context, stored: StoredAccount) -> None:
         self._context = context
         self._failures = 0
+        self._refused = False  # the last failure was one of an account that never worked, by its own fault
         self._blocked_until = 0.0  # by the loop's clock, which nobody sets
         self._setting_aside: asyncio.Future[None] | None = None
         self.stored = stored
@@ -80,7 +83,7 @@ class Standing:
     def refresh(self, stored: StoredAccount) -> None:
         """Take over what the database says of the account now; new credentials deserve a try at once."""
         if stored.credential != self.stored.credential:
-            self._failures, self._blocked_until = 0, 0.0
+            self._failures, self._refused, self._blocked_until = 0, False, 0.0
         worked_at = stored.account.worked_at or self.account.worked_at  # it may be on its way to the database
         self.stored = replace(stored, account=replace(stored.account, worked_at=worked_at))
         try:
@@ -92,7 +95,9 @@ class Standing:
 
     @property
     def connections(self) -> int:
-        """This worker's share of the account's connections: the others are to have some too."""
+        """This worker's share of the account's connections; one until it is known that the account works."""
+        if self.account.worked_at is None:
+            return 1
         return -(-self.most_connections // self._context.workers)
 
     # -- may it send?
@@ -106,6 +111,11 @@ class Standing:
         """Its last try failed, or it is set aside and being probed: one mail will tell."""
         return bool(self._failures) or not self.is_active
 
+    @property
+    def probe_size(self) -> int:
+        """How many mails may try whether it goes on: many where they are to fail without a log-in for each."""
+        return _REFUSED_AT_ONCE if self._refused else 1
+
     def is_closed(self) -> bool:
         """Nothing is to be claimed for it now."""
         if asyncio.get_running_loop().time() < self._blocked_until:
@@ -118,12 +128,20 @@ class Standing:
     def leave_alone(self, seconds: float) -> None:
         self._blocked_until = asyncio.get_running_loop().time() + seconds
 
-    def block(self) -> None:
+    def block(self, longest: int = _LONGEST_BLOCK) -> None:
         """Leave it alone for a while, longer with each failure in a row."""
         self._failures += 1
+        self._refused = False
         schedule = self._context.settings.retry_schedule
-        wait = min(retry.delay(self._failures, schedule, random.random), _LONGEST_BLOCK)
+        wait = min(retry.delay(self._failures, schedule, random.random), longest)
         self.leave_alone(wait / SECOND)
+
+    def _refuse(self) -> None:
+        """Its own fault, and it never worked: the rest of its mail is to hear of it soon."""
+        if self.is_closed() and self._refused:
+            return  # mail that was in hand hears the same
+        self.block(_LONGEST_BLOCK if self._refused else _REFUSED_BLOCK)
+        self._refused = True
 
     def charge(self, outcome: Outcome) -> Outcome:
         """An account that has worked keeps its mail when it is at fault; one that never has says why it fails."""
@@ -137,7 +155,7 @@ class Standing:
         assert isinstance(blamed, Deferred | Failed)
         account, now = self.account, self._context.clock()
         if isinstance(blamed, Failed) and account.worked_at is None:
-            self.block()
+            self._refuse()
             return False
         busy = isinstance(blamed, Deferred)
         state = AccountState.PARKED if busy else AccountState.PAUSED
@@ -166,10 +184,8 @@ class Standing:
         self._context.hungry()
 
     def note_worked(self) -> None:
-        """Its credentials were accepted, or mail of it: that counts the first time."""
+        """Its credentials were accepted, or mail of it, for the first time."""
         now, account = self._context.clock(), self.account
-        if account.worked_at is not None:
-            return
         self.stored = replace(
             self.stored, account=replace(account, worked_at=now, state=AccountState.ACTIVE, state_since=None)
         )

@@ -81,3 +81,37 @@ def test_an_account_without_a_password_has_worked_once_mail_of_it_was_sent(
     installation.run_until(lambda: installation.status(kept).state is MessageState.DEFERRED)
     [stored] = installation.service.store.accounts()
     assert stored.account.state is AccountState.PAUSED
+
+
+def test_all_mail_of_an_account_that_never_worked_fails_soon_and_with_few_log_ins(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted(users={"me@x.example": "another secret"})
+    installation = install(server, connections=16, POSTROOM_RETRY_SCHEDULE="1h")
+    ids = [installation.accept("you@x.example") for _ in range(200)]
+    installation.run_until(
+        lambda: all(installation.status(request_id).state is MessageState.FAILED for request_id in ids)
+    )
+    assert "535 5.7.8 Authentication failed" in str(installation.status(ids[-1]))
+    assert len(server.logins) <= 3
+
+
+def test_an_account_that_works_has_all_its_connections_soon_after_its_first_log_in(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("AUTH", do=Late(0.5))
+    server.on("DOT", do=Late(0.5))
+    installation = install(server, connections=8)
+    ids = [installation.accept("you@x.example") for _ in range(40)]
+    most = 0
+
+    def all_sent() -> bool:
+        nonlocal most
+        most = max(most, server.open_connections)
+        if not any(login.accepted for login in server.logins):
+            assert len(server.connections) <= 1, "nobody knows yet whether the password is right"
+        return all(installation.is_sent(request_id) for request_id in ids)
+
+    installation.run_until(all_sent)
+    assert most == 8
