@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -277,43 +277,45 @@ def memory(options: Options) -> Section:
 
 
 def fairness(options: Options) -> Section:
-    """Four accounts' throughput alone, beside an account with a long queue, and beside one whose server never answers."""
-    count = options.count(1500, 200)
-    others = range(1, 5)
+    """Four accounts' throughput alone, beside an account with a long queue, and beside one whose server never answers.
 
-    def run(folder: Path, fifth: str) -> float:
-        with sink(folder) as port, sink(folder / "other") as other, _black_hole() as hole:
-            ports = [port] * 4 + {"alone": [], "busy": [other], "silent": [hole]}[fifth]
-            write_accounts(folder, ports, 4)
-            counts = dict.fromkeys(others, count)
-            if fifth != "alone":
-                counts[5] = options.count(30_000, 1000)
-            fill_folder(folder, counts)
-            with worker(folder):
-                return watch(port, 4 * count).rate
-
-    systems = {
-        name: (lambda folder, fifth=fifth: _with_other(folder, fifth, run))
-        for name, fifth in (
-            ("alone", "alone"),
-            ("beside a server that never answers", "silent"),
-            ("beside an account with a long queue", "busy"),
-        )
-    }
-    figures = in_turn(systems, options, "fairness")
-    return Section(
-        "Four accounts and a fifth",
-        tuple(
-            table(
-                ["mails a second of the four", "median", "runs", "against alone"], rate_rows(figures, "alone")
+    Once with servers next door, where the processor is what they share, and once with all of them a round trip away.
+    """
+    lines: list[str] = []
+    for count, far in ((options.count(1500, 200), False), (options.count(600, 60), True)):
+        systems = {
+            name: (
+                lambda folder, fifth=fifth, count=count, far=far: _share(folder, fifth, count, far, options)
             )
-        ),
-    )
+            for name, fifth in (
+                ("alone", "alone"),
+                ("beside a server that never answers", "silent"),
+                ("beside an account with a long queue", "busy"),
+            )
+        }
+        label = "fairness, far" if far else "fairness"
+        figures = in_turn(systems, options, label)
+        where = f"{ROUND_TRIP_S * 1000:.0f} ms away" if far else "near"
+        header = [f"mails a second of the four, {where}", "median", "runs", "against alone"]
+        lines += [*table(header, rate_rows(figures, "alone")), ""]
+    return Section("Four accounts and a fifth", tuple(lines))
 
 
-def _with_other(folder: Path, fifth: str, run: Callable[[Path, str], float]) -> float:
+def _share(folder: Path, fifth: str, count: int, far: bool, options: Options) -> float:
+    """Return the mails a second of four accounts beside a fifth, which has far more mail than there is time for."""
     (folder / "other").mkdir()
-    return run(folder, fifth)
+    with ExitStack() as stack:
+        port, other = stack.enter_context(sink(folder)), stack.enter_context(sink(folder / "other"))
+        hole = stack.enter_context(_black_hole())
+        near_or_far = [stack.enter_context(_delayed(each, folder)) if far else each for each in (port, other)]
+        ports = [near_or_far[0]] * 4 + {"alone": [], "busy": [near_or_far[1]], "silent": [hole]}[fifth]
+        write_accounts(folder, ports, 4)
+        counts = dict.fromkeys(range(1, 5), count)
+        if fifth != "alone":
+            counts[5] = options.count(30_000, 1000)
+        fill_folder(folder, counts)
+        with worker(folder):
+            return watch(port, 4 * count).rate
 
 
 @contextmanager
