@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from postroom.accountfile import AccountRow, RowFault, read_accounts
+from postroom.errors import StoreUnavailable
 from postroom.model import Account, Clock, Secret, system_clock
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import UndecryptableSecret, Vault
@@ -179,7 +180,10 @@ def report(found: SyncReport | None) -> None:
 
 
 class KeyRing:
-    """API keys to accounts, in memory: at most half a second behind the database when `refresh` is called as needed."""
+    """API keys to accounts, in memory: at most half a second behind the database when `refresh` is called as needed.
+
+    While the database is away the keys stay as they were last read: what they open can write nothing then.
+    """
 
     def __init__(self, store: Store, vault: Vault) -> None:
         self._store = store
@@ -187,6 +191,7 @@ class KeyRing:
         self._mutex = threading.Lock()
         self._version: str | None = None
         self._checked = float("-inf")
+        self._away: StoreUnavailable | None = None  # why the last look was in vain
         self._keys: dict[bytes, Account] = {}
 
     def digest(self, key: str) -> bytes:
@@ -196,9 +201,16 @@ class KeyRing:
     def account_of(self, key: str) -> Account | None:
         """Return the account that the key belonged to at the last `refresh`.
 
-        Keys are looked up by their HMAC, so timing tells nothing.
+        Keys are looked up by their HMAC, so timing tells nothing. Raises StoreUnavailable for one that
+        is not there while the database is away: nobody can say whether it has come in since.
         """
-        return next((self._keys[digest] for digest in self._vault.digests(key) if digest in self._keys), None)
+        found = next(
+            (self._keys[digest] for digest in self._vault.digests(key) if digest in self._keys), None
+        )
+        away = self._away
+        if found is None and away is not None:
+            raise StoreUnavailable(str(away))
+        return found
 
     @property
     def is_fresh(self) -> bool:
@@ -206,15 +218,29 @@ class KeyRing:
 
     def refresh(self) -> None:
         """Read the keys anew if they have changed."""
-        with self._mutex:
-            if self.is_fresh:
-                return
-            now = time.monotonic()
-            version = self._store.setting(_VERSION)
-            if version != self._version:
-                # Keys first: an account may come in meanwhile, but none ever goes.
-                keys = self._store.active_keys()
-                accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
-                self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
-                self._version = version
-            self._checked = now
+        # A look at a database that is away takes seconds: one caller waits for it, and the others go on.
+        if not self._mutex.acquire(blocking=self._away is None):
+            return
+        try:
+            if not self.is_fresh:
+                self._look()
+        finally:
+            self._mutex.release()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        try:
+            self._read()
+        except StoreUnavailable as error:
+            self._away, self._checked = error, time.monotonic()
+        else:
+            self._away, self._checked = None, now
+
+    def _read(self) -> None:
+        version = self._store.setting(_VERSION)
+        if version != self._version:
+            # Keys first: an account may come in meanwhile, but none ever goes.
+            keys = self._store.active_keys()
+            accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
+            self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
+            self._version = version

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,9 +15,12 @@ from postroom.accounts import AccountsFile, KeyRing, SyncReport, report, unlock
 from postroom.errors import StoreUnavailable
 from postroom.model import SECOND, Account, AccountState, Secret
 from postroom.store import Store, StoredAccount
+from postroom.store.postgres import PostgresEngine
 from postroom.vault import Vault
+from tests.servers.cable import Cable
+from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
-from tests.store.database import FAR, NOW, Database, Post, SQLiteDatabase
+from tests.store.database import FAR, NOW, Database, Post, PostgresDatabase, SQLiteDatabase
 
 OLD, NEW = Secret("an-old-secret-key"), Secret("a-brand-new-secret-key")
 HEADER = "key,email,app_password,host\n"
@@ -31,6 +37,15 @@ def account_of(ring: KeyRing, key: str) -> Account | None:
     if not ring.is_fresh:
         ring.refresh()
     return ring.account_of(key)
+
+
+def asked(ring: KeyRing, key: str) -> str:
+    """Return whose the key is, as a request hears it."""
+    try:
+        account = account_of(ring, key)
+    except StoreUnavailable:
+        return "away"
+    return account.email if account else "nobody"
 
 
 class Installation:
@@ -317,6 +332,31 @@ class TestKeyRing:
     def test_does_not_ask_the_database_for_each_key(self, office: Installation, ring: KeyRing) -> None:
         office.store.close()
         assert account_of(ring, "anna-canary-key") is not None
+
+    @pytest.mark.only("postgres")
+    @pytest.mark.parametrize("known", [True, False])
+    def test_holds_nobody_up_while_the_database_is_away(
+        self, office: Installation, database: Database, postgres_server: Postgres, known: bool
+    ) -> None:
+        """32 requests share one wait; keys that were read stay, others are not said to be wrong."""
+        office.sync(ANNA)
+        assert isinstance(database, PostgresDatabase)
+        with Cable(postgres_server.port) as cable:
+            store = Store(PostgresEngine(f"postgresql://postroom@127.0.0.1:{cable.port}/{database.name}"))
+            ring = KeyRing(store, office.vault)
+            if known:
+                assert account_of(ring, "anna-canary-key") is not None
+            cable.cut_at(b"setting", before=True, stay_away=True)
+            eventually(lambda: not ring.is_fresh)
+            began = time.monotonic()
+            with ThreadPoolExecutor(32) as threads:
+                outcomes = list(threads.map(partial(asked, ring), ["anna-canary-key", "unknown"] * 16))
+            assert time.monotonic() - began < 6
+            assert set(outcomes) == ({"anna@example.com", "away"} if known else {"away"})
+            cable.mend()
+            eventually(lambda: asked(ring, "anna-canary-key") == "anna@example.com", 10)
+            eventually(lambda: asked(ring, "unknown") == "nobody", 10)
+            store.close()
 
     def test_survives_an_account_that_comes_in_while_it_reads(self, office: Installation) -> None:
         office.sync(ANNA)
