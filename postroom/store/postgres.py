@@ -77,6 +77,10 @@ _AGAIN = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
 )
+_ITS_OWN = (
+    psycopg.errors.LockNotAvailable,
+    psycopg.errors.QueryCanceled,
+)  # somebody holds what one work needs
 _DAMAGED = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted)
 _NOT_NOW = (
     psycopg.OperationalError,
@@ -327,7 +331,7 @@ class PostgresEngine:
         ) as error:
             raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
         except psycopg.OperationalError as error:
-            if any(words in str(error) for words in _FOR_GOOD):
+            if _is_for_good(str(error)):
                 raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
             raise StoreUnavailable(f"the database {self.where} cannot be reached: {_said(error)}") from error
 
@@ -341,8 +345,13 @@ class PostgresEngine:
 
     @contextmanager
     def reading(self) -> Iterator[tuple[Any, Any]]:
-        with translated(self.where), self._pool.connection() as connection:
-            yield _Session(connection, self._queries), self._queries
+        with translated(self.where):
+            try:
+                with self._pool.connection() as connection:
+                    yield _Session(connection, self._queries), self._queries
+            except psycopg.OperationalError:
+                self._suspect_since = time.monotonic()  # the other readers' connections may be lost too
+                raise
 
     # -- writing
 
@@ -355,6 +364,9 @@ class PostgresEngine:
                 except _AGAIN as error:
                     log.info("a transaction met another one and is run again: %s", _said(error))
                     time.sleep(random.uniform(0, 0.01) * 2**number)  # noqa: S311  # not a secret
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    connection.close()  # a server that has become a standby: the next connection may find the new one
+                    raise
                 except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                     self._suspect_since = time.monotonic()
                     if not connection.closed or number:
@@ -408,7 +420,7 @@ class PostgresEngine:
                 pipeline.sync()
                 undone = not all(guards)
                 xid = evidence.xid
-        except psycopg.errors.PipelineAborted:
+        except (psycopg.errors.PipelineAborted, *_ITS_OWN):
             self._roll_back()
             return None
         except _NOT_NOW:
@@ -435,10 +447,13 @@ class PostgresEngine:
                 with translated(self.where):
                     settled.append(Settled(work(transaction)))
             except Exception as error:
-                if isinstance(error.__cause__, (*_NOT_NOW, *_DAMAGED)):
-                    raise error.__cause__ from error  # the fault is the database's, so nobody's work can be committed
+                fault = error.__cause__
+                if isinstance(fault, (*_NOT_NOW, *_DAMAGED)) and not isinstance(fault, _ITS_OWN):
+                    raise fault from error  # the fault is the database's, so nobody's work can be committed
                 settled.append(Settled(error=error))
                 connection.execute("ROLLBACK TO SAVEPOINT work")
+                if isinstance(fault, _ITS_OWN):  # the next work may need the same: it has waited long enough
+                    connection.execute("SET LOCAL lock_timeout = '100ms'")
             else:
                 connection.execute("RELEASE SAVEPOINT work")
         evidence = self._prepare_commit(connection, transaction)
@@ -554,6 +569,12 @@ _FOR_GOOD = (
     "no pg_hba.conf entry",
     "does not exist",
 )
+
+
+def _is_for_good(said: str) -> bool:
+    """Whether trying again would not help. libpq tries with and without TLS, and one of the two may only be too early."""
+    reasons = [line for line in said.splitlines() if "FATAL:" in line or "no password supplied" in line]
+    return bool(reasons) and all(any(words in line for words in _FOR_GOOD) for line in reasons)
 
 
 def _read_only(connection: psycopg.Connection[Any]) -> None:

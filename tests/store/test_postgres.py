@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -17,7 +18,7 @@ from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavaila
 from postroom.model import SECOND, Accepted, ClaimedJob
 from postroom.store import Store, Transaction, open_store
 from postroom.store.floors import Floors
-from postroom.store.postgres import PostgresEngine
+from postroom.store.postgres import PostgresEngine, _is_for_good
 from tests.servers.cable import Cable
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
@@ -187,6 +188,38 @@ class TestAServerThatGoes:
             assert post.store.status("none") is None
         assert len(request_ids(database)) == 5
 
+    def test_ends_our_sessions_is_noticed_by_one_reader_for_all(
+        self, post: Post, database: Database, postgres_server: Postgres
+    ) -> None:
+        assert isinstance(database, PostgresDatabase)
+        engine = post.store._engine
+        with engine.reading(), engine.reading(), engine.reading():
+            pass
+        postgres_server.terminate_backends(database.name)
+        with contextlib.suppress(StoreUnavailable):
+            post.store.accounts()
+        for _ in range(3):
+            assert post.store.accounts()
+
+    @pytest.mark.parametrize(
+        ("said", "for_good"),
+        [
+            ('FATAL:  password authentication failed for user "x"', True),
+            ('FATAL:  no pg_hba.conf entry for host "192.0.2.1", no encryption', True),
+            (
+                (
+                    "connection failed: FATAL:  sorry, too many clients already\n"
+                    'connection failed: FATAL:  no pg_hba.conf entry for host "192.0.2.1", no encryption'
+                ),
+                False,
+            ),
+            ("FATAL:  the database system is starting up", False),
+            ("Connection refused\n\tIs the server running on that host?", False),
+        ],
+    )
+    def test_is_given_up_only_when_nothing_it_said_may_pass(self, said: str, for_good: bool) -> None:
+        assert _is_for_good(said) is for_good
+
     def test_is_waited_for_a_bounded_time(self, postgres_server: Postgres) -> None:
         store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
         began = time.monotonic()
@@ -217,6 +250,20 @@ class TestAServerThatGoes:
 
 
 class TestABatch:
+    def test_fails_only_those_who_need_what_somebody_holds(self, post: Post, database: Database) -> None:
+        store, message = database.open_impatient(), new_message(post.add_account("berta@example.com"))
+        with psycopg.connect(database.url) as other:
+            other.execute("SELECT 1 FROM account WHERE id = %s FOR UPDATE", [post.anna])
+            blocked = partial(take_connection, post.anna, post.worker)
+            began = time.monotonic()
+            settled = store.write_all([*[blocked] * 20, accepting(message), *[blocked] * 20])
+            assert time.monotonic() - began < 15, "each does not wait as long as the first"
+        assert [isinstance(each.error, StoreUnavailable) for each in settled] == [True] * 20 + [False] + [
+            True
+        ] * 20
+        assert message.request_id in request_ids(database)
+        store.close()
+
     def test_that_meets_another_one_head_on_is_run_again(self, post: Post, database: Database) -> None:
         """Two transactions that lock the same two accounts in either order: the server ends one of them."""
         berta = post.add_account("berta@example.com")
@@ -274,6 +321,10 @@ class TestABatch:
         post.add()
         eventually(lambda: store.change_counter() > before, message="the notification")
         store.close()
+
+
+def take_connection(account_id: int, worker_id: int, transaction: Transaction) -> object:
+    return transaction.take_connection(account_id, worker_id, most=9, logins_per_minute=None, now=NOW)
 
 
 def give_back(job: ClaimedJob, transaction: Transaction) -> None:
