@@ -11,6 +11,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from postroom.errors import (
+    CommitUnknown,
     DiskFull,
     InvalidSubmission,
     MalformedSubmission,
@@ -105,6 +106,18 @@ def _on_unavailable(error: StoreUnavailable) -> Response:
     )
 
 
+def _on_unknown(error: CommitUnknown) -> Response:
+    log.error("not known to be durable: %s", error)
+    return problem(
+        503,
+        "store_unavailable",
+        "It is not known whether the message was stored",
+        "the database was lost while it stored the message, which may or may not be sent; with an Idempotency-Key the "
+        "same request can be repeated safely after the time in Retry-After (seconds)",
+        headers={"Retry-After": str(error.retry_after)},
+    )
+
+
 def _on_disk_full(error: DiskFull) -> Response:
     log.error("not accepted: %s", error)
     return problem(
@@ -134,8 +147,9 @@ def _on_surprise(error: Exception) -> Response:
 _HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Response]], ...] = (
     (Rejected, _on_rejected),
     (HTTPException, _on_http),
-    (StoreUnavailable, _on_unavailable),
+    (CommitUnknown, _on_unknown),
     (DiskFull, _on_disk_full),
+    (StoreUnavailable, _on_unavailable),
     (StoreError, _on_store_error),
     (Exception, _on_surprise),
 )

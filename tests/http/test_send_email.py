@@ -17,7 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from postroom.errors import CommitUnknown, DiskFull, StoreUnavailable
 from postroom.setup import Service
+from postroom.web.errors import answer_to
 
 MESSAGE = "Email request is being processed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
@@ -970,3 +972,21 @@ def test_json_test_suite(client: FlaskClient, alice: str, kept: Callable[[], int
     # The same where a value may stand.
     check_civil(post(client, b'{"subject": ' + body + b', "recipient": "y@e.com"}', {"X-API-Key": alice}))
     check_kept_nothing(kept)
+
+
+@pytest.mark.parametrize(
+    ("error", "title", "wait"),
+    [
+        (StoreUnavailable("away"), "The message could not be stored safely", "5"),
+        (DiskFull(1, 2), "The disk of this service is nearly full", "60"),
+        (CommitUnknown("lost"), "It is not known whether the message was stored", "5"),
+    ],
+)
+def test_what_could_not_be_stored_is_told_from_what_may_have_been(
+    error: Exception, title: str, wait: str
+) -> None:
+    answer = answer_to(error)
+    document = json.loads(answer.get_data())
+    assert (answer.status_code, document["title"], answer.headers["Retry-After"]) == (503, title, wait)
+    assert document["type"] == "urn:problem:postroom:store-unavailable"
+    assert ("nothing was accepted" in document["detail"]) is not isinstance(error, CommitUnknown)
