@@ -476,7 +476,7 @@ def test_a_stop_ends_all_processes_in_order(service: Installation, how: signal.S
     assert len(pids) >= 3, "granian, its worker, ours"
     began = time.monotonic()
     assert service.stop(how) == 0
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 9.5  # at 10 s it is killed
     assert not [pid for pid in pids if alive(pid)]
     assert "Traceback" not in service.log()
 
@@ -528,7 +528,7 @@ def test_a_stop_while_a_web_worker_starts(service: Installation, pause: float) -
     time.sleep(pause)
     began = time.monotonic()
     assert service.stop() == 0
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 9.5  # at 10 s it is killed
     assert not [pid for pid in pids if alive(pid)]
 
 

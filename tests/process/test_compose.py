@@ -57,12 +57,12 @@ def image(tmp_path: Path) -> Path:
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, copy)
     for words in instructions("RUN"):
-        subprocess.run(["sh", "-ec", words], cwd=place, check=True, timeout=300)
+        subprocess.run(["sh", "-ec", words], cwd=place, check=True, timeout=900)
     return place
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1500)
 def test_every_step_and_every_command(image: Path, tmp_path: Path, sink: Sink, redis_server: Redis) -> None:
     with Postgres() as server, ExitStack() as stack:
         declared = environment_of_all()

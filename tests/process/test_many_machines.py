@@ -98,7 +98,6 @@ class Trouble:
         self._server = server
         self._database = database
         self._chance = random.Random(7)
-        self._server_is_up = threading.Lock()
 
     def run(self) -> None:
         events = ["kill"] * KILLS + ["backend"] * BACKENDS + ["stop"] * STOPS
@@ -114,11 +113,17 @@ class Trouble:
     def _cut(self) -> None:
         """The machine that has sent most so far is away for a while."""
         time.sleep(SECONDS / 4)
-        [(busiest, _), *_] = self._fleet.query(SHARES)
+        busiest = eventually(self._busiest, 30, "the database to say who has sent most")
         [machine] = [each for each in self._fleet.workers if each.host.name == busiest]
         machine.host.cut()
         time.sleep(CUT_S)
         machine.host.mend()
+
+    def _busiest(self) -> str:
+        try:
+            return next((str(host) for host, _ in self._fleet.query(SHARES)), "")
+        except psycopg.OperationalError:  # it may be away just now
+            return ""
 
     def _kill(self) -> None:
         eventually(lambda: self._fleet.kill_one(self._chance), 30, "a process to kill")

@@ -5,6 +5,7 @@ Rows 11, 13, 14 and 18 of the fault catalogue, seen from outside a whole install
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
 from tests.servers.netns import BLACK_HOLE, NO_ERROR, NXDOMAIN, SERVFAIL, FakeResolver, in_namespace
 from tests.servers.programs import free_port
-from tests.servers.scripted import Late, Reset
+from tests.servers.scripted import Held, Reset
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
@@ -77,7 +78,7 @@ def test_a_black_hole_delays_nobody_else(tmp_path: Path) -> None:
         Installation(
             tmp_path,
             [HEADER, row(sink.port), row(25, BAD, BLACK_HOLE)],
-            POSTROOM_SMTP_TIMEOUT="60s",
+            POSTROOM_SMTP_TIMEOUT="120s",
             POSTROOM_SMTP_ALLOW_PLAINTEXT="true",
         ) as service,
     ):
@@ -102,17 +103,19 @@ def test_an_answer_after_our_time_out_is_in_doubt_and_no_other_mail_s(
     tmp_path: Path, scripted: StartScripted
 ) -> None:
     server = scripted()
-    server.on("DOT", do=Late(2.5), times=1)
+    given_up = threading.Event()
+    server.on("DOT", do=Held(given_up), times=1)
     server.on("DOT", reply="554 5.6.0 not this one", times=1)
     rows = [HEADER + ",connections", row(server.port) + ",1"]
-    settings = {"POSTROOM_RETRY_SCHEDULE": "5s", "POSTROOM_SMTP_TIMEOUT": "1s"}
+    settings = {"POSTROOM_RETRY_SCHEDULE": "15s", "POSTROOM_SMTP_TIMEOUT": "2s"}
     with Installation(tmp_path, rows, **settings) as service:
         late = service.send()
         assert "did not say whether it took the message" in service.wait_for(late, "deferred")
         refused = service.send()
         assert "554 5.6.0 not this one" in service.wait_for(refused, "failed")
+        given_up.set()
         eventually(lambda: len(server.messages) >= 1, message="the late answer")
-        service.wait_for(late)
+        service.wait_for(late, timeout=40)
         answer = service.client.call("GET", f"/email-status/{late}").document
         assert answer == {"request_id": late, "status": "sent", "possible_duplicate": True}
         assert "possible_duplicate" not in service.client.call("GET", f"/email-status/{refused}").document

@@ -395,7 +395,7 @@ class TestClaims:
 
         def race(number: int) -> list[int]:
             taken: list[int] = []
-            while not over.is_set():
+            while True:
                 try:
                     jobs = stores[number % 8].write(
                         lambda t: t.claim(
@@ -407,12 +407,13 @@ class TestClaims:
                             daily_limit=500,
                         )
                     )
-                    if number % 4 == 0 and jobs:
+                    if over.is_set():
+                        return taken + [job.id for job in jobs]
+                    if number % 4 == 0 and jobs:  # and the next claim takes the slot again
                         stores[number % 8].write(partial(give_back, jobs.pop()))
                 except StoreUnavailable:
                     continue
                 taken += [job.id for job in jobs]
-            return taken
 
         with ThreadPoolExecutor(32) as threads:
             futures = [threads.submit(race, number) for number in range(32)]
