@@ -7,9 +7,11 @@ import signal
 import threading
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
-from tests.servers.scripted import Drop, Hang, Held, ScriptedServer
+from tests.servers.scripted import Drop, Hang, Held, Leave, ScriptedServer
 from tests.servers.waiting import eventually
 
 POSTED = threading.Event()
@@ -83,6 +85,28 @@ def test_a_server_that_goes_after_every_mail_costs_no_attempt_and_is_soon_known(
         assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)]
         assert service.log().count("from now on it gets one after another") == 1
     assert len(server.messages) == 12
+
+
+@pytest.mark.parametrize("farewell", [b"", "421 4.4.2 idle for too long"], ids=["unsaid", "421"])
+def test_a_server_that_leaves_an_idle_connection_costs_no_attempt(
+    farewell: bytes | str, tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    idle = threading.Event()
+    server.on("DOT", do=Leave(idle, farewell), times=1)
+    with install(tmp_path, server) as service:
+        [first] = send(service, 1)
+        service.wait_for(first)
+        assert service.query("SELECT count(*) FROM connection") == [(1,)], "it is kept for what comes"
+        idle.set()
+        eventually(lambda: server.open_connections == 0, message="the server to close it")
+        service.wait_for(service.send())
+        assert events(service) == {"accepted": 2, "sent": 2}
+        assert service.query("SELECT attempt FROM job") == [(1,), (1,)]
+        assert service.query("SELECT outcome FROM attempt") == [("sent",), ("sent",)]
+    left, fresh = server.connections
+    assert left.verbs == ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"], "nothing was said on it any more"
+    assert [len(each.transactions) for each in (left, fresh)] == [1, 1]
 
 
 def test_an_account_at_its_limit_leaves_what_was_announced_unsent(

@@ -97,6 +97,14 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class Leave:
+    """The proper answer; as soon as `when` is set, `text` and a closed connection."""
+
+    when: threading.Event
+    text: Text = b""
+
+
+@dataclass(frozen=True)
 class Reset:
     """Close the connection with a TCP RST (SO_LINGER 0)."""
 
@@ -138,7 +146,7 @@ class BareHandshake:
 
 
 Action: TypeAlias = (
-    Reply | Held | Also | Hang | Drop | Reset | HalfClose | Garbage | Endless | Drip | BareHandshake
+    Reply | Held | Also | Hang | Drop | Leave | Reset | HalfClose | Garbage | Endless | Drip | BareHandshake
 )
 
 # The verb whose reply comes right before this verb's command, in a session with TLS and AUTH.
@@ -553,6 +561,10 @@ class _Conversation:
         if seconds and self.server.stopping.wait(seconds):
             raise _Gone
 
+    def wait_for(self, event: threading.Event) -> None:
+        while not event.is_set():
+            self.wait(POLL)
+
     def drain(self) -> None:
         """Read and forget until the client goes."""
         while True:
@@ -588,8 +600,7 @@ class _Conversation:
                 self.wait(after)
                 return self.say(text, proper, note)
             case Held(until):
-                while not until.is_set():
-                    self.wait(POLL)
+                self.wait_for(until)
                 return self.say(None, proper, note)
             case Also(extra, text):
                 said = proper if text is None else wire(text)
@@ -627,6 +638,10 @@ class _Conversation:
                     self.server.stopping.wait()
             case Drop(text):
                 self.say(text, proper, note)
+            case Leave(when, text):
+                self.say(None, proper, note)
+                self.wait_for(when)
+                self.say(text, b"", ignore)
             case Reset():
                 self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             case HalfClose(text):
