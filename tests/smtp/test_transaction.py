@@ -91,7 +91,7 @@ def test_commands_are_pipelined_only_where_that_is_offered(
 ) -> None:
     server = scripted(extensions=extensions)
     server.on("MAIL", do=Hang())
-    mail(endpoint(server, deadlines={"command": 0.2}), envelope())
+    mail(endpoint(server, deadlines={"command": 1.0}), envelope())
     assert (b"\r\nRCPT TO:<" in server.plaintext) == (extensions is PIPELINED)
     assert (b"\r\nDATA\r\n" in server.plaintext) == (extensions is PIPELINED)
 
@@ -547,8 +547,8 @@ def test_the_reason_of_a_doubt_is_printable(scripted: StartScripted) -> None:
 @pytest.mark.parametrize("verb", ["MAIL", "DATA", "DOT"])
 def test_a_late_reply_never_reaches_the_next_message(scripted: StartScripted, verb: str) -> None:
     server = scripted()
-    server.on(verb, do=Late(0.35), times=1)
-    where = endpoint(server, deadlines={"command": 0.2, "data": 0.2, "dot": 0.2})
+    server.on(verb, do=Late(1.5), times=1)
+    where = endpoint(server, deadlines={"command": 1.0, "data": 1.0, "dot": 1.0})
     late, dead = mail(where, envelope(BOB), envelope(CAROL))
     assert late.transcript.fault is not None
     assert late.transcript.fault.kind is FaultKind.TIMEOUT
@@ -569,7 +569,7 @@ def test_a_late_reply_never_reaches_the_next_message(scripted: StartScripted, ve
 def test_a_reply_between_transactions(scripted: StartScripted, extra: str | bytes) -> None:
     server = scripted()
     server.on("DOT", do=Also(extra), times=1)
-    first, second = mail(endpoint(server, deadlines={"command": 0.3}), envelope(BOB), envelope(CAROL))
+    first, second = mail(endpoint(server, deadlines={"command": 1.0}), envelope(BOB), envelope(CAROL))
     assert first.outcome() == (Sent, None)
     assert not first.usable
     assert second.outcome(CAROL) == (Deferred, Blame.CONNECTION)
