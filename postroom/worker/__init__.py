@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,16 +158,14 @@ class Worker:
     async def _claim(self) -> None:
         if not self._has_room():
             return
-        claims = []
-        for stored in await self._context.read(lambda: self._store.accounts_due(self._clock())):
-            lane = self._lane(stored)
-            room = lane.room()
-            if self._context.bytes_in_hand >= _MOST_BYTES_IN_HAND:
-                room = min(
-                    room, int(lane.is_idle)
-                )  # what hangs in one account's hands keeps nobody else waiting
-            if room:
-                claims.append((lane, self._context.seam.submit(self._claim_work(lane, stored, room))))
+        due = await self._context.read(lambda: self._store.accounts_due(self._clock()))
+        takers = self._takers(due)
+        most = (_MOST_BYTES_IN_HAND - self._context.bytes_in_hand) // max(1, len(takers))
+        most = max(0, min(most, _MOST_BYTES_A_CLAIM))  # a claim brings in one mail, however large
+        claims = [
+            (lane, self._context.seam.submit(self._claim_work(lane, stored, room, most)))
+            for lane, stored, room in takers
+        ]
         settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
         if claims:
             passing("claim.committed")
@@ -177,6 +175,19 @@ class Worker:
         for fault in settled:
             if isinstance(fault, BaseException):
                 raise fault
+
+    def _takers(self, due: Sequence[StoredAccount]) -> list[tuple[Lane, StoredAccount, int]]:
+        """Return the lanes that can take in jobs now, and how many: they share what room there is in memory."""
+        full = self._context.bytes_in_hand >= _MOST_BYTES_IN_HAND
+        takers = []
+        for stored in due:
+            lane = self._lane(stored)
+            room = lane.room()
+            if full:  # what hangs in one account's hands keeps nobody else waiting
+                room = min(room, int(lane.is_idle))
+            if room:
+                takers.append((lane, stored, room))
+        return takers
 
     def _has_room(self) -> bool:
         """Nothing is begun whose end might find no room on the disk; the first mail that could not says so."""
@@ -197,14 +208,14 @@ class Worker:
         return lane
 
     def _claim_work(
-        self, lane: Lane, stored: StoredAccount, room: int
+        self, lane: Lane, stored: StoredAccount, room: int, most_bytes: int
     ) -> Callable[[Transaction], list[ClaimedJob]]:
         def work(transaction: Transaction) -> list[ClaimedJob]:
             return transaction.claim(
                 account_id=stored.account.id,
                 worker_id=self._registration.worker_id,
                 most=room,
-                most_bytes=_MOST_BYTES_A_CLAIM,
+                most_bytes=most_bytes,
                 now=self._clock(),
                 daily_limit=lane.daily_limit,
             )

@@ -175,7 +175,6 @@ class Lane:
 
     def _take(self) -> ClaimedJob:
         job = self._jobs.popleft()
-        self._context.bytes_in_hand -= len(job.mime)
         if len(self._jobs) == self._standing.connections * _DEPTH // 2:
             self._context.hungry()
         return job
@@ -271,7 +270,6 @@ class Lane:
 
     def _put_back(self, job: ClaimedJob) -> None:
         self._jobs.appendleft(job)
-        self._context.bytes_in_hand += len(job.mime)
 
     async def _close(self, line: _Line) -> None:
         self._lines.discard(line)
@@ -393,6 +391,7 @@ class Lane:
             return False
         except LeaseLost:
             log.warning("message %s was taken over by another worker; nothing was sent", job.request_id)
+            self._let_go(job)
             return True
         except StoreUnavailable as error:
             log.warning("message %s was held back before its final dot: %s", job.request_id, error)
@@ -447,6 +446,7 @@ class Lane:
     def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         context, now = self._context, self._context.clock()
         result = self._result(job, outcomes, now)
+        self._let_go(job)
         context.seam.persist(
             lambda transaction: transaction.finish(
                 job, result, worker_id=context.worker_id, started_at=started_at, now=now
@@ -476,8 +476,13 @@ class Lane:
             due = now
         return Result(outcomes, due if due is not None else now, job.in_doubt or settings.in_doubt)
 
+    def _let_go(self, job: ClaimedJob) -> None:
+        """A job is in hand from the claim until what became of it is on its way into the database."""
+        self._context.bytes_in_hand -= len(job.mime)
+
     def _release(self, job: ClaimedJob) -> None:
         now = self._context.clock()
+        self._let_go(job)
         self._context.seam.persist(
             lambda transaction: transaction.release(job, now), f"that {job.request_id} goes back to the queue"
         )

@@ -179,9 +179,9 @@ class InProcess:
         self.service = setup.open_service(migrate=True)
         setup.read_accounts_file(self.service)
 
-    def accept(self, *recipients: str, account: int = 0) -> str:
+    def accept(self, *recipients: str, account: int = 0, body: str = "A body") -> str:
         sender = self.service.store.accounts()[account].account
-        submission = Submission(sender, recipients, "A subject", "A body")
+        submission = Submission(sender, recipients, "A subject", body)
         return accept(self.service.store, submission, most_bytes=10_000).request_id
 
     def run_until(self, condition: Callable[[], bool]) -> None:
@@ -284,6 +284,36 @@ def test_a_stop_waits_for_the_answer_to_a_dot_that_is_out(
     kinds = [[event.kind for event in installation.service.store.events(each)] for each in ids]
     assert kinds == [["accepted", "sent"], ["accepted"]]
     assert len(late.transactions) == 1
+
+
+@pytest.mark.parametrize("accounts", [1, 4])
+def test_what_is_in_hand_is_bounded_over_all_accounts(
+    accounts: int,
+    in_process: Callable[..., InProcess],
+    scripted: StartScripted,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("postroom.worker._MOST_BYTES_IN_HAND", 10 * 8000)
+    monkeypatch.setattr("postroom.worker._MOST_BYTES_A_CLAIM", 5 * 8000)
+    monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
+    server = scripted()
+    server.on("MAIL", do=Late(0.5))
+    installation = in_process(*[server] * accounts)
+    ids = [
+        installation.accept("you@x.example", account=number % accounts, body="x" * 7000)
+        for number in range(48)
+    ]
+    claims: list[int] = []
+    claim = Transaction.claim
+
+    def counting(self: Transaction, **rest: Any) -> Any:
+        jobs = claim(self, **rest)
+        claims.append(self._db.execute("SELECT count(*) FROM job WHERE state = 'claimed'").fetchone()[0])
+        return jobs
+
+    monkeypatch.setattr(Transaction, "claim", counting)
+    installation.run_until(lambda: all(map(installation.is_sent, ids)))
+    assert max(claims) <= 10 + accounts, "each claim brings in one at least"
 
 
 def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(
