@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from postroom.errors import CommitUnknown, StoreUnavailable
+from postroom.errors import CommitUnknown, LeaseLost, StoreUnavailable
 from postroom.store import Settled, Store, Work
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Seam:
 
     While a commit is under way further work gathers, and goes into the next one. Before it begins one it
     waits for `linger_s`, so that what others need by then is in it too. `on_unknown` is told when nobody
-    can say whether a commit was done.
+    can say whether a commit was done, and when something that must be recorded cannot be.
     """
 
     def __init__(
@@ -77,8 +77,11 @@ class Seam:
             errand.pause = min(errand.pause * 2, _LONGEST_PAUSE_S)
             asyncio.get_running_loop().call_later(errand.pause, self._try, errand)
             return
-        if error is not None:
+        if isinstance(error, LeaseLost):
+            log.warning("cannot record %s: %s", errand.what, error)
+        elif error is not None:
             log.error("cannot record %s", errand.what, exc_info=error)
+            self._on_unknown()  # the database holds it as under way, and would for as long as we live
         self._persisting.discard(errand.done)
         errand.done.set_result(None)
         if errand.then is not None:

@@ -32,6 +32,7 @@ from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
     IdempotencyClash,
+    Orphan,
     Result,
     Slot,
     Transaction,
@@ -45,6 +46,7 @@ __all__ = [
     "IdempotencyClash",
     "LogBatch",
     "LogLine",
+    "Orphan",
     "Result",
     "Settled",
     "Slot",

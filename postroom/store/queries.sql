@@ -109,7 +109,7 @@ INSERT INTO account_usage (account_id, slot, recipients) VALUES (:account_id, :s
 ON CONFLICT (account_id, slot) DO UPDATE SET recipients = account_usage.recipients + excluded.recipients;
 
 -- name: return_usage!
-UPDATE account_usage SET recipients = recipients - :recipients
+UPDATE account_usage SET recipients = CASE WHEN recipients > :recipients THEN recipients - :recipients ELSE 0 END
 WHERE account_id = (SELECT account_id FROM job WHERE id = :job_id) AND slot = :slot;
 
 -- name: forget_usage!

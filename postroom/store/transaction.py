@@ -85,6 +85,14 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Orphan:
+    """A job of a worker that is gone, as `jobs_owned_by` has it, and whether the worker may have died of it."""
+
+    row: tuple[Any, ...]
+    is_suspect: bool
+
+
+@dataclass(frozen=True, slots=True)
 class IdempotencyClash:
     """The idempotency key was used before, for a different request."""
 
@@ -547,37 +555,41 @@ class Transaction:
         not `crashed` but signs off raises no suspicion against what it gives back.
         A job whose dot may have left is in doubt and treated by policy; the others are plain retries.
         """
-        if not self._q.bury_worker(self._db, worker_id=worker_id, now=now, lease=lease):
+        if not self.declare_gone(worker_id, now=now, lease=lease):
             return 0
         return self.recover_from(worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
+
+    def declare_gone(self, worker_id: int, *, now: Instant, lease: Instant | None = None) -> bool:
+        """Let a worker claim nothing more; False when it has gone already, or has renewed this lease."""
+        return bool(self._q.bury_worker(self._db, worker_id=worker_id, now=now, lease=lease))
 
     def recover_from(
         self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
     ) -> int:
         """Take from a buried worker whatever it still owns; return how many jobs that were."""
+        orphans = self.orphans_of(worker_id)
+        for orphan in orphans:
+            self.recover(orphan, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
+            passing("recover.inside")
+        return len(orphans)
+
+    def orphans_of(self, worker_id: int) -> list[Orphan]:
+        """Return a buried worker's jobs, and free its connections."""
         self._q.return_connections_of(self._db, worker_id=worker_id)
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
         suspicion = max((row[6] for row in rows), default=0)
-        for row in rows:
-            # Where one was under suspicion, the others in hand are not: they only happened to be there.
-            self._recover(
-                row, worker_id, now, in_doubt, suspect=crashed and suspicion == row[6], crashed=crashed
-            )
-            passing("recover.inside")
         self.wakes = True
-        return len(rows)
+        # Where one was under suspicion, the others in hand are not: they only happened to be there.
+        return [Orphan(row, suspicion == row[6]) for row in rows]
 
-    def _recover(
-        self,
-        row: tuple[Any, ...],
-        worker_id: int,
-        now: Instant,
-        in_doubt: InDoubtPolicy,
-        *,
-        suspect: bool,
-        crashed: bool,
+    def recover(
+        self, orphan: Orphan, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
     ) -> None:
-        job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved, own = row
+        """Give one job of a buried worker back. Raises LeaseLost when it was given back already."""
+        job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved, own = (
+            orphan.row
+        )
+        suspect = crashed and orphan.is_suspect
         pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:reserved]
         job = ClaimedJob(

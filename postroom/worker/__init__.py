@@ -84,8 +84,8 @@ class Worker:
         )
 
     def _end_unsure(self) -> None:
-        """A claim may have been committed that we do not know of: sign off, so that its jobs go to whoever comes next."""
-        log.error("whether a commit was done is not known; this worker ends and is started anew")
+        """The database may hold jobs as ours that are not in our hands: sign off, so that they go to whoever comes next."""
+        log.error("the database may not hold what this worker has done; it ends and is started anew")
         self._unsure = True
         self.stop()
 

@@ -12,12 +12,12 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+from postroom.errors import LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Clock, InDoubtPolicy, Instant
-from postroom.store import Store, Transaction, WorkerRecord
+from postroom.store import Orphan, Store, Work, WorkerRecord
 
 log = logging.getLogger(__name__)
 
@@ -68,13 +68,52 @@ class Registration:
         A worker that ends because of a fault (`crashed`) has it count as one more death.
         """
         now = self._clock()
-        self._store.write(
-            lambda transaction: transaction.bury_worker(
-                self.worker_id, now=now, in_doubt=in_doubt, crashed=crashed
-            )
-        )
+        bury(self._store, self.worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
         self._path.unlink(missing_ok=True)
         self._file.close()
+
+
+def bury(
+    store: Store,
+    worker_id: int,
+    *,
+    now: Instant,
+    in_doubt: InDoubtPolicy,
+    lease: Instant | None = None,
+    crashed: bool = True,
+) -> int:
+    """Take everything from a worker that is gone (`Transaction.bury_worker`); return how many jobs that were."""
+    try:
+        return store.write(
+            lambda transaction: transaction.bury_worker(
+                worker_id, now=now, in_doubt=in_doubt, lease=lease, crashed=crashed
+            )
+        )
+    except StoreUnavailable:
+        raise
+    except Exception as error:
+        log.warning("worker %d cannot be buried with all its jobs at once: %s", worker_id, error)
+    if not store.write(lambda transaction: transaction.declare_gone(worker_id, now=now, lease=lease)):
+        return 0
+    return recover_each(store, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
+
+
+def recover_each(
+    store: Store, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
+) -> int:
+    """Give back the jobs of a buried worker, each by itself: one that cannot be must not keep the others."""
+    orphans = store.write(lambda transaction: transaction.orphans_of(worker_id))
+
+    def recovering(orphan: Orphan) -> Work[None]:
+        return lambda transaction: transaction.recover(
+            orphan, worker_id, now=now, in_doubt=in_doubt, crashed=crashed
+        )
+
+    settled = store.write_all([recovering(orphan) for orphan in orphans])
+    for result in settled:
+        if result.error is not None and not isinstance(result.error, LeaseLost):
+            log.error("a job of worker %d cannot be given back", worker_id, exc_info=result.error)
+    return sum(result.error is None for result in settled)
 
 
 class Undertaker:
@@ -104,20 +143,17 @@ class Undertaker:
     def look_behind(self) -> int:
         """Take back what workers own that were buried long since; return how many jobs.
 
-        Nobody can claim once it is buried, so that this finds only what an earlier version, or a hand in
-        the database, has left.
+        Nobody can claim once it is buried, so that this finds only what an earlier version, or a job that
+        could not be given back, has left.
         """
         recovered = 0
         for worker_id in self._store.gone_with_hands_full():
-            count = self._store.write(partial(self._recover_from, worker_id))
+            count = recover_each(self._store, worker_id, now=self._clock(), in_doubt=self._in_doubt)
             log.warning(
                 "worker %d was gone and still had %d jobs, which went back to the queue", worker_id, count
             )
             recovered += count
         return recovered
-
-    def _recover_from(self, worker_id: int, transaction: Transaction) -> int:
-        return transaction.recover_from(worker_id, now=self._clock(), in_doubt=self._in_doubt)
 
     def _look(self, records: Sequence[WorkerRecord]) -> None:
         now = time.monotonic()
@@ -138,11 +174,8 @@ class Undertaker:
 
     def _bury(self, record: WorkerRecord, *, known_dead: bool) -> int:
         now = self._clock()
-        count = self._store.write(
-            lambda transaction: transaction.bury_worker(
-                record.id, now=now, in_doubt=self._in_doubt, lease=None if known_dead else record.lease_until
-            )
-        )
+        lease = None if known_dead else record.lease_until
+        count = bury(self._store, record.id, now=now, in_doubt=self._in_doubt, lease=lease)
         log.warning(
             "worker %d (pid %d) is gone; %d jobs went back to the queue", record.id, record.pid, count
         )

@@ -17,7 +17,7 @@ import pytest
 from postroom import setup
 from postroom.accept import accept
 from postroom.deliver import deliver
-from postroom.errors import StoreUnavailable
+from postroom.errors import CommitUnknown, StoreError, StoreUnavailable
 from postroom.model import SECOND, MessageState, MessageStatus, Submission
 from postroom.store import Transaction
 from postroom.worker import Worker
@@ -314,6 +314,26 @@ def test_what_is_in_hand_is_bounded_over_all_accounts(
     monkeypatch.setattr(Transaction, "claim", counting)
     installation.run_until(lambda: all(map(installation.is_sent, ids)))
     assert max(claims) <= 10 + accounts, "each claim brings in one at least"
+
+
+def test_a_result_that_cannot_be_recorded_ends_the_worker_and_leaves_the_mail_in_doubt(
+    in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = in_process(scripted())
+    request_id = installation.accept("you@x.example")
+    finish, faults = Transaction.finish, [StoreError("a constraint is violated")]
+
+    def faulty(self: Transaction, *arguments: Any, **rest: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return finish(self, *arguments, **rest)
+
+    monkeypatch.setattr(Transaction, "finish", faulty)
+    with pytest.raises(CommitUnknown):
+        installation.run_until(lambda: not faults and not installation.service.store.living_workers())
+    assert installation.status(request_id).state is MessageState.DEFERRED
+    installation.run_until(lambda: installation.is_sent(request_id))
+    assert installation.status(request_id).possible_duplicate
 
 
 def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(

@@ -11,8 +11,8 @@ import pytest
 from postroom.model import SECOND, InDoubtPolicy, Instant
 from postroom.store import Store
 from postroom.worker import liveness
-from postroom.worker.liveness import LEASE, Registration, Undertaker
-from tests.store.database import NOW
+from postroom.worker.liveness import LEASE, Registration, Undertaker, bury
+from tests.store.database import NOW, Database, Post, SQLiteDatabase
 
 
 class Clocks:
@@ -59,6 +59,51 @@ def neighbours(store: Store, clocks: Clocks, tmp_path: Path) -> Iterator[list[Ne
     yield both
     for neighbour in both:
         neighbour.registration.leave(InDoubtPolicy.RETRY)
+
+
+def break_job(database: Database, job_id: int) -> None:
+    """Let the database refuse that this job be queued again."""
+    if isinstance(database, SQLiteDatabase):
+        database.change(
+            f"CREATE TRIGGER broken BEFORE UPDATE ON job WHEN NEW.id = {job_id} AND NEW.state = 'queued' "
+            "BEGIN SELECT raise(ABORT, 'broken'); END"
+        )
+    else:
+        database.change(
+            f"ALTER TABLE job ADD CONSTRAINT broken CHECK (id <> {job_id} OR state <> 'queued') NOT VALID"
+        )
+
+
+def mend_job(database: Database) -> None:
+    if isinstance(database, SQLiteDatabase):
+        database.change("DROP TRIGGER broken")
+    else:
+        database.change("ALTER TABLE job DROP CONSTRAINT broken")
+
+
+def test_a_job_that_cannot_be_given_back_keeps_no_other(
+    post: Post, database: Database, clocks: Clocks
+) -> None:
+    ids = post.add_many(5)
+    jobs = post.claim(now=NOW + SECOND)
+    break_job(database, jobs[2].id)
+    undertaker = Undertaker(post.store, clocks, InDoubtPolicy.RETRY)
+    assert bury(post.store, post.worker, now=NOW, in_doubt=InDoubtPolicy.RETRY) == 4
+    assert living(post.store) == 0
+    assert [post.job(each)["state"] for each in ids] == ["queued"] * 2 + ["claimed"] + ["queued"] * 2
+    assert [post.job(each)["crashes"] for each in ids] == [1, 1, 0, 1, 1]
+    assert undertaker.look_behind() == 0
+    mend_job(database)
+    assert undertaker.look_behind() == 1
+    assert post.job(ids[2])["state"] == "queued"
+
+
+def test_usage_that_is_less_than_what_comes_back_is_none(post: Post, database: Database) -> None:
+    post.add_many(3)
+    post.claim(now=NOW + SECOND, daily_limit=10)
+    database.change("UPDATE account_usage SET recipients = 1")
+    assert post.bury() == 3
+    assert database.value("SELECT sum(recipients) FROM account_usage") == 0
 
 
 def living(store: Store) -> int:
