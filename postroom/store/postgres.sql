@@ -16,7 +16,7 @@ WITH message AS (
 INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
 
 -- name: jobs_due
--- What another worker is claiming just now is passed over.
+-- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path,
@@ -24,6 +24,9 @@ SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_
        job.due_at
 FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
       WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
+        AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
+                                               WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
+                                                 AND in_hand.crashes >= :suspect))
       ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED) AS job
      JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
      JOIN LATERAL (SELECT id, forward_path FROM delivery AS any_pending

@@ -8,6 +8,7 @@ VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :no
         :forward_path);
 
 -- name: jobs_due
+-- While the worker has a suspect in hand the others are passed over.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path,
@@ -17,6 +18,9 @@ FROM job JOIN message ON message.id = job.message_id JOIN content ON content.mes
          JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
                                          WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
 WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at BETWEEN :due_from AND :now
+  AND (job.crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
+                                             WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
+                                               AND in_hand.crashes >= :suspect))
 ORDER BY job.due_at, job.id
 LIMIT :count;
 

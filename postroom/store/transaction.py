@@ -238,7 +238,16 @@ class Transaction:
         room = most_bytes
         jobs: list[ClaimedJob] = []
         due_from = self._floors.of_account(account_id) if self._floors else 0
-        rows = list(self._q.jobs_due(self._db, account_id=account_id, due_from=due_from, now=now, count=most))
+        found = self._q.jobs_due(
+            self._db,
+            account_id=account_id,
+            worker_id=worker_id,
+            suspect=_SUSPECT,
+            due_from=due_from,
+            now=now,
+            count=most,
+        )
+        rows = list(found)
         for row in rows:
             room -= row[5]
             if room < 0 and jobs:

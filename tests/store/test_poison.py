@@ -56,6 +56,13 @@ class TestAPoisonMessage:
         worker = post.add_worker()
         assert fresh in [job.request_id for job in post.claim(worker=worker, now=SOON)]
 
+    def test_in_hand_lets_fresh_mail_pass_those_that_wait_for_its_end(self, post: Post) -> None:
+        ids = post.add_many(6)
+        post.database.change("UPDATE job SET crashes = 2")
+        assert [job.request_id for job in post.claim(now=SOON, most=4)] == ids[:1]
+        fresh = [post.add(at=NOW + 6 * SECOND) for _ in range(3)]
+        assert [job.request_id for job in post.claim(now=SOON, most=4)] == fresh
+
     @pytest.mark.parametrize("policy", list(InDoubtPolicy))
     def test_that_kills_after_the_dot_does_not_go_out_for_ever(
         self, post: Post, policy: InDoubtPolicy
