@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from postroom.model import Instant
 
 _JITTER = 0.2
+_FEWEST_TRIES = 5
 
 
 def delay(attempt: int, schedule: Sequence[int], random: Callable[[], float]) -> int:
@@ -33,6 +34,17 @@ def next_try(
     retry_for: int,
     random: Callable[[], float],
 ) -> Instant | None:
-    """Return when to try again, or None when that would be after `retry_for` microseconds of trying."""
+    """Return when to try again, or None when that would be after `retry_for` microseconds of trying.
+
+    A message may have waited for its account for most of that time: it has its tries all the same,
+    some at least, or as many as the schedule has in `retry_for`.
+    """
     due = now + delay(attempt, schedule, random)
-    return due if due <= accepted_at + retry_for else None
+    is_late = due > accepted_at + retry_for
+    return None if is_late and _has_been_tried(attempt, schedule, retry_for) else due
+
+
+def _has_been_tried(attempt: int, schedule: Sequence[int], retry_for: int) -> bool:
+    if attempt >= _FEWEST_TRIES:
+        return True
+    return sum(schedule[min(index, len(schedule) - 1)] for index in range(attempt)) >= retry_for

@@ -20,6 +20,7 @@ from postroom.model import (
     Deferred,
     Failed,
     InDoubt,
+    InDoubtPolicy,
     Instant,
     Outcome,
     Sent,
@@ -458,6 +459,7 @@ class Lane:
     def _result(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], now: Instant) -> Result:
         """Decide when to try again what is deferred; what has been tried for too long fails."""
         settings = self._context.settings
+        policy = job.in_doubt or settings.in_doubt
         due = retry.next_try(
             job.attempt,
             accepted_at=job.accepted_at,
@@ -466,15 +468,13 @@ class Lane:
             retry_for=settings.retry_for,
             random=random.random,
         )
-        if due is None:
-            outcomes = {id_: _give_up(outcome) for id_, outcome in outcomes.items()}
-        elif any(
-            isinstance(outcome, Deferred) and not outcome.burns_attempt for outcome in outcomes.values()
-        ):
+        if any(isinstance(outcome, Deferred) and not outcome.burns_attempt for outcome in outcomes.values()):
             due = now  # the account's own state says when
         elif _were_too_many(outcomes.values()):
             due = now
-        return Result(outcomes, due if due is not None else now, job.in_doubt or settings.in_doubt)
+        elif due is None:
+            outcomes = {id_: _give_up(outcome, policy) for id_, outcome in outcomes.items()}
+        return Result(outcomes, due if due is not None else now, policy)
 
     def _let_go(self, job: ClaimedJob) -> None:
         """A job is in hand from the claim until what became of it is on its way into the database."""
@@ -507,9 +507,9 @@ def _own_fault(*, marked: bool) -> Outcome:
     return InDoubt(reason) if marked else Deferred(reason, Blame.MESSAGE)
 
 
-def _give_up(outcome: Outcome) -> Outcome:
+def _give_up(outcome: Outcome, policy: InDoubtPolicy) -> Outcome:
     if isinstance(outcome, Deferred):
         return Failed(f"given up after too many tries: {outcome.reason}", outcome.blame, outcome.reply)
-    if isinstance(outcome, InDoubt):
+    if isinstance(outcome, InDoubt) and policy is not InDoubtPolicy.HOLD:
         return Failed(f"given up; it may have been sent: {outcome.reason}", Blame.CONNECTION)
     return outcome

@@ -10,7 +10,7 @@ import pytest
 from postroom.model import AccountState, MessageState
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
-from tests.servers.scripted import Late, ScriptedServer
+from tests.servers.scripted import Drop, Late, ScriptedServer
 
 
 @pytest.fixture
@@ -115,3 +115,29 @@ def test_an_account_that_works_has_all_its_connections_soon_after_its_first_log_
 
     installation.run_until(all_sent)
     assert most == 8
+
+
+OLD_SETTINGS = {"POSTROOM_RETRY_FOR": "1ms", "POSTROOM_RETRY_SCHEDULE": "1ms"}  # everything is too old
+
+
+def test_mail_that_is_too_old_by_its_account_s_fault_is_not_given_up(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("MAIL", "550 5.4.5 Daily user sending limit exceeded.")
+    installation = install(server, connections=1, **OLD_SETTINGS)
+    kept = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.status(kept).reason is not None)
+    assert installation.status(kept).state is MessageState.DEFERRED
+
+
+def test_mail_in_doubt_that_a_person_is_to_decide_on_is_not_given_up_for_its_age(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Drop(""))
+    installation = install(server, connections=1, POSTROOM_IN_DOUBT="hold", **OLD_SETTINGS)
+    held = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.status(held).reason is not None)
+    assert installation.status(held).state is MessageState.DEFERRED
+    assert installation.status(held).possible_duplicate

@@ -47,14 +47,14 @@ def test_the_jitter_is_used_in_both_directions(attempt: int, schedule: list[int]
 
 
 @given(
-    st.integers(0, 20),
+    st.integers(5, 20),
     st.integers(0, 2**53),
     st.integers(0, 10 * 86_400 * SECOND),
     schedules,
     st.integers(0, 10 * 86_400 * SECOND),
     randoms,
 )
-def test_never_after_retry_for(
+def test_not_after_retry_for_once_there_were_some_tries(
     attempt: int, accepted_at: int, passed: int, schedule: list[int], retry_for: int, random: float
 ) -> None:
     now = accepted_at + passed
@@ -73,11 +73,36 @@ def test_never_after_retry_for(
 @pytest.mark.parametrize(("retry_for", "due"), [(130 * SECOND, 1130 * SECOND), (130 * SECOND - 1, None)])
 def test_the_last_moment_still_counts(retry_for: int, due: int | None) -> None:
     answer = retry.next_try(
-        1,
+        5,
         accepted_at=1000 * SECOND,
         now=1100 * SECOND,
-        schedule=SCHEDULE,
+        schedule=[30 * SECOND],
         retry_for=retry_for,
         random=middle,
     )
     assert answer == due
+
+
+@pytest.mark.parametrize(
+    ("attempt", "retry_for", "goes_on"),
+    [
+        (1, 4 * 86_400 * SECOND, True),
+        (4, 4 * 86_400 * SECOND, True),
+        (5, 4 * 86_400 * SECOND, False),
+        (2, 151 * SECOND, True),
+        (2, 150 * SECOND, False),
+        (1, 10 * SECOND, False),
+    ],
+)
+def test_what_waited_for_its_account_for_longer_than_retry_for_has_its_tries(
+    attempt: int, retry_for: int, goes_on: bool
+) -> None:
+    answer = retry.next_try(
+        attempt,
+        accepted_at=0,
+        now=5 * 86_400 * SECOND,
+        schedule=SCHEDULE,
+        retry_for=retry_for,
+        random=middle,
+    )
+    assert (answer is not None) is goes_on
