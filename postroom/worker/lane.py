@@ -38,10 +38,9 @@ _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
 _MOST_BROKEN_OVERLAPS = 3
 _LOGIN_SLICE_S = 0.1
-_TURNED_AWAY_S = (
-    60.0  # how long an account makes do with the connections it has when the server wants no more
-)
+_TURNED_AWAY_S = 60.0  # how long an account makes do with its connections when the server wants no more
 _CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
+_STORE_PAUSE_S = 1.0  # how long it leaves alone one for which the database could not be asked
 
 
 @dataclass(slots=True, eq=False)
@@ -298,10 +297,13 @@ class Lane:
             return None
         except BaseException as error:
             self._give_back(slot)
+            if isinstance(error, StoreUnavailable):
+                log.warning("cannot open a connection for %s: %s", self._standing.account.email, error)
+                self._wait_for_store()
+                return None
             self._standing.block()
             self.release_waiting()
-            if isinstance(error, StoreUnavailable | Buried):
-                log.warning("cannot open a connection for %s: %s", self._standing.account.email, error)
+            if isinstance(error, Buried):
                 return None
             raise
         finally:
@@ -367,6 +369,11 @@ class Lane:
             self._standing.stored, context.settings, context.vault, context.tls, context.var / "inbox"
         )
 
+    def _wait_for_store(self) -> None:
+        """The database is away, which is no fault of the account: what waits goes back and is claimed soon."""
+        self._standing.leave_alone(_STORE_PAUSE_S)
+        self.release_waiting()
+
     # -- one job
 
     async def _send(self, line: _Line, job: ClaimedJob) -> bool:
@@ -396,7 +403,7 @@ class Lane:
             return True
         except StoreUnavailable as error:
             log.warning("message %s was held back before its final dot: %s", job.request_id, error)
-            self._standing.block()
+            self._wait_for_store()
             self._release(job)
             return True
         except Exception:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from postroom.errors import StoreUnavailable
 from postroom.model import AccountState, MessageState
+from postroom.store import Transaction
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Drop, Late, ScriptedServer
@@ -141,3 +144,22 @@ def test_mail_in_doubt_that_a_person_is_to_decide_on_is_not_given_up_for_its_age
     installation.run_until(lambda: installation.status(held).reason is not None)
     assert installation.status(held).state is MessageState.DEFERRED
     assert installation.status(held).possible_duplicate
+
+
+@pytest.mark.parametrize("move", ["mark_dot", "take_connection"])
+def test_a_database_that_is_away_for_a_moment_is_not_the_account_s_fault(
+    install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch, move: str
+) -> None:
+    """It goes on in a second; an account that failed would rest for half a minute."""
+    right, faults = getattr(Transaction, move), [StoreUnavailable("for a moment")]
+
+    def faulty(self: Transaction, *arguments: Any, **rest: Any) -> Any:
+        if faults:
+            raise faults.pop()
+        return right(self, *arguments, **rest)
+
+    monkeypatch.setattr(Transaction, move, faulty)
+    installation = install(scripted(), connections=1, POSTROOM_RETRY_SCHEDULE="1h")
+    request_id = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.is_sent(request_id))
+    assert not faults
