@@ -136,6 +136,7 @@ class Session:
 
     async def _authenticate(self) -> None:
         if "AUTH" not in self._extensions:
+            self._expect_no_login()
             return
         offered = self._extensions["AUTH"].split()
         endpoint = self._endpoint
@@ -151,6 +152,16 @@ class Session:
                 f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {printable(' '.join(offered))}",
             )
         self._expect(reply, "AUTH")
+
+    def _expect_no_login(self) -> None:
+        """Without TLS a server may ask for none; with it the server would relay nothing, and blame the recipients."""
+        if self._endpoint.security is not Security.NONE:
+            raise SMTPFault(
+                FaultKind.UNSUPPORTED,
+                "AUTH",
+                f"{self._endpoint} offers no log-in (AUTH), but a password is set; check host and port, "
+                f"or leave the password empty if this server asks for none",
+            )
 
     async def _auth_login(self, user: str, password: str) -> Reply:
         reply = await self._command("AUTH", f"AUTH LOGIN {_base64(user)}")

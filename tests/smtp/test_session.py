@@ -124,8 +124,8 @@ def test_what_was_learned_before_tls_is_forgotten(
 ) -> None:
     """RFC 3207 §4.2: the list before STARTTLS may come from anybody."""
     server = scripted(tls=True, extensions=["8BITMIME"], plain_extensions=["STARTTLS", "AUTH PLAIN"])
-    opened = open_session(endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD))
-    assert not opened.connection.authenticated
+    fault = open_session(endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD)).fault
+    assert (fault.kind, fault.verb) == (FaultKind.UNSUPPORTED, "AUTH")
     assert_no_credentials(server)
 
 
@@ -235,9 +235,21 @@ def test_without_a_password_there_is_no_auth(scripted: StartScripted, open_sessi
     assert server.verbs == ["EHLO", "QUIT"]
 
 
-def test_no_auth_where_none_is_offered(scripted: StartScripted, open_session: Open) -> None:
+def test_no_auth_where_none_is_offered_without_tls(scripted: StartScripted, open_session: Open) -> None:
     server = scripted(auth=())
     assert not open_session(endpoint(server, password=PASSWORD)).connection.authenticated
+    assert_no_credentials(server)
+
+
+@pytest.mark.parametrize("security", [Security.STARTTLS, Security.TLS])
+def test_a_password_for_a_server_that_asks_for_none_is_the_account_s_fault(
+    scripted: StartScripted, client_tls: ssl.SSLContext, open_session: Open, security: Security
+) -> None:
+    """It would refuse the recipients of one who has not logged in, and they would be blamed."""
+    server = scripted(tls=True, implicit_tls=security is Security.TLS, auth=())
+    fault = open_session(endpoint(server, security, client_tls, password=PASSWORD)).fault
+    assert (fault.kind, fault.verb) == (FaultKind.UNSUPPORTED, "AUTH")
+    assert "offers no log-in" in str(fault)
     assert_no_credentials(server)
 
 
