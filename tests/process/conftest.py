@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -23,4 +24,13 @@ def database_settings(request: pytest.FixtureRequest) -> dict[str, str]:
     if request.param == "sqlite":
         return {}
     settings: dict[str, str] = request.getfixturevalue("postgres_settings")
+    return settings
+
+
+@pytest.fixture(params=["sqlite", "postgres"] if os.environ.get("POSTROOM_SOAK") == "1" else ["sqlite"])
+def long_database_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """For tests that take long: PostgreSQL has its turn in `make soak` only."""
+    settings: dict[str, str] = (
+        request.getfixturevalue("postgres_settings") if request.param == "postgres" else {}
+    )
     return settings

@@ -101,12 +101,12 @@ def jumping(folder: Path, server: ScriptedServer, **settings: str) -> tuple[Cloc
 
 @pytest.mark.parametrize("jump", [-HOUR, -YEAR, HOUR, YEAR])
 def test_a_clock_that_jumps_makes_no_living_worker_dead(
-    jump: int, tmp_path: Path, scripted: StartScripted
+    jump: int, tmp_path: Path, scripted: StartScripted, long_database_settings: dict[str, str]
 ) -> None:
     """The lease of a worker at the dot is over by the clock of its neighbour, and its mail goes once all the same."""
     server = scripted()
     server.on("DOT", do=Late(5), times=1)
-    clock, installation = jumping(tmp_path, server)
+    clock, installation = jumping(tmp_path, server, **long_database_settings)
     with installation as service, neighbour(service):
         request_id = service.send()
         eventually(lambda: len(server.transactions) == 1, message="the dot")
@@ -132,21 +132,18 @@ def neighbour(service: Installation) -> Iterator[None]:
         try:
             living = "SELECT count(*) FROM worker WHERE gone_at IS NULL"
             eventually(lambda: service.query(living) == [(2,)], 20, "a second worker")
-            connection = apsw.Connection(str(service.folder / "var/postroom.db"))
-            connection.set_busy_timeout(5000)
-            connection.execute("UPDATE worker SET host = 'host ' || id")
-            connection.close()
+            service.change("UPDATE worker SET host = 'host ' || id")
             yield
         finally:
             end(process)
 
 
 def test_a_clock_set_back_lets_nothing_go_early_and_nothing_wait_for_a_year(
-    tmp_path: Path, scripted: StartScripted
+    tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
 ) -> None:
     server = scripted()
     server.on("DOT", reply="451 4.3.0 later", times=1)
-    clock, installation = jumping(tmp_path, server, POSTROOM_RETRY_SCHEDULE="30s")
+    clock, installation = jumping(tmp_path, server, POSTROOM_RETRY_SCHEDULE="30s", **database_settings)
     with installation as service:
         clock.jump(YEAR)
         deferred = service.send()
@@ -160,9 +157,9 @@ def test_a_clock_set_back_lets_nothing_go_early_and_nothing_wait_for_a_year(
 
 
 def test_mail_accepted_while_the_clock_was_ahead_goes_at_once(
-    tmp_path: Path, scripted: StartScripted
+    tmp_path: Path, scripted: StartScripted, long_database_settings: dict[str, str]
 ) -> None:
-    clock, installation = jumping(tmp_path, scripted())
+    clock, installation = jumping(tmp_path, scripted(), **long_database_settings)
     with installation as service:
         [worker] = service.pids("-m", "postroom", "worker")
         service.wait_for(service.send())
@@ -177,11 +174,13 @@ def test_mail_accepted_while_the_clock_was_ahead_goes_at_once(
 
 
 def test_a_deferred_mail_is_not_sent_before_its_time_when_the_clock_goes_back(
-    tmp_path: Path, scripted: StartScripted
+    tmp_path: Path, scripted: StartScripted, long_database_settings: dict[str, str]
 ) -> None:
     server = scripted()
     server.on("DOT", reply="451 4.3.0 later", times=1)
-    clock, installation = jumping(tmp_path, server, POSTROOM_RETRY_SCHEDULE="10s,2h")
+    clock, installation = jumping(
+        tmp_path, server, POSTROOM_RETRY_SCHEDULE="10s,2h", **long_database_settings
+    )
     with installation as service:
         deferred = service.send()
         service.wait_for(deferred, "deferred")
@@ -211,10 +210,10 @@ def open_files(pid: int) -> int:
 
 
 def test_a_worker_without_descriptors_keeps_its_mail_and_blames_nobody(
-    tmp_path: Path, scripted: StartScripted
+    tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
 ) -> None:
-    server = scripted()
-    with Installation(tmp_path, account_rows(server.port), POSTROOM_RETRY_SCHEDULE="300ms") as service:
+    server, settings = scripted(), {"POSTROOM_RETRY_SCHEDULE": "300ms", **database_settings}
+    with Installation(tmp_path, account_rows(server.port), **settings) as service:
         [worker] = service.pids("-m", "postroom", "worker")
         eventually(lambda: open_files(worker) > 10)
         with descriptors(worker, open_files(worker)):
@@ -226,8 +225,13 @@ def test_a_worker_without_descriptors_keeps_its_mail_and_blames_nobody(
         assert len(server.messages) == 1
 
 
-def test_a_web_process_without_descriptors_recovers_by_itself(tmp_path: Path, sink: Sink) -> None:
-    with Installation(tmp_path, account_rows(sink.port)) as service, contextlib.ExitStack() as stack:
+def test_a_web_process_without_descriptors_recovers_by_itself(
+    tmp_path: Path, sink: Sink, database_settings: dict[str, str]
+) -> None:
+    with (
+        Installation(tmp_path, account_rows(sink.port), **database_settings) as service,
+        contextlib.ExitStack() as stack,
+    ):
         service.wait_for(service.send())
         for pid in service.pids("-m", "postroom", "web"):
             stack.enter_context(descriptors(pid, 64))
@@ -268,10 +272,10 @@ def post_and_reset(service: Installation, document: dict[str, Any], key: str, pa
 
 
 def test_a_client_that_is_gone_before_the_202_finds_its_mail_by_its_idempotency_key(
-    tmp_path: Path, sink: Sink
+    tmp_path: Path, sink: Sink, database_settings: dict[str, str]
 ) -> None:
     document = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
-    with Installation(tmp_path, account_rows(sink.port)) as service:
+    with Installation(tmp_path, account_rows(sink.port), **database_settings) as service:
         for number in range(40):
             key = f"request-{number}"
             post_and_reset(service, document, key, pause=number * 0.0005)

@@ -122,11 +122,14 @@ class Kills:
         ("flood", "hold", 0),
     ],
 )
-def test_random_kills_lose_nothing(load: str, policy: str, most_duplicates: int, tmp_path: Path) -> None:
+def test_random_kills_lose_nothing(
+    load: str, policy: str, most_duplicates: int, tmp_path: Path, long_database_settings: dict[str, str]
+) -> None:
     start = time.monotonic()
+    settings = {"POSTROOM_IN_DOUBT": policy, **long_database_settings}
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
-        Installation(tmp_path / "service", account_rows(sink.port), POSTROOM_IN_DOUBT=policy) as service,
+        Installation(tmp_path / "service", account_rows(sink.port), **settings) as service,
     ):
         with Clients(service) as clients:
             kills = Kills(service, sink, clients)
@@ -161,28 +164,22 @@ def _decide(service: Installation, sink: Sink, held: set[str], policy: str) -> s
     return keep
 
 
-def test_a_kill_of_everything_leaves_the_mail_for_the_next_start(tmp_path: Path) -> None:
+def test_a_kill_of_everything_leaves_the_mail_for_the_next_start(
+    tmp_path: Path, database_settings: dict[str, str]
+) -> None:
     with Sink(ledger=tmp_path / "ledger") as sink:
-        service = Installation(tmp_path / "service", account_rows(sink.port))
+        rows = account_rows(sink.port)
+        service = Installation(tmp_path / "service", rows, **database_settings)
         sink.stop()
         service.start()
         ids = [service.send(subject=f"number {number}") for number in range(30)]
         service.wait_for(ids[0], "deferred")
         service.stop(signal.SIGKILL)
         sink.start()
-        moved = Installation(tmp_path / "service", account_rows(sink.port), POSTROOM_RETRY_SCHEDULE="200ms")
-        with moved:
-            _make_due(tmp_path / "service")
+        settings = {"POSTROOM_RETRY_SCHEDULE": "200ms", **database_settings}
+        with Installation(tmp_path / "service", rows, **settings) as moved:
+            # No test waits for a retry that was planned under the default schedule.
+            moved.change("UPDATE job SET due_at = 0 WHERE state = 'queued'")
             for request_id in ids:
                 moved.wait_for(request_id, "sent", 30)
             check_ledger(moved, sink, ids)
-
-
-def _make_due(folder: Path) -> None:
-    """Let no test wait for a retry that was planned under the default schedule."""
-    import apsw
-
-    connection = apsw.Connection(str(folder / "var/postroom.db"))
-    connection.set_busy_timeout(5000)
-    connection.execute("UPDATE job SET due_at = 0 WHERE state = 'queued'")
-    connection.close()

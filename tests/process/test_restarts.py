@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import apsw
 import pytest
 
 from tests.conftest import StartScripted
@@ -106,11 +105,13 @@ def restart_all(service: Installation) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600 if SOAK else 300)
-def test_restarts_under_load_lose_nothing_and_send_nothing_twice(tmp_path: Path) -> None:
+def test_restarts_under_load_lose_nothing_and_send_nothing_twice(
+    tmp_path: Path, long_database_settings: dict[str, str]
+) -> None:
     start, drains = time.monotonic(), {"worker": [0.0], "web": [0.0], "service": [0.0]}
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
-        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+        Installation(tmp_path / "service", account_rows(sink.port), **long_database_settings) as service,
     ):
         with Load(service) as load:
             for number in range(RESTARTS):
@@ -136,11 +137,13 @@ def install(folder: Path, server: ScriptedServer, **settings: str) -> Installati
 
 
 @pytest.mark.parametrize("whom", ["worker", "service"])
-def test_a_second_sigterm_cuts_nothing_off(whom: str, tmp_path: Path, scripted: StartScripted) -> None:
+def test_a_second_sigterm_cuts_nothing_off(
+    whom: str, tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
+) -> None:
     server = scripted()
     answered = threading.Event()
     server.on("DOT", do=Held(answered), times=1)
-    with install(tmp_path, server) as service:
+    with install(tmp_path, server, **database_settings) as service:
         request_id = service.send()
         eventually(lambda: len(server.transactions) == 1, message="the dot")
         [worker] = service.pids("-m", "postroom", "worker")
@@ -195,29 +198,35 @@ def living(service: Installation) -> list[int]:
     return [pid for (pid,) in service.query("SELECT pid FROM worker WHERE gone_at IS NULL ORDER BY id")]
 
 
-def write(service: Installation, sql: str) -> None:
-    connection = apsw.Connection(str(service.folder / "var/postroom.db"))
-    connection.set_busy_timeout(5000)
-    connection.execute(sql)
-    connection.close()
-
-
 def stop(service: Installation, worker: int) -> bool:
     """Stop the worker, unless it is just writing: then nobody else could."""
     os.kill(worker, signal.SIGSTOP)
     eventually(lambda: is_stopped(worker), message="the worker to stop")
-    with (service.folder / "var/postroom.db-lock").open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.kill(worker, signal.SIGCONT)
-            return False
+    if is_writing(service):
+        os.kill(worker, signal.SIGCONT)
+        return False
     return True
 
 
 def is_stopped(pid: int) -> bool:
     tasks = list(Path(f"/proc/{pid}/task").glob("*/stat"))
     return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
+
+
+def is_writing(service: Installation) -> bool:
+    """Whether anybody has a transaction open that writes."""
+    lock = service.folder / "var/postroom.db-lock"
+    if not lock.exists():
+        [[count]] = service.query(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
+        )
+        return bool(count)
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -228,9 +237,9 @@ def asleep(service: Installation, worker: int) -> Iterator[None]:
     """
     eventually(lambda: stop(service, worker), 20, "the worker to be stopped while it writes nothing")
     try:
-        write(service, f"UPDATE worker SET host = 'another host' WHERE pid = {worker}")
+        service.change(f"UPDATE worker SET host = 'another host' WHERE pid = {worker}")
         if not SOAK:
-            write(service, f"UPDATE worker SET lease_until = 1 WHERE pid = {worker} AND gone_at IS NULL")
+            service.change(f"UPDATE worker SET lease_until = 1 WHERE pid = {worker} AND gone_at IS NULL")
         yield
     finally:
         os.kill(worker, signal.SIGCONT)
@@ -245,11 +254,11 @@ def has_come(server: ScriptedServer, verb: str) -> bool:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("verb", ["DATA", "DOT"])
 def test_a_worker_that_slept_past_its_lease_sends_nothing_more(
-    verb: str, tmp_path: Path, scripted: StartScripted
+    verb: str, tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
 ) -> None:
     server = scripted()
     server.on(verb, do=Late(3), times=1)  # what the sleeping worker finds when it wakes
-    with install(tmp_path, server) as service, contextlib.ExitStack() as stack:
+    with install(tmp_path, server, **database_settings) as service, contextlib.ExitStack() as stack:
         [sleeper] = living(service)
         request_id = service.send()
         eventually(lambda: has_come(server, verb), message=f"the {verb}")
@@ -267,10 +276,12 @@ def test_a_worker_that_slept_past_its_lease_sends_nothing_more(
 
 
 @pytest.mark.timeout(300)
-def test_a_worker_that_slept_with_its_hands_full_sends_none_of_it(tmp_path: Path) -> None:
+def test_a_worker_that_slept_with_its_hands_full_sends_none_of_it(
+    tmp_path: Path, long_database_settings: dict[str, str]
+) -> None:
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
-        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+        Installation(tmp_path / "service", account_rows(sink.port), **long_database_settings) as service,
         contextlib.ExitStack() as stack,
     ):
         [sleeper] = living(service)

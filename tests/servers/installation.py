@@ -219,6 +219,19 @@ class Installation:
         finally:
             connection.close()
 
+    def change(self, sql: str) -> None:
+        """Change the database itself, past the service."""
+        if "DATABASE_URL" in self._settings:
+            with psycopg.connect(self._settings["DATABASE_URL"], autocommit=True) as server:
+                server.execute(sql.encode())
+            return
+        connection = apsw.Connection(str(self.folder / "var/postroom.db"))
+        try:
+            connection.set_busy_timeout(5000)
+            connection.execute(sql)
+        finally:
+            connection.close()
+
     def log_lines(self) -> list[str]:
         path = self.folder / "email_log.txt"
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
