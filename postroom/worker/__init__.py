@@ -102,7 +102,7 @@ class Worker:
             asyncio.create_task(self._every(_MEND_S, self._mend_times)),
             asyncio.create_task(self._every(_MEND_S, self._undertaker.look_behind)),
             asyncio.create_task(self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S)),
-            asyncio.create_task(self._every(_TIDY_S, self._tidy)),
+            asyncio.create_task(self._every(_TIDY_S, self._retention.forget_usage)),
             asyncio.create_task(self._every(_PRUNE_S, self._prune)),
             asyncio.create_task(
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new)
@@ -260,9 +260,6 @@ class Worker:
     def _renew(self) -> None:
         if not self._registration.renew():
             raise Buried
-
-    def _tidy(self) -> None:
-        self._store.write(lambda transaction: transaction.forget_usage(self._clock()))
 
     def _prune(self) -> None:
         """The eldest worker prunes for all."""

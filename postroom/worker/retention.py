@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from postroom.config import Settings
-from postroom.model import Clock
+from postroom.model import SECOND, Clock, Instant
 from postroom.store import Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -18,20 +18,57 @@ log = logging.getLogger(__name__)
 BATCH = 100
 _MOST_BATCHES = 300  # a minute's work; the rest is for the next one
 _PAUSE_S = 0.02
+_MOST_DRIFT = 3600 * SECOND
+_CLOCK_SET = "the clock was set by more than an hour: nothing is pruned until it is as before or the worker is restarted"
+# Time since the boot, which nobody sets; where there is such a clock, one that goes on while the machine is suspended.
+_UNSET_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def since_boot() -> Instant:
+    """Return the time since the machine was started, in microseconds."""
+    return time.clock_gettime_ns(_UNSET_CLOCK) // 1000
 
 
 class Retention:
-    """Prunes what has been over for longer than the settings keep it."""
+    """Prunes what has been over for longer than the settings keep it.
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock, stopping: Callable[[], bool]) -> None:
+    What a clock that was set wrong makes look old must not go: while the clock is more than an hour beside
+    where it was when the worker started, nothing does.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        stopping: Callable[[], bool],
+        unset_clock: Clock = since_boot,
+    ) -> None:
         self._settings = settings
         self._store = store
         self._clock = clock
         self._stopping = stopping
+        self._unset_clock = unset_clock
+        self._began = clock() - unset_clock()
+        self._trusts_clock = True
+
+    def _clock_was_set(self) -> bool:
+        trusts = abs(self._clock() - self._unset_clock() - self._began) <= _MOST_DRIFT
+        if trusts != self._trusts_clock:
+            log.warning("the clock is as it was again" if trusts else _CLOCK_SET)
+            self._trusts_clock = trusts
+        return not trusts
+
+    def forget_usage(self) -> None:
+        """Forget what no longer counts towards the accounts' daily limits."""
+        if not self._clock_was_set():
+            self._store.write(lambda transaction: transaction.forget_usage(self._clock()))
 
     def prune(self) -> None:
         """Prune what is due, or as much of it as a minute allows."""
         self._store.forget_commits()
+        if self._clock_was_set():
+            return
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
             until = self._clock() - history

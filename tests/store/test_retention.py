@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from postroom.model import SECOND
+import pytest
+
+from postroom.config import Settings
+from postroom.model import SECOND, Instant
 from postroom.store import Store
+from postroom.worker.retention import Retention
 from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post, new_message
 
 DAY = 24 * 3600 * SECOND
@@ -84,3 +88,47 @@ class TestHistory:
         assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 1
         assert counts(database)["idempotency"] == 2
         assert counts(database)["message"] == 5
+
+
+class TestAClockThatIsSet:
+    """The mail is sent at NOW, and a worker starts a minute later."""
+
+    @staticmethod
+    def _prune(post: Post, *, set_by: Instant, later: Instant) -> Retention:
+        wall, unset = LATER, 0
+
+        def clock() -> Instant:
+            return wall
+
+        settings = Settings(keep_bodies=7 * DAY, keep_history=90 * DAY)
+        retention = Retention(settings, post.store, clock, lambda: False, lambda: unset)
+        wall, unset = LATER + later + set_by, later
+        retention.prune()
+        retention.forget_usage()
+        return retention
+
+    @staticmethod
+    def _kept(database: Database) -> bool:
+        counted = database.value("SELECT count(*) FROM account_usage")
+        left = counts(database)
+        assert left["message"] == left["content"] == left["idempotency"] == counted
+        return bool(counted)
+
+    @pytest.fixture(autouse=True)
+    def _sent(self, post: Post) -> None:
+        post.accept(new_message(post.anna, key="a key", fingerprint=b"x", at=NOW))
+        [job] = post.claim(daily_limit=10)
+        post.finish(job, SENT, now=NOW)
+        log(post.store)
+
+    def test_makes_nothing_old(self, post: Post, database: Database) -> None:
+        self._prune(post, set_by=365 * DAY, later=60 * SECOND)
+        assert self._kept(database)
+
+    def test_by_a_little_changes_nothing(self, post: Post, database: Database) -> None:
+        self._prune(post, set_by=DAY // 48, later=100 * DAY)
+        assert not self._kept(database)
+
+    def test_before_the_worker_started_is_none_of_its_business(self, post: Post, database: Database) -> None:
+        self._prune(post, set_by=0, later=365 * DAY)
+        assert not self._kept(database)
