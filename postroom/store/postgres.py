@@ -432,6 +432,7 @@ class PostgresEngine:
             connection.execute("ROLLBACK")
             return None
         self._commit(connection, xid, evidence.mark)
+        transaction.committed()
         return [Settled(value) for value in values]
 
     def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Settled]:
@@ -458,6 +459,7 @@ class PostgresEngine:
                 connection.execute("RELEASE SAVEPOINT work")
         evidence = self._prepare_commit(connection, transaction)
         self._commit(connection, evidence.xid, evidence.mark)
+        transaction.committed()
         return settled
 
     @staticmethod

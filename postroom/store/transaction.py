@@ -114,6 +114,13 @@ class Transaction:
         self._must = must  # raise LeaseLost unless a statement changed a row: at once, or before the commit
         self._floors = floors
         self.wakes = False  # whether there is mail that a worker may take now
+        self._left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
+
+    def committed(self) -> None:
+        """Note what is known only now that it is committed."""
+        for account_id, first_left in self._left.items():
+            if self._floors:
+                self._floors.note_claim(account_id, first_left)
 
     # -- settings
 
@@ -264,7 +271,7 @@ class Transaction:
             taken = {job.id for job in jobs}
             ends_at = rows[-1][_DUE_AT] if len(rows) == most else now
             first_left = min((row[_DUE_AT] for row in rows if row[0] not in taken), default=ends_at)
-            self._floors.note_claim(account_id, first_left)
+            self._left[account_id] = first_left
         return jobs
 
     def _claim_row(

@@ -379,6 +379,26 @@ class TestClaims:
         monkeypatch.setattr(time, "monotonic", lambda: real() + 6)
         assert len(post.store.accounts_due(now)) == 2
 
+    def test_that_were_undone_with_their_batch_find_the_same_jobs_again(
+        self, post: Post, database: Database
+    ) -> None:
+        post.store._engine.floors = Floors()
+        now = NOW + 3600 * SECOND
+        assert post.claim(now=now) == [], "from here on a look begins at the floor"
+        ids = [post.add(at=now) for _ in range(3)]
+
+        def claim(transaction: Transaction) -> list[ClaimedJob]:
+            return transaction.claim(
+                account_id=post.anna, worker_id=post.worker, most=5, most_bytes=10**6, now=now + 60 * SECOND
+            )
+
+        def fail(transaction: Transaction) -> None:
+            raise LeaseLost
+
+        claimed, failed = post.store.write_all([claim, fail])
+        assert isinstance(failed.error, LeaseLost)
+        assert [job.request_id for job in claimed.unwrap()] == ids
+
     def test_leave_what_did_not_fit_above_the_floor(self, post: Post, database: Database) -> None:
         post.store._engine.floors = Floors()
         ids = [post.add(at=NOW + number * 60 * SECOND, size=600) for number in range(3)]
