@@ -52,11 +52,14 @@ class EmailLog:
         self._lock = lock
         self._writer = ""
 
-    def project(self) -> int:
-        """Write every line that the file lacks; return how many. Raises OSError when it cannot be written."""
+    def project(self) -> int | None:
+        """Write every line that the file lacks; return how many. Raises OSError when it cannot be written.
+
+        None when another process is writing just now: it may have looked before the last line was there.
+        """
         with self._alone() as alone:
             if not alone:
-                return 0
+                return None
             written = self._settle()
             with suppress(LeaseLost):  # another host's worker took them into its own file
                 while lines := self._store.unwritten_log_lines(_MOST_LINES):

@@ -276,7 +276,8 @@ class Worker:
     def _write_log(self) -> None:
         self._unlogged = False
         try:
-            self._email_log.project()
+            if self._email_log.project() is None:
+                self._unlogged = True
         except (OSError, StoreUnavailable) as error:
             self._unlogged = True
             log.warning("cannot write %s: %s", self._settings.email_log, error)

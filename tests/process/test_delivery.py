@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from postroom import setup
 from postroom.accept import accept
 from postroom.deliver import deliver
+from postroom.emaillog import EmailLog
 from postroom.errors import CommitUnknown, StoreError, StoreUnavailable
 from postroom.model import SECOND, MessageState, MessageStatus, Submission
 from postroom.store import Transaction
@@ -334,6 +336,32 @@ def test_a_result_that_cannot_be_recorded_ends_the_worker_and_leaves_the_mail_in
     assert installation.status(request_id).state is MessageState.DEFERRED
     installation.run_until(lambda: installation.is_sent(request_id))
     assert installation.status(request_id).possible_duplicate
+
+
+def test_a_line_that_another_process_kept_from_the_log_is_written_when_it_is_done(
+    in_process: Callable[..., InProcess], scripted: StartScripted, tmp_path: Path
+) -> None:
+    installation = in_process(scripted())
+    lines = tmp_path / "email_log.txt"
+    lock = (tmp_path / "var/email_log.lock").open("ab")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    request_id = installation.accept("you@x.example")
+    looks: list[int | None] = []
+    project = EmailLog.project
+
+    def looking(self: EmailLog) -> int | None:
+        looks.append(project(self))
+        return looks[-1]
+
+    def written() -> bool:
+        if not lock.closed and installation.is_sent(request_id) and len(looks) > 3:
+            lock.close()
+        return lines.exists() and request_id in lines.read_text(encoding="utf-8")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EmailLog, "project", looking)
+        installation.run_until(written)
+    assert None in looks
 
 
 def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(

@@ -158,7 +158,7 @@ class TestProjecting:
         lock = lock_beside(path)
         with lock.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            assert email_log.project() == 0
+            assert email_log.project() is None
             assert not path.exists()
         assert email_log.project() == 1
         assert _written(path) == added
