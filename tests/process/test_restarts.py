@@ -177,7 +177,7 @@ def is_draining(service: Installation, worker: int) -> bool:
 
 
 @contextlib.contextmanager
-def second_worker(service: Installation) -> Iterator[subprocess.Popen[bytes]]:
+def second_worker(service: Installation, alive: int = 2) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that nobody restarts, on the same database."""
     with (service.folder / "second.log").open("wb") as log:
         process = subprocess.Popen(
@@ -188,7 +188,7 @@ def second_worker(service: Installation) -> Iterator[subprocess.Popen[bytes]]:
             stderr=log,
         )
         try:
-            eventually(lambda: len(living(service)) == 2, 20, "a second worker")
+            eventually(lambda: len(living(service)) == alive, 20, "a second worker")
             yield process
         finally:
             end(process)
@@ -273,6 +273,24 @@ def test_a_worker_that_slept_past_its_lease_sends_nothing_more(
         assert (fenced in service.log()) == (verb == "DATA")
         flags = service.query("SELECT possible_duplicate FROM delivery ORDER BY id")
         assert flags == [(copies - 1,), (0,)]
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_was_buried_while_it_slept_claims_nothing_when_it_wakes(
+    tmp_path: Path, scripted: StartScripted, long_database_settings: dict[str, str]
+) -> None:
+    server = scripted()
+    with install(tmp_path, server, **long_database_settings) as service:
+        [sleeper] = living(service)
+        with asleep(service, sleeper):
+            with second_worker(service, alive=1):
+                buried = f"SELECT count(*) FROM worker WHERE pid = {sleeper} AND gone_at IS NOT NULL"
+                eventually(lambda: service.query(buried) == [(1,)], LEASE_S + 30)
+            request_id = service.send()
+        service.wait_for(request_id)
+        eventually(lambda: is_gone(sleeper), 30, "the worker to notice that it was declared dead")
+        senders = service.query("SELECT pid FROM attempt JOIN worker ON worker.id = worker_id")
+        assert senders != [(sleeper,)]
 
 
 @pytest.mark.timeout(300)
