@@ -198,6 +198,14 @@ def _rate_limit(text: str) -> str:
     return limit
 
 
+class RateLimitFallback(Enum):
+    """What becomes of requests while the storage that all processes count in is away."""
+
+    COUNT = "count"  # each process counts by itself
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 _STORAGE_SCHEMES: Final = frozenset(
     {"memory", "memcached", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster"}
 )
@@ -311,6 +319,9 @@ class Settings(BaseSettings):
     keep_history: Annotated[int | None, _from_text(_kept_for)] = parse_duration("90d")
     rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
     ratelimit_storage_uri: Annotated[str, _from_text(_storage_uri), Field(repr=False)] = "memory://"
+    rate_limit_fallback: Annotated[RateLimitFallback, _from_text(_named(RateLimitFallback))] = (
+        RateLimitFallback.COUNT
+    )
     trusted_proxies: Annotated[int, _from_text(_whole(0, 100))] = 0
     disk_reserve: Annotated[int, _from_text(_whole(0, 1 << 50))] = 67_108_864
     max_message_bytes: Annotated[int, _from_text(_whole(1024, 1 << 30))] = 26_214_400

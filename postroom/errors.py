@@ -10,6 +10,7 @@
     │   ├── NotFound                nothing there, or not yours: they look the same
     │   ├── TooLarge                more bytes than the service takes
     │   └── QuotaExceeded           not now; says when
+    ├── LimiterUnavailable          the rate limits cannot be counted, and so it was decided to refuse
     ├── StoreError
     │   ├── StoreUnavailable        not durable just now: try again
     │   │   └── CommitUnknown       nobody can say whether it is durable
@@ -114,6 +115,14 @@ class QuotaExceeded(Rejected):
 
     def __init__(self, message: str | None = None, *, retry_after: int, field: str | None = None) -> None:
         super().__init__(message, field=field)
+        self.retry_after = retry_after
+
+
+class LimiterUnavailable(PostroomError):
+    """The rate limiter's storage is away, and requests are to be refused then; `retry_after` is in seconds."""
+
+    def __init__(self, message: str | None = None, *, retry_after: int) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
 
 

@@ -14,6 +14,7 @@ from postroom.errors import (
     CommitUnknown,
     DiskFull,
     InvalidSubmission,
+    LimiterUnavailable,
     MalformedSubmission,
     NotAuthenticated,
     NotFound,
@@ -129,6 +130,17 @@ def _on_disk_full(error: DiskFull) -> Response:
     )
 
 
+def _on_uncounted(error: LimiterUnavailable) -> Response:
+    log.warning("refused: %s", error)
+    return problem(
+        503,
+        "limiter_unavailable",
+        "Requests cannot be counted just now",
+        "nothing was accepted; try again after the time in Retry-After (seconds)",
+        headers={"Retry-After": str(error.retry_after)},
+    )
+
+
 def _on_store_error(error: StoreError) -> Response:
     log.error("the store failed: %s", error, exc_info=error)
     return _on_unavailable(StoreUnavailable(retry_after=30))
@@ -146,6 +158,7 @@ def _on_surprise(error: Exception) -> Response:
 
 _HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Response]], ...] = (
     (Rejected, _on_rejected),
+    (LimiterUnavailable, _on_uncounted),
     (HTTPException, _on_http),
     (CommitUnknown, _on_unknown),
     (DiskFull, _on_disk_full),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from flask import Response
 from limits import RateLimitItemPerMinute, parse_many
 from werkzeug.exceptions import HTTPException
 
 from postroom.config import Settings
-from postroom.errors import PostroomError, QuotaExceeded
+from postroom.errors import LimiterUnavailable, PostroomError, QuotaExceeded
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call
 from postroom.web.hub import Hub
@@ -22,24 +24,25 @@ class Limits:
     """What stands in front of the two calls, before anybody looks whether a key exists."""
 
     def __init__(self, settings: Settings, doorkeeper: Doorkeeper, hub: Hub) -> None:
-        self._throttle = Throttle(settings.ratelimit_storage_uri, hub.aside)
+        self._throttle = Throttle(settings.ratelimit_storage_uri, hub.aside, settings.rate_limit_fallback)
         self._by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
         self._doorkeeper = doorkeeper
 
     def admit(self, call: Call, endpoint: str | None) -> None:
-        """Count the request. Raises QuotaExceeded."""
+        """Count the request. Raises QuotaExceeded, and LimiterUnavailable where it cannot be counted."""
         if endpoint not in (SEND, STATUS):
             return
         _admit(call, "guesses", self._throttle.look(_GUESSES, "guesses", call.address))
         if endpoint == SEND and self._by_key:
             window = self._throttle.hit(self._by_key, "key", _identity(call, self._doorkeeper))
-            call.window = ("key", window)
+            call.window = ("key", window) if window is not None else None
             _admit(call, "key", window)
 
     def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
         """Count a wrong guess, and say in the answer where the caller stands."""
         if response.status_code in (401, 404) and endpoint in (SEND, STATUS):
-            self._throttle.hit([_GUESSES], "guesses", call.address)
+            with suppress(LimiterUnavailable):  # it is too late to refuse
+                self._throttle.hit([_GUESSES], "guesses", call.address)
         if call.window is not None:
             _add_headers(response, *call.window)
         return response
@@ -54,8 +57,8 @@ def _identity(call: Call, doorkeeper: Doorkeeper) -> str:
     return call.address if key is None else doorkeeper.bucket(key)
 
 
-def _admit(call: Call, name: str, window: Window) -> None:
-    if window.exceeded:
+def _admit(call: Call, name: str, window: Window | None) -> None:
+    if window is not None and window.exceeded:
         call.window = (name, window)
         raise QuotaExceeded(
             f"the limit is {window.limit}; wait for the time in Retry-After (seconds), then go on",

@@ -13,11 +13,23 @@ from typing import Any
 from limits import RateLimitItem
 from limits.storage import MemoryStorage, Storage, storage_from_string
 
+from postroom.config import RateLimitFallback
+from postroom.errors import LimiterUnavailable
+
 log = logging.getLogger(__name__)
 
 _PREFIX = "postroom"
 _PATIENCE_S = 0.5  # a storage that is down must not hold up a request for longer
-_LONGEST_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = {
+    RateLimitFallback.COUNT: 30.0,
+    RateLimitFallback.ALLOW: 30.0,
+    RateLimitFallback.REFUSE: 5.0,  # nothing goes on before the storage is asked again
+}
+_SAID = {
+    RateLimitFallback.COUNT: "counting in memory",
+    RateLimitFallback.ALLOW: "letting requests through uncounted",
+    RateLimitFallback.REFUSE: "refusing requests",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +61,19 @@ def _at_once(call: Callable[[], Window]) -> Window:
 class Throttle:
     """Counters that all processes share where the storage is a server, which `aside` waits for.
 
-    While that server is away each process counts in its own memory, and asks for it again
-    after a pause that grows from one second to thirty.
+    While that server is away each process does as `fallback` says (without a window, a request was not
+    counted), and asks for it again after a pause that grows from one second to thirty, or to five
+    where requests are refused.
     """
 
-    def __init__(self, uri: str, aside: Callable[[Callable[[], Window]], Window] = _at_once) -> None:
+    def __init__(
+        self,
+        uri: str,
+        aside: Callable[[Callable[[], Window]], Window] = _at_once,
+        fallback: RateLimitFallback = RateLimitFallback.COUNT,
+    ) -> None:
         self._aside = aside
+        self._fallback = fallback
         self._memory = MemoryStorage()
         shared = uri != "memory://"
         self._shared: Storage | None = _open(uri) if shared else None
@@ -62,19 +81,23 @@ class Throttle:
         self._pause = 1.0
         self._mutex = threading.Lock()
 
-    def hit(self, limits: Sequence[RateLimitItem], *identity: str) -> Window:
-        """Count one request against every limit; return the window that is the tightest."""
-        windows = [self._ask(limit, identity, count=True) for limit in limits]
-        return min(windows, key=lambda window: window.remaining - window.exceeded)
+    def hit(self, limits: Sequence[RateLimitItem], *identity: str) -> Window | None:
+        """Count one request against every limit; return the window that is the tightest.
 
-    def look(self, limit: RateLimitItem, *identity: str) -> Window:
+        Raises LimiterUnavailable.
+        """
+        asked = [self._ask(limit, identity, count=True) for limit in limits]
+        windows = [window for window in asked if window is not None]
+        return min(windows, key=lambda window: window.remaining - window.exceeded, default=None)
+
+    def look(self, limit: RateLimitItem, *identity: str) -> Window | None:
         """Return the window as it would be after one more request, without counting it.
 
-        Its `reset_at` is only asked for, and true, when it would be exceeded.
+        Its `reset_at` is only asked for, and true, when it would be exceeded. Raises LimiterUnavailable.
         """
         return self._ask(limit, identity, count=False)
 
-    def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, count: bool) -> Window:
+    def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, count: bool) -> Window | None:
         key = f"{_PREFIX}/{'/'.join(identity)}/{limit.amount}/{limit.multiples}/{limit.GRANULARITY.name}"
         shared = self._shared
         if shared is not None and time.monotonic() >= self._away_until:
@@ -85,14 +108,22 @@ class Throttle:
             else:
                 self._note_back()
                 return window
+        if shared is not None and self._fallback is not RateLimitFallback.COUNT:
+            self._refuse_if_set()
+            return None
         return _read(self._memory, limit, key, count=count)
+
+    def _refuse_if_set(self) -> None:
+        if self._fallback is RateLimitFallback.REFUSE:
+            wait = max(1, math.ceil(self._away_until - time.monotonic()))
+            raise LimiterUnavailable("the rate limiter's storage is away", retry_after=wait)
 
     def _note_away(self, error: Exception) -> None:
         with self._mutex:
             if time.monotonic() >= self._away_until:
                 self._away_until = time.monotonic() + self._pause
-                log.warning("the rate limiter's storage is away, counting in memory: %s", error)
-                self._pause = min(self._pause * 2, _LONGEST_PAUSE_S)
+                log.warning("the rate limiter's storage is away, %s: %s", _SAID[self._fallback], error)
+                self._pause = min(self._pause * 2, _LONGEST_PAUSE_S[self._fallback])
 
     def _note_back(self) -> None:
         if self._away_until:

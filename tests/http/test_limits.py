@@ -273,3 +273,61 @@ def test_a_storage_that_is_away_from_the_start(make_app: MakeApp, redis_server: 
     redis_server.stop()
     app = make_app(rate_limit="3/minute", ratelimit_storage_uri=redis_server.uri)
     assert [post(app, alice).status_code for _ in range(4)] == [202, 202, 202, 429]
+
+
+@pytest.mark.redis
+def test_without_its_storage_requests_go_through_uncounted_where_that_is_set(
+    make_app: MakeApp, redis_server: Redis, alice: str
+) -> None:
+    app = make_app(rate_limit="2/minute", ratelimit_storage_uri=redis_server.uri, rate_limit_fallback="allow")
+    assert [post(app, alice).status_code for _ in range(3)] == [202, 202, 429]
+    redis_server.stop()
+    for _ in range(5):
+        response = post(app, alice)
+        assert response.status_code == 202
+        assert "RateLimit" not in response.headers
+    assert {post(app, "wrong").status_code for _ in range(70)} == {401}, "guesses are not counted either"
+    redis_server.start()
+    eventually(lambda: post(app, alice).status_code == 429, 10, "the storage's count again")
+
+
+@pytest.mark.redis
+def test_without_its_storage_requests_are_refused_where_that_is_set(
+    make_app: MakeApp, redis_server: Redis, alice: str, kept: Callable[[], int]
+) -> None:
+    app = make_app(
+        rate_limit="20/minute", ratelimit_storage_uri=redis_server.uri, rate_limit_fallback="refuse"
+    )
+    assert post(app, alice).status_code == 202
+    redis_server.stop()
+    before = kept()
+    for response in (*(post(app, alice) for _ in range(3)), app.test_client().get("/email-status/x")):
+        assert response.status_code == 503
+        assert response.mimetype == "application/problem+json"
+        assert response.get_json()["type"] == "urn:problem:postroom:limiter-unavailable"
+        assert 1 <= int(response.headers["Retry-After"]) <= 5
+    assert kept() == before
+    assert app.test_client().get("/livez").status_code == 200
+    redis_server.start()
+    eventually(lambda: post(app, alice).status_code == 202, 20, "the storage to be asked again")
+
+
+@pytest.mark.redis
+def test_a_storage_that_goes_away_during_a_request_changes_no_answer(
+    make_app: MakeApp, redis_server: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where requests are refused: this one was let in."""
+    app = make_app(ratelimit_storage_uri=redis_server.uri, rate_limit_fallback="refuse")
+    account = Doorkeeper.account
+
+    def stop_first(self: Doorkeeper, key: str | None) -> Account:
+        redis_server.stop()
+        return account(self, key)
+
+    monkeypatch.setattr(Doorkeeper, "account", stop_first)
+    assert post(app, "wrong").status_code == 401
+
+
+def test_without_a_shared_storage_the_fallback_means_nothing(make_app: MakeApp, alice: str) -> None:
+    app = make_app(rate_limit="2/minute", rate_limit_fallback="refuse")
+    assert [post(app, alice).status_code for _ in range(3)] == [202, 202, 429]

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from postroom.config import (
+    RateLimitFallback,
     Server,
     Settings,
     is_loopback,
@@ -51,6 +52,7 @@ def test_defaults_are_those_of_the_design() -> None:
     assert (settings.smtp_host, settings.smtp_port, settings.smtp_security) == (None, None, None)
     assert (settings.smtp_ca_file, settings.smtp_connections, settings.smtp_timeout) == (None, None, None)
     assert (settings.rate_limit, settings.ratelimit_storage_uri) == ("600/minute", "memory://")
+    assert settings.rate_limit_fallback is RateLimitFallback.COUNT
     assert settings.max_message_bytes == 26_214_400
     assert settings.disk_reserve == 67_108_864
     assert settings.retry_for == 4 * 86_400_000_000
@@ -78,6 +80,7 @@ GOOD = [
     ("POSTROOM_SMTP_ALLOW_PLAINTEXT", "Yes", "smtp_allow_plaintext", True),
     ("POSTROOM_RATE_LIMIT", "", "rate_limit", ""),
     ("POSTROOM_RATE_LIMIT", "10/second;500/day", "rate_limit", "10/second;500/day"),
+    ("POSTROOM_RATE_LIMIT_FALLBACK", "Refuse", "rate_limit_fallback", RateLimitFallback.REFUSE),
     ("POSTROOM_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
     ("POSTROOM_DISK_RESERVE", "0", "disk_reserve", 0),
     ("POSTROOM_DATABASE_BOUNCER", "yes", "database_bouncer", True),
@@ -129,6 +132,7 @@ BAD = [
     ("POSTROOM_SMTP_ALLOW_PLAINTEXT", "maybe"),
     ("POSTROOM_RATE_LIMIT", "often"),
     ("POSTROOM_RATE_LIMIT", "0/minute"),
+    ("POSTROOM_RATE_LIMIT_FALLBACK", "deny"),
     ("RATELIMIT_STORAGE_URI", f"mongodb://{CANARY}"),
     ("RATELIMIT_STORAGE_URI", "memory"),
     ("POSTROOM_MAX_MESSAGE_BYTES", "1023"),
