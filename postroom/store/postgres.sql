@@ -9,7 +9,7 @@ WITH message AS (
 ), content AS (
     INSERT INTO content (message_id, mime, checksum) SELECT id, :mime, :checksum FROM message
 ), delivery AS (
-    INSERT INTO delivery (message_id, forward_path) SELECT id, :forward_path FROM message
+    INSERT INTO delivery (message_id, forward_path, checksum) SELECT id, :forward_path, :envelope_checksum FROM message
 ), job AS (
     INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
 )
@@ -19,7 +19,7 @@ INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM
 -- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
-       delivery.id, delivery.forward_path,
+       delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id),
        job.due_at
 FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
@@ -29,7 +29,7 @@ FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
                                                  AND in_hand.crashes >= :suspect))
       ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED) AS job
      JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
-     JOIN LATERAL (SELECT id, forward_path FROM delivery AS any_pending
+     JOIN LATERAL (SELECT id, forward_path, checksum FROM delivery AS any_pending
                    WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending'
                    ORDER BY id LIMIT 1) AS delivery ON true
 ORDER BY job.due_at, job.id;
@@ -84,9 +84,10 @@ WITH given AS (
     SELECT * FROM unnest(
         CAST(:request_id AS text[]), CAST(:account_id AS bigint[]), CAST(:reverse_path AS text[]),
         CAST(:subject AS text[]), CAST(:size AS integer[]), CAST(:smtputf8 AS smallint[]), CAST(:now AS bigint[]),
-        CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[])
+        CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[]),
+        CAST(:envelope_checksum AS bigint[])
     ) AS given (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime, checksum,
-                forward_path)
+                forward_path, envelope_checksum)
 ), message AS (
     INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
     SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt FROM given
@@ -95,8 +96,8 @@ WITH given AS (
     INSERT INTO content (message_id, mime, checksum)
     SELECT message.id, given.mime, given.checksum FROM message JOIN given USING (request_id)
 ), delivery AS (
-    INSERT INTO delivery (message_id, forward_path)
-    SELECT message.id, given.forward_path FROM message JOIN given USING (request_id)
+    INSERT INTO delivery (message_id, forward_path, checksum)
+    SELECT message.id, given.forward_path, given.envelope_checksum FROM message JOIN given USING (request_id)
 ), job AS (
     INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
 ), event AS (

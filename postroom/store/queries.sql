@@ -76,8 +76,8 @@ INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
 VALUES (:account_id, :key, :fingerprint, :request_id, :now);
 
 -- name: add_delivery!
-INSERT INTO delivery (message_id, forward_path)
-SELECT id, :forward_path FROM message WHERE request_id = :request_id;
+INSERT INTO delivery (message_id, forward_path, checksum)
+SELECT id, :forward_path, :checksum FROM message WHERE request_id = :request_id;
 
 -- name: insert_event!
 INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_id, :delivery_id, :at, :kind, :detail);
@@ -143,7 +143,7 @@ DELETE FROM connection WHERE id = :connection_id;
 DELETE FROM connection WHERE worker_id = :worker_id;
 
 -- name: pending_deliveries
-SELECT id, forward_path FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;
+SELECT id, forward_path, checksum FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;
 
 -- name: mark_dot!
 UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;

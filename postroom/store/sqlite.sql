@@ -3,15 +3,15 @@
 -- name: accept_message!
 -- Message, content, first delivery, job and event, through the view's trigger.
 INSERT INTO acceptance (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime,
-                        checksum, forward_path)
+                        checksum, forward_path, envelope_checksum)
 VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :mime, :checksum,
-        :forward_path);
+        :forward_path, :envelope_checksum);
 
 -- name: jobs_due
 -- While the worker has a suspect in hand the others are passed over.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
-       delivery.id, delivery.forward_path,
+       delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id),
        job.due_at
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id

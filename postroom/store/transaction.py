@@ -37,12 +37,13 @@ from postroom.store.floors import Floors
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
-DAMAGED = "the stored content is not what was accepted: the database or its disk has altered it"
+DAMAGED = "the stored {} is not what was accepted: the database or its disk has altered it"
+_NEIGHBOUR_DAMAGED = "another recipient's stored envelope was altered"
 SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
-_DUE_AT = 15  # the column of `jobs_due`
+_DUE_AT = 16  # the column of `jobs_due`
 _SUSPECT = MOST_CRASHES - 1
 _STEP_BACK = 5 * SECOND
 _SLOT = 600 * SECOND
@@ -201,6 +202,7 @@ class Transaction:
 
     def _insert(self, message: NewMessage) -> None:
         first, *others = message.forward_paths
+        checksum = crc32(message.mime)
         self._q.accept_message(
             self._db,
             request_id=message.request_id,
@@ -212,11 +214,17 @@ class Transaction:
             now=message.accepted_at,
             in_doubt=None if message.in_doubt is None else message.in_doubt.value,
             mime=message.mime,
-            checksum=crc32(message.mime),
+            checksum=checksum,
             forward_path=first,
+            envelope_checksum=_envelope_checksum(message.reverse_path, first, checksum),
         )
         for path in others:
-            self._q.add_delivery(self._db, request_id=message.request_id, forward_path=path)
+            self._q.add_delivery(
+                self._db,
+                request_id=message.request_id,
+                forward_path=path,
+                checksum=_envelope_checksum(message.reverse_path, path, checksum),
+            )
 
     # -- the queue
 
@@ -278,11 +286,11 @@ class Transaction:
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
-        checksum, crashes, own, delivery_id, forward_path, has_more, _ = more
+        checksum, crashes, own, *first, has_more, _ = more
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
-        pending = [(delivery_id, forward_path)]
+        pending = [tuple(first)]
         if has_more:
             pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:left]
@@ -308,7 +316,7 @@ class Transaction:
             request_id=request_id,
             account_id=account_id,
             reverse_path=reverse_path,
-            deliveries=tuple(PendingDelivery(*delivery) for delivery in taken),
+            deliveries=tuple(PendingDelivery(id_, path) for id_, path, _ in taken),
             mime=mime,
             smtputf8=bool(smtputf8),
             accepted_at=accepted_at,
@@ -316,9 +324,11 @@ class Transaction:
             in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
         )
-        if checksum is not None and crc32(mime) != checksum:
-            damaged = {delivery.id: Failed(DAMAGED, Blame.MESSAGE) for delivery in job.deliveries}
-            self.finish(job, Result(damaged, None), worker_id=worker_id, started_at=now, now=now)
+        damage = _damage(reverse_path, taken, mime, checksum)
+        if damage:
+            spared = Deferred(_NEIGHBOUR_DAMAGED, Blame.MESSAGE)
+            outcomes = {delivery.id: damage.get(delivery.id, spared) for delivery in job.deliveries}
+            self.finish(job, Result(outcomes, now), worker_id=worker_id, started_at=now, now=now)
             return None
         return job
 
@@ -616,7 +626,7 @@ class Transaction:
             request_id="",
             account_id=0,
             reverse_path="",
-            deliveries=tuple(PendingDelivery(*delivery) for delivery in taken),
+            deliveries=tuple(PendingDelivery(id_, path) for id_, path, _ in taken),
             mime=b"",
             smtputf8=False,
             accepted_at=0,
@@ -746,6 +756,27 @@ def slots_of_the_day(now: Instant) -> dict[str, int]:
     current = now // _SLOT
     # What lies further on than a day is what a clock that went wrong has left.
     return {"slot": current - _SLOTS_A_DAY + 1, "latest": current + _SLOTS_A_DAY}
+
+
+def _envelope_checksum(reverse_path: str, forward_path: str, content: int) -> int:
+    """Return the CRC-32 of an envelope, begun with that of its content, so that neither passes with another one."""
+    return crc32(f"{reverse_path}\0{forward_path}".encode(), content)
+
+
+def _damage(
+    reverse_path: str, deliveries: Sequence[tuple[int, str, int | None]], mime: bytes, checksum: int | None
+) -> dict[int, Outcome]:
+    """Return the end of each delivery whose content or envelope is not what was accepted."""
+    if checksum is None:  # it was accepted before there was one
+        return {}
+    content = crc32(mime)
+    if content != checksum:
+        return {id_: Failed(DAMAGED.format("content"), Blame.MESSAGE) for id_, _, _ in deliveries}
+    return {
+        id_: Failed(DAMAGED.format("envelope"), Blame.MESSAGE)
+        for id_, path, accepted in deliveries
+        if accepted is not None and _envelope_checksum(reverse_path, path, content) != accepted
+    }
 
 
 def _reply_columns(reply: Reply | None) -> dict[str, Any]:

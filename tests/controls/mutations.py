@@ -142,9 +142,16 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "content that was altered is not sent",
         "postroom/store/transaction.py",
-        "        if checksum is not None and crc32(mime) != checksum:\n",
-        "        if False:\n",
+        "    if content != checksum:\n",
+        "    if False:\n",
         f"{_TRANSITIONS}::TestContent::test_that_the_disk_has_altered_is_never_handed_out[sqlite]",
+    ),
+    Control(
+        "an envelope that was altered is not sent",
+        "postroom/store/transaction.py",
+        "_envelope_checksum(reverse_path, path, content) != accepted\n",
+        "False\n",
+        f"{_TRANSITIONS}::TestEnvelope::test_whose_recipient_was_altered[sqlite]",
     ),
     Control(
         "what is accepted passes the byte gate",

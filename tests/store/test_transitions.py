@@ -254,6 +254,65 @@ class TestContent:
         assert post.unlogged() == [post.status(altered)]
 
 
+class TestEnvelope:
+    """What of it was altered goes to nobody; what was accepted before there was a checksum goes out."""
+
+    def test_whose_recipient_was_altered(self, post: Post) -> None:
+        altered, other, old = (
+            post.add("bob@example.org"),
+            post.add("bob@example.org"),
+            post.add("dora@example.org"),
+        )
+        self._alter(post, altered, "forward_path = 'rob@example.org'")
+        self._alter(post, old, "checksum = NULL")
+        assert [job.request_id for job in post.claim()] == [other, old]
+        assert post.status(altered).startswith("failed (the stored envelope is not what was accepted")
+        assert post.unlogged() == [post.status(altered)]
+
+    def test_whose_sender_was_altered(self, post: Post) -> None:
+        altered, other = post.add(*PEOPLE), post.add(*PEOPLE)
+        post.database.rows(
+            "UPDATE message SET reverse_path = 'hanna@example.com' WHERE request_id = ?", altered
+        )
+        assert [job.request_id for job in post.claim()] == [other]
+        assert post.status(altered).startswith("failed (bob@example.org: the stored envelope is not what")
+
+    def test_of_another_message(self, post: Post) -> None:
+        """Whole rows may change places: each checksum is good for its own content alone."""
+        first, second = new_message(post.anna), replace(new_message(post.anna), mime=b"not for bob\r\n")
+        post.accept(first)
+        post.accept(second)
+        post.database.rows("UPDATE delivery SET message_id = 3 - message_id")
+        assert post.claim() == []
+
+    def test_with_one_altered_recipient_goes_to_the_others(self, post: Post) -> None:
+        request_id = post.add(*PEOPLE)
+        self._alter(post, request_id, "forward_path = 'harley@example.org'", PEOPLE[1])
+        assert post.claim() == []
+        job = post.claim_one()
+        assert [delivery.forward_path for delivery in job.deliveries] == [PEOPLE[0], PEOPLE[2]]
+        post.finish(job, SENT, SENT)
+        assert post.status(request_id).startswith("failed (harley@example.org: the stored envelope is not")
+
+    def test_is_known_again_in_every_part(self, post: Post) -> None:
+        """A limit lets a message go out in parts, and each of them has recipients of its own."""
+        request_id = post.add(*PEOPLE)
+        for number, person in enumerate(PEOPLE, start=1):
+            [job] = post.claim(daily_limit=number)
+            assert [delivery.forward_path for delivery in job.deliveries] == [person]
+            post.finish(job, SENT, now=NOW)
+        assert post.status(request_id) == "sent"
+
+    @staticmethod
+    def _alter(post: Post, request_id: str, change: str, path: str = "%") -> None:
+        post.database.rows(
+            f"UPDATE delivery SET {change} WHERE forward_path LIKE ? "
+            "AND message_id = (SELECT id FROM message WHERE request_id = ?)",
+            path,
+            request_id,
+        )
+
+
 class TestFinish:
     @pytest.mark.parametrize("policy", InDoubtPolicy, ids=lambda policy: policy.value)
     @pytest.mark.parametrize("outcomes", COMBINATIONS, ids=_named)
