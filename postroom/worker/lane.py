@@ -211,8 +211,11 @@ class Lane:
                     line = await self._open()
                     if line is None:
                         return
-                else:
-                    await self._send_all(line)
+                    if not self._jobs or self._context.draining:
+                        continue
+                # Not asked again whether a new line is usable: a server that leaves as soon as it has let us in costs
+                # the job a try, or we would log in again and again.
+                await self._send_all(line)
         finally:
             if line is not None:
                 if line.coming is not None:
