@@ -5,28 +5,127 @@ from __future__ import annotations
 import multiprocessing
 import re
 import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
 import apsw
+import psycopg
 import pytest
 
 from postroom.errors import SchemaMismatch, StoreDamaged, StoreError
 from postroom.store import Store, open_store
 from postroom.store import migrate as migrate_module
-from postroom.store.postgres import _TOGETHER
+from postroom.store.engine import Engine
+from postroom.store.postgres import _TOGETHER, PostgresEngine
+from postroom.store.postgres import MIGRATIONS as POSTGRES_MIGRATIONS
 from postroom.store.sqlite import MIGRATIONS, SQLiteEngine
+from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
 
 SPAWN = multiprocessing.get_context("spawn")
-NAMES = [path.stem for path in sorted(MIGRATIONS.glob("*.sql"))]
-SECOND = f"{len(NAMES) + 1:04d}_second"
+
+
+@dataclass(frozen=True)
+class Place(ABC):
+    """Where a database is, or is to be, and the migrations for it; it can be handed to another process."""
+
+    url: str
+    migrations: Path
+    endless: str  # a migration that is under way for long enough to be killed
+
+    @property
+    def names(self) -> list[str]:
+        return [path.stem for path in sorted(self.migrations.glob("*.sql"))]
+
+    @abstractmethod
+    def engine(self) -> Engine: ...
+
+    @abstractmethod
+    def query(self, sql: str) -> list[tuple[Any, ...]]: ...
+
+    @abstractmethod
+    def schema(self) -> list[tuple[Any, ...]]: ...
+
+    @abstractmethod
+    def contents(self) -> object:
+        """Return whatever shows that nothing was changed."""
+
+    @abstractmethod
+    def is_under_way(self) -> bool:
+        """Whether the endless migration has begun."""
+
+    def applied(self) -> list[str]:
+        return [row[0] for row in self.query("SELECT name FROM schema_migration ORDER BY version")]
+
+    def migrate(self) -> list[str]:
+        store = Store(self.engine())
+        try:
+            return store.migrate()
+        finally:
+            store.close()
+
+
+class SQLitePlace(Place):
+    @property
+    def path(self) -> Path:
+        return Path(self.url.removeprefix("sqlite:///"))
+
+    def engine(self) -> Engine:
+        return SQLiteEngine(self.path, migrations=self.migrations)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        return _query(self.path, sql)
+
+    def schema(self) -> list[tuple[Any, ...]]:
+        return self.query("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
+
+    def contents(self) -> bytes:
+        return self.path.read_bytes()
+
+    def is_under_way(self) -> bool:
+        log = self.path.with_name(f"{self.path.name}-wal")
+        return log.exists() and log.stat().st_size > 1_000_000
+
+
+class PostgresPlace(Place):
+    def engine(self) -> Engine:
+        return PostgresEngine(self.url, migrations=self.migrations)
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(sql.encode()).fetchall()
+
+    def schema(self) -> list[tuple[Any, ...]]:
+        columns = self.query(
+            "SELECT table_name, column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema = 'public' ORDER BY 1, 2"
+        )
+        return columns + self.query(
+            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+        )
+
+    def contents(self) -> object:
+        return self.schema(), self.query("SELECT * FROM schema_migration ORDER BY version")
+
+    def is_under_way(self) -> bool:
+        return bool(
+            self.query(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+            )
+        )
+
+
 ENDLESS = """
 CREATE TABLE filled (id INTEGER PRIMARY KEY, filling BLOB);
 WITH RECURSIVE number (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number)
 INSERT INTO filled SELECT n, zeroblob(4000) FROM number;
 """
+# Not as endless: a server goes on with a statement after its client was killed.
+SLEEPING = "CREATE TABLE filled (id INTEGER); SELECT pg_sleep(2);"
 
 
 @pytest.fixture
@@ -34,10 +133,30 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "postroom.db"
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, path: Path) -> Iterator[Place]:
+    """An empty database of each engine in turn."""
+    if request.param == "sqlite":
+        yield SQLitePlace(f"sqlite:///{path}", MIGRATIONS, ENDLESS)
+        return
+    server: Postgres = request.getfixturevalue("postgres_server")
+    name = server.create_database()
+    yield PostgresPlace(server.url(name), POSTGRES_MIGRATIONS, SLEEPING)
+    server.drop_database(name)
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A copy of the real migrations, to add to."""
-    return Path(shutil.copytree(MIGRATIONS, tmp_path / "migrations"))
+def newer(place: Place, tmp_path: Path) -> Place:
+    """The same database, and a copy of the real migrations to add to."""
+    folder = Path(shutil.copytree(place.migrations, tmp_path / "migrations"))
+    return replace(place, migrations=folder)
+
+
+def add(newer: Place, place: Place, sql: str) -> str:
+    """Write the migration that comes after the real ones; return its name."""
+    name = f"{len(place.names) + 1:04d}_second"
+    (newer.migrations / f"{name}.sql").write_text(sql)
+    return name
 
 
 def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -48,129 +167,115 @@ def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-def _schema(path: Path) -> list[tuple[Any, ...]]:
-    return _query(path, "SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
+def _migrate(path: Path) -> None:
+    SQLitePlace(f"sqlite:///{path}", MIGRATIONS, ENDLESS).migrate()
 
 
-def _applied(path: Path) -> list[str]:
-    return [row[0] for row in _query(path, "SELECT name FROM schema_migration ORDER BY version")]
-
-
-def _migrate(path: Path, folder: Path = MIGRATIONS) -> list[str]:
-    store = Store(SQLiteEngine(path, migrations=folder))
-    try:
-        return store.migrate()
-    finally:
-        store.close()
-
-
-def _migrate_together(path: Path, together: Barrier) -> None:
+def _migrate_together(place: Place, together: Barrier) -> None:
     together.wait(30)
-    _migrate(path)
+    place.migrate()
 
 
 class TestMigrating:
-    def test_a_new_database_applies_all(self, path: Path) -> None:
-        assert _migrate(path) == NAMES == _applied(path)
+    def test_a_new_database_applies_all(self, place: Place) -> None:
+        assert place.migrate() == place.names == place.applied()
 
-    def test_again_changes_nothing(self, path: Path) -> None:
-        _migrate(path)
-        before = path.read_bytes()
-        assert _migrate(path) == []
-        assert path.read_bytes() == before
+    def test_again_changes_nothing(self, place: Place) -> None:
+        place.migrate()
+        before = place.contents()
+        assert place.migrate() == []
+        assert place.contents() == before
 
-    def test_applies_only_what_is_new(self, path: Path, folder: Path) -> None:
-        _migrate(path)
-        (folder / f"{SECOND}.sql").write_text("CREATE TABLE a (id INTEGER); CREATE TABLE b (id INTEGER);")
-        assert _migrate(path, folder) == [SECOND]
-        assert _applied(path) == [*NAMES, SECOND]
-        assert {"a", "b"} <= {row[1] for row in _schema(path)}
+    def test_applies_only_what_is_new(self, place: Place, newer: Place) -> None:
+        place.migrate()
+        second = add(newer, place, "CREATE TABLE a (id INTEGER); CREATE TABLE b (id INTEGER);")
+        assert newer.migrate() == [second]
+        assert newer.applied() == [*place.names, second]
+        assert newer.query("SELECT count(*) FROM a, b") == [(0,)]
 
-    def test_eight_processes_at_once_apply_each_once(self, path: Path) -> None:
+    def test_eight_processes_at_once_apply_each_once(self, place: Place) -> None:
         together = SPAWN.Barrier(8)
-        children = [SPAWN.Process(target=_migrate_together, args=(path, together)) for _ in range(8)]
+        children = [SPAWN.Process(target=_migrate_together, args=(place, together)) for _ in range(8)]
         for child in children:
             child.start()
         for child in children:
-            child.join(30)
+            child.join(60)
         assert [child.exitcode for child in children] == [0] * 8
-        assert _applied(path) == NAMES
+        assert place.applied() == place.names
 
-    def test_that_goes_wrong_half_way_leaves_nothing(self, path: Path, folder: Path) -> None:
-        _migrate(path)
-        before = _schema(path)
-        second = folder / f"{SECOND}.sql"
-        second.write_text("CREATE TABLE a (id INTEGER); CREATE TABLE nonsense (;")
+    def test_that_goes_wrong_half_way_leaves_nothing(self, place: Place, newer: Place) -> None:
+        place.migrate()
+        before = place.schema()
+        add(newer, place, "CREATE TABLE a (id INTEGER); CREATE TABLE nonsense (;")
         with pytest.raises(StoreError, match="syntax error"):
-            _migrate(path, folder)
-        assert (_schema(path), _applied(path)) == (before, NAMES)
-        second.write_text("CREATE TABLE a (id INTEGER);")
-        assert _migrate(path, folder) == [SECOND]
+            newer.migrate()
+        assert (place.schema(), place.applied()) == (before, place.names)
+        second = add(newer, place, "CREATE TABLE a (id INTEGER);")
+        assert newer.migrate() == [second]
 
-    def test_that_is_killed_half_way_leaves_nothing(self, path: Path, folder: Path) -> None:
-        _migrate(path)
-        before = _schema(path)
-        second = folder / f"{SECOND}.sql"
-        second.write_text(ENDLESS)
-        child = SPAWN.Process(target=_migrate, args=(path, folder))
+    def test_that_is_killed_half_way_leaves_nothing(self, place: Place, newer: Place) -> None:
+        place.migrate()
+        before = place.schema()
+        add(newer, place, place.endless)
+        child = SPAWN.Process(target=newer.migrate)
         child.start()
-        log = path.with_name("postroom.db-wal")
         try:
-            eventually(lambda: log.exists() and log.stat().st_size > 1_000_000)
+            eventually(place.is_under_way, 20)
         finally:
             child.kill()
             child.join(30)
         assert child.exitcode == -9
-        assert (_schema(path), _applied(path)) == (before, NAMES)
-        assert _query(path, "PRAGMA integrity_check") == [("ok",)]
-        second.write_text("CREATE TABLE a (id INTEGER);")
-        assert _migrate(path, folder) == [SECOND]
+        assert (place.schema(), place.applied()) == (before, place.names)
+        if isinstance(place, SQLitePlace):
+            assert place.query("PRAGMA integrity_check") == [("ok",)]
+        second = add(newer, place, "CREATE TABLE a (id INTEGER);")
+        assert newer.migrate() == [second]
 
-    def test_numbers_run_without_a_gap(self, folder: Path) -> None:
-        (folder / "0099_late.sql").write_text("CREATE TABLE a (id INTEGER);")
+    def test_numbers_run_without_a_gap(self, newer: Place) -> None:
+        (newer.migrations / "0099_late.sql").write_text("CREATE TABLE a (id INTEGER);")
         with pytest.raises(AssertionError):
-            migrate_module.load_migrations(folder)
+            migrate_module.load_migrations(newer.migrations)
 
 
 class TestMismatch:
-    def test_an_empty_database_says_what_to_do(self, path: Path) -> None:
-        store = open_store(f"sqlite:///{path}")
+    def test_an_empty_database_says_what_to_do(self, place: Place) -> None:
+        store = open_store(place.url)
         with pytest.raises(SchemaMismatch, match="run `postroom migrate`"):
             store.check_schema()
         store.close()
 
-    def test_an_older_database_says_what_to_do(self, path: Path, folder: Path) -> None:
-        _migrate(path)
-        (folder / f"{SECOND}.sql").write_text("CREATE TABLE a (id INTEGER);")
-        store = Store(SQLiteEngine(path, migrations=folder))
+    def test_an_older_database_says_what_to_do(self, place: Place, newer: Place) -> None:
+        place.migrate()
+        add(newer, place, "CREATE TABLE a (id INTEGER);")
+        store = Store(newer.engine())
         with pytest.raises(SchemaMismatch, match="run `postroom migrate`"):
             store.check_schema()
         store.close()
 
     @pytest.mark.parametrize("call", ["migrate", "check_schema"])
-    def test_a_newer_database_is_refused(self, path: Path, folder: Path, call: str) -> None:
-        (folder / f"{SECOND}.sql").write_text("CREATE TABLE a (id INTEGER);")
-        _migrate(path, folder)
-        before = _schema(path)
-        store = open_store(f"sqlite:///{path}")
+    def test_a_newer_database_is_refused(self, place: Place, newer: Place, call: str) -> None:
+        add(newer, place, "CREATE TABLE a (id INTEGER);")
+        newer.migrate()
+        before = place.schema()
+        store = open_store(place.url)
         with pytest.raises(SchemaMismatch, match="update Postroom"):
             getattr(store, call)()
         store.close()
-        assert _schema(path) == before
+        assert place.schema() == before
 
     @pytest.mark.parametrize("call", ["migrate", "check_schema"])
     def test_another_migration_of_the_same_number_is_refused(
-        self, path: Path, folder: Path, call: str
+        self, place: Place, newer: Place, call: str
     ) -> None:
-        _migrate(path)
-        first = folder / f"{NAMES[0]}.sql"
+        place.migrate()
+        first = newer.migrations / f"{place.names[0]}.sql"
         first.write_text(first.read_text() + "\nCREATE TABLE a (id INTEGER);\n")
-        before = _schema(path)
-        store = Store(SQLiteEngine(path, migrations=folder))
+        before = place.schema()
+        store = Store(newer.engine())
         with pytest.raises(SchemaMismatch, match="do not belong together"):
             getattr(store, call)()
         store.close()
-        assert _schema(path) == before
+        assert place.schema() == before
 
 
 class TestDamage:
