@@ -259,7 +259,7 @@ def test_a_worker_that_slept_past_its_lease_sends_nothing_more(
     server = scripted()
     server.on(verb, do=Late(3), times=1)  # what the sleeping worker finds when it wakes
     with install(tmp_path, server, **database_settings) as service, contextlib.ExitStack() as stack:
-        [sleeper] = living(service)
+        [sleeper] = eventually(lambda: living(service), message="the worker to sign on")
         request_id = service.send()
         eventually(lambda: has_come(server, verb), message=f"the {verb}")
         with asleep(service, sleeper):
@@ -281,7 +281,7 @@ def test_a_worker_that_was_buried_while_it_slept_claims_nothing_when_it_wakes(
 ) -> None:
     server = scripted()
     with install(tmp_path, server, **long_database_settings) as service:
-        [sleeper] = living(service)
+        [sleeper] = eventually(lambda: living(service), message="the worker to sign on")
         with asleep(service, sleeper):
             with second_worker(service, alive=1):
                 buried = f"SELECT count(*) FROM worker WHERE pid = {sleeper} AND gone_at IS NOT NULL"
@@ -302,7 +302,7 @@ def test_a_worker_that_slept_with_its_hands_full_sends_none_of_it(
         Installation(tmp_path / "service", account_rows(sink.port), **long_database_settings) as service,
         contextlib.ExitStack() as stack,
     ):
-        [sleeper] = living(service)
+        [sleeper] = eventually(lambda: living(service), message="the worker to sign on")
         sink.freeze()
         with Load(service) as load:
             load.goes_on()
