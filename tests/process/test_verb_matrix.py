@@ -45,7 +45,10 @@ class Desk:
 
     @property
     def row(self) -> str:
-        return f"{self.key},{self.key.lower()}@postroom.example,secret,localhost,{self.server.port}"
+        pipelining = "" if self.cell.pipelining else "no"
+        return (
+            f"{self.key},{self.key.lower()}@postroom.example,secret,localhost,{self.server.port},{pipelining}"
+        )
 
 
 def desk(scripted: StartScripted, cell: Cell) -> Desk:
@@ -84,7 +87,7 @@ def test_every_cell_is_recorded_and_shown_as_the_design_says(
     tmp_path: Path, scripted: StartScripted, ca_file: Path, database_settings: dict[str, str]
 ) -> None:
     desks = [desk(scripted, cell) for cell in WALKED]
-    rows = ["key,email,app_password,host,port", *(each.row for each in desks)]
+    rows = ["key,email,app_password,host,port,pipelining", *(each.row for each in desks)]
     settings = {
         "POSTROOM_SMTP_CA_FILE": str(ca_file),
         "POSTROOM_SMTP_TIMEOUT": "5s",
