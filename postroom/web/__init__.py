@@ -28,8 +28,8 @@ _JSON_OVERHEAD = 65_536
 class Application(Flask):
     """Flask, with a short way for the one call that is made for every mail.
 
-    Contexts, routing and hooks cost as much again as all that the call itself does before its commit. So it goes
-    through the same limits, the same function and the same table of errors without them (docs/decisions/0005).
+    Contexts, routing and hooks take more than a quarter of the time before the commit. So it goes through
+    the same limits, the same function and the same table of errors without them (docs/decisions/0005).
     """
 
     limits: Limits

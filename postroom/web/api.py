@@ -41,7 +41,7 @@ def services() -> Services:
 
 @blueprint.post("/send-email")
 def send_email() -> Response:
-    """Accept a mail."""
+    """Accept a mail. The route is for 405 and its `Allow`: a POST takes the short way (`web.Application`)."""
     return accept_mail(services(), current())
 
 
