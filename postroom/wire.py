@@ -282,14 +282,13 @@ async def connect(host: str, port: int, seconds: float) -> Wire:
     addresses = await _resolve(host, port, seconds)
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
-    problem: SMTPFault | None = None
+    problem = SMTPFault(FaultKind.UNRESOLVED, "connect", f"the server {host} has no address")
     for tried, address in enumerate(addresses):
         share = max(deadline - now(), 0.0) / (len(addresses) - tried)
         try:
             return await _connect_to(f"{host}:{port} ({address})", address, port, share)
         except SMTPFault as fault:
             problem = fault
-    assert problem is not None
     raise problem
 
 
