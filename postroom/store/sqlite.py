@@ -33,6 +33,7 @@ OLDEST_SQLITE = (3, 51, 3)
 MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
 
 _LONGEST_WAIT_S = 5.0
+_OPEN = b"open\n"
 _SPACE_FRESH_S = 1.0
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -93,7 +94,9 @@ def translated(path: Path) -> Iterator[None]:
 class WriterLock:
     """A lock file that only one committer of all processes holds, and only for one commit.
 
-    Raises StoreUnavailable when it is not free within `longest_wait_s`.
+    Raises StoreUnavailable when it is not free within `longest_wait_s`. The file says too whether the
+    database was left open, and its time when something was last written: what was not checkpointed since is
+    in the write-ahead log alone.
     """
 
     def __init__(self, path: Path, longest_wait_s: float) -> None:
@@ -110,6 +113,24 @@ class WriterLock:
 
     def close(self) -> None:
         os.close(self._fd)
+
+    def note_open(self) -> None:
+        if not self._left_open():
+            os.pwrite(self._fd, _OPEN, 0)
+            os.utime(self._fd, ns=(0, 0))  # nothing was written since
+
+    def note_write(self) -> None:
+        os.utime(self._fd)
+
+    def note_closed(self) -> None:
+        os.ftruncate(self._fd, 0)
+
+    def is_newer_than(self, database: Path) -> bool:
+        """Whether the database was left open, with something written that is not in the file."""
+        return self._left_open() and database.stat().st_mtime_ns < os.fstat(self._fd).st_mtime_ns
+
+    def _left_open(self) -> bool:
+        return os.pread(self._fd, len(_OPEN), 0) == _OPEN
 
     def _try(self) -> bool:
         try:
@@ -173,10 +194,26 @@ class SQLiteEngine:
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:
             raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
+        self._log = path.with_name(path.name + "-wal")
         with translated(path), self._lock:
+            self._refuse_without_log()
             self._writer = self._connect(_WRITER_PRAGMAS)
             self._watcher = self._connect(_READER_PRAGMAS)
         self._writer_mutex = threading.Lock()
+
+    def _refuse_without_log(self) -> None:
+        """Raise StoreDamaged when the write-ahead log was taken away: SQLite would go on without a word.
+
+        Whoever closes the file last folds the log into it, so that it is newer than the last write.
+        """
+        if not self._log.exists() and self._lock.is_newer_than(self.path):
+            raise StoreDamaged(
+                f"{self._log} is missing, and with it what was last written; nothing was changed. Put it back, or "
+                f"restore the database from a backup. To go on without it, which loses mail and may send some twice, "
+                f"remove {self.path}-lock"
+            )
+        with suppress(OSError):  # a full disk: there is nothing to lose before there is room
+            self._lock.note_open()
 
     def _connect(self, pragmas: Sequence[str]) -> apsw.Connection:
         connection = apsw.Connection(str(self.path))
@@ -237,6 +274,7 @@ class SQLiteEngine:
         """Commit every work that has not failed yet; False when another one failed and all must be redone."""
         connection = self._writer
         connection.execute("BEGIN IMMEDIATE")
+        changes = connection.total_changes()
         try:
             transaction = Transaction(connection, self._queries)
             for index, work in enumerate(works):
@@ -246,6 +284,8 @@ class SQLiteEngine:
                 settled[index] = result = self._run(work, transaction)
                 if result.error is not None:
                     return False
+            if connection.total_changes() != changes:
+                self._lock.note_write()  # before the commit, which may checkpoint too
             passing("store.commit")
             connection.execute("COMMIT")
         finally:
@@ -272,8 +312,11 @@ class SQLiteEngine:
         """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
             self._writer.execute("BEGIN IMMEDIATE")
+            changes = self._writer.total_changes()
             try:
                 yield self._writer, self._queries
+                if self._writer.total_changes() != changes:
+                    self._lock.note_write()
                 self._writer.execute("COMMIT")
             finally:
                 if self._writer.in_transaction:
@@ -295,8 +338,15 @@ class SQLiteEngine:
             if self._closed:
                 return
             self._closed = True
-            while self._readers:
-                self._readers.pop().close()
-            self._watcher.close()
-            self._writer.close()
+            with suppress(StoreUnavailable), self._lock:
+                self._close_connections()
+                if not self._log.exists():
+                    self._lock.note_closed()
+            self._close_connections()
             self._lock.close()
+
+    def _close_connections(self) -> None:
+        while self._readers:
+            self._readers.pop().close()
+        self._watcher.close()
+        self._writer.close()

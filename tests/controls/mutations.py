@@ -140,6 +140,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_connections.py::TestConnections::test_are_no_more_than_the_account_may_have[sqlite]",
     ),
     Control(
+        "a write-ahead log that was taken away is missed",
+        "postroom/store/sqlite.py",
+        "            self._refuse_without_log()\n",
+        "",
+        "tests/process/test_disk.py::test_a_write_ahead_log_that_was_taken_away_is_missed",
+    ),
+    Control(
         "content that was altered is not sent",
         "postroom/store/transaction.py",
         "    if content != checksum:\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.servers.installation import Installation, account_rows
+from tests.servers.installation import Installation, account_rows, kill
 from tests.servers.ledger import all_ended, check_ledger, copies_at
 from tests.servers.netns import in_namespace
 from tests.servers.programs import end, unavailable
@@ -231,15 +232,7 @@ def test_a_database_that_cannot_be_used_is_said_once_and_not_tried_again(tmp_pat
         path = service.folder / "var/postroom.db"
         damage(path, how)
         before = path.read_bytes()
-        refused = subprocess.run(
-            [sys.executable, "-m", "postroom", "serve"],
-            cwd=service.folder,
-            env=service.environment,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        refused = serve(service)
         assert refused.returncode == 78, refused
         [said] = [line for line in refused.stderr.splitlines() if line.startswith("postroom:")]
         assert "var/postroom.db is damaged" in said
@@ -256,3 +249,84 @@ def damage(path: Path, how: str) -> None:
     else:
         data[100:4096] = os.urandom(3996)
     path.write_bytes(data)
+
+
+# --- A write-ahead log that was taken away
+
+
+def killed(service: Installation) -> None:
+    """Kill every process of a service at once: none sees another one die, to start it again or to end in order."""
+    os.kill(service.pid, signal.SIGSTOP)
+    pids = service.pids()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    for pid in pids:
+        kill(pid)
+    service.stop(signal.SIGKILL)
+    eventually(lambda: all(gone(pid) for pid in pids), 10, "the processes to be gone")
+
+
+def serve(service: Installation) -> subprocess.CompletedProcess[str]:
+    """Run `postroom serve`, which must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "postroom", "serve"],
+        cwd=service.folder,
+        env=service.environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def test_a_write_ahead_log_that_was_taken_away_is_missed(tmp_path: Path) -> None:
+    sink = Sink(ledger=tmp_path / "ledger")
+    with sink:
+        port = sink.port
+    service = Installation(tmp_path / "service", account_rows(port))
+    service.start()
+    accepted = service.send()
+    service.wait_for(accepted, "deferred")
+    killed(service)
+    log = service.folder / "var/postroom.db-wal"
+    kept = log.rename(log.with_name("kept"))
+    before = log.with_name("postroom.db").read_bytes()
+    refused = serve(service)
+    assert refused.returncode == 78, refused
+    assert "var/postroom.db-wal is missing" in refused.stderr
+    assert "remove var/postroom.db-lock" in refused.stderr
+    assert not log.exists()
+    assert log.with_name("postroom.db").read_bytes() == before, "left as it was"
+    kept.rename(log)
+    with service:
+        assert service.status(accepted).startswith("deferred"), "it is there again"
+
+
+def test_a_log_that_somebody_else_folded_into_the_file_is_not_missed(tmp_path: Path) -> None:
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        service = Installation(tmp_path / "service", account_rows(sink.port))
+        service.start()
+        accepted = service.send()
+        service.wait_for(accepted)
+        killed(service)
+        assert integrity(service) == "ok"  # opens the database, and is the last to close it
+        assert not (service.folder / "var/postroom.db-wal").exists()
+        with service:
+            assert service.status(accepted) == "sent"
+
+
+def test_a_backup_is_restored_as_the_page_says(tmp_path: Path) -> None:
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        service = Installation(tmp_path / "service", account_rows(sink.port))
+        service.start()
+        first = service.send()
+        service.wait_for(first)
+        backup = "import apsw; apsw.Connection('var/postroom.db').execute(\"VACUUM INTO 'backup.db'\")"
+        subprocess.run([sys.executable, "-c", backup], cwd=service.folder, check=True)
+        service.wait_for(service.send())
+        killed(service)
+        restore = "rm -f var/postroom.db-wal var/postroom.db-shm && install -m 600 backup.db var/postroom.db"
+        subprocess.run(["sh", "-c", restore], cwd=service.folder, check=True)
+        with service:
+            assert service.status(first) == "sent"
+            service.wait_for(service.send())

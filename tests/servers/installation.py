@@ -243,8 +243,8 @@ def account_rows(port: int, key: str = KEY) -> list[str]:
 
 
 def descendants(pid: int, *words: str) -> list[int]:
-    """Return the pids of the processes below `pid` whose command line ends with `words`."""
-    return [each for each in _descendants(pid) if _command(each)[-len(words) :] == list(words)]
+    """Return the pids of the processes below `pid` whose command line ends with `words`; without any, all."""
+    return [each for each in _descendants(pid) if not words or _command(each)[-len(words) :] == list(words)]
 
 
 def _descendants(pid: int) -> list[int]:
