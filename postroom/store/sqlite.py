@@ -300,7 +300,7 @@ class SQLiteEngine:
                 return Settled(work(transaction))
         except Exception as error:
             if isinstance(error.__cause__, (*_NOT_NOW, *_DAMAGED)):
-                raise  # the fault is the database's, so nobody's work can be committed
+                raise error.__cause__ from None  # the fault is the database's, so nobody's work can be committed
             return Settled(error=error)
 
     def run_script(self, sql: str) -> None:

@@ -26,13 +26,15 @@ MIB = 1024 * 1024
 
 
 @contextlib.contextmanager
-def failing_disk(pid: int, flush: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Let every flush of a process fail with EIO, from its `flush`th on."""
+def failing_disk(
+    pid: int, first: int, calls: str = "fdatasync,fsync", error: str = "EIO"
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Let these calls of a process fail, from the `first` on: its flushes, or its writes to the database."""
     strace = shutil.which("strace")
     if strace is None:
         unavailable("strace is not installed")
-    fault = f"inject=fdatasync,fsync:error=EIO:when={flush}+"
-    command = [str(strace), "-f", "-qq", "-e", "trace=fdatasync,fsync", "-e", fault, "-o", "/dev/null"]
+    fault = f"inject={calls}:error={error}:when={first}+"
+    command = [str(strace), "-f", "-qq", "-e", f"trace={calls}", "-e", fault, "-o", "/dev/null"]
     tracer = subprocess.Popen([*command, "-p", str(pid)], stderr=subprocess.DEVNULL)
     try:
         eventually(lambda: tracer.poll() is not None or traced(pid), 10, "strace to attach")
@@ -69,16 +71,33 @@ def integrity(service: Installation) -> str:
         connection.close()
 
 
-@pytest.mark.parametrize("flush", [1, 2, 5])
-def test_a_disk_that_fails_under_the_web_process(tmp_path: Path, flush: int) -> None:
+SPILLING = (
+    20 * MIB
+)  # more than the page cache holds: it is written before the commit, by the statement itself
+
+
+@pytest.mark.parametrize(
+    ("calls", "first", "size"),
+    [
+        ("fdatasync,fsync", 1, 100),
+        ("fdatasync,fsync", 2, 100),
+        ("fdatasync,fsync", 5, 100),
+        ("pwrite64", 1, 100),
+        ("pwrite64", 2, 100),
+        ("pwrite64", 7, 100),
+        ("pwrite64", 50, 100),
+        ("pwrite64", 1, SPILLING),
+    ],
+)
+def test_a_disk_that_fails_under_the_web_process(tmp_path: Path, calls: str, first: int, size: int) -> None:
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
         Installation(tmp_path / "service", account_rows(sink.port)) as service,
     ):
         accepted = [service.send() for _ in range(3)]
         pid = serving(service, "web")
-        with failing_disk(pid, flush):
-            while (answer := service.post()).status == 202:
+        with failing_disk(pid, first, calls):
+            while (answer := service.post(body="x" * size)).status == 202:
                 accepted.append(answer.document["request_id"])
             assert answer.status == 503
             assert answer.document["type"] == "urn:problem:postroom:store-unavailable"
@@ -98,8 +117,38 @@ def test_a_disk_that_fails_under_the_web_process(tmp_path: Path, flush: int) -> 
         assert "the disk failed" in service.log()
 
 
-@pytest.mark.parametrize("flush", [1, 2, 3, 6])
-def test_a_disk_that_fails_under_the_worker(tmp_path: Path, flush: int) -> None:
+@pytest.mark.parametrize("size", [100, SPILLING])
+def test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on(tmp_path: Path, size: int) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+    ):
+        accepted = [service.send() for _ in range(3)]
+        pid = serving(service, "web")
+        with failing_disk(pid, 1, "pwrite64", "ENOSPC"):
+            assert service.post(body="x" * size).status == 503
+            assert service.post().status == 503
+        accepted.append(service.send())
+        assert serving(service, "web") == pid
+        eventually(lambda: all_ended(service), 20)
+        check_ledger(service, sink, accepted)
+        assert integrity(service) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("calls", "first"),
+    [
+        ("fdatasync,fsync", 1),
+        ("fdatasync,fsync", 2),
+        ("fdatasync,fsync", 3),
+        ("fdatasync,fsync", 6),
+        ("pwrite64", 1),
+        ("pwrite64", 2),
+        ("pwrite64", 7),
+        ("pwrite64", 50),
+    ],
+)
+def test_a_disk_that_fails_under_the_worker(tmp_path: Path, calls: str, first: int) -> None:
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
         Installation(tmp_path / "service", account_rows(sink.port)) as service,
@@ -107,7 +156,7 @@ def test_a_disk_that_fails_under_the_worker(tmp_path: Path, flush: int) -> None:
         accepted = [service.send()]
         service.wait_for(accepted[0])
         pid = serving(service, "worker")
-        with failing_disk(pid, flush):
+        with failing_disk(pid, first, calls):
             accepted += [service.send() for _ in range(20)]
             eventually(lambda: gone(pid), 15, "the process to stop")
         eventually(lambda: all_ended(service), 30)
