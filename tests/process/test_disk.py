@@ -379,3 +379,49 @@ def test_a_backup_is_restored_as_the_page_says(tmp_path: Path) -> None:
         with service:
             assert service.status(first) == "sent"
             service.wait_for(service.send())
+
+
+# --- A disk, or a file, that is read-only
+
+
+@in_namespace
+@pytest.mark.parametrize("what", ["the disk", "the file"])
+def test_a_database_that_is_read_only_is_said_once_and_not_tried_again(tmp_path: Path, what: str) -> None:
+    with Sink(ledger=tmp_path / "ledger") as sink, small_disk(tmp_path / "disk", 256) as disk:
+        service = Installation(disk / "service", account_rows(sink.port))
+        with service:
+            first = service.send()
+            service.wait_for(first)
+        path = disk if what == "the disk" else service.folder / "var/postroom.db"
+        with read_only(path):
+            refused = serve(service)
+            assert refused.returncode == 78, refused
+            said = "cannot use var/postroom.db: Read-only file system"
+            assert said in refused.stderr, refused
+        with service:
+            assert service.status(first) == "sent"
+            service.wait_for(service.send())
+
+
+@contextlib.contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_disk_that_turns_read_only_is_a_503_and_the_process_stops(tmp_path: Path) -> None:
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        Installation(tmp_path / "service", account_rows(sink.port)) as service,
+    ):
+        accepted = [service.send()]
+        pid = serving(service, "web")
+        with failing_disk(pid, 1, "pwrite64,ftruncate", "EROFS"):
+            assert service.post().status == 503
+            eventually(lambda: gone(pid), 10, "the process to stop")
+        eventually(lambda: all_ended(service), 20)
+        check_ledger(service, sink, accepted)
