@@ -91,7 +91,9 @@ class Seam:
         try:
             while self._waiting:
                 await asyncio.sleep(self._linger_s)
-                batch, self._waiting = self._waiting, []
+                # What was given up before it began is not begun.
+                batch = [each for each in self._waiting if not each[1].cancelled()]
+                self._waiting = []
                 await self._commit(batch)
         finally:
             self._flushing = None

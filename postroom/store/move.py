@@ -311,8 +311,8 @@ class _Mover:
             session.connection.execute(
                 "DELETE FROM setting WHERE name = %s OR starts_with(name, %s)", [MOVING, _NOTE]
             )
-        with self._target.maintaining() as connection:
-            connection.execute("ANALYZE")
+        with self._target.exclusively() as (session, _):
+            session.connection.execute("ANALYZE")
 
 
 def _in_byte_order(name: str) -> sql.Composable:

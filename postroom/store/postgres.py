@@ -42,17 +42,17 @@ _READERS = 4
 _BORROW_WITHIN_S = 2.0
 _CHECK_AFTER_S = 1.0
 _CONNECT_WITHIN_S = 5
+_ANSWER_WITHIN_S = 15.0  # more than a statement may take
 _MOST_TRIES = 6
 _LISTEN_AGAIN_S = 1.0
 _NOTIFY_WAIT_S = 5.0
 _MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
 _marks = random.Random()  # noqa: S311  # they must differ, not be secret
 
-# What a session asks of the server: that a lost client is noticed and nothing waits for ever. pgbouncer in transaction
-# mode knows no sessions, so nothing of this holds there.
+# What a session asks of the server: that a lost client is noticed and nothing waits for ever.
+_LIMITS = {"statement_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
 _SESSION = {
     "application_name": "postroom",
-    "idle_in_transaction_session_timeout": "30s",
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",
     "tcp_keepalives_count": "3",
@@ -89,6 +89,35 @@ _NOT_NOW = (
     PoolTimeout,
     PoolClosed,
 )
+
+
+class _Connection(psycopg.Connection[Any]):
+    """A connection that gives up on a server that does not answer.
+
+    A server that is frozen still acknowledges what it is sent, so nothing but the time tells of it.
+    """
+
+    answer_within_s: float | None = _ANSWER_WITHIN_S
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is not None:  # whoever waits for a notification
+            return super().wait(gen, interval, timeout)
+        began, within = time.monotonic(), self.answer_within_s
+        try:
+            return super().wait(gen, interval, within)
+        except psycopg.OperationalError:
+            if within is not None and time.monotonic() - began >= within:
+                self.close()  # what it is doing nobody knows
+            raise
+
+    @contextmanager
+    def answering_within(self, seconds: float | None) -> Iterator[None]:
+        """Wait so long for each answer, for ever with None."""
+        before, self.answer_within_s = self.answer_within_s, seconds
+        try:
+            yield
+        finally:
+            self.answer_within_s = before
 
 
 class _Session:
@@ -273,17 +302,18 @@ class PostgresEngine:
         self._url = url
         self.where = _shown(url)
         self._bouncer = bouncer
-        self._session = {**_SESSION, "lock_timeout": str(round(longest_wait_s * 1000))}
+        self._limits = {**_LIMITS, "lock_timeout": str(round(longest_wait_s * 1000))}
         self._settle_within_s = settle_within_s
         self.floors: Floors | None = Floors()
         self._queries = load_queries()
         self._mutex = threading.Lock()
-        self._writer: psycopg.Connection[Any] | None = None
+        self._writer: _Connection | None = None
         self._listener: _Listener | None = None
         self._closed = False
         self._suspect_since = 0.0  # when a connection was last found to be lost
         self._pool = ConnectionPool(
             url,
+            connection_class=_Connection,
             kwargs=self._options(),
             min_size=0,
             max_size=_READERS,
@@ -301,11 +331,11 @@ class PostgresEngine:
         options: dict[str, Any] = {"autocommit": True, **_KEEPALIVE}
         if self._bouncer:
             return {**options, "prepare_threshold": None}
-        settings = " ".join(f"-c {name}={value}" for name, value in self._session.items())
+        settings = " ".join(f"-c {name}={value}" for name, value in {**_SESSION, **self._limits}.items())
         return {**options, "options": settings}
 
-    def _connect(self) -> psycopg.Connection[Any]:
-        connection: psycopg.Connection[Any] = psycopg.connect(self._url, **self._options())
+    def _connect(self) -> _Connection:
+        connection = _Connection.connect(self._url, **self._options())
         if connection.info.server_version < OLDEST_SERVER:
             connection.close()
             raise ConfigError("DATABASE_URL", f"{self.where} is older than PostgreSQL 13")
@@ -335,12 +365,13 @@ class PostgresEngine:
                 raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
             raise StoreUnavailable(f"the database {self.where} cannot be reached: {_said(error)}") from error
 
-    def _check(self, connection: psycopg.Connection[Any]) -> None:
+    def _check(self, connection: _Connection) -> None:
         """Look whether a connection of the pool is still there, unless it was so a moment ago."""
         now = time.monotonic()
         seen = getattr(connection, "postroom_seen", 0.0)
         if now - seen > _CHECK_AFTER_S or seen < self._suspect_since:
-            ConnectionPool.check_connection(connection)
+            with connection.answering_within(_CONNECT_WITHIN_S):
+                ConnectionPool.check_connection(connection)
             connection.postroom_seen = now  # type: ignore[attr-defined]
 
     @contextmanager
@@ -377,6 +408,14 @@ class PostgresEngine:
                     )
         raise StoreUnavailable(f"the database {self.where} is too busy: transactions keep meeting each other")
 
+    def _begin(self, connection: psycopg.Connection[Any]) -> None:
+        connection.execute("BEGIN")
+        if self._bouncer:  # there are no sessions that could have the limits
+            settings = ", ".join(
+                f"set_config('{name}', '{value}', true)" for name, value in self._limits.items()
+            )
+            connection.execute(f"SELECT {settings}".encode())
+
     def _try_batch(self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]) -> list[Settled]:
         try:
             settled = self._together(connection, works)
@@ -385,7 +424,7 @@ class PostgresEngine:
             self._roll_back()
             raise
 
-    def _own(self) -> psycopg.Connection[Any]:
+    def _own(self) -> _Connection:
         """Return the writing connection, a new one where the old one was lost."""
         if self._writer is not None and self._writer.closed:
             self._writer = None
@@ -411,7 +450,7 @@ class PostgresEngine:
         guards: list[Any] = []
         try:
             with connection.pipeline() as pipeline:
-                connection.execute("BEGIN")
+                self._begin(connection)
                 session = _Session(connection, self._queries, pipeline)
                 transaction = Transaction(session, self._queries, guards.append, self.floors)
                 values = [work(transaction) for work in works]
@@ -438,7 +477,7 @@ class PostgresEngine:
     def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Settled]:
         """Run the works in one transaction, each with a savepoint to go back to."""
         connection = self._own()
-        connection.execute("BEGIN")
+        self._begin(connection)
         session = _Session(connection, self._queries)
         transaction = Transaction(session, self._queries, _immediately, self.floors)
         settled = []
@@ -516,19 +555,14 @@ class PostgresEngine:
         with self._mutex, translated(self.where):
             connection = self._own()
             try:
-                with connection.transaction():
+                with connection.answering_within(None), connection.transaction():
                     connection.execute("SET LOCAL lock_timeout = 0")
+                    connection.execute("SET LOCAL statement_timeout = 0")
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
                     yield _Session(connection, self._queries), self._queries
             except BaseException:
                 self._roll_back()
                 raise
-
-    @contextmanager
-    def maintaining(self) -> Iterator[psycopg.Connection[Any]]:
-        """Lend the writing connection outside of any transaction."""
-        with self._mutex, translated(self.where):
-            yield self._own()
 
     def run_script(self, sql: str) -> None:
         self._own().execute(sql.encode())
@@ -592,7 +626,7 @@ def _shown(url: str) -> str:
 class _Listener:
     """A thread that counts notifications. While it is not connected, the workers' own looks must do."""
 
-    def __init__(self, connect: Callable[[], psycopg.Connection[Any]], where: str) -> None:
+    def __init__(self, connect: Callable[[], _Connection], where: str) -> None:
         self._connect = connect
         self.where = where
         self._closed = threading.Event()

@@ -162,8 +162,10 @@ SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
 -- name: mend_due_times!
 -- What a clock that was ahead has left: mail that was never tried is due, and nothing waits longer than it ever should.
 UPDATE job SET due_at = :now
-WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :now
-  AND (attempt = 0 OR due_at > :latest);
+WHERE id IN (SELECT id FROM job
+             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :now
+               AND (attempt = 0 OR due_at > :latest)
+             LIMIT :count);
 
 -- name: mend_resume_times!
 UPDATE account SET resume_at = :now WHERE resume_at > :latest;

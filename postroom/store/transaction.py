@@ -388,15 +388,15 @@ class Transaction:
         """Drop what is older than a day."""
         self._q.forget_usage(self._db, slot=now // _SLOT - _SLOTS_A_DAY)
 
-    def mend_times(self, now: Instant, longest_wait: Instant) -> int:
+    def mend_times(self, now: Instant, longest_wait: Instant, most: int) -> int:
         """Put right what a clock that was ahead has left: jobs due, and accounts set aside, until too far a time.
 
         No job waits longer than `longest_wait` for its next try, nor an account longer than the day
-        of its limit. Returns how many jobs had to.
+        of its limit. Returns how many jobs had to, up to `most`: then there may be more.
         """
         self._q.mend_resume_times(self._db, now=now, latest=now + LONGEST_PARK)
         self.wakes = True
-        return int(self._q.mend_due_times(self._db, now=now, latest=now + longest_wait))
+        return int(self._q.mend_due_times(self._db, now=now, latest=now + longest_wait, count=most))
 
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""

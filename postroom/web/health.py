@@ -5,17 +5,48 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, Response, current_app
 
-from postroom.errors import DiskFull, StoreError
+from postroom.errors import DiskFull, StoreError, StoreUnavailable
+from postroom.model import Instant
 from postroom.policy import has_room
+from postroom.store import WorkerRecord
 from postroom.web.api import Services, services
 
 blueprint = Blueprint("health", __name__)
 
 _FRESH_FOR_S = 1.0  # asking often costs the database nothing
+_TRUE_FOR_S = 5.0
+_WAIT_S = 2.0
+_RENEWED_WITHIN_S = 15.0  # workers renew their leases every ten seconds
+_LEASE_S = 60.0
+_WELL = {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"}
+_UNREADABLE = "cannot be read"
+
+
+class Leases:
+    """Which workers are alive. As with the workers themselves, a clock that is wrong makes nobody dead."""
+
+    def __init__(self) -> None:
+        # Each worker's lease, and since when it is the same.
+        self._seen: dict[int, tuple[Instant, float]] = {}
+
+    def alive(self, records: Sequence[WorkerRecord], now: Instant) -> int:
+        """Count the workers whose lease was renewed of late, or, at the first look, is not over by the clock."""
+        before, self._seen = self._seen, {}
+        return sum([self._is_alive(record, before.get(record.id), now) for record in records])
+
+    def _is_alive(self, record: WorkerRecord, seen: tuple[Instant, float] | None, now: Instant) -> bool:
+        looked, over = time.monotonic(), record.lease_until <= now
+        since = looked if seen is not None or not over else float("-inf")
+        if seen is not None and seen[0] == record.lease_until:
+            since = seen[1]
+        self._seen[record.id] = record.lease_until, since
+        return looked - since < (_RENEWED_WITHIN_S if over else _LEASE_S)
 
 
 class Readiness:
@@ -23,6 +54,7 @@ class Readiness:
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
+        self._leases = Leases()
         self._looked = float("-inf")
         self._found: dict[str, Any] = {}
 
@@ -32,25 +64,31 @@ class Readiness:
 
     @property
     def found(self) -> dict[str, Any]:
-        return self._found
+        if time.monotonic() - self._looked < _TRUE_FOR_S:
+            return self._found
+        return {"status": "not ready", "checks": {**_WELL, "database": _UNREADABLE}}
 
     def look(self, shared: Services) -> None:
-        with self._mutex:
-            if not self.is_fresh:
-                self._found = _look(shared)
-                self._looked = time.monotonic()
+        """Look anew, or wait a moment for whoever does already: one at a time waits for a database that is silent."""
+        if self._mutex.acquire(timeout=_WAIT_S):
+            try:
+                if not self.is_fresh:
+                    self._found = _look(shared, self._leases)
+                    self._looked = time.monotonic()
+            finally:
+                self._mutex.release()
 
 
-def _look(shared: Services) -> dict[str, Any]:
-    checks = {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"}
+def _look(shared: Services, leases: Leases) -> dict[str, Any]:
+    checks = dict(_WELL)
     figures: dict[str, Any] = {}
     try:
-        alive = [each for each in shared.store.living_workers() if each.lease_until > shared.clock()]
-        figures = {"workers": len(alive), "connections": shared.store.connections()}
+        alive = leases.alive(shared.store.living_workers(), shared.clock())
+        figures = {"workers": alive, "connections": shared.store.connections()}
         if not alive:
             checks["workers"] = "no worker is running: mail is accepted, and not sent"
     except StoreError:  # the reason is in the log, which only the operator sees
-        checks["database"] = "cannot be read"
+        checks["database"] = _UNREADABLE
     else:
         try:
             shared.store.check_schema()
@@ -76,6 +114,8 @@ def readyz() -> Response:
     readiness: Readiness = current_app.extensions["postroom.readiness"]
     shared = services()
     if not readiness.is_fresh:
-        shared.hub.read(lambda: readiness.look(shared))
-    status = 200 if readiness.found["status"] == "ready" else 503
-    return Response(json.dumps(readiness.found) + "\n", status, content_type="application/json")
+        with suppress(StoreUnavailable):
+            shared.hub.read(lambda: readiness.look(shared))
+    found = readiness.found
+    status = 200 if found["status"] == "ready" else 503
+    return Response(json.dumps(found) + "\n", status, content_type="application/json")

@@ -15,11 +15,16 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
+from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.seam import Seam
 from postroom.store import Store, Work
 
 T = TypeVar("T")
 _THREADS = 16
+_WRITE_WITHIN_S = (
+    60.0  # more than the store takes to give a database up, and to settle what became of a commit
+)
+_ASIDE_WITHIN_S = 20.0
 
 
 class Hub:
@@ -63,17 +68,45 @@ class Hub:
         """`Store.write`, together with what other requests have to commit just now."""
         if self._seam is None or not isinstance(getcurrent(), _Steps):
             return self._store.write(work)
-        return _wait(self._seam.submit(work))
+        if not self._store.is_remote:
+            return _wait(self._seam.submit(work))
+        try:
+            return self._within(_WRITE_WITHIN_S, self._seam.submit(work))
+        except TimeoutError:
+            raise CommitUnknown(f"the database has not answered within {_WRITE_WITHIN_S:g} s") from None
 
     def read(self, call: Callable[[], T]) -> T:
         """Return what `call` reads from the store: at once from a file of this machine, aside from a server."""
-        return self.aside(call) if self._store.is_remote else call()
+        if not self._store.is_remote:
+            return call()
+        try:
+            return self.aside(call)
+        except TimeoutError:
+            raise StoreUnavailable(f"the database has not answered within {_ASIDE_WITHIN_S:g} s") from None
 
     def aside(self, call: Callable[[], T]) -> T:
-        """Return what `call` returns, which may have to wait for another server."""
+        """Return what `call` returns, which may have to wait for another server. Raises TimeoutError."""
         if self._loop is None or not isinstance(getcurrent(), _Steps):
             return call()
-        return _wait(self._loop.run_in_executor(self._threads, call))
+        return self._within(_ASIDE_WITHIN_S, self._loop.run_in_executor(self._threads, call))
+
+    def _within(self, seconds: float, future: asyncio.Future[T]) -> T:
+        assert self._loop is not None
+        is_over = False
+
+        def give_up() -> None:
+            nonlocal is_over
+            is_over = future.cancel()
+
+        alarm = self._loop.call_later(seconds, give_up)
+        try:
+            return _wait(future)
+        except asyncio.CancelledError:
+            if is_over:
+                raise TimeoutError from None
+            raise  # it is the request that was cancelled
+        finally:
+            alarm.cancel()
 
 
 class _Steps(greenlet):

@@ -36,6 +36,7 @@ _DOZE_S = 0.08  # the same, after a second without a commit
 _LOOK_S = 0.25  # how often to look for jobs that have become due
 _SWEEP_S = 1.0
 _MEND_S = 10.0
+_MENDED_AT_ONCE = 20_000  # in less time than a statement may take
 _TIDY_S = 3600.0
 _PRUNE_S = 60.0
 _FILE_S = 0.5
@@ -253,8 +254,11 @@ class Worker:
     def _mend_times(self) -> None:
         """Let nothing wait for a time that was wrong: our clock, or that of whoever accepted the mail, was ahead."""
         longest = retry.longest(self._settings.retry_schedule)
-        if self._store.waits_too_long(self._clock(), longest):
-            mended = self._store.write(lambda transaction: transaction.mend_times(self._clock(), longest))
+        mended = _MENDED_AT_ONCE
+        while mended == _MENDED_AT_ONCE and self._store.waits_too_long(self._clock(), longest):
+            mended = self._store.write(
+                lambda transaction: transaction.mend_times(self._clock(), longest, _MENDED_AT_ONCE)
+            )
             log.warning("a clock was ahead: %d mails that waited for its time are due now", mended)
 
     def _renew(self) -> None:

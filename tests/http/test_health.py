@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from flask.testing import FlaskClient
 
 from postroom.config import Settings
 from postroom.model import SECOND, system_clock
-from postroom.store import Store, open_store
+from postroom.store import Store, Transaction, open_store
 from postroom.vault import Vault
 from postroom.web import create_app
 
@@ -56,6 +58,47 @@ def test_readyz_without_a_living_worker(store: Store, tmp_path: Path) -> None:
     assert answer.status_code == 503
     assert answer.json is not None
     assert answer.json["checks"]["workers"].startswith("no worker is running")
+
+
+class Ahead:
+    """A monotonic clock that can be moved on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + self.seconds)
+
+
+def test_readyz_believes_what_workers_do_and_no_clock(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen from a machine whose clock is minutes ahead every lease is over, and yet it is renewed."""
+    add_worker(store, -300 * SECOND)
+    web, ahead = client(store, tmp_path), Ahead(monkeypatch)
+    lease = system_clock() - 300 * SECOND
+    assert web.get("/readyz").status_code == 503, "nothing is known of it yet"
+    for _ in range(3):
+        ahead.seconds += 10
+        lease += 10 * SECOND
+        store.write(partial(Transaction.renew_lease, worker_id=1, lease_until=lease))
+        assert web.get("/readyz").status_code == 200
+    ahead.seconds += 14
+    assert web.get("/readyz").status_code == 200
+    ahead.seconds += 2
+    assert web.get("/readyz").status_code == 503, "it has missed a renewal"
+
+
+def test_readyz_does_not_believe_a_lease_for_ever(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen from a machine whose clock is an hour behind no lease is ever over."""
+    add_worker(store, 3600 * SECOND)
+    web, ahead = client(store, tmp_path), Ahead(monkeypatch)
+    assert web.get("/readyz").status_code == 200
+    ahead.seconds = 59
+    assert web.get("/readyz").status_code == 200
+    ahead.seconds = 61
+    assert web.get("/readyz").status_code == 503
 
 
 def test_readyz_with_a_disk_that_is_nearly_full(store: Store, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
 
 from tests.conftest import StartScripted
-from tests.servers.installation import Installation, account_rows
+from tests.servers.installation import KEY, Answer, Client, Installation, account_rows
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.scripted import Held, Late
@@ -119,3 +121,41 @@ def is_all_sent(service: Installation) -> bool:
         return service.query("SELECT count(*) FROM job WHERE state <> 'done'") == [(0,)]
     except psycopg.OperationalError:
         return False
+
+
+def test_a_server_that_is_frozen_holds_nobody_up_for_long(tmp_path: Path, sink: Sink) -> None:
+    """Its kernel acknowledges everything, nothing is answered; afterwards all that was accepted is sent."""
+    with Postgres(durable=True) as server:
+        url = server.url(server.create_database())
+        with Installation(tmp_path, account_rows(sink.port), DATABASE_URL=url) as service:
+            service.wait_for(service.send())
+            server.freeze()
+            try:
+                with ThreadPoolExecutor(40) as threads:
+                    posts = [threads.submit(_timed, service, "POST", "/send-email") for _ in range(20)]
+                    reads = [threads.submit(_timed, service, "GET", "/email-status/x") for _ in range(10)]
+                    probes = [threads.submit(_timed, service, "GET", "/readyz") for _ in range(10)]
+                    alive, seconds = _timed(service, "GET", "/livez")
+                    assert (alive.status, seconds < 5) == (200, True)
+                    for future in (*posts, *reads, *probes):
+                        answer, seconds = future.result()
+                        assert answer.status == 503
+                        assert seconds < 60
+                assert _timed(service, "GET", "/readyz")[0].document["checks"]["database"] == "cannot be read"
+            finally:
+                server.thaw()
+            eventually(lambda: service.post().status == 202, 20, "mail to be accepted again")
+            eventually(lambda: service.client.call("GET", "/readyz").status == 200, 20)
+            everything = "SELECT count(*) FROM job WHERE state <> 'done'"
+            eventually(lambda: service.query(everything) == [(0,)], 60, "everything to be sent")
+            assert service.query("SELECT count(*) FROM message") == [(2,)], "nothing of what was refused"
+
+
+def _timed(service: Installation, method: str, path: str) -> tuple[Answer, float]:
+    client, began = Client(service.port, timeout=90), time.monotonic()
+    mail = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
+    try:
+        answer = client.call(method, path, mail if method == "POST" else None)
+    finally:
+        client.close()
+    return answer, time.monotonic() - began

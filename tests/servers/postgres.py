@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +147,22 @@ class Postgres:
                 self._process.send_signal(how)
             self._process.wait(30)
             self._process = None
+
+    def freeze(self) -> None:
+        """Stop every process of it where it stands: connections stay, nothing is answered."""
+        self._send_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send_all(signal.SIGCONT)
+
+    def _send_all(self, number: int) -> None:
+        assert self._process is not None
+        parent = self._process.pid
+        os.kill(parent, number)  # first, so that it makes no more children
+        children = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii")
+        for child in children.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), number)
 
     def url(self, database: str, host: str | None = None) -> str:
         return f"postgresql://postroom@{host or self.host}:{self.port}/{database}"

@@ -13,13 +13,15 @@ from functools import partial
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Accepted, ClaimedJob
 from postroom.store import Store, Transaction, open_store
 from postroom.store.floors import Floors
-from postroom.store.postgres import PostgresEngine, _is_for_good
+from postroom.store.postgres import PostgresEngine, _Connection, _is_for_good
 from tests.servers.cable import Cable
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
 from tests.store.database import LATER, NOW, SENT, Database, Post, PostgresDatabase, accepting, new_message
@@ -247,6 +249,82 @@ class TestAServerThatGoes:
         with pytest.raises(ConfigError, match="synchronous_commit"):
             behind_a_bouncer._connect()
         behind_a_bouncer.close()
+
+
+@pytest.fixture
+def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgres]:
+    """A server of our own, to be ill-treated, of which an answer is awaited for a second only."""
+    monkeypatch.setattr(_Connection, "answer_within_s", 1.0)
+    with Postgres() as server:
+        yield server
+
+
+class TestAServerThatDoesNotAnswer:
+    def test_is_given_up_and_used_again_when_it_does(self, own_server: Postgres) -> None:
+        database = PostgresDatabase(own_server, own_server.create_database())
+        store = database.open()
+        store.migrate()
+        post = Post(store, database)
+        before = post.add()
+        own_server.freeze()
+        try:
+            began = time.monotonic()
+            with pytest.raises(StoreUnavailable) as caught:
+                post.add()
+            assert not isinstance(caught.value, CommitUnknown), "it is known that nothing was kept"
+            with pytest.raises(StoreUnavailable):
+                store.status(before)
+            assert time.monotonic() - began < 20
+        finally:
+            own_server.thaw()
+        eventually(lambda: _is_stored(store, before), 20, "the reader to be back")
+        after = eventually(lambda: _added(post), 20, "the writer to be back")
+        assert request_ids(database) == [before, after]
+        store.close()
+
+    def test_to_a_commit_leaves_it_unknown(self, own_server: Postgres) -> None:
+        """With its synchronous standby gone, a server ends no commit, and rolls none back either."""
+        database = PostgresDatabase(own_server, own_server.create_database())
+        store = Store(PostgresEngine(database.url, settle_within_s=1.0))
+        store.migrate()
+        post = Post(store, database)
+        own_server.administer(sql.SQL("ALTER SYSTEM SET synchronous_standby_names = 'gone'"))
+        own_server.administer(sql.SQL("SELECT pg_reload_conf()"))
+        eventually(lambda: database.value("SHOW synchronous_standby_names") == "gone")
+        message = new_message(post.anna)
+        with pytest.raises(CommitUnknown):
+            store.write(accepting(message))
+        own_server.administer(sql.SQL("ALTER SYSTEM RESET synchronous_standby_names"))
+        own_server.administer(sql.SQL("SELECT pg_reload_conf()"))
+        eventually(lambda: request_ids(database) == [message.request_id], message="the commit to end")
+        store.close()
+
+    @pytest.mark.parametrize("limit", ["lock_timeout", "statement_timeout"])
+    def test_in_time_ends_the_statement_behind_a_bouncer_too(
+        self, post: Post, database: Database, postgres_server: Postgres, limit: str
+    ) -> None:
+        assert isinstance(database, PostgresDatabase)
+        with PgBouncer(postgres_server) as bouncer, database.writes_held():
+            engine = PostgresEngine(bouncer.url(database.name), bouncer=True)
+            engine._limits = {limit: "200ms"}
+            store = Store(engine)
+            with pytest.raises(StoreUnavailable, match=f"canceling statement due to {limit[:4]}"):
+                store.write(accepting(new_message(post.anna)))
+            store.close()
+
+
+def _is_stored(store: Store, request_id: str) -> bool:
+    try:
+        return store.status(request_id) is not None
+    except StoreUnavailable:
+        return False
+
+
+def _added(post: Post) -> str | None:
+    try:
+        return post.add()
+    except StoreUnavailable:
+        return None
 
 
 class TestABatch:

@@ -13,6 +13,7 @@ import pytest
 
 from postroom.errors import Buried, LeaseLost, StoreError
 from postroom.model import (
+    SECOND,
     Accepted,
     AccountState,
     ClaimedJob,
@@ -23,7 +24,7 @@ from postroom.model import (
     Reply,
     Sent,
 )
-from postroom.store import Event, IdempotencyClash, Result, Store, Work
+from postroom.store import Event, IdempotencyClash, Result, Store, Transaction, Work
 from postroom.worker.liveness import Undertaker
 from tests.servers.waiting import eventually
 from tests.store.database import (
@@ -238,6 +239,18 @@ class TestAccountsDue:
                 post.anna, state=state, reason="535 no", resume_at=FAR, now=NOW
             )
         )
+
+
+def test_times_that_a_clock_ahead_has_left_are_mended_a_number_at_a_time(post: Post) -> None:
+    for number in range(5):
+        post.add(at=FAR + number)
+
+    def mend(transaction: Transaction) -> int:
+        return transaction.mend_times(NOW, SECOND, 2)
+
+    assert [post.store.write(mend) for _ in range(4)] == [2, 2, 1, 0]
+    assert not post.store.waits_too_long(NOW, SECOND)
+    assert len(post.claim(now=NOW)) == 5
 
 
 class TestContent:
