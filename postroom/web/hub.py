@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.seam import Seam
@@ -21,6 +22,7 @@ from postroom.store import Store, Work
 
 T = TypeVar("T")
 _THREADS = 16
+_MOST_IDLE = 64
 _WRITE_WITHIN_S = (
     60.0  # more than the store takes to give a database up, and to settle what became of a commit
 )
@@ -35,6 +37,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seam: Seam | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
+        self._idle: list[_Steps] = []
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -44,17 +47,20 @@ class Hub:
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a synchronous function that may use `write` and `aside`; the loop goes on while it waits."""
-        steps = _Steps(function)
+        steps = self._idle.pop() if self._idle else _Steps(_call_in_turn)
         steps.gr_context = contextvars.copy_context()
-        result = steps.switch(*arguments)
-        while not steps.dead:
+        result = steps.switch(function, arguments)
+        while not isinstance(result, _Returned):
             try:
                 value = await result
             except BaseException as error:
                 result = steps.throw(error)
             else:
                 result = steps.switch(value)
-        found: T = result
+        steps.gr_context = None
+        if len(self._idle) < _MOST_IDLE:
+            self._idle.append(steps)
+        found: T = result.take()
         return found
 
     async def run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -69,7 +75,8 @@ class Hub:
         if self._seam is None or not isinstance(getcurrent(), _Steps):
             return self._store.write(work)
         if not self._store.is_remote:
-            return _wait(self._seam.submit(work))
+            value: T = _wait(self._seam.submit(work))
+            return value
         try:
             return self._within(_WRITE_WITHIN_S, self._seam.submit(work))
         except TimeoutError:
@@ -100,7 +107,8 @@ class Hub:
 
         alarm = self._loop.call_later(seconds, give_up)
         try:
-            return _wait(future)
+            value: T = _wait(future)
+            return value
         except asyncio.CancelledError:
             if is_over:
                 raise TimeoutError from None
@@ -110,11 +118,42 @@ class Hub:
 
 
 class _Steps(greenlet):
-    """A function that steps aside: it hands awaitables to `Hub.run`, and gets their values back."""
+    """Functions that step aside: they hand awaitables to `Hub.run`, and get their values back.
+
+    It is used again, since the memory for Python's frames is asked of the system for each one, and returned.
+    """
 
 
-def _wait(awaitable: Awaitable[T]) -> T:
+@dataclass(slots=True)
+class _Returned:
+    """What came of a function."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+    def take(self) -> Any:
+        """Return the value, or raise the error, and keep neither alive."""
+        value, error = self.value, self.error
+        self.value = self.error = None
+        if error is not None:
+            raise error
+        return value
+
+
+def _call_in_turn(function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    """Call one function after another, each handed over by `Hub.run` when the one before has returned."""
+    while True:
+        try:
+            returned = _Returned(function(*arguments))
+        except GreenletExit:  # nobody waits for it any more
+            raise
+        except BaseException as error:
+            returned = _Returned(error=error)
+        del function, arguments  # they are not to live until the next call
+        function, arguments = _wait(returned)
+
+
+def _wait(awaitable: Any) -> Any:
     parent = getcurrent().parent
     assert parent is not None
-    value: T = parent.switch(awaitable)
-    return value
+    return parent.switch(awaitable)

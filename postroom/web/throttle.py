@@ -19,6 +19,7 @@ from postroom.errors import LimiterUnavailable
 log = logging.getLogger(__name__)
 
 _PREFIX = "postroom"
+_TIDY_S = 1.0
 _PATIENCE_S = 0.5  # a storage that is down must not hold up a request for longer
 _LONGEST_PAUSE_S = {
     RateLimitFallback.COUNT: 30.0,
@@ -54,6 +55,29 @@ class Window:
         return max(1, math.ceil(self.reset_at - time.time()))
 
 
+class _Memory(MemoryStorage):
+    """Counts in memory. Whoever counts forgets what is over, once a second: the library starts a thread for it, up to
+    a hundred times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mutex = threading.Lock()
+        self._tidy_at = 0.0
+
+    def incr(self, key: str, expiry: float, amount: int = 1) -> int:
+        with self._mutex:
+            now = time.time()
+            if now >= self._tidy_at or now < self._tidy_at - _TIDY_S:
+                self._tidy_at = now + _TIDY_S
+                for each in [key for key, ends in self.expirations.items() if ends <= now]:
+                    self.clear(each)
+            count: int = self.get(key) + amount
+            self.storage[key] = count
+            if count == amount:
+                self.expirations[key] = now + expiry
+        return count
+
+
 def _at_once(call: Callable[[], Window]) -> Window:
     return call()
 
@@ -74,7 +98,7 @@ class Throttle:
     ) -> None:
         self._aside = aside
         self._fallback = fallback
-        self._memory = MemoryStorage()
+        self._memory = _Memory()
         shared = uri != "memory://"
         self._shared: Storage | None = _open(uri) if shared else None
         self._away_until = 0.0
