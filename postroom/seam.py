@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -31,9 +32,9 @@ class _Errand:
 class Seam:
     """Commits what the coroutines hand over, in the order in which they hand it over.
 
-    While a commit is under way further work gathers, and goes into the next one. Before it begins one it
-    waits for `linger_s`, so that what others need by then is in it too. `on_unknown` is told when nobody
-    can say whether a commit was done, and when something that must be recorded cannot be.
+    While a commit is under way, or another process has the database, further work gathers, and goes into the next
+    one. Before it asks for one it waits for `linger_s`, so that what others need by then is in it too. `on_unknown`
+    is told when nobody can say whether a commit was done, and when something that must be recorded cannot be.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Seam:
         self._on_unknown = on_unknown
         self._linger_s = linger_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._waiting: list[tuple[Work[Any], asyncio.Future[Any]]] = []
+        self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._persisting: set[asyncio.Future[None]] = set()
 
@@ -91,20 +92,27 @@ class Seam:
         try:
             while self._waiting:
                 await asyncio.sleep(self._linger_s)
-                # What was given up before it began is not begun.
-                batch = [each for each in self._waiting if not each[1].cancelled()]
-                self._waiting = []
-                await self._commit(batch)
+                await self._commit()
         finally:
             self._flushing = None
 
-    async def _commit(self, batch: Sequence[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
+    async def _commit(self) -> None:
+        futures: list[asyncio.Future[Any]] = []
+
+        def take(most: int) -> list[Work[Any]]:  # called in the store's thread
+            works: list[Work[Any]] = []
+            while self._waiting and len(works) < most:
+                work, future = self._waiting.popleft()
+                if not future.cancelled():  # what was given up before it began is not begun
+                    works.append(work)
+                    futures.append(future)
+            return works
+
         loop = asyncio.get_running_loop()
-        works = [work for work, _ in batch]
-        settled = await loop.run_in_executor(self._thread, self._store.write_all, works)
+        settled = await loop.run_in_executor(self._thread, self._store.write_late, take)
         if any(isinstance(result.error, CommitUnknown) for result in settled):
             self._on_unknown()
-        for (_, future), result in zip(batch, settled, strict=True):
+        for future, result in zip(futures, settled, strict=True):
             _resolve(future, result)
 
     async def settle(self) -> None:

@@ -26,7 +26,7 @@ from postroom.model import (
 )
 from postroom.status import summarise
 from postroom.store import migrate as _migrate
-from postroom.store.committer import Committer, Settled, Work
+from postroom.store.committer import Committer, Settled, Take, Work
 from postroom.store.engine import Engine
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
@@ -147,6 +147,10 @@ class Store:
     def write_all(self, works: Sequence[Work[Any]]) -> list[Settled]:
         """Commit several works in order, together where they fit; each settles by itself."""
         return self._committer.run_all(works)
+
+    def write_late(self, take: Take) -> list[Settled]:
+        """Commit the works that `take` hands over once a transaction can begin; each settles by itself."""
+        return self._committer.run_late(take)
 
     def forget_commits(self) -> None:
         """Drop what is kept to settle commits whose answer was lost, as far as nobody can need it any more."""

@@ -1,7 +1,8 @@
 """Group commit: whoever finds no commit under way leads one for all who are waiting.
 
 A durable commit costs one flush of the disk whether it carries one message or a
-hundred. While a commit runs, further work gathers; its leader then hands over to
+hundred. While a commit runs, or the database is another process's, further work gathers;
+what goes together is chosen last, when the transaction can begin. The leader then hands over to
 the first who waits. There is no thread of its own to wake up, so a lone request
 pays for one flush and nothing else.
 """
@@ -12,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from postroom.errors import StoreUnavailable
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Work: TypeAlias = "Callable[[Transaction], T]"
+Take: TypeAlias = "Callable[[int], Sequence[Work[Any]]]"  # hands over the works that wait, up to so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +40,13 @@ class Settled:
 
 
 class _Ticket:
-    """One piece of work in the queue, and the lock its owner sleeps on."""
+    """The place in the queue of somebody's works, and the lock that their owner sleeps on."""
 
-    __slots__ = ("settled", "turn", "work")
+    __slots__ = ("settled", "take", "turn")
 
-    def __init__(self, work: Work[Any]) -> None:
-        self.work = work
-        self.settled: Settled | None = None
+    def __init__(self, take: Take) -> None:
+        self.take = take
+        self.settled: list[Settled] | None = None
         self.turn = threading.Lock()
         self.turn.acquire()
 
@@ -51,12 +54,15 @@ class _Ticket:
 class Committer:
     """Runs pieces of work in as few transactions as possible; each returns after its commit.
 
-    `commit_batch` takes the works of one transaction and returns one `Settled` for
-    each, after the commit. An exception from it means that none of them was committed.
+    `commit_batch` calls what it is given when its transaction can begin, for the works of it, and returns one
+    `Settled` for each, after the commit. An exception from it means that none of them was committed.
     """
 
     def __init__(
-        self, commit_batch: Callable[[Sequence[Work[Any]]], list[Settled]], *, most: int = 256
+        self,
+        commit_batch: Callable[[Callable[[], Sequence[Work[Any]]]], list[Settled]],
+        *,
+        most: int = 256,
     ) -> None:
         self._commit_batch = commit_batch
         self._most = most
@@ -71,34 +77,65 @@ class Committer:
 
     def run_all(self, works: Sequence[Work[Any]]) -> list[Settled]:
         """Settle several works of one caller, in order, together where they fit one transaction."""
-        tickets = [_Ticket(work) for work in works]
+        left = deque(works)
+        settled: list[Settled] = []
+        while left:
+            settled += self.run_late(lambda most: [left.popleft() for _ in range(min(most, len(left)))])
+        return settled
+
+    def run_late(self, take: Take) -> list[Settled]:
+        """Settle, in order, the works that `take` hands over when the transaction begins.
+
+        It is called once, perhaps in another thread.
+        """
+        ticket = _Ticket(take)
         with self._mutex:
-            self._waiting.extend(tickets)
+            self._waiting.append(ticket)
             leads = not self._busy
             self._busy = True
         if leads:
             self._lead()
-        for ticket in tickets:
-            ticket.turn.acquire()
-            if ticket.settled is None:
-                self._lead()
-        return [ticket.settled for ticket in tickets if ticket.settled is not None]
+        ticket.turn.acquire()
+        if ticket.settled is None:
+            self._lead()
+        assert ticket.settled is not None
+        return ticket.settled
 
     def _lead(self) -> None:
-        with self._mutex:
-            batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
-        try:
-            results = self._commit_batch([ticket.work for ticket in batch])
-        except Exception as error:
-            results = [Settled(error=error)] * len(batch)
-        except BaseException:
-            self._settle(batch, [Settled(error=StoreUnavailable("the commit was interrupted"))] * len(batch))
-            raise
-        self._settle(batch, results)
+        batch: list[_Ticket] = []
+        sizes: list[int] = []
 
-    def _settle(self, batch: list[_Ticket], results: list[Settled]) -> None:
-        for ticket, result in zip(batch, results, strict=True):
-            ticket.settled = result
+        def take() -> list[Work[Any]]:
+            works: list[Work[Any]] = []
+            with self._mutex:
+                while self._waiting and len(works) < self._most:
+                    ticket = self._waiting.popleft()
+                    part = ticket.take(self._most - len(works))
+                    batch.append(ticket)
+                    sizes.append(len(part))
+                    works += part
+            return works
+
+        def fail(error: Exception) -> None:
+            if not batch:  # those who waited in vain for a transaction to begin
+                take()
+            self._settle(batch, sizes, [Settled(error=error)] * sum(sizes))
+
+        try:
+            results = self._commit_batch(take)
+        except Exception as error:
+            fail(error)
+        except BaseException:
+            fail(StoreUnavailable("the commit was interrupted"))
+            raise
+        else:
+            self._settle(batch, sizes, results)
+
+    def _settle(self, batch: list[_Ticket], sizes: list[int], results: list[Settled]) -> None:
+        assert len(results) == sum(sizes)
+        rest = iter(results)
+        for ticket, size in zip(batch, sizes, strict=True):
+            ticket.settled = list(islice(rest, size))
         with self._mutex:
             heir = self._waiting[0] if self._waiting else None
             self._busy = heir is not None

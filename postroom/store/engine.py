@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,8 +21,8 @@ class Engine(Protocol):
     def reading(self) -> AbstractContextManager[tuple[Any, Any]]:
         """Lend a connection that sees the last committed state, with the named queries."""
 
-    def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
-        """Run the works in one transaction. One that raises is undone alone; the rest are run again."""
+    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+        """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
 
     def exclusively(self) -> AbstractContextManager[tuple[Any, Any]]:
         """Hold the only write transaction; commit at the end, roll back on any error."""

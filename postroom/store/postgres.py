@@ -386,8 +386,11 @@ class PostgresEngine:
 
     # -- writing
 
-    def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
+    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
         with self._mutex, translated(self.where):
+            works = take()
+            if not works:
+                return []
             for number in range(_MOST_TRIES):
                 connection = self._own()
                 try:

@@ -235,15 +235,16 @@ class SQLiteEngine:
             finally:
                 self._readers.append(connection)
 
-    def commit_batch(self, works: Sequence[Work[Any]]) -> list[Settled]:
-        """Run the works in one transaction. One that raises is undone alone; the rest are run again."""
-        settled: list[Settled | None] = [None] * len(works)
+    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+        """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
         with self._writer_mutex, translated(self.path):
             if self._broken:
                 raise StoreUnavailable(self._broken)
             try:
                 with self._lock:
-                    while not self._try_batch(works, settled):
+                    works = take()
+                    settled: list[Settled | None] = [None] * len(works)
+                    while works and not self._try_batch(works, settled):
                         pass
             except apsw.IOError as error:
                 if self._writer.system_errno not in _NO_ROOM:

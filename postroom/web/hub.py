@@ -108,13 +108,13 @@ class Hub:
         alarm = self._loop.call_later(seconds, give_up)
         try:
             value: T = _wait(future)
-            return value
         except asyncio.CancelledError:
             if is_over:
                 raise TimeoutError from None
             raise  # it is the request that was cancelled
         finally:
             alarm.cancel()
+        return value
 
 
 class _Steps(greenlet):

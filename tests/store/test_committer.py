@@ -7,7 +7,7 @@ import multiprocessing
 import resource
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -73,7 +73,8 @@ class TestGroupCommit:
         began, go_on = threading.Event(), threading.Event()
         sizes: list[int] = []
 
-        def commit_batch(works: Any) -> list[Settled]:
+        def commit_batch(take: Any) -> list[Settled]:
+            works = take()
             sizes.append(len(works))
             began.set()
             assert go_on.wait(10)
@@ -89,10 +90,54 @@ class TestGroupCommit:
             assert [first.result(10), *(future.result(10) for future in rest)] == [-1, *range(19)]
         assert sizes == [1, 8, 8, 3]
 
+    def test_what_goes_together_is_chosen_when_the_transaction_can_begin(self) -> None:
+        asked, free = threading.Event(), threading.Event()
+        batches: list[list[int]] = []
+
+        def commit_batch(take: Any) -> list[Settled]:
+            asked.set()
+            assert free.wait(10)
+            settled = [Settled(work(None)) for work in take()]
+            batches.append([each.value for each in settled])
+            return settled
+
+        committer = Committer(commit_batch, most=8)
+        late = deque([lambda _: 2, lambda _: 3])
+        with ThreadPoolExecutor(3) as threads:
+            first = threads.submit(committer.run, lambda _: 1)
+            assert asked.wait(10)
+            gathered = threads.submit(
+                committer.run_late, lambda most: [late.popleft() for _ in range(min(most, len(late)))]
+            )
+            eventually(lambda: len(committer._waiting) == 2)
+            late.append(lambda _: 4)  # after its owner has asked
+            free.set()
+            assert first.result(10) == 1
+            assert [each.value for each in gathered.result(10)] == [2, 3, 4]
+        assert batches == [[1, 2, 3, 4]]
+
+    def test_a_transaction_that_cannot_begin_fails_all_who_wait_for_it(self) -> None:
+        asked, over = threading.Event(), threading.Event()
+
+        def commit_batch(_: Any) -> list[Settled]:
+            asked.set()
+            assert over.wait(10)
+            raise StoreUnavailable("locked")
+
+        committer = Committer(commit_batch, most=3)
+        with ThreadPoolExecutor(5) as threads:
+            futures = [threads.submit(committer.run, lambda _: 1)]
+            assert asked.wait(10)
+            futures += [threads.submit(committer.run, lambda _: 1) for _ in range(4)]
+            eventually(lambda: len(committer._waiting) == 5)
+            over.set()
+            assert {type(future.exception(10)) for future in futures} == {StoreUnavailable}
+
     def test_an_interrupted_leader_hands_over(self) -> None:
         began, go_on = threading.Event(), threading.Event()
 
-        def commit_batch(works: Any) -> list[Settled]:
+        def commit_batch(take: Any) -> list[Settled]:
+            works = take()
             if not began.is_set():
                 began.set()
                 assert go_on.wait(10)
