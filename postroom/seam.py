@@ -33,16 +33,13 @@ class Seam:
     """Commits what the coroutines hand over, in the order in which they hand it over.
 
     While a commit is under way, or another process has the database, further work gathers, and goes into the next
-    one. Before it asks for one it waits for `linger_s`, so that what others need by then is in it too. `on_unknown`
-    is told when nobody can say whether a commit was done, and when something that must be recorded cannot be.
+    one. `on_unknown` is told when nobody can say whether a commit was done, and when something that must be recorded
+    cannot be.
     """
 
-    def __init__(
-        self, store: Store, *, linger_s: float, on_unknown: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, store: Store, *, on_unknown: Callable[[], None] = lambda: None) -> None:
         self._store = store
         self._on_unknown = on_unknown
-        self._linger_s = linger_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
@@ -91,7 +88,7 @@ class Seam:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(self._linger_s)
+                await asyncio.sleep(0)  # what else is ready to run may have something to commit
                 await self._commit()
         finally:
             self._flushing = None

@@ -41,7 +41,7 @@ class Hub:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._seam = Seam(self._store, linger_s=0.0)
+        self._seam = Seam(self._store)
 
     # -- for the loop
 

@@ -43,9 +43,6 @@ _FILE_S = 0.5
 _LOG_S = 0.2
 _DRAIN_S = 10.0  # how long a session may go on whose dot is not out
 _RECORD_S = 60.0  # how long the database may be away at the end
-_LINGER_S = (
-    0.001  # what other connections need too by then goes into the same commit, and the web process waits less
-)
 _MOST_BYTES_IN_HAND = 64 * 1024 * 1024
 _MOST_BYTES_A_CLAIM = 8 * 1024 * 1024
 
@@ -75,7 +72,7 @@ class Worker:
             settings=settings,
             store=store,
             vault=vault,
-            seam=Seam(store, linger_s=_LINGER_S, on_unknown=self._end_unsure),
+            seam=Seam(store, on_unknown=self._end_unsure),
             clock=clock,
             worker_id=self._registration.worker_id,
             var=var,
