@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import aiosql
 import psycopg
 from aiosql.adapters.pyformat import PyFormatAdapter
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
 
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreDamaged, StoreError, StoreUnavailable
@@ -332,7 +333,8 @@ class PostgresEngine:
         if self._bouncer:
             return {**options, "prepare_threshold": None}
         settings = " ".join(f"-c {name}={value}" for name, value in {**_SESSION, **self._limits}.items())
-        return {**options, "options": settings}
+        theirs = conninfo_to_dict(self._url).get("options", "")
+        return {**options, "options": f"{theirs} {settings}".strip()}
 
     def _connect(self) -> _Connection:
         connection = _Connection.connect(self._url, **self._options())

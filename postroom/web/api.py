@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from postroom.web.hub import Hub
 blueprint = Blueprint("api", __name__)
 
 _LONGEST_IDEMPOTENCY_KEY = 255
+_REQUEST_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,10 @@ def email_status(request_id: str) -> Response:
     shared = services()
     key = header_key(current())
     account = shared.doorkeeper.account(key) if key is not None else None
-    status = shared.hub.read(lambda: shared.store.status(request_id.lower()))
+    request_id = request_id.lower()
+    status = None
+    if _REQUEST_ID.fullmatch(request_id):  # what cannot be one the database need not be asked for
+        status = shared.hub.read(lambda: shared.store.status(request_id))
     if status is None or (account is not None and account.id != status.account_id):
         raise NotFound("there is no mail with this request_id", field="request_id")
     answer: dict[str, Any] = {"request_id": status.request_id, "status": str(status)}

@@ -70,6 +70,12 @@ def problem(
     )
 
 
+def too_slow(seconds: float) -> Response:
+    """Answer a client whose request has a body that does not arrive."""
+    detail = f"the body of the request did not arrive within {seconds:g} seconds"
+    return problem(408, "request_timeout", "The request is too slow", detail)
+
+
 def _on_rejected(error: Rejected) -> Response:
     status, title = next((row[1], row[2]) for row in _TABLE if isinstance(error, row[0]))
     errors = error.errors if isinstance(error, MalformedSubmission) else ()

@@ -10,15 +10,12 @@ from typing import Any
 
 from flask import Flask
 
+from postroom.web.errors import too_slow
 from postroom.web.hub import Hub
 
 _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up the loop
 _LARGE_AT_ONCE = 16  # bounds the memory that bodies take
 _BODY_WITHIN_S = 120.0
-_LATE = (
-    b'{"type": "urn:problem:postroom:request-timeout", "title": "Request Timeout", "status": 408, '
-    b'"detail": "the body did not arrive within two minutes", "errors": []}\n'
-)
 _SAME_FOR_ALL = {
     "SCRIPT_NAME": "",
     "wsgi.errors": sys.stderr,
@@ -30,13 +27,20 @@ _SAME_FOR_ALL = {
 }
 
 
+class _TooSlow(Exception):
+    """The body did not arrive in time."""
+
+
 class Gateway:
     """The RSGI application (granian's own interface) around a Flask application."""
 
-    def __init__(self, app: Flask, hub: Hub, *, most_bytes: int) -> None:
+    def __init__(
+        self, app: Flask, hub: Hub, *, most_bytes: int, body_within_s: float = _BODY_WITHIN_S
+    ) -> None:
         self._app = app
         self._hub = hub
         self._most_bytes = most_bytes
+        self._body_within_s = body_within_s
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -45,23 +49,37 @@ class Gateway:
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         environ = _environ(scope)
         length = _length(environ)
-        if length is not None and length <= _LARGE:
-            body = await protocol() if length else b""
-            await self._answer(protocol, environ, body)
-            return
-        async with self._large:
-            try:
-                async with asyncio.timeout(_BODY_WITHIN_S):
-                    body = await self._read(protocol, length)
-            except TimeoutError:
-                protocol.response_bytes(408, [("content-type", "application/problem+json")], _LATE)
+        try:
+            if length is not None and length <= _LARGE:
+                body = await self._read_small(protocol) if length else b""
+                await self._answer(protocol, environ, body)
                 return
-            await self._answer(protocol, environ, body, large=len(body) > _LARGE)
+            async with self._large:
+                body = await self._read(protocol, length)
+                await self._answer(protocol, environ, body, large=len(body) > _LARGE)
+        except _TooSlow:
+            refusal = too_slow(self._body_within_s)
+            protocol.response_bytes(refusal.status_code, list(refusal.headers), refusal.get_data())
+
+    async def _read_small(self, protocol: Any) -> bytes:
+        try:
+            async with asyncio.timeout(self._body_within_s):
+                body: bytes = await protocol()
+        except TimeoutError:
+            raise _TooSlow from None
+        return body
 
     async def _read(self, protocol: Any, length: int | None) -> bytes:
         """Return the body, or as much of it as shows that it is too large: nothing when its length says so already."""
         if length is not None and length > self._most_bytes:
             return b""
+        try:
+            async with asyncio.timeout(self._body_within_s):
+                return await self._parts(protocol)
+        except TimeoutError:
+            raise _TooSlow from None
+
+    async def _parts(self, protocol: Any) -> bytes:
         parts, size = [], 0
         async for part in protocol:
             parts.append(bytes(part))

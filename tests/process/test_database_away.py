@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import psycopg
 
@@ -17,6 +18,8 @@ from tests.servers.postgres import Postgres
 from tests.servers.scripted import Held, Late
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
+
+UNKNOWN = f"/email-status/{UUID(int=7)}"
 
 
 def test_while_the_database_is_away_mail_is_refused_and_afterwards_all_goes_on(
@@ -32,7 +35,7 @@ def test_while_the_database_is_away_mail_is_refused_and_afterwards_all_goes_on(
                 assert answer.status == 503
                 assert answer.headers["content-type"] == "application/problem+json"
                 assert int(answer.headers["retry-after"]) > 0
-                assert service.client.call("GET", "/email-status/x").status == 503
+                assert service.client.call("GET", UNKNOWN).status == 503
                 assert service.client.call("GET", "/livez").status == 200
                 found = service.client.call("GET", "/readyz")
                 assert (found.status, found.document["checks"]["database"]) == (503, "cannot be read")

@@ -238,6 +238,17 @@ class TestAServerThatGoes:
         with pytest.raises(StoreUnavailable):
             open_store("postgresql://postroom@127.0.0.1:1/none")
 
+    def test_keeps_the_options_of_the_url(self, database: Database) -> None:
+        assert isinstance(database, PostgresDatabase)
+        engine = PostgresEngine(f"{database.url}?options=-c%20work_mem%3D7MB")
+        with engine._connect() as connection:
+            shown = [
+                connection.execute(f"SHOW {name}".encode()).fetchall()
+                for name in ("work_mem", "statement_timeout")
+            ]
+        engine.close()
+        assert shown == [[("7MB",)], [("10s",)]]
+
     def test_that_may_forget_commits_is_told_not_to(self, post: Post, database: Database) -> None:
         assert isinstance(database, PostgresDatabase)
         database.change(f"ALTER DATABASE {database.name} SET synchronous_commit = off")

@@ -1,0 +1,85 @@
+"""A client that does not send what it announced is told so, whatever the size: on granian itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from postroom.config import Settings
+from postroom.store import Store, open_store
+from postroom.vault import Vault
+from postroom.web import create_app
+from postroom.web.gateway import Gateway
+from postroom.web.hub import Hub
+from tests.servers.programs import free_port
+
+WITHIN_S = 0.3
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = open_store(f"sqlite:///{tmp_path / 'postroom.db'}")
+    store.migrate()
+    return store
+
+
+@pytest.mark.parametrize(
+    "framing",
+    ["Content-Length: 40", "Content-Length: 100000", "Transfer-Encoding: chunked"],
+    ids=["small", "large", "chunked"],
+)
+def test_a_body_that_stalls_is_given_up(store: Store, tmp_path: Path, framing: str) -> None:
+    began = b'{"subject": "A' if "Length" in framing else b"4\r\n{   \r\n"
+    head = f"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
+    status, document = asyncio.run(_ask(_gateway(store, tmp_path), head.encode() + began))
+    assert status == 408
+    assert document["type"] == "urn:problem:postroom:request-timeout"
+
+
+def test_a_body_that_comes_in_pieces_is_read(store: Store, tmp_path: Path) -> None:
+    head = (
+        b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+    )
+    status, document = asyncio.run(_ask(_gateway(store, tmp_path), head + b"{", b"}"))
+    assert (status, document["type"]) == (401, "urn:problem:postroom:not-authenticated")
+
+
+def _gateway(store: Store, folder: Path) -> Gateway:
+    settings, hub = Settings(), Hub(store)
+    app = create_app(settings, store, Vault.open(settings, folder), hub=hub)
+    return Gateway(app, hub, most_bytes=1_000_000, body_within_s=WITHIN_S)
+
+
+async def _ask(gateway: Gateway, *parts: bytes) -> tuple[int, dict[str, str]]:
+    """Serve the gateway, send the parts of one request with a pause between them, and return the answer."""
+    gateway.__rsgi_init__(asyncio.get_running_loop())
+    port = free_port()
+    server = Server(gateway, port=port, interface=Interfaces.RSGI, log_enabled=False)
+    serving = asyncio.create_task(server.serve())
+    try:
+        reader, writer = await _connected(port)
+        for part in parts:
+            writer.write(part)
+            await asyncio.sleep(0.05)
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode()
+        length = next(line for line in head.lower().split("\r\n") if line.startswith("content-length:"))
+        body = await reader.readexactly(int(length.partition(":")[2]))
+        writer.close()
+    finally:
+        server.stop()  # type: ignore[no-untyped-call]
+        await serving
+    return int(head.split()[1]), json.loads(body)
+
+
+async def _connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    for _ in range(200):
+        try:
+            return await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
+            await asyncio.sleep(0.02)
+    raise AssertionError("granian does not listen")
