@@ -8,6 +8,7 @@ run again one statement at a time, so that each failure is its own work's. Reade
 from __future__ import annotations
 
 import logging
+import os
 import random
 import sys
 import threading
@@ -49,6 +50,7 @@ _LISTEN_AGAIN_S = 1.0
 _NOTIFY_WAIT_S = 5.0
 _MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
 _marks = random.Random()  # noqa: S311  # they must differ, not be secret
+os.register_at_fork(after_in_child=_marks.seed)  # or each of the web process's children would draw the same
 
 # What a session asks of the server: that a lost client is noticed and nothing waits for ever.
 _LIMITS = {"statement_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}

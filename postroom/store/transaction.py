@@ -8,6 +8,7 @@ than one raises, and raising undoes the whole piece of work.
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from postroom.model import (
 from postroom.store.floors import Floors
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
+os.register_at_fork(after_in_child=_tokens.seed)
 CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
 DAMAGED = "the stored {} is not what was accepted: the database or its disk has altered it"

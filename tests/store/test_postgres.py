@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -268,6 +270,28 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgres]:
     monkeypatch.setattr(_Connection, "answer_within_s", 1.0)
     with Postgres() as server:
         yield server
+
+
+FORKED = """
+import os, sys
+from functools import partial
+import postroom.store.postgres
+from postroom.store import Transaction, open_store
+
+for number in range(3):
+    if (child := os.fork()) == 0:
+        store = open_store(sys.argv[1])
+        store.write(partial(Transaction.set_setting, name=f"child {number}", value="x"))
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_processes_that_one_has_forked_commit_like_any_others(post: Post, database: Database) -> None:
+    """As the web process's children are: each must leave marks of its own."""
+    assert isinstance(database, PostgresDatabase)
+    subprocess.run([sys.executable, "-c", FORKED, database.url], check=True)
+    assert database.value("SELECT count(*) FROM setting WHERE name LIKE 'child%'") == 3
 
 
 class TestAServerThatDoesNotAnswer:
