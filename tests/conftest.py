@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pytest
 import trustme
@@ -17,6 +18,8 @@ from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 from tests.servers.scripted import ScriptedServer
 from tests.servers.sink import Sink
+
+MakeContext: TypeAlias = Callable[[str], ssl.SSLContext]
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +42,27 @@ def server_tls(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     return context
+
+
+@pytest.fixture
+def certificates(ca: trustme.CA) -> MakeContext:
+    """Return a server's TLS context with a certificate that is wrong in the way that is asked for."""
+
+    def make(wrong: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if wrong == "expired":
+            then = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+            certificate = ca.issue_cert(
+                "127.0.0.1", not_before=then, not_after=then + datetime.timedelta(days=9)
+            )
+        elif wrong == "self-signed":
+            certificate = trustme.CA().issue_cert("127.0.0.1")
+        else:
+            certificate = ca.issue_cert("smtp.elsewhere.example")
+        certificate.configure_cert(context)
+        return context
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import collections
 import contextlib
-import datetime
 import errno
 import socket
 import ssl
@@ -24,7 +23,7 @@ from postroom.model import Reply, Security
 from postroom.session import Endpoint, tls_context
 from postroom.smtp import Connection
 from postroom.wire import connect
-from tests.conftest import StartScripted
+from tests.conftest import MakeContext, StartScripted
 from tests.servers import scripted as script
 from tests.servers.scripted import Also, BareHandshake, Drip, Drop, Endless, Hang, Reset, ScriptedServer
 from tests.servers.waiting import eventually
@@ -291,27 +290,6 @@ def test_a_user_name_that_login_refuses_is_not_followed_by_the_password(
 # --- TLS that cannot be trusted: fault 16
 
 
-@pytest.fixture
-def certificates(ca: trustme.CA) -> Callable[[str], ssl.SSLContext]:
-    """Return a server's TLS context with a certificate that is wrong in the way that is asked for."""
-
-    def make(wrong: str) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if wrong == "expired":
-            then = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-            certificate = ca.issue_cert(
-                "127.0.0.1", not_before=then, not_after=then + datetime.timedelta(days=9)
-            )
-        elif wrong == "self-signed":
-            certificate = trustme.CA().issue_cert("127.0.0.1")
-        else:
-            certificate = ca.issue_cert("smtp.elsewhere.example")
-        certificate.configure_cert(context)
-        return context
-
-    return make
-
-
 @pytest.mark.parametrize("security", [Security.STARTTLS, Security.TLS])
 @pytest.mark.parametrize(
     ("wrong", "words"),
@@ -324,7 +302,7 @@ def certificates(ca: trustme.CA) -> Callable[[str], ssl.SSLContext]:
 def test_a_certificate_that_cannot_be_trusted(
     scripted: StartScripted,
     client_tls: ssl.SSLContext,
-    certificates: Callable[[str], ssl.SSLContext],
+    certificates: MakeContext,
     open_session: Open,
     security: Security,
     wrong: str,
