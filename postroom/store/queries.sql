@@ -186,6 +186,9 @@ UPDATE delivery SET state = 'cancelled', finished_at = :now WHERE message_id = :
 UPDATE job SET crashes = crashes + 1, held = CASE WHEN :held = 1 THEN 1 ELSE held END
 WHERE id = :job_id AND state = 'queued';
 
+-- name: doubtful_deliveries
+SELECT id FROM delivery WHERE message_id = :message_id AND state = 'pending' AND possible_duplicate = 1 ORDER BY id;
+
 -- name: suspect_in_hand$
 SELECT EXISTS (SELECT 1 FROM job WHERE claimed_by = :worker_id AND state = 'claimed' AND crashes >= :crashes);
 

@@ -669,6 +669,8 @@ class Transaction:
         if not self._q.release_held(self._db, message_id=message_id, now=now):
             return False
         self._event(message_id, None, "released", now)
+        for delivery_id in list(self._q.doubtful_deliveries(self._db, message_id=message_id)):
+            self._event(message_id, delivery_id[0], "possible_duplicate", now, SENT_AGAIN)
         self.wakes = True
         return True
 

@@ -98,6 +98,11 @@ def test_a_mail_s_own_policy_goes_first_and_a_person_lets_it_go_on(
         answer = service.client.call("GET", f"/email-status/{held}").document
         assert answer["possible_duplicate"] is True
         assert len(server.transactions) == 3
+        kinds = service.query(
+            "SELECT event.kind FROM event JOIN message ON message.id = event.message_id "
+            f"WHERE message.request_id = '{held}' ORDER BY event.id"
+        )
+        assert kinds == [("accepted",), ("in_doubt",), ("released",), ("possible_duplicate",), ("sent",)]
 
 
 def test_many_mails_use_few_connections_and_logins(tmp_path: Path, scripted: StartScripted) -> None:
