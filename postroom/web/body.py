@@ -43,7 +43,7 @@ def read_json(request: Request) -> dict[str, Any]:
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
     try:
         text = _read(request).decode("utf-8-sig")
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = _decoder.decode(text)
     except UnicodeDecodeError as error:
         raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -82,6 +82,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> Never:
     raise MalformedSubmission(f"{name} is not JSON (RFC 8259 §6)")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
 def read_send_request(document: dict[str, Any]) -> SendRequest:
