@@ -31,6 +31,7 @@ from postroom.store.engine import Engine
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
+    STEP_BACK,
     IdempotencyClash,
     Orphan,
     Result,
@@ -210,9 +211,8 @@ class Store:
     def waits_too_long(self, now: Instant, longest_wait: Instant) -> bool:
         """Whether anything waits for a time that only a clock that was ahead can have set (`Transaction.mend_times`)."""
         with self._engine.reading() as (db, q):
-            return bool(
-                q.waits_too_long(db, now=now, latest=now + longest_wait, latest_resume=now + LONGEST_PARK)
-            )
+            soon, latest = now + STEP_BACK, now + longest_wait
+            return bool(q.waits_too_long(db, soon=soon, latest=latest, latest_resume=now + LONGEST_PARK))
 
     def living_workers(self) -> list[WorkerRecord]:
         with self._engine.reading() as (db, q):

@@ -156,14 +156,14 @@ WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 -- name: waits_too_long$
 SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
     OR EXISTS (SELECT 1 FROM job
-               WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :now
+               WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
                  AND (attempt = 0 OR due_at > :latest));
 
 -- name: mend_due_times!
--- What a clock that was ahead has left: mail that was never tried is due, and nothing waits longer than it ever should.
+-- What a clock that was ahead has left: mail that was never tried is due soon, and nothing waits longer than it ever should.
 UPDATE job SET due_at = :now
 WHERE id IN (SELECT id FROM job
-             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :now
+             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
                AND (attempt = 0 OR due_at > :latest)
              LIMIT :count);
 

@@ -47,7 +47,7 @@ LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _DUE_AT = 16  # the column of `jobs_due`
 _SUSPECT = MOST_CRASHES - 1
-_STEP_BACK = 2 * SECOND
+STEP_BACK = 2 * SECOND
 _SLOT = 600 * SECOND
 _SLOTS_A_DAY = 145  # 24 h and the slot that has begun: never less than the rolling day
 LONGEST_PARK = _SLOTS_A_DAY * _SLOT
@@ -398,7 +398,11 @@ class Transaction:
         """
         self._q.mend_resume_times(self._db, now=now, latest=now + LONGEST_PARK)
         self.wakes = True
-        return int(self._q.mend_due_times(self._db, now=now, latest=now + longest_wait, count=most))
+        return int(
+            self._q.mend_due_times(
+                self._db, now=now, soon=now + STEP_BACK, latest=now + longest_wait, count=most
+            )
+        )
 
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
@@ -636,7 +640,7 @@ class Transaction:
             partial=len(taken) < len(pending),
         )
         # What is under suspicion steps back, lest it be in hand whenever a worker that has just started is killed.
-        due_at = now + _STEP_BACK if suspect and crashes + 1 >= _SUSPECT else now
+        due_at = now + STEP_BACK if suspect and crashes + 1 >= _SUSPECT else now
         if dot_at is None and not crashed:
             self.release(job, now)
         elif dot_at is None:

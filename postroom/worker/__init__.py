@@ -256,7 +256,8 @@ class Worker:
             mended = self._store.write(
                 lambda transaction: transaction.mend_times(self._clock(), longest, _MENDED_AT_ONCE)
             )
-            log.warning("a clock was ahead: %d mails that waited for its time are due now", mended)
+            if mended:
+                log.warning("a clock was ahead: %d mails that waited for its time are due now", mended)
 
     def _renew(self) -> None:
         if not self._registration.renew():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "a-key-for-the-tests"
+_KEPT_S = 20.0  # the server closes a connection that is not used for longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,15 @@ class Client:
 
     def __init__(self, port: int, host: str = "127.0.0.1", timeout: float = 30) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        self._used = time.monotonic()
 
     def call(
         self, method: str, path: str, document: Any = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """Send one request. Raises OSError or HTTPException when the connection breaks."""
         body = None if document is None else json.dumps(document)
+        if time.monotonic() - self._used > _KEPT_S:
+            self._connection.close()  # the next request opens it anew
         try:
             self._connection.request(
                 method, path, body, {"Content-Type": "application/json", **(headers or {})}
@@ -54,6 +59,7 @@ class Client:
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise
+        self._used = time.monotonic()
         answered = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, answered, json.loads(text) if text else None)
 

@@ -253,6 +253,13 @@ def test_times_that_a_clock_ahead_has_left_are_mended_a_number_at_a_time(post: P
     assert len(post.claim(now=NOW)) == 5
 
 
+def test_mail_that_was_accepted_a_moment_ago_waits_for_no_clock(post: Post) -> None:
+    """It may come between the look at the clock and the look at the queue."""
+    post.add(at=NOW + SECOND)
+    assert not post.store.waits_too_long(NOW, SECOND)
+    assert post.store.write(lambda transaction: transaction.mend_times(NOW, SECOND, 100)) == 0
+
+
 class TestContent:
     def test_that_the_disk_has_altered_is_never_handed_out(self, post: Post) -> None:
         altered, other, old = (post.add(size=2000) for _ in range(3))
