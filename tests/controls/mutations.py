@@ -161,6 +161,13 @@ WHERE id = :job_id AND state = 'claimed';
         f"{_TRANSITIONS}::TestEnvelope::test_whose_recipient_was_altered[sqlite]",
     ),
     Control(
+        "processes that one has forked leave marks of their own",
+        "postroom/store/postgres.py",
+        "os.register_at_fork(after_in_child=_marks.seed)",
+        "",
+        "tests/store/test_postgres.py::test_processes_that_one_has_forked_commit_like_any_others[postgres]",
+    ),
+    Control(
         "what is accepted passes the byte gate",
         "postroom/accept.py",
         "    gate(message.mime, smtputf8=message.smtputf8)\n",
