@@ -16,7 +16,7 @@ from postroom.model import SECOND
 from tests.conftest import StartScripted
 from tests.servers.installation import Installation, account_rows, kill
 from tests.servers.programs import end
-from tests.servers.scripted import Hang
+from tests.servers.scripted import Hang, ScriptedServer
 from tests.servers.waiting import eventually
 
 KILLS = 5
@@ -60,6 +60,10 @@ def crashed_at(service: Installation, request_id: str) -> int:
     return int(found[0][0]) if found else 0
 
 
+def has_hung(server: ScriptedServer, times: int) -> bool:
+    return len(server.acted_at) >= times
+
+
 @pytest.mark.timeout(180)
 def test_a_killed_worker_is_noticed_by_its_neighbour_within_two_seconds(
     tmp_path: Path, scripted: StartScripted
@@ -67,11 +71,12 @@ def test_a_killed_worker_is_noticed_by_its_neighbour_within_two_seconds(
     """By the times in the database, so that it does not count how long this test takes to look."""
     server, seconds = scripted(), []
     with Installation(tmp_path, account_rows(server.port)) as service, contextlib.ExitStack() as stack:
-        for _ in range(KILLS):
+        for number in range(KILLS):
             while living(service) < 2:
                 stack.callback(end, start_worker(service))
             server.on("MAIL", do=Hang(), times=1)
             request_id = service.send()
+            eventually(functools.partial(has_hung, server, number + 1), message="the server to be asked")
             victim = eventually(lambda: holder(service), message="a worker to send the mail")
             killed_at = time.time_ns() // 1000
             kill(victim)
