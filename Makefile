@@ -27,8 +27,8 @@ controls: $(VENV)/.dev
 # move house, the kill points 25 times each on both engines. Takes some hours; -rP prints the figures.
 soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP \
-	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py \
-	  tests/process/test_poison.py
+	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py
 	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
