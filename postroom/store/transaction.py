@@ -255,6 +255,10 @@ class Transaction:
         room = most_bytes
         jobs: list[ClaimedJob] = []
         due_from = self._floors.of_account(account_id) if self._floors else 0
+        # While it has one in hand the others are passed over, and nobody knows from when on something is left.
+        all_seen = self._floors is not None and not self._q.suspect_in_hand(
+            self._db, worker_id=worker_id, crashes=_SUSPECT
+        )
         found = self._q.jobs_due(
             self._db,
             account_id=account_id,
@@ -277,7 +281,7 @@ class Transaction:
             if job is not None:
                 jobs.append(job)
                 left = None if left is None else left - len(job.deliveries)
-        if self._floors:
+        if all_seen:
             taken = {job.id for job in jobs}
             ends_at = rows[-1][_DUE_AT] if len(rows) == most else now
             first_left = min((row[_DUE_AT] for row in rows if row[0] not in taken), default=ends_at)

@@ -272,6 +272,21 @@ def own_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgres]:
         yield server
 
 
+def test_suspects_that_were_passed_over_are_found_at_once(post: Post, database: Database) -> None:
+    """Else each would wait for the look, every five seconds, that begins at the beginning."""
+    assert isinstance(database, PostgresDatabase)
+    store = open_store(database.url)
+    mine = Post(store, database)
+    mine.add_many(4)
+    database.change("UPDATE job SET crashes = 2")
+    soon = NOW + 10 * SECOND
+    for _ in range(4):
+        [job] = mine.claim(now=soon)
+        assert mine.claim(now=soon) == []
+        mine.finish(job, SENT)
+    store.close()
+
+
 FORKED = """
 import os, sys
 from functools import partial
