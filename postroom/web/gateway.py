@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from typing import Any
 
 from flask import Flask
@@ -51,35 +51,27 @@ class Gateway:
         length = _length(environ)
         try:
             if length is not None and length <= _LARGE:
-                body = await self._read_small(protocol) if length else b""
+                body = await self._in_time(protocol()) if length else b""
                 await self._answer(protocol, environ, body)
                 return
             async with self._large:
-                body = await self._read(protocol, length)
+                body = await self._in_time(self._read(protocol, length))
                 await self._answer(protocol, environ, body, large=len(body) > _LARGE)
         except _TooSlow:
             refusal = too_slow(self._body_within_s)
             protocol.response_bytes(refusal.status_code, list(refusal.headers), refusal.get_data())
 
-    async def _read_small(self, protocol: Any) -> bytes:
+    async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
         try:
             async with asyncio.timeout(self._body_within_s):
-                body: bytes = await protocol()
+                return await reading
         except TimeoutError:
             raise _TooSlow from None
-        return body
 
     async def _read(self, protocol: Any, length: int | None) -> bytes:
         """Return the body, or as much of it as shows that it is too large: nothing when its length says so already."""
         if length is not None and length > self._most_bytes:
             return b""
-        try:
-            async with asyncio.timeout(self._body_within_s):
-                return await self._parts(protocol)
-        except TimeoutError:
-            raise _TooSlow from None
-
-    async def _parts(self, protocol: Any) -> bytes:
         parts, size = [], 0
         async for part in protocol:
             parts.append(bytes(part))

@@ -9,8 +9,6 @@ import resource
 import signal
 import socket
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,21 +119,14 @@ def test_a_clock_that_jumps_makes_no_living_worker_dead(
 @contextlib.contextmanager
 def neighbour(service: Installation) -> Iterator[None]:
     """A second worker, which takes the first for one of another host: it has only the lease to go by."""
-    with (service.folder / "neighbour.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "postroom", "worker"],
-            cwd=service.folder,
-            env=service.environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            living = "SELECT count(*) FROM worker WHERE gone_at IS NULL"
-            eventually(lambda: service.query(living) == [(2,)], 20, "a second worker")
-            service.change("UPDATE worker SET host = 'host ' || id")
-            yield
-        finally:
-            end(process)
+    process = service.spawn_worker()
+    try:
+        living = "SELECT count(*) FROM worker WHERE gone_at IS NULL"
+        eventually(lambda: service.query(living) == [(2,)], 20, "a second worker")
+        service.change("UPDATE worker SET host = 'host ' || id")
+        yield
+    finally:
+        end(process)
 
 
 def test_a_clock_set_back_lets_nothing_go_early_and_nothing_wait_for_a_year(

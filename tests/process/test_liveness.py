@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import subprocess
-import sys
 import time
 from pathlib import Path
 from statistics import median
@@ -26,14 +25,7 @@ NOTICED_S = 2.0
 def start_worker(service: Installation) -> subprocess.Popen[bytes]:
     """Start one more worker, which nobody restarts."""
     before = living(service)
-    with (service.folder / "neighbour.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "postroom", "worker"],
-            cwd=service.folder,
-            env=service.environment,
-            stdout=log,
-            stderr=log,
-        )
+    process = service.spawn_worker()
     eventually(lambda: living(service) > before, 30, "a neighbour")
     return process
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartScripted
-from tests.servers.installation import KEY, ROOT, Installation
+from tests.servers.installation import KEY, Installation
 from tests.servers.programs import end
 from tests.servers.scripted import Hang, Reply, ScriptedServer
 from tests.servers.waiting import eventually
@@ -28,21 +26,13 @@ def row(server: ScriptedServer, name: str = "me", connections: str = "", logins:
 
 @contextlib.contextmanager
 def second_worker(service: Installation) -> Iterator[None]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with (service.folder / "second.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "postroom", "worker"],
-            cwd=service.folder,
-            env=environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            living = "SELECT count(*) FROM worker WHERE gone_at IS NULL"
-            eventually(lambda: service.query(living) == [(2,)], 30, "a second worker")
-            yield
-        finally:
-            end(process)
+    process = service.spawn_worker()
+    try:
+        living = "SELECT count(*) FROM worker WHERE gone_at IS NULL"
+        eventually(lambda: service.query(living) == [(2,)], 30, "a second worker")
+        yield
+    finally:
+        end(process)
 
 
 def test_two_workers_have_no_more_connections_than_the_account(

@@ -11,7 +11,6 @@ import http.client
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -179,19 +178,12 @@ def is_draining(service: Installation, worker: int) -> bool:
 @contextlib.contextmanager
 def second_worker(service: Installation, alive: int = 2) -> Iterator[subprocess.Popen[bytes]]:
     """A worker that nobody restarts, on the same database."""
-    with (service.folder / "second.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "postroom", "worker"],
-            cwd=service.folder,
-            env=service.environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            eventually(lambda: len(living(service)) == alive, 20, "a second worker")
-            yield process
-        finally:
-            end(process)
+    process = service.spawn_worker()
+    try:
+        eventually(lambda: len(living(service)) == alive, 20, "a second worker")
+        yield process
+    finally:
+        end(process)
 
 
 def living(service: Installation) -> list[int]:

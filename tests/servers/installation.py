@@ -108,6 +108,17 @@ class Installation:
             self.stop(signal.SIGKILL)
             raise
 
+    def spawn_worker(self) -> subprocess.Popen[bytes]:
+        """Start one more worker, which nobody restarts."""
+        with (self.folder / "spawned.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "postroom", "worker"],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+
     def _answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.log()
