@@ -24,7 +24,7 @@ import postroom
 from postroom.config import Settings, variables
 from postroom.model import SECOND, rfc3339, system_clock
 from postroom.store import open_store
-from tests.servers.installation import KEY, Client, Installation, account_rows, kill
+from tests.servers.installation import KEY, Client, Installation, account_rows, is_gone, kill
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
@@ -460,14 +460,6 @@ def all_pids(service: Installation) -> set[int]:
     return {pid for name in ("web", "worker") for pid in service.pids("-m", "postroom", name)}
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs: a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_ends_all_processes_in_order(service: Installation, how: signal.Signals) -> None:
     request_id = service.send()
@@ -477,14 +469,14 @@ def test_a_stop_ends_all_processes_in_order(service: Installation, how: signal.S
     began = time.monotonic()
     assert service.stop(how) == 0
     assert time.monotonic() - began < 9.5  # at 10 s it is killed
-    assert not [pid for pid in pids if alive(pid)]
+    assert not [pid for pid in pids if not is_gone(pid)]
     assert "Traceback" not in service.log()
 
 
 def test_a_kill_of_the_supervisor_ends_its_children(service: Installation) -> None:
     pids = all_pids(service)
     assert service.stop(signal.SIGKILL) == -signal.SIGKILL
-    eventually(lambda: not [pid for pid in pids if alive(pid)], 15, f"{pids} live on")
+    eventually(lambda: not [pid for pid in pids if not is_gone(pid)], 15, f"{pids} live on")
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
@@ -496,7 +488,7 @@ def test_a_killed_child_is_started_again(service: Installation, name: str) -> No
     eventually(
         lambda: service.pids("-m", "postroom", name) and main not in service.pids("-m", "postroom", name), 15
     )
-    eventually(lambda: not [pid for pid in pids if alive(pid)], 15, "what the killed one left behind")
+    eventually(lambda: not [pid for pid in pids if not is_gone(pid)], 15, "what the killed one left behind")
     request_id = eventually(lambda: accepted(service), 20)
     service.wait_for(request_id)
     assert f"postroom {name} ended with status -9" in service.log()
@@ -514,9 +506,9 @@ def test_a_killed_web_worker_is_started_again(service: Installation) -> None:
     assert workers
     for pid in workers:
         kill(pid)
-    eventually(lambda: not [pid for pid in workers if alive(pid)], 10)
+    eventually(lambda: not [pid for pid in workers if not is_gone(pid)], 10)
     service.wait_for(eventually(lambda: accepted(service), 20))
-    assert alive(main)
+    assert not is_gone(main)
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.0015, 0.005, 0.02, 0.1])
@@ -529,7 +521,7 @@ def test_a_stop_while_a_web_worker_starts(service: Installation, pause: float) -
     began = time.monotonic()
     assert service.stop() == 0
     assert time.monotonic() - began < 9.5  # at 10 s it is killed
-    assert not [pid for pid in pids if alive(pid)]
+    assert not [pid for pid in pids if not is_gone(pid)]
 
 
 def test_a_port_that_is_taken(service: Installation, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.servers.installation import Installation, account_rows, kill
+from tests.servers.installation import Installation, account_rows, is_gone, kill
 from tests.servers.ledger import all_ended, check_ledger, copies_at
 from tests.servers.netns import in_namespace
 from tests.servers.programs import end, unavailable
@@ -56,13 +56,6 @@ def serving(service: Installation, name: str) -> int:
     return service.pids(name)[-1]
 
 
-def gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
 def integrity(service: Installation) -> str:
     connection = apsw.Connection(str(service.folder / "var/postroom.db"))
     try:
@@ -101,7 +94,7 @@ def test_a_disk_that_fails_under_the_web_process(tmp_path: Path, calls: str, fir
                 accepted.append(answer.document["request_id"])
             assert answer.status == 503
             assert answer.document["type"] == "urn:problem:postroom:store-unavailable"
-            eventually(lambda: gone(pid), 10, "the process to stop")
+            eventually(lambda: is_gone(pid), 10, "the process to stop")
         answers = []
 
         def answered() -> bool:
@@ -158,7 +151,7 @@ def test_a_disk_that_fails_under_the_worker(tmp_path: Path, calls: str, first: i
         pid = serving(service, "worker")
         with failing_disk(pid, first, calls):
             accepted += [service.send() for _ in range(20)]
-            eventually(lambda: gone(pid), 15, "the process to stop")
+            eventually(lambda: is_gone(pid), 15, "the process to stop")
         eventually(lambda: all_ended(service), 30)
         check_ledger(service, sink, accepted)
         assert integrity(service) == "ok"
@@ -312,7 +305,7 @@ def killed(service: Installation) -> None:
     for pid in pids:
         kill(pid)
     service.stop(signal.SIGKILL)
-    eventually(lambda: all(gone(pid) for pid in pids), 10, "the processes to be gone")
+    eventually(lambda: all(is_gone(pid) for pid in pids), 10, "the processes to be gone")
 
 
 def serve(service: Installation) -> subprocess.CompletedProcess[str]:
@@ -422,6 +415,6 @@ def test_a_disk_that_turns_read_only_is_a_503_and_the_process_stops(tmp_path: Pa
         pid = serving(service, "web")
         with failing_disk(pid, 1, "pwrite64,ftruncate", "EROFS"):
             assert service.post().status == 503
-            eventually(lambda: gone(pid), 10, "the process to stop")
+            eventually(lambda: is_gone(pid), 10, "the process to stop")
         eventually(lambda: all_ended(service), 20)
         check_ledger(service, sink, accepted)

@@ -27,7 +27,7 @@ from postroom.model import Submission
 from postroom.store import open_store
 from postroom.store.sqlite import MIGRATIONS
 from tests.conftest import StartScripted
-from tests.servers.installation import KEY, Installation
+from tests.servers.installation import KEY, Installation, is_gone
 from tests.servers.ledger import Receiving, all_ended, check_ledger, held_mails
 from tests.servers.programs import end, unavailable
 from tests.servers.scripted import ScriptedServer
@@ -336,13 +336,6 @@ def writers(service: Installation) -> list[int]:
     """Return the web process and the worker that are there, once both are: of granian's two, the younger."""
     webs, workers = service.pids("-m", "postroom", "web"), service.pids("-m", "postroom", "worker")
     return [max(webs), *workers] if len(webs) > 1 and workers else []
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 def any_is_gone(pids: list[int]) -> bool:

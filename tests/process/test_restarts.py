@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartScripted
-from tests.servers.installation import Installation, account_rows
+from tests.servers.installation import Installation, account_rows, is_gone
 from tests.servers.ledger import all_ended, check_ledger
 from tests.servers.programs import end
 from tests.servers.scripted import Held, Late, ScriptedServer
@@ -69,14 +69,6 @@ class Load:
                 self.accepted.append(answer.document["request_id"])
             else:
                 self.refused.append(answer.status)
-
-
-def is_gone(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 def seconds_of(work: Callable[[], object]) -> float:
