@@ -464,7 +464,7 @@ def server_for(account: Account, settings: Settings) -> Server:
         host=endpoint.host,
         port=endpoint.port,
         security=endpoint.security,
-        connections=account.connections or settings.smtp_connections or (2 if provider else 16),
+        connections=account.connections or settings.smtp_connections or (2 if provider else 20),
         username=account.username or account.email,
         provider=provider,
         daily_limit=account.daily_limit or _daily_limit(provider, account.email),

@@ -1,14 +1,12 @@
 """The embedded engine: SQLite through APSW, in WAL mode, flushed at every commit.
 
-One connection writes, under the committer; a lock file orders the writers of
-several processes, since SQLite's own busy handler sleeps and starves. Readers
-have connections of their own and never wait.
+One connection writes, under the committer and the lock file that orders the writers
+of several processes. Readers have connections of their own and never wait.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import threading
 import time
@@ -27,13 +25,13 @@ from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.floors import Floors
 from postroom.store.transaction import Transaction
+from postroom.store.writerlock import WriterLock
 
 # Versions 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write to (sqlite.org/wal.html, "WAL reset").
 OLDEST_SQLITE = (3, 51, 3)
 MIGRATIONS = Path(__file__).parent / "migrations" / "sqlite"
 
 _LONGEST_WAIT_S = 5.0
-_OPEN = b"open\n"
 _SPACE_FRESH_S = 1.0
 _WRITER_PRAGMAS = (
     "PRAGMA journal_mode = WAL",
@@ -89,67 +87,6 @@ def translated(path: Path) -> Iterator[None]:
         raise StoreUnavailable(f"the database {path} cannot be written just now: {error}") from error
     except apsw.Error as error:
         raise StoreError(f"the database {path}: {error}") from error
-
-
-class WriterLock:
-    """A lock file that only one committer of all processes holds, and only for one commit.
-
-    Raises StoreUnavailable when it is not free within `longest_wait_s`. The file says too whether the
-    database was left open, and its time when something was last written: what was not checkpointed since is
-    in the write-ahead log alone.
-    """
-
-    def __init__(self, path: Path, longest_wait_s: float) -> None:
-        self._path = path
-        self._longest_wait_s = longest_wait_s
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-
-    def __enter__(self) -> None:
-        if not self._try():
-            self._wait()
-
-    def __exit__(self, *_: object) -> None:
-        fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        os.close(self._fd)
-
-    def note_open(self) -> None:
-        if not self._left_open():
-            os.pwrite(self._fd, _OPEN, 0)
-            os.utime(self._fd, ns=(0, 0))  # nothing was written since
-
-    def note_write(self) -> None:
-        os.utime(self._fd)
-
-    def note_closed(self) -> None:
-        os.ftruncate(self._fd, 0)
-
-    def is_newer_than(self, database: Path) -> bool:
-        """Whether the database was left open, with something written that is not in the file."""
-        return self._left_open() and database.stat().st_mtime_ns < os.fstat(self._fd).st_mtime_ns
-
-    def _left_open(self) -> bool:
-        return os.pread(self._fd, len(_OPEN), 0) == _OPEN
-
-    def _try(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _wait(self) -> None:
-        give_up = time.monotonic() + self._longest_wait_s
-        pause = 0.00005
-        while not self._try():
-            if time.monotonic() > give_up:
-                raise StoreUnavailable(
-                    f"another process has held {self._path} for {self._longest_wait_s:g} s; is one of "
-                    f"Postroom's processes stopped?"
-                )
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.001)
 
 
 class SQLiteEngine:

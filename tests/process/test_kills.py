@@ -23,7 +23,7 @@ from tests.servers.waiting import eventually
 SOAK = os.environ.get("POSTROOM_SOAK") == "1"
 POSTS, KILLS = (10_000, 200) if SOAK else (2_000, 20)
 CLIENTS = 8
-CONNECTIONS = 16  # of an account on a server that no preset knows
+CONNECTIONS = 20  # of an account on a server that no preset knows
 ROUND = POSTS // KILLS  # mails that are posted for each kill
 ROUND_S = 4.0 if SOAK else 1.5
 

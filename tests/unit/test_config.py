@@ -444,7 +444,7 @@ class TestServer:
         settings = Settings(smtp_host="relay.example", smtp_port=465)
         server = server_for(_account("ann@gmail.com"), settings)
         assert _where(server) == ("relay.example", 465, TLS)
-        assert (server.connections, server.provider, server.logins_per_minute) == (16, None, None)
+        assert (server.connections, server.provider, server.logins_per_minute) == (20, None, None)
 
     def test_of_the_account_beats_the_settings_whole(self) -> None:
         settings = Settings(smtp_host="relay.example", smtp_port=465, smtp_security=TLS, smtp_connections=5)
@@ -491,7 +491,7 @@ class TestServer:
         "account", [_account(host="inbox"), _account(host="INBOX", port=99, security=TLS)]
     )
     def test_inbox_stays_symbolic(self, account: Account) -> None:
-        expected = Server("inbox", 0, NONE, connections=16, username="ann@example.com", provider=None)
+        expected = Server("inbox", 0, NONE, connections=20, username="ann@example.com", provider=None)
         assert server_for(account, Settings()) == expected
 
     def test_inbox_can_be_everyones(self, monkeypatch: pytest.MonkeyPatch) -> None:
