@@ -171,6 +171,8 @@ class SQLiteEngine:
                 yield connection, self._queries
             finally:
                 self._readers.append(connection)
+                if self._closed:
+                    self._close_readers()
 
     def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
         """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
@@ -284,7 +286,11 @@ class SQLiteEngine:
             self._lock.close()
 
     def _close_connections(self) -> None:
-        while self._readers:
-            self._readers.pop().close()
+        self._close_readers()
         self._watcher.close()
         self._writer.close()
+
+    def _close_readers(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._readers.pop().close()

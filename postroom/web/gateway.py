@@ -46,6 +46,9 @@ class Gateway:
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
 
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._hub.close()
+
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         environ = _environ(scope)
         length = _length(environ)

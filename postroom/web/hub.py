@@ -43,6 +43,13 @@ class Hub:
         self._loop = loop
         self._seam = Seam(self._store)
 
+    def close(self) -> None:
+        """Close the store, once the commit that is under way has ended."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._seam is not None:
+            self._seam.close()
+        self._store.close()
+
     # -- for the loop
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:

@@ -511,6 +511,25 @@ def test_a_killed_web_worker_is_started_again(service: Installation) -> None:
     assert not is_gone(main)
 
 
+def test_a_web_process_that_stops_closes_the_database(service: Installation) -> None:
+    service.stop()
+    web = subprocess.Popen(
+        [sys.executable, *POSTROOM, "web"],
+        cwd=service.folder,
+        env=service.environment,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: accepted(service), 20, "the web process to answer")
+        web.send_signal(signal.SIGTERM)
+        assert web.wait(10) == 0
+    finally:
+        service.client.close()
+        web.kill()
+        web.wait()
+    assert not (service.folder / "var/postroom.db-wal").exists(), "all is in the one file"
+
+
 @pytest.mark.parametrize("pause", [0.0, 0.0015, 0.005, 0.02, 0.1])
 def test_a_stop_while_a_web_worker_starts(service: Installation, pause: float) -> None:
     """A signal that a worker gets before it can heed it must not hold up the stop until the worker is killed."""
