@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= auto
-SCENARIOS ?= peers,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
+SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
 .PHONY: run install test check controls soak bench peers lint types imports pythons lock clean
 
@@ -34,6 +34,7 @@ soak: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench --scenario budget
 
 # The peers that need packages of their own; `python -m bench --scenario peers` takes them in when they are there.
 .venv-bench: requirements/bench.txt

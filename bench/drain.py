@@ -92,17 +92,31 @@ def worker(
         yield program
 
 
+@contextmanager
+def workers(folder: Path, number: int, database: Mapping[str, str] | None = None) -> Iterator[list[Program]]:
+    """Run so many workers over one installation."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(worker(folder, database, f"worker-{each}")) for each in range(number)]
+
+
 def drain_postroom(
-    folder: Path, count: int, sink_port: int, *, through: int | None = None, connections: int | None = None
+    folder: Path,
+    count: int,
+    sink_port: int,
+    *,
+    through: int | None = None,
+    connections: int | None = None,
+    number: int = 1,
 ) -> float:
-    """Queue mails while no worker runs, start one, return mails a second. `through` is a proxy's port."""
+    """Queue mails while no worker runs, start so many, return mails a second. `through` is a proxy's port."""
     write_accounts(folder, [through or sink_port], connections)
     fill_folder(folder, {1: count})
-    with worker(folder) as program:
+    with workers(folder, number) as programs:
         try:
             return watch(sink_port, count).rate
         except LoadError as error:
-            raise StartError(f"{error}\n{program.output()}") from error
+            said = "\n".join(program.output() for program in programs)
+            raise StartError(f"{error}\n{said}") from error
 
 
 def rss(pid: int) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
 import psycopg
 
-from bench.drain import sink, watch, worker
+from bench.drain import sink, watch, workers
 from bench.fill import fill_folder, messages, write_accounts
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import measure, postroom
@@ -34,15 +34,13 @@ def engines(options: Options) -> Section:
 
         return run
 
-    def drained(server: Postgres | None, workers: int = 1) -> Callable[[Path], float]:
+    def drained(server: Postgres | None, number: int = 1) -> Callable[[Path], float]:
         def run(folder: Path) -> float:
             with _database(server) as variables, sink(folder) as port:
                 write_accounts(folder, [port] * _ACCOUNTS)
                 counts = dict.fromkeys(range(1, _ACCOUNTS + 1), queued // _ACCOUNTS)
                 fill_folder(folder, counts, database=variables)
-                with ExitStack() as stack:
-                    for number in range(workers):
-                        stack.enter_context(worker(folder, variables, f"worker-{number}"))
+                with workers(folder, number, variables):
                     return watch(port, queued // _ACCOUNTS * _ACCOUNTS).rate
 
         return run

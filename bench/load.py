@@ -42,18 +42,16 @@ class LoadError(Exception):
     """The system under test did not do what every run needs of it."""
 
 
-def request_template(key: str, port: int) -> bytes:
-    """Return a request whose JSON document has 1 KiB, with one place for a seven-digit number."""
+def request_template(key: str, port: int, size: int = DOCUMENT_BYTES) -> bytes:
+    """Return a request whose JSON document has `size` octets, with one place for a seven-digit number."""
     line = "All the world's a stage, and all the men and women merely players.\n"
     document = {"subject": "Mail number %07d", "recipient": "ada@example.org", "body": "", "key": key}
-    room = DOCUMENT_BYTES - len(json.dumps(document)) - len("0000000") + len("%07d")
-    body = ""
-    while len(json.dumps(body + line)) - 2 < room:
-        body += line
+    room = size - len(json.dumps(document)) - len("0000000") + len("%07d")
+    body = line * (max(0, room - 1) // (len(json.dumps(line)) - 2))
     document["body"] = body + "x" * (room - len(json.dumps(body)) + 2)
     head = (
         f"POST /send-email HTTP/1.1\r\nHost: {HOST}:{port}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {DOCUMENT_BYTES}\r\n\r\n"
+        f"Content-Length: {size}\r\n\r\n"
     )
     return (head + json.dumps(document)).encode()
 
@@ -180,12 +178,21 @@ async def _run(template: bytes, port: int, sink_port: int, count: int, clients: 
     return Load(count, arrived - before, ended - started, posted - started, tuple(sorted(latencies)))
 
 
-def run_load(*, key: str, port: int, sink_port: int, count: int, clients: int, limit: float = 300.0) -> Load:
-    """Post `count` mails and wait until the sink has them, no longer than `limit` seconds.
+def run_load(
+    *,
+    key: str,
+    port: int,
+    sink_port: int,
+    count: int,
+    clients: int,
+    size: int = DOCUMENT_BYTES,
+    limit: float = 300.0,
+) -> Load:
+    """Post `count` mails of `size` octets and wait until the sink has them, no longer than `limit` seconds.
 
     Raises LoadError unless every post is answered 202.
     """
     try:
-        return uvloop.run(_run(request_template(key, port), port, sink_port, count, clients, limit))
+        return uvloop.run(_run(request_template(key, port, size), port, sink_port, count, clients, limit))
     except TimeoutError as error:
         raise LoadError(f"{count} mails took longer than {limit:g} s") from error

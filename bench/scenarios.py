@@ -9,25 +9,27 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 from bench import relay
 from bench.budget import budget
 from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
 from bench.engines import engines, longtransaction
 from bench.fill import fill_folder, text_of, write_accounts
-from bench.load import LoadError, run_load
+from bench.load import DOCUMENT_BYTES, LoadError, run_load
 from bench.processes import free_port, running
 from bench.section import Options, Section, in_turn, rate_rows, table
-from bench.systems import KEY, ROOT, environment, measure, naive, postroom
+from bench.systems import KEY, ROOT, System, environment, measure, naive, postroom
 from postroom.model import Security, system_clock
 from postroom.session import Endpoint
 from postroom.smtp import Connection, Envelope
 from postroom.store import open_store
 
+Way: TypeAlias = Callable[[int, Path], AbstractContextManager[int]]  # to the sink's port
 ROUND_TRIP_S = 0.05
 CELERY = ROOT / ".venv-bench/bin/python"
 _SUBMISSION_S = 300.0
@@ -35,42 +37,64 @@ _SUBMISSION_S = 300.0
 
 def peers(options: Options) -> Section:
     """From HTTP (or SMTP, for a relay) to the sink, one mail a request, 32 clients."""
-    count = options.count(5000, 300)
+    beside = {"Postroom, two web processes": postroom(2)}
+    return _contest("peers", options, options.count(5000, 300), beside=beside)
 
-    def over_http(system: Callable[[], object]) -> Callable[[Path], float]:
+
+def large(options: Options) -> Section:
+    """The same with mails of 50 KiB."""
+    return _contest("large", options, options.count(3000, 100), size=51_200)
+
+
+def far(options: Options) -> Section:
+    """The same with an SMTP server that is 50 ms away; each has as many connections as it opens by itself."""
+    beside = {"Postroom, 200 connections": postroom(1, {"POSTROOM_SMTP_CONNECTIONS": "200"})}
+    return _contest("far", options, options.count(2000, 100), way=_delayed, beside=beside)
+
+
+def _contest(
+    label: str,
+    options: Options,
+    count: int,
+    *,
+    size: int = DOCUMENT_BYTES,
+    way: Way = lambda port, folder: nullcontext(port),
+    beside: Mapping[str, System] | None = None,
+) -> Section:
+    def over_http(system: System) -> Callable[[Path], float]:
         def run(folder: Path) -> float:
-            return measure(system(), folder / "run", messages=count, clients=32).load.throughput  # type: ignore[arg-type]
+            found = measure(system, folder / "run", messages=count, clients=32, size=size, way=way)
+            return found.load.throughput
 
         return run
 
-    systems: dict[str, Callable[[Path], float]] = {
-        "thread per mail": over_http(lambda: naive("granian")),
-        "Postroom": over_http(lambda: postroom(1)),
-        "Postroom, two web processes": over_http(lambda: postroom(2)),
-    }
+    ours = {"thread per mail": naive("granian"), "Postroom": postroom(1), **(beside or {})}
+    systems = {name: over_http(system) for name, system in ours.items()}
     if CELERY.exists() and shutil.which("redis-server"):
-        systems["Flask, Celery and Redis"] = lambda folder: _bolted_together(folder, count)
+        systems["Flask, Celery and Redis"] = lambda folder: _bolted_together(folder, count, size, way)
     if relay.available():
-        systems["Postfix as a relay"] = lambda folder: _relayed(folder, count)
-    figures = in_turn(systems, options, "peers")
-    lines = table(
-        ["mails a second", "median", "runs", "against thread per mail"], rate_rows(figures, "thread per mail")
-    )
+        systems["Postfix as a relay"] = lambda folder: _relayed(folder, count, size, way)
+    figures = in_turn(systems, options, label)
+    header = ["mails a second", "median", "runs", "against thread per mail"]
+    lines = table(header, rate_rows(figures, "thread per mail"))
     if relay.available():
         ratio = median(figures["Postroom"]) / median(figures["Postfix as a relay"])
         lines += ["", f"Postroom with one web process moves {ratio:.1f} times as many as Postfix."]
-    return Section(f"One mail a request, {count} mails of 1 KiB, 32 clients", tuple(lines))
+    where = f", {ROUND_TRIP_S * 1000:.0f} ms away" if way is _delayed else ""
+    return Section(
+        f"One mail a request, {count} mails of {size // 1024} KiB, 32 clients{where}", tuple(lines)
+    )
 
 
-def _bolted_together(folder: Path, count: int) -> float:
+def _bolted_together(folder: Path, count: int, size: int, way: Way) -> float:
     port, redis = free_port(), free_port()
     command = [str(CELERY), "-m", "bench.celery_stack", "--port", str(port), "--redis", str(redis)]
-    with sink(folder) as sink_port:
-        variables = {**environment(), "STACK_SINK_PORT": str(sink_port)}
+    with sink(folder) as sink_port, way(sink_port, folder) as server_port:
+        variables = {**environment(), "STACK_SINK_PORT": str(server_port)}
         with running(command, folder, variables, "stack.txt") as program:
             program.wait_listening(port)
             warming, load = (
-                run_load(key=KEY, port=port, sink_port=sink_port, count=number, clients=32)
+                run_load(key=KEY, port=port, sink_port=sink_port, count=number, clients=32, size=size)
                 for number in (200, count)
             )
             if warming.arrived + load.arrived != 200 + count:
@@ -78,12 +102,12 @@ def _bolted_together(folder: Path, count: int) -> float:
     return load.throughput
 
 
-def _relayed(folder: Path, count: int) -> float:
+def _relayed(folder: Path, count: int, size: int, way: Way) -> float:
     """Return mails a second from the first submission to the last arrival."""
-    with sink(folder) as port, relay.relay(port) as postfix:
+    with sink(folder) as port, way(port, folder) as server_port, relay.relay(server_port) as postfix:
         counter = Counter(port)
         began = time.perf_counter()
-        submitting = threading.Thread(target=postfix.submit, args=(count, 1024))
+        submitting = threading.Thread(target=postfix.submit, args=(count, size))
         submitting.start()
         while (seen := counter.count()) < count:
             if time.perf_counter() - began > _SUBMISSION_S:
@@ -99,9 +123,12 @@ def backlog(options: Options) -> Section:
     """A queue that was filled while nothing was sent, worked off; from the first arrival to the last."""
     count = options.count(20_000, 1500)
 
-    def ours(folder: Path) -> float:
-        with sink(folder) as port:
-            return drain_postroom(folder, count, port)
+    def ours(number: int) -> Callable[[Path], float]:
+        def run(folder: Path) -> float:
+            with sink(folder) as port:
+                return drain_postroom(folder, count, port, number=number)
+
+        return run
 
     def postfix(folder: Path) -> float:
         with sink(folder) as port, relay.relay(port, held=True) as held:
@@ -109,7 +136,7 @@ def backlog(options: Options) -> Section:
             held.release()
             return watch(port, count).rate
 
-    systems: dict[str, Callable[[Path], float]] = {"Postroom": ours}
+    systems = {"Postroom": ours(1), "Postroom, two workers": ours(2)}
     if relay.available():
         systems = {"Postfix": postfix, **systems}
     figures = in_turn(systems, options, "backlog")
@@ -331,6 +358,8 @@ def _black_hole() -> Iterator[int]:
 
 SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "peers": peers,
+    "large": large,
+    "far": far,
     "budget": budget,
     "backlog": backlog,
     "engines": engines,

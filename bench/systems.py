@@ -6,10 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.load import Load, LoadError, run_load
+from bench.load import DOCUMENT_BYTES, Load, LoadError, run_load
 from bench.processes import (
     Memory,
     Process,
@@ -76,7 +77,7 @@ class System:
     variables: Callable[[int, int], dict[str, str]]  # for an HTTP port and the sink's
 
 
-def postroom(web: int, database: Mapping[str, str] | None = None) -> System:
+def postroom(web: int, settings: Mapping[str, str] | None = None) -> System:
     return System(
         "postroom" if web == 1 else f"postroom, {web} web processes",
         lambda port: [sys.executable, "-m", "postroom", "serve"],
@@ -84,7 +85,7 @@ def postroom(web: int, database: Mapping[str, str] | None = None) -> System:
             "PORT": str(port),
             "WEB_CONCURRENCY": str(web),
             "POSTROOM_RATE_LIMIT": RATE_LIMIT,
-            **(database or {}),
+            **(settings or {}),
         },
     )
 
@@ -107,24 +108,34 @@ def measure(
     *,
     messages: int,
     clients: int,
+    size: int = DOCUMENT_BYTES,
     idle: bool = False,
     during: Callable[[Program], None] | None = None,
+    way: Callable[[int, Path], AbstractContextManager[int]] = lambda port, folder: nullcontext(port),
 ) -> Run:
-    """Start sink and system, warm them up, load them, end them. `during` is told of the program first."""
+    """Start sink and system, warm them up, load them, end them.
+
+    `during` is told of the program first; `way` gives the port by which the system reaches the sink's.
+    """
     folder.mkdir(parents=True)
     sink_command = [sys.executable, "-m", "tests.servers.sink", "--port", "0"]
     inherited = environment()
-    with running_sink(sink_command, folder, inherited) as (sink_pid, sink_port):
-        _write_accounts(folder, sink_port)
+    with (
+        running_sink(sink_command, folder, inherited) as (sink_pid, sink_port),
+        way(sink_port, folder) as server_port,
+    ):
+        _write_accounts(folder, server_port)
         port = free_port()
-        variables = {**inherited, **system.variables(port, sink_port)}
+        variables = {**inherited, **system.variables(port, server_port)}
         with running(system.command(port), folder, variables) as program:
             program.wait_listening(port)
             _warm_up(program, port, sink_port, clients)
             if during is not None:
                 during(program)
             before, busy = _cpu(program, sink_pid), machine_busy()
-            load = run_load(key=KEY, port=port, sink_port=sink_port, count=messages, clients=clients)
+            load = run_load(
+                key=KEY, port=port, sink_port=sink_port, count=messages, clients=clients, size=size
+            )
             after, busy = _cpu(program, sink_pid), machine_busy() - busy
             used = {part: after[part] - before.get(part, 0.0) for part in after}
             logged = _wait_for_log(folder / "email_log.txt", load.arrived + WARM_UP) - WARM_UP

@@ -747,7 +747,7 @@ class Transaction:
         return len(rows)
 
     def prune_keys(self, until: Instant, most: int) -> int:
-        """Forget up to `most` idempotency keys that were first used before then; return how many."""
+        """Forget up to `most` idempotency keys of mails that were accepted by then and are gone; return how many."""
         rows = list(self._q.old_idempotency_keys(self._db, until=until, count=most))
         for account_id, key in rows:
             self._q.delete_idempotency_key(self._db, account_id=account_id, key=key)

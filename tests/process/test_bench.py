@@ -13,6 +13,8 @@ from tests.servers.installation import ROOT
 
 LONG = {
     "peers",
+    "large",
+    "far",
     "backlog",
     "connections",
     "fairness",

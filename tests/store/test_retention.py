@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postroom.config import Settings
-from postroom.model import SECOND, Instant
+from postroom.model import SECOND, Accepted, Instant
 from postroom.store import Store
 from postroom.worker.retention import Retention
 from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post, new_message
@@ -84,10 +84,21 @@ class TestHistory:
     def test_of_keys_goes_too(self, post: Post, database: Database) -> None:
         for number in range(5):
             post.accept(new_message(post.anna, key=f"key {number}", fingerprint=b"x", at=NOW + number * DAY))
+        for job in post.claim(now=NOW + 3 * DAY, most=4):
+            post.finish(job, SENT)
+        log(post.store)
+        assert post.store.write(lambda t: t.prune_history(LATER, 100)) == 4
         assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 2
         assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 1
         assert counts(database)["idempotency"] == 2
-        assert counts(database)["message"] == 5
+
+    def test_keeps_the_key_of_a_mail_that_is_not_over(self, post: Post, database: Database) -> None:
+        first = new_message(post.anna, key="a key", fingerprint=b"x", at=NOW)
+        post.accept(first)
+        assert post.store.write(lambda t: t.prune_keys(NOW + 1000 * DAY, 2)) == 0
+        again = post.accept(new_message(post.anna, key="a key", fingerprint=b"x", at=NOW + 1000 * DAY))
+        assert again == Accepted(first.request_id, replayed=True)
+        assert counts(database)["message"] == 1
 
 
 class TestAClockThatIsSet:
