@@ -140,6 +140,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_connections.py::TestConnections::test_are_no_more_than_the_account_may_have[sqlite]",
     ),
     Control(
+        "one writer at a time has the database",
+        "postroom/store/writerlock.py",
+        "            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)\n",
+        "            pass\n",
+        "tests/store/test_writerlock.py::test_two_are_never_inside_however_hasty_they_are",
+    ),
+    Control(
+        "a writer that has given up is not handed the lock",
+        "postroom/store/writerlock.py",
+        "                if self._wanted:\n",
+        "                if True:\n",
+        "tests/store/test_writerlock.py::test_who_waits_in_vain_is_told_and_holds_nobody_up_later",
+    ),
+    Control(
         "a write-ahead log that was taken away is missed",
         "postroom/store/sqlite.py",
         "            self._refuse_without_log()\n",
