@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -122,16 +122,31 @@ class Lane:
             self._opening.add(task)
             task.add_done_callback(self._session_ended)
 
-    def _make_do_with(self, sessions: int, seconds: float) -> None:
+    def _make_do_with(self, sessions: int, seconds: float, then: Callable[[], None]) -> None:
         """Have no more sessions than these for a while: another one was just turned away."""
         if self._pause is not None:
             self._pause.cancel()
         self._most = sessions
-        self._pause = asyncio.get_running_loop().call_later(seconds, self._try_for_more)
+        self._pause = asyncio.get_running_loop().call_later(seconds, then)
 
-    def _try_for_more(self) -> None:
-        self._most = None
+    def _try_for_all(self) -> None:
+        self._pause = self._most = None
         self._staff()
+
+    def _try_one_more(self) -> None:
+        """Ask the server for one more connection. While it gives them, the next one is asked for (`_let_in`)."""
+        self._pause = None
+        if self._most is not None:
+            self._most += 1
+            self._staff()
+
+    def _let_in(self) -> None:
+        if self._most is None or self._pause is not None:
+            return
+        if self._most < self._standing.connections:
+            self._try_one_more()
+        else:
+            self._most = None
 
     def _session_ended(self, task: asyncio.Task[None]) -> None:
         for sessions in (self._sessions, self._leaving, self._opening):
@@ -315,6 +330,7 @@ class Lane:
             self._note_worked()
         line = _Line(connection, slot, asyncio.get_running_loop().time())
         self._lines.add(line)
+        self._let_in()
         return line
 
     def _note_worked(self) -> None:
@@ -352,7 +368,7 @@ class Lane:
         """Other workers hold all connections: what waits is theirs, unless this one has some too."""
         others = self._others()
         if others:
-            self._make_do_with(others, _CONNECTION_PAUSE_S)
+            self._make_do_with(others, _CONNECTION_PAUSE_S, self._try_for_all)
         else:
             self._standing.leave_alone(_CONNECTION_PAUSE_S)
             self.release_waiting()
@@ -442,7 +458,7 @@ class Lane:
         others = self._others()
         if others and not is_account_fault(outcome):
             log.info("account %s makes do with the connections it has", self._standing.account.email)
-            self._make_do_with(others, _TURNED_AWAY_S)
+            self._make_do_with(others, _TURNED_AWAY_S, self._try_one_more)
             return
         self._most = None  # who lets nobody in does not mean the number
         charged = self._standing.charge(outcome)

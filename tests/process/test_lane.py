@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,46 @@ def test_a_server_that_takes_fewer_connections_gets_the_mail_over_those(
     assert len(server.connections) < 1 + 20, "it is not asked for more again and again"
     kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
     assert kinds == {"accepted", "sent"}, "nobody's attempt was spent on it"
+
+
+def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
+    install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroom.worker.lane._TURNED_AWAY_S", 0.2)
+    server = scripted()
+    server.on("DOT", do=Late(0.05))
+    installation = install(server, connections=16)
+    first = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.is_sent(first))
+    server.on("GREETING", "421 4.7.0 too many connections", skip=3)
+    began = time.monotonic()
+    ids = [installation.accept("you@x.example") for _ in range(150)]
+    installation.run_until(lambda: all(installation.is_sent(request_id) for request_id in ids))
+    pauses = (time.monotonic() - began) / 0.2
+    assert pauses > 5, "so that it makes a difference"
+    assert 1 + 16 < len(server.connections) < 1 + 20 + pauses
+
+
+def test_a_server_that_takes_more_connections_again_gets_all_of_them(
+    install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroom.worker.lane._TURNED_AWAY_S", 0.2)
+    server = scripted()
+    installation = install(server, connections=16)
+    first = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.is_sent(first))
+    server.on("DOT", do=Late(0.3))
+    server.on("GREETING", "421 4.7.0 too many connections", skip=3, times=20)
+    ids = [installation.accept("you@x.example") for _ in range(150)]
+    most = 0
+
+    def all_sent() -> bool:
+        nonlocal most
+        most = max(most, server.open_connections)
+        return all(installation.is_sent(request_id) for request_id in ids)
+
+    installation.run_until(all_sent)
+    assert most == 16
 
 
 def test_an_account_without_a_password_has_worked_once_mail_of_it_was_sent(
