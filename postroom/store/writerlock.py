@@ -113,14 +113,16 @@ class WriterLock:
                 fcntl.flock(self._fd, fcntl.LOCK_EX)
             with self._mutex:
                 self._queues = False
-                if self._closed:
-                    os.close(self._fd)
-                    return
                 if self._wanted:
                     self._wanted = False
                     self._granted.release()
                 else:
-                    fcntl.flock(self._fd, fcntl.LOCK_UN)
+                    fcntl.flock(
+                        self._fd, fcntl.LOCK_UN
+                    )  # closing is not enough where a child has it open too
+                if self._closed:
+                    os.close(self._fd)
+                    return
 
     def _give_up(self) -> None:
         with self._mutex:
