@@ -116,10 +116,8 @@ class WriterLock:
                 if self._wanted:
                     self._wanted = False
                     self._granted.release()
-                else:
-                    fcntl.flock(
-                        self._fd, fcntl.LOCK_UN
-                    )  # closing is not enough where a child has it open too
+                else:  # to close the file is not enough where a forked child has it open too
+                    fcntl.flock(self._fd, fcntl.LOCK_UN)
                 if self._closed:
                     os.close(self._fd)
                     return
