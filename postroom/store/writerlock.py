@@ -35,10 +35,9 @@ class WriterLock:
         self._wanted = False  # somebody waits for it
         self._closed = False
         self._usher: threading.Thread | None = None
-        self._sent, self._granted = (
-            threading.Lock(),
-            threading.Lock(),
-        )  # each is released for one who waits for it
+        # Each of these is released for the one who waits for it.
+        self._sent = threading.Lock()
+        self._granted = threading.Lock()
         self._sent.acquire()
         self._granted.acquire()
 

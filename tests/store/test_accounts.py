@@ -146,15 +146,15 @@ class TestSync:
         assert office.owner("anna-canary-key") == "anna@example.com"
 
     def test_of_a_file_with_a_broken_header_changes_nothing(
-        self, office: Installation, caplog: pytest.LogCaptureFixture
+        self, office: Installation, database: Database, caplog: pytest.LogCaptureFixture
     ) -> None:
         office.sync(ANNA)
-        before = office.store.change_counter()
+        before = database.contents()
         office.path.write_text("email,app_password\n")
         found = office.file.sync()
         assert found is not None
         assert [(fault.line, fault.fatal) for fault in found.faults] == [(1, True)]
-        assert office.store.change_counter() == before
+        assert database.contents() == before
         assert office.owner("anna-canary-key") == "anna@example.com"
         report(found)
         assert "the accounts stay as they were" in caplog.text

@@ -50,7 +50,7 @@ def test_a_writer_waits_for_the_one_before_it(open_lock: Open) -> None:
     with ThreadPoolExecutor(1) as threads:
         with first:
             entered = threads.submit(is_free, second)
-            time.sleep(0.2)
+            eventually(lambda: second._wanted, 5, "the second to wait")
             assert not entered.done()
         assert entered.result(5)
     assert is_free(first)
@@ -75,7 +75,7 @@ def test_who_asks_again_has_kept_its_place(open_lock: Open) -> None:
         with holder:
             assert not is_free(impatient)
             again = threads.submit(is_free, impatient)
-            time.sleep(0.1)
+            eventually(lambda: impatient._wanted, 5, "it to wait again")
         assert again.result(5)
     assert is_free(open_lock(0))
 
