@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,14 @@ class InProcess:
     def is_sent(self, request_id: str) -> bool:
         return self.status(request_id).state is MessageState.SENT
 
+    def are_sent(self, ids: Iterable[str]) -> bool:
+        return all(self.is_sent(request_id) for request_id in ids)
+
+    def send_a_mail(self) -> None:
+        """Have a first mail sent: the account has worked."""
+        first = self.accept("you@x.example")
+        self.run_until(lambda: self.is_sent(first))
+
 
 @pytest.fixture
 def in_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., InProcess]]:
@@ -383,7 +391,7 @@ def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(
         return claim(self, account_id=account_id, **rest)
 
     monkeypatch.setattr(Transaction, "claim", faulty)
-    installation.run_until(lambda: all(installation.is_sent(request_id) for request_id in ids))
+    installation.run_until(lambda: installation.are_sent(ids))
     assert not faults
 
 
@@ -392,8 +400,7 @@ def test_an_account_at_fault_keeps_its_mail_for_every_recipient(
 ) -> None:
     server = scripted()
     installation = in_process(server)
-    first = installation.accept("you@x.example")
-    installation.run_until(lambda: installation.is_sent(first))
+    installation.send_a_mail()
     server.on("MAIL", reply="530 5.7.0 Authentication required")
     both = installation.accept("you@x.example", "other@x.example")
     installation.run_until(

@@ -51,7 +51,7 @@ def test_mail_that_comes_while_the_last_connection_says_goodbye_is_sent(
         """Accept each mail while the connection of the one before it is closing."""
         if server.verbs.count("QUIT") == len(ids) < 4:
             ids.append(installation.accept("you@x.example"))
-        return len(ids) == 4 and all(installation.is_sent(request_id) for request_id in ids)
+        return len(ids) == 4 and installation.are_sent(ids)
 
     installation.run_until(sent_in_turn)
     assert len(server.connections) == 4
@@ -63,11 +63,10 @@ def test_a_server_that_takes_fewer_connections_gets_the_mail_over_those(
     server = scripted()
     server.on("DOT", do=Late(0.02))
     installation = install(server, connections=16, POSTROOM_RETRY_SCHEDULE="1h")
-    first = installation.accept("you@x.example")
-    installation.run_until(lambda: installation.is_sent(first))
+    installation.send_a_mail()
     server.on("GREETING", "421 4.7.0 too many connections", skip=3)
     ids = [installation.accept("you@x.example") for _ in range(150)]
-    installation.run_until(lambda: all(installation.is_sent(request_id) for request_id in ids))
+    installation.run_until(lambda: installation.are_sent(ids))
     assert len(server.connections) < 1 + 20, "it is not asked for more again and again"
     kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
     assert kinds == {"accepted", "sent"}, "nobody's attempt was spent on it"
@@ -80,12 +79,11 @@ def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
     server = scripted()
     server.on("DOT", do=Late(0.05))
     installation = install(server, connections=16)
-    first = installation.accept("you@x.example")
-    installation.run_until(lambda: installation.is_sent(first))
+    installation.send_a_mail()
     server.on("GREETING", "421 4.7.0 too many connections", skip=3)
     began = time.monotonic()
     ids = [installation.accept("you@x.example") for _ in range(150)]
-    installation.run_until(lambda: all(installation.is_sent(request_id) for request_id in ids))
+    installation.run_until(lambda: installation.are_sent(ids))
     pauses = (time.monotonic() - began) / 0.2
     assert pauses > 5, "so that it makes a difference"
     assert 1 + 16 < len(server.connections) < 1 + 20 + pauses
@@ -97,8 +95,7 @@ def test_a_server_that_takes_more_connections_again_gets_all_of_them(
     monkeypatch.setattr("postroom.worker.lane._TURNED_AWAY_S", 0.2)
     server = scripted()
     installation = install(server, connections=16)
-    first = installation.accept("you@x.example")
-    installation.run_until(lambda: installation.is_sent(first))
+    installation.send_a_mail()
     server.on("DOT", do=Late(0.3))
     server.on("GREETING", "421 4.7.0 too many connections", skip=3, times=20)
     ids = [installation.accept("you@x.example") for _ in range(150)]
@@ -107,7 +104,7 @@ def test_a_server_that_takes_more_connections_again_gets_all_of_them(
     def all_sent() -> bool:
         nonlocal most
         most = max(most, server.open_connections)
-        return all(installation.is_sent(request_id) for request_id in ids)
+        return installation.are_sent(ids)
 
     installation.run_until(all_sent)
     assert most == 16
@@ -118,8 +115,7 @@ def test_an_account_without_a_password_has_worked_once_mail_of_it_was_sent(
 ) -> None:
     server = scripted()
     installation = install(server, connections=1, password="")
-    first = installation.accept("you@x.example")
-    installation.run_until(lambda: installation.is_sent(first))
+    installation.send_a_mail()
     server.on("GREETING", "554 5.3.2 no service for you")
     kept = installation.accept("you@x.example")
     installation.run_until(lambda: installation.status(kept).state is MessageState.DEFERRED)
@@ -155,7 +151,7 @@ def test_an_account_that_works_has_all_its_connections_soon_after_its_first_log_
         most = max(most, server.open_connections)
         if not any(login.accepted for login in server.logins):
             assert len(server.connections) <= 1, "nobody knows yet whether the password is right"
-        return all(installation.is_sent(request_id) for request_id in ids)
+        return installation.are_sent(ids)
 
     installation.run_until(all_sent)
     assert most == 8
