@@ -433,8 +433,9 @@ def test_recipients_that_were_too_many_for_one_transaction_go_in_the_next_at_onc
 
 
 def test_a_full_mailbox_waits_for_its_next_try(
-    in_process: Callable[..., InProcess], scripted: StartScripted
+    in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "1h")
     server = scripted()
     server.on("RCPT", reply="452 4.2.2 The mailbox is full", match="full@")
     installation = in_process(server)
