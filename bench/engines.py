@@ -13,6 +13,7 @@ import psycopg
 
 from bench.drain import sink, watch, workers
 from bench.fill import fill_folder, messages, write_accounts
+from bench.load import DOCUMENT_BYTES
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import measure, postroom
 from postroom.model import ClaimedJob, NewMessage, Reply, Sent, system_clock
@@ -24,13 +25,16 @@ _ACCOUNTS = 4
 
 def engines(options: Options) -> Section:
     """SQLite and PostgreSQL on this machine: from HTTP to the sink, and a backlog of four accounts."""
-    posted, queued = options.count(5000, 300), options.count(20_000, 1000)
+    posted, queued, large = options.count(5000, 300), options.count(20_000, 1000), options.count(3000, 100)
 
-    def over_http(server: Postgres | None) -> Callable[[Path], float]:
+    def over_http(
+        server: Postgres | None, messages: int = posted, size: int = DOCUMENT_BYTES
+    ) -> Callable[[Path], float]:
         def run(folder: Path) -> float:
             with _database(server) as variables:
                 system = postroom(1, variables)
-                return measure(system, folder / "run", messages=posted, clients=32).load.throughput
+                measured = measure(system, folder / "run", messages=messages, clients=32, size=size)
+                return measured.load.throughput
 
         return run
 
@@ -47,6 +51,14 @@ def engines(options: Options) -> Section:
 
     with Postgres(durable=True) as server:
         http = in_turn({"SQLite": over_http(None), "PostgreSQL": over_http(server)}, options, "engines-http")
+        http_large = in_turn(
+            {
+                "SQLite": over_http(None, large, 51_200),
+                "PostgreSQL": over_http(server, large, 51_200),
+            },
+            options,
+            "engines-large",
+        )
         backlog = in_turn(
             {
                 "SQLite": drained(None),
@@ -58,6 +70,12 @@ def engines(options: Options) -> Section:
         )
     header = ["mails a second", "median", "runs", "against SQLite"]
     lines = [f"One mail a request, {posted} mails:", "", *table(header, rate_rows(http, "SQLite")), ""]
+    lines += [
+        f"The same with {large} mails of 50 KiB:",
+        "",
+        *table(header, rate_rows(http_large, "SQLite")),
+        "",
+    ]
     lines += [f"A backlog of {queued} mails of {_ACCOUNTS} accounts:", ""]
     lines += table(header, rate_rows(backlog, "SQLite"))
     grows = median(backlog["PostgreSQL, two workers"]) / median(backlog["PostgreSQL"])

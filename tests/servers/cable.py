@@ -21,6 +21,7 @@ class Cable:
         self._word: bytes | None = None
         self._before = True
         self.cuts = 0
+        self.carried = {"to the server": 0, "to the client": 0}  # octets
         self._refusing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -66,6 +67,7 @@ class Cable:
 
     def _pass(self, data: bytes, from_client: bool, target: socket.socket) -> bool:
         word = self._word
+        self.carried["to the server" if from_client else "to the client"] += len(data)
         if not (from_client and word is not None and word in data):
             target.sendall(data)
             return True

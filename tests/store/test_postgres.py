@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import psycopg
@@ -375,6 +377,21 @@ def _added(post: Post) -> str | None:
         return post.add()
     except StoreUnavailable:
         return None
+
+
+@pytest.mark.parametrize("size", [100_000, 400_000], ids=["with others", "alone"])
+def test_a_mail_goes_there_and_back_in_as_many_octets_as_it_has(
+    post: Post, database: Database, cable: Cable, size: int
+) -> None:
+    store = over(cable, database)
+    mails = [replace(new_message(post.anna), mime=random.Random(seed).randbytes(size)) for seed in range(3)]
+    store.write_all([accepting(mail) for mail in mails])
+    claim = partial(Transaction.claim, account_id=post.anna, worker_id=post.worker, now=NOW)
+    jobs = store.write(lambda transaction: claim(transaction, most=8, most_bytes=1 << 30))
+    assert [job.mime for job in jobs] == [mail.mime for mail in mails]
+    store.close()
+    for direction, octets in cable.carried.items():
+        assert octets < 1.1 * 3 * size, direction
 
 
 class TestABatch:
