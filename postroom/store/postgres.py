@@ -42,6 +42,8 @@ MIGRATIONS = Path(__file__).parent / "migrations" / "postgres"
 OLDEST_SERVER = 13_00_00
 
 _CHANNEL = "postroom"
+_MARK = "INSERT INTO commit_mark (mark) VALUES (%s) RETURNING pg_current_xact_id()::text"
+_MARK_AND_WAKE = f"{_MARK}, pg_notify('{_CHANNEL}', '')"
 _MIGRATION_LOCK = 0x706F7374726F6F6D  # "postroom"; an advisory lock
 _READERS = 4
 _BORROW_WITHIN_S = 2.0
@@ -271,7 +273,7 @@ class _Evidence:
     @property
     def xid(self) -> str:
         """The transaction's number; in pipeline mode known after a sync."""
-        [[number]] = self._number.fetchall()
+        [[number, *_]] = self._number.fetchall()
         return str(number)
 
 
@@ -518,10 +520,8 @@ class PostgresEngine:
     @staticmethod
     def _prepare_commit(connection: psycopg.Connection[Any], transaction: Transaction) -> _Evidence:
         """Wake the workers, once for all works, and leave what will tell whether this was committed."""
-        if transaction.wakes:
-            connection.execute("SELECT pg_notify(%s, '')", [_CHANNEL])
         mark = _marks.getrandbits(63)
-        statement = "INSERT INTO commit_mark (mark) VALUES (%s) RETURNING pg_current_xact_id()::text"
+        statement = _MARK_AND_WAKE if transaction.wakes else _MARK
         return _Evidence(mark, connection.execute(statement, [mark]))
 
     def _commit(self, connection: psycopg.Connection[Any], xid: str, mark: int) -> None:
