@@ -82,9 +82,11 @@ class EmailLog:
     def _write(self, lines: Sequence[LogLine]) -> None:
         with self._path.open("ab") as file:
             start = self._end_last_line(file.fileno())
-            ids = [line.id for line in lines]
+            messages = [line.message_id for line in lines]
             batch = self._store.write(
-                lambda transaction: transaction.begin_log_batch(start=start, ids=ids, writer=self._writer)
+                lambda transaction: transaction.begin_log_batch(
+                    start=start, messages=messages, writer=self._writer
+                )
             )
             _append(file.fileno(), _encode(lines))
         self._end(batch)

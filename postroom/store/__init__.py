@@ -96,7 +96,7 @@ class Event:
 class LogLine:
     """One finished message, as email_log.txt wants it."""
 
-    id: int
+    message_id: int
     request_id: str
     sender: str
     recipients: tuple[str, ...]
@@ -338,9 +338,10 @@ def _log_lines(rows: Iterable[tuple[Any, ...]]) -> list[LogLine]:
 
 
 def _log_line(head: tuple[Any, ...], deliveries: list[tuple[str, str, str | None, int]]) -> LogLine:
-    id_, request_id, sender, accepted_at = head
+    message_id, request_id, sender, accepted_at = head
     state, reason = _overall("done", deliveries)
     if any(state == "cancelled" for _, state, _, _ in deliveries):
         state = MessageState.CANCELLED
     status = f"{state.value} ({reason})" if reason else state.value
-    return LogLine(id_, request_id, sender, tuple(row[0] for row in deliveries), accepted_at, status)
+    recipients = tuple(row[0] for row in deliveries)
+    return LogLine(message_id, request_id, sender, recipients, accepted_at, status)

@@ -62,7 +62,7 @@ WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id FOR 
 
 -- name: add_to_log_batch!
 UPDATE log_line SET batch = :batch
-WHERE batch IS NULL AND id IN (SELECT value::bigint FROM json_array_elements_text(CAST(:ids AS json)) AS value);
+WHERE batch IS NULL AND message_id IN (SELECT value::bigint FROM json_array_elements_text(CAST(:messages AS json)) AS value);
 
 -- name: hold_worker!
 -- As if it changed something, since nobody waits for what it finds: whether it found the worker is a guard like any other. Until

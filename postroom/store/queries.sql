@@ -263,7 +263,7 @@ INSERT INTO log_line (message_id) VALUES (:message_id);
 
 -- name: unwritten_log_lines
 -- One row for each recipient of the oldest lines.
-SELECT log_line.id, message.request_id, message.reverse_path, message.accepted_at,
+SELECT log_line.message_id, message.request_id, message.reverse_path, message.accepted_at,
        delivery.forward_path, delivery.state, delivery.reason
 FROM (SELECT id, message_id FROM log_line WHERE batch IS NULL ORDER BY id LIMIT :count) AS log_line
      JOIN message ON message.id = log_line.message_id JOIN delivery ON delivery.message_id = log_line.message_id
@@ -276,7 +276,7 @@ INSERT INTO log_batch (start, writer) VALUES (:start, :writer) RETURNING id;
 SELECT id, start FROM log_batch WHERE writer = :writer ORDER BY id LIMIT 1;
 
 -- name: log_lines_of_batch
-SELECT log_line.id, message.request_id, message.reverse_path, message.accepted_at,
+SELECT log_line.message_id, message.request_id, message.reverse_path, message.accepted_at,
        delivery.forward_path, delivery.state, delivery.reason
 FROM log_line JOIN message ON message.id = log_line.message_id
      JOIN delivery ON delivery.message_id = log_line.message_id

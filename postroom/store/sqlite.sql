@@ -40,7 +40,7 @@ FROM job JOIN message ON message.id = job.message_id
 WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id;
 
 -- name: add_to_log_batch!
-UPDATE log_line SET batch = :batch WHERE batch IS NULL AND id IN (SELECT value FROM json_each(:ids));
+UPDATE log_line SET batch = :batch WHERE batch IS NULL AND message_id IN (SELECT value FROM json_each(:messages));
 
 -- name: hold_worker$
 SELECT 1 FROM worker WHERE id = :worker_id AND gone_at IS NULL;

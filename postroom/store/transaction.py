@@ -694,13 +694,15 @@ class Transaction:
 
     # -- email_log.txt
 
-    def begin_log_batch(self, *, start: int, ids: Sequence[int], writer: str) -> int:
-        """Note at which byte of the writer's file these lines are about to be written; return the batch's id.
+    def begin_log_batch(self, *, start: int, messages: Sequence[int], writer: str) -> int:
+        """Note at which byte of the writer's file these messages' lines are about to be written; return the batch's id.
 
         Raises LeaseLost when another writer has taken one of them.
         """
         batch: int = self._q.begin_log_batch(self._db, start=start, writer=writer)
-        if int(self._q.add_to_log_batch(self._db, batch=batch, ids=json.dumps(ids))) != len(ids):
+        if int(self._q.add_to_log_batch(self._db, batch=batch, messages=json.dumps(messages))) != len(
+            messages
+        ):
             raise LeaseLost
         return batch
 

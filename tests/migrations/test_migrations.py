@@ -7,6 +7,7 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -235,6 +236,40 @@ class TestMigrating:
         (newer.migrations / "0099_late.sql").write_text("CREATE TABLE a (id INTEGER);")
         with pytest.raises(AssertionError):
             migrate_module.load_migrations(newer.migrations)
+
+
+class TestALog:
+    def test_that_was_interrupted_before_an_update_is_gone_on_with_after_it(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        """Up to schema 5 lines had numbers that were never used again; the order in a batch is the file's."""
+        old = Path(shutil.copytree(MIGRATIONS, tmp_path / "old"))
+        for script in old.glob("000[6-9]_*.sql"):
+            script.unlink()
+        SQLitePlace(f"sqlite:///{path}", old, ENDLESS).migrate()
+        with closing(apsw.Connection(str(path))) as connection:
+            connection.execute(_FINISHED_IN_ANOTHER_ORDER)
+        store = open_store(f"sqlite:///{path}")
+        store.migrate()
+        batch = store.open_log_batch("me")
+        assert batch is not None
+        assert (batch.start, [line.request_id for line in batch.lines]) == (77, ["third", "first"])
+        assert [line.request_id for line in store.unwritten_log_lines(9)] == ["fourth", "second"]
+        store.close()
+
+
+_FINISHED_IN_ANOTHER_ORDER = """
+INSERT INTO account (id, email, source, created_at, updated_at) VALUES (1, 'anna@example.com', 'csv', 1, 1);
+INSERT INTO message (id, request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at)
+SELECT key + 1, value, 1, 'anna@example.com', 'Hello', 9, 0, 1
+FROM json_each('["first", "second", "third", "fourth"]');
+INSERT INTO delivery (message_id, forward_path, state, finished_at)
+SELECT id, 'bob@example.org', 'sent', 2 FROM message;
+INSERT INTO job (kind, account_id, message_id, state, due_at, finished_at)
+SELECT 'delivery', 1, id, 'done', 1, 2 FROM message;
+INSERT INTO log_batch (id, start, writer) VALUES (8, 77, 'me');
+INSERT INTO log_line (id, message_id, batch) VALUES (3, 3, 8), (4, 1, 8), (5, 4, NULL), (6, 2, NULL);
+"""
 
 
 class TestMismatch:

@@ -215,14 +215,24 @@ class TestProjecting:
 class TestTwoHosts:
     def test_do_not_take_the_same_line(self, post: Post) -> None:
         _finish(post, 3)
-        ids = [line.id for line in post.store.unwritten_log_lines(10)]
-        post.store.write(lambda t: t.begin_log_batch(start=0, ids=ids[:2], writer="first"))
+        ids = [line.message_id for line in post.store.unwritten_log_lines(10)]
+        post.store.write(lambda t: t.begin_log_batch(start=0, messages=ids[:2], writer="first"))
         with pytest.raises(LeaseLost):
-            post.store.write(lambda t: t.begin_log_batch(start=0, ids=ids, writer="second"))
+            post.store.write(lambda t: t.begin_log_batch(start=0, messages=ids, writer="second"))
         assert post.store.open_log_batch("second") is None
         found = post.store.open_log_batch("first")
         assert found is not None
-        assert [line.id for line in found.lines] == ids[:2]
+        assert [line.message_id for line in found.lines] == ids[:2]
+
+    def test_do_not_take_a_new_line_for_one_that_is_written(self, post: Post) -> None:
+        _finish(post, 3)
+        seen_by_both = [line.message_id for line in post.store.unwritten_log_lines(10)]
+        begun = post.store.write(lambda t: t.begin_log_batch(start=0, messages=seen_by_both, writer="first"))
+        post.store.write(lambda t: t.end_log_batch(begun))
+        new = _finish(post, 3)
+        with pytest.raises(LeaseLost):
+            post.store.write(lambda t: t.begin_log_batch(start=0, messages=seen_by_both, writer="second"))
+        assert [line.request_id for line in post.store.unwritten_log_lines(10)] == new
 
     def test_write_each_line_once_between_them(self, post: Post, database: Database, tmp_path: Path) -> None:
         added = _finish(post, 100)
@@ -261,9 +271,9 @@ class Crash:
             file.write(self.content[:written])
 
     def begin(self, start: int) -> int:
-        ids = [line.id for line in self.lines]
+        ids = [line.message_id for line in self.lines]
         return self._store.write(
-            lambda transaction: transaction.begin_log_batch(start=start, ids=ids, writer=WRITER)
+            lambda transaction: transaction.begin_log_batch(start=start, messages=ids, writer=WRITER)
         )
 
 

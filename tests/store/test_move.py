@@ -67,8 +67,8 @@ def live_in(post: Post) -> None:
     post.store.write(
         lambda t: t.take_connection(post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
     )
-    lines = [line.id for line in post.store.unwritten_log_lines(2)]
-    post.store.write(lambda t: t.begin_log_batch(start=5, ids=lines, writer="somebody"))
+    lines = [line.message_id for line in post.store.unwritten_log_lines(2)]
+    post.store.write(lambda t: t.begin_log_batch(start=5, messages=lines, writer="somebody"))
     post.database.change("UPDATE event SET detail = 'a ' || char(0) || ' in it' WHERE id = 1")
 
 

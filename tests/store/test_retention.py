@@ -23,8 +23,8 @@ def finished(post: Post, at: int, count: int = 1) -> list[str]:
 
 
 def log(store: Store) -> None:
-    lines = [line.id for line in store.unwritten_log_lines(1000)]
-    batch = store.write(lambda t: t.begin_log_batch(start=0, ids=lines, writer="tests"))
+    lines = [line.message_id for line in store.unwritten_log_lines(1000)]
+    batch = store.write(lambda t: t.begin_log_batch(start=0, messages=lines, writer="tests"))
     store.write(lambda t: t.end_log_batch(batch))
 
 
