@@ -80,6 +80,7 @@ _AS_THEY_ARE.register_dumper(list, ListBinaryDumper)
 # The statements that also have a form for many at once, each with the key that tells its rows apart.
 _TOGETHER = {
     "accept_message": "request_id",
+    "add_idempotency": "request_id",
     "claim_job": "job_id",
     "mark_dot": "job_id",
     "conclude_sent": "job_id",
@@ -468,7 +469,9 @@ class PostgresEngine:
             with connection.pipeline() as pipeline:
                 self._begin(connection)
                 session = _Session(connection, self._queries, pipeline)
-                transaction = Transaction(session, self._queries, guards.append, self.floors)
+                transaction = Transaction(
+                    session, self._queries, guards.append, self.floors, knows_at_once=False
+                )
                 values = [work(transaction) for work in works]
                 session.send()
                 evidence = self._prepare_commit(connection, transaction)

@@ -105,6 +105,15 @@ WITH given AS (
 )
 SELECT request_id FROM message;
 
+-- name: add_idempotency_many
+INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
+SELECT * FROM unnest(
+    CAST(:account_id AS bigint[]), CAST(:key AS text[]), CAST(:fingerprint AS bytea[]), CAST(:request_id AS text[]),
+    CAST(:now AS bigint[])
+)
+ON CONFLICT (account_id, key) DO NOTHING
+RETURNING request_id;
+
 -- name: claim_job_many
 UPDATE job SET state = 'claimed', claim_token = given.token, claimed_by = given.worker_id, claimed_at = given.claimed_at,
                attempt = attempt + 1, reserved_slot = given.reserved_slot, reserved = given.reserved

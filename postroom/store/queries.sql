@@ -71,9 +71,11 @@ WHERE id = :account_id;
 -- name: find_idempotent^
 SELECT fingerprint, request_id FROM idempotency WHERE account_id = :account_id AND key = :key;
 
--- name: insert_idempotency!
+-- name: add_idempotency!
+-- None is added where the key was used before.
 INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
-VALUES (:account_id, :key, :fingerprint, :request_id, :now);
+VALUES (:account_id, :key, :fingerprint, :request_id, :now)
+ON CONFLICT (account_id, key) DO NOTHING;
 
 -- name: add_delivery!
 INSERT INTO delivery (message_id, forward_path, checksum)

@@ -111,11 +111,14 @@ class Transaction:
         queries: Any,
         must: Callable[[Any], None] = _must_have_changed,
         floors: Floors | None = None,
+        *,
+        knows_at_once: bool = True,
     ) -> None:
         self._db = connection
         self._q = queries
         self._must = must  # raise LeaseLost unless a statement changed a row: at once, or before the commit
         self._floors = floors
+        self._knows_at_once = knows_at_once  # what a statement has changed; if not, before the commit
         self.wakes = False  # whether there is mail that a worker may take now
         self._left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
 
@@ -183,24 +186,36 @@ class Transaction:
     def accept(self, message: NewMessage) -> Accepted | IdempotencyClash:
         """Store message, deliveries, job, event and idempotency key: the moment of acceptance."""
         if message.idempotency_key is not None:
-            before = self._q.find_idempotent(
-                self._db, account_id=message.account_id, key=message.idempotency_key
-            )
-            if before is not None:
-                same = before[0] == message.fingerprint
-                return Accepted(before[1], replayed=True) if same else IdempotencyClash(before[1])
-            self._q.insert_idempotency(
-                self._db,
-                account_id=message.account_id,
-                key=message.idempotency_key,
-                fingerprint=message.fingerprint,
-                request_id=message.request_id,
-                now=message.accepted_at,
-            )
+            is_new = self._add_idempotency(message)
+            if not self._knows_at_once:
+                self._must(is_new)  # one that was used is rare: all are run again, knowing at once
+            else:
+                while not is_new:
+                    before = self._accepted_before(message)
+                    if before is not None:
+                        return before
+                    is_new = self._add_idempotency(message)  # it was pruned just now
         self._insert(message)
         passing("accept.inserted")
         self.wakes = True
         return Accepted(message.request_id)
+
+    def _add_idempotency(self, message: NewMessage) -> Any:
+        return self._q.add_idempotency(
+            self._db,
+            account_id=message.account_id,
+            key=message.idempotency_key,
+            fingerprint=message.fingerprint,
+            request_id=message.request_id,
+            now=message.accepted_at,
+        )
+
+    def _accepted_before(self, message: NewMessage) -> Accepted | IdempotencyClash | None:
+        before = self._q.find_idempotent(self._db, account_id=message.account_id, key=message.idempotency_key)
+        if before is None:
+            return None
+        same = before[0] == message.fingerprint
+        return Accepted(before[1], replayed=True) if same else IdempotencyClash(before[1])
 
     def _insert(self, message: NewMessage) -> None:
         first, *others = message.forward_paths

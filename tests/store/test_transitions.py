@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,6 +21,7 @@ from postroom.model import (
     Failed,
     InDoubt,
     InDoubtPolicy,
+    NewMessage,
     Outcome,
     Reply,
     Sent,
@@ -124,6 +126,57 @@ class TestIdempotency:
         settled = post.store.write_all([accepting(message) for message in messages])
         assert {result.unwrap().request_id for result in settled} == {messages[0].request_id}
         assert post.database.value("SELECT count(*) FROM message") == 1
+
+    def test_in_a_batch_of_others_costs_none_of_them(self, post: Post) -> None:
+        first = new_message(post.anna, key="k", fingerprint=b"one")
+        post.accept(first)
+        others = [new_message(post.anna, key=f"other {number}", fingerprint=b"one") for number in range(4)]
+        again, clash = (new_message(post.anna, key="k", fingerprint=asked) for asked in (b"one", b"two"))
+        batch = [*others[:2], again, clash, *others[2:]]
+        settled = [result.unwrap() for result in post.store.write_all([accepting(each) for each in batch])]
+        assert settled[2:4] == [
+            Accepted(first.request_id, replayed=True), IdempotencyClash(first.request_id)
+        ]  # fmt: skip
+        assert settled[:2] + settled[4:] == [Accepted(each.request_id) for each in others]
+        assert post.database.value("SELECT count(*) FROM message") == 5
+
+    def test_of_processes_that_race_gives_one_message(self, post: Post, database: Database) -> None:
+        stores, together = [database.open() for _ in range(4)], threading.Barrier(4)
+
+        def accept(store: Store) -> list[str]:
+            accepted = []
+            for number in range(25):
+                together.wait(10)
+                works = [
+                    accepting(new_message(post.anna, key=f"{number}-{each}", fingerprint=b"one"))
+                    for each in range(3)
+                ]
+                accepted += [result.unwrap().request_id for result in store.write_all(works)]
+            return accepted
+
+        with ThreadPoolExecutor(4) as pool:
+            first, *others = pool.map(accept, stores)
+        for store in stores:
+            store.close()
+        assert others == [first] * 3
+        assert post.database.value("SELECT count(*) FROM message") == 75
+
+    @pytest.mark.only("postgres")
+    def test_whose_key_is_pruned_just_then_is_new(
+        self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        post.accept(new_message(post.anna, key="k", fingerprint=b"one"))
+        find = Transaction._accepted_before
+
+        def find_too_late(
+            transaction: Transaction, message: NewMessage
+        ) -> Accepted | IdempotencyClash | None:
+            database.change("DELETE FROM idempotency")
+            return find(transaction, message)
+
+        monkeypatch.setattr(Transaction, "_accepted_before", find_too_late)
+        again = new_message(post.anna, key="k", fingerprint=b"one")
+        assert post.accept(again) == Accepted(again.request_id)
 
 
 class TestClaim:
