@@ -20,7 +20,7 @@ INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
-       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id),
+       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at
 FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
       WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now

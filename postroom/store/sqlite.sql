@@ -12,7 +12,7 @@ VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :no
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
-       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id > delivery.id),
+       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
          JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending

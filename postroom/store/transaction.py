@@ -296,6 +296,9 @@ class Transaction:
             if job is not None:
                 jobs.append(job)
                 left = None if left is None else left - len(job.deliveries)
+        if daily_limit is not None and jobs:
+            recipients = sum(len(job.deliveries) for job in jobs)
+            self._q.reserve_usage(self._db, account_id=account_id, slot=now // _SLOT, recipients=recipients)
         if all_seen:
             taken = {job.id for job in jobs}
             ends_at = rows[-1][_DUE_AT] if len(rows) == most else now
@@ -307,15 +310,16 @@ class Transaction:
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
-        checksum, crashes, own, *first, has_more, _ = more
+        checksum, crashes, own, *first, has_others, _ = more
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
         pending = [tuple(first)]
-        if has_more:
+        if has_others:
             pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:left]
-        slot, reserved = (None, None) if left is None else (now // _SLOT, len(taken))
+        damage = _damage(reverse_path, taken, mime, checksum)
+        slot, reserved = (None, None) if left is None or damage else (now // _SLOT, len(taken))
         self._must(
             self._q.claim_job(
                 self._db,
@@ -327,8 +331,6 @@ class Transaction:
                 reserved=reserved,
             )
         )
-        if slot is not None:
-            self._q.reserve_usage(self._db, account_id=account_id, slot=slot, recipients=len(taken))
         job = ClaimedJob(
             id=job_id,
             token=token,
@@ -344,8 +346,8 @@ class Transaction:
             reserved_slot=slot,
             in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
+            only=not has_others,
         )
-        damage = _damage(reverse_path, taken, mime, checksum)
         if damage:
             spared = Deferred(_NEIGHBOUR_DAMAGED, Blame.MESSAGE)
             outcomes = {delivery.id: damage.get(delivery.id, spared) for delivery in job.deliveries}
@@ -445,7 +447,7 @@ class Transaction:
         if over and job.partial:
             self._requeue(job, due_at=now, refund=1)
             self._finish_deliveries(job, result, now)
-        elif over and self._is_plain(job, result):
+        elif over and job.only and isinstance(result.only, Sent):
             self._conclude(job, result, worker_id=worker_id, started_at=started_at, now=now)
             return
         elif over:
@@ -477,16 +479,10 @@ class Transaction:
         in_doubt = any(isinstance(outcome, InDoubt) for outcome in result.outcomes.values())
         return in_doubt and result.in_doubt is InDoubtPolicy.HOLD
 
-    @staticmethod
-    def _is_plain(job: ClaimedJob, result: Result) -> bool:
-        """The only recipient was sent to at the first try, and there is nothing to give back: most mail ends so."""
-        first_and_only = job.attempt == 1 and len(job.deliveries) == 1 and job.reserved_slot is None
-        return first_and_only and isinstance(result.only, Sent)
-
     def _conclude(
         self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
     ) -> None:
-        """Record in one statement what `finish` records of a plain result."""
+        """Record in one statement what `finish` records when the only recipient was sent to: most mail ends so."""
         outcome = result.only
         assert isinstance(outcome, Sent)
         self._must(
@@ -508,9 +504,7 @@ class Transaction:
 
     def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
-        if not failed and (
-            job.attempt > 1 or job.reserved_slot is not None
-        ):  # some recipients may have had their end in an earlier attempt
+        if not (failed or job.only):  # some recipients may have had their end in an earlier attempt
             failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
         state = "failed" if failed else "done"
         self._must(self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now))

@@ -135,8 +135,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a claim reserves its recipients of the daily limit",
         "postroom/store/transaction.py",
-        "            self._q.reserve_usage(self._db, account_id=account_id, slot=slot, recipients=len(taken))\n",
-        "            pass\n",
+        "            recipients = sum(len(job.deliveries) for job in jobs)\n",
+        "            recipients = 0\n",
         "tests/store/test_daily_limit.py::TestALimit::test_holds_against_racing_workers[sqlite]",
     ),
     Control(
