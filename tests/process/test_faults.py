@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import resource
-import signal
 import socket
 import struct
 import time
@@ -154,13 +153,10 @@ def test_mail_accepted_while_the_clock_was_ahead_goes_at_once(
     with installation as service:
         [worker] = service.pids("-m", "postroom", "worker")
         service.wait_for(service.send())
-        os.kill(worker, signal.SIGSTOP)  # it sees the clock only after it has been set right
-        try:
+        with service.stopped(worker):  # it sees the clock only after it has been set right
             clock.jump(HOUR)
             ahead = service.send()
             clock.jump(0)
-        finally:
-            os.kill(worker, signal.SIGCONT)
         service.wait_for(ahead)
 
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import http.client
 import os
 import signal
@@ -182,51 +181,17 @@ def living(service: Installation) -> list[int]:
     return [pid for (pid,) in service.query("SELECT pid FROM worker WHERE gone_at IS NULL ORDER BY id")]
 
 
-def stop(service: Installation, worker: int) -> bool:
-    """Stop the worker, unless it is just writing: then nobody else could."""
-    os.kill(worker, signal.SIGSTOP)
-    eventually(lambda: is_stopped(worker), message="the worker to stop")
-    if is_writing(service):
-        os.kill(worker, signal.SIGCONT)
-        return False
-    return True
-
-
-def is_stopped(pid: int) -> bool:
-    tasks = list(Path(f"/proc/{pid}/task").glob("*/stat"))
-    return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
-
-
-def is_writing(service: Installation) -> bool:
-    """Whether anybody has a transaction open that writes."""
-    lock = service.folder / "var/postroom.db-lock"
-    if not lock.exists():
-        [[count]] = service.query(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
-        )
-        return bool(count)
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
 @contextlib.contextmanager
 def asleep(service: Installation, worker: int) -> Iterator[None]:
     """The worker is of another host and does not run; it sleeps past its lease, and at the end goes on.
 
     The short form does not wait for the lease, but says in the database that it is over.
     """
-    eventually(lambda: stop(service, worker), 20, "the worker to be stopped while it writes nothing")
-    try:
+    with service.stopped(worker):
         service.change(f"UPDATE worker SET host = 'another host' WHERE pid = {worker}")
         if not SOAK:
             service.change(f"UPDATE worker SET lease_until = 1 WHERE pid = {worker} AND gone_at IS NULL")
         yield
-    finally:
-        os.kill(worker, signal.SIGCONT)
 
 
 def has_come(server: ScriptedServer, verb: str) -> bool:

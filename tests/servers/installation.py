@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -249,6 +251,36 @@ class Installation:
         finally:
             connection.close()
 
+    @contextmanager
+    def stopped(self, worker: int) -> Iterator[None]:
+        """Stop a worker (SIGSTOP) while it has no transaction open that writes: then nobody else could write."""
+        eventually(lambda: self._stop(worker), 20, "the worker to be stopped while it writes nothing")
+        try:
+            yield
+        finally:
+            os.kill(worker, signal.SIGCONT)
+
+    def _stop(self, worker: int) -> bool:
+        os.kill(worker, signal.SIGSTOP)
+        eventually(lambda: _is_stopped(worker), message="the worker to stop")
+        if self._is_writing():
+            os.kill(worker, signal.SIGCONT)
+            return False
+        return True
+
+    def _is_writing(self) -> bool:
+        if "DATABASE_URL" in self._settings:
+            [[count]] = self.query(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in tr%'"
+            )
+            return bool(count)
+        with (self.folder / "var/postroom.db-lock").open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
     def log_lines(self) -> list[str]:
         path = self.folder / "email_log.txt"
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -286,6 +318,11 @@ def _command(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     except OSError:
         return []
+
+
+def _is_stopped(pid: int) -> bool:
+    tasks = list(Path(f"/proc/{pid}/task").glob("*/stat"))
+    return all(task.read_text().rpartition(")")[2].split()[0] == "T" for task in tasks)
 
 
 def kill(pid: int) -> bool:
