@@ -22,6 +22,7 @@ from bench.fill import fill_folder, messages, write_accounts
 from bench.section import Options, Section, table
 from bench.systems import measure, postroom
 from postroom.accept import _render
+from postroom.config import RateLimitFallback
 from postroom.deliver import deliver
 from postroom.mime import gate
 from postroom.model import Account, ClaimedJob, NewMessage, Reply, Security, Sent, Submission, system_clock
@@ -30,6 +31,7 @@ from postroom.session import Endpoint
 from postroom.smtp import Connection
 from postroom.store import Result, Store, open_store
 from postroom.web.body import read_send_request
+from postroom.web.hub import Hub
 from postroom.web.throttle import Throttle
 
 _BATCH = 13  # what a commit carries under 32 clients
@@ -94,7 +96,8 @@ def _web_stages(store: Store, account: Account, count: int) -> Iterator[Stage]:
     yield Stage(
         "web", "read and validate the JSON", _cost(lambda: read_send_request(json.loads(body)), count)
     )
-    throttle, limits = Throttle("memory://"), parse_many("1000000000/minute")
+    throttle = Throttle("memory://", Hub(store).together, RateLimitFallback.COUNT)
+    limits = parse_many("1000000000/minute")
     yield Stage("web", "the rate limiter", _cost(lambda: throttle.hit(limits, "key", "somebody"), count))
     submission = Submission(account, ("ada@example.org",), "A subject", text)
 

@@ -12,7 +12,7 @@ import contextvars
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -20,6 +20,7 @@ from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.seam import Seam
 from postroom.store import Store, Work
 
+Q = TypeVar("Q")
 T = TypeVar("T")
 _THREADS = 16
 _MOST_IDLE = 64
@@ -104,6 +105,21 @@ class Hub:
             return call()
         return self._within(_ASIDE_WITHIN_S, self._loop.run_in_executor(self._threads, call))
 
+    def together(self, answer: Callable[[Sequence[Q]], Sequence[T]]) -> Callable[[Q], T]:
+        """Return what answers one question: along with those of other requests, which gather while some are under way.
+
+        `answer` may have to wait for another server, and is called in a thread, once at a time. Raises
+        TimeoutError, and whatever `answer` raises, for each that it was asked for.
+        """
+        desk = _Desk(answer, self._threads)
+
+        def ask(question: Q) -> T:
+            if self._loop is None or not isinstance(getcurrent(), _Steps):
+                return answer([question])[0]
+            return self._within(_ASIDE_WITHIN_S, desk.ask(self._loop, question))
+
+        return ask
+
     def _within(self, seconds: float, future: asyncio.Future[T]) -> T:
         assert self._loop is not None
         is_over = False
@@ -122,6 +138,42 @@ class Hub:
         finally:
             alarm.cancel()
         return value
+
+
+class _Desk(Generic[Q, T]):
+    """Questions that are answered together, in a thread."""
+
+    def __init__(self, answer: Callable[[Sequence[Q]], Sequence[T]], threads: ThreadPoolExecutor) -> None:
+        self._answer = answer
+        self._threads = threads
+        self._waiting: list[tuple[Q, asyncio.Future[T]]] = []
+        self._answering: asyncio.Task[None] | None = None
+
+    def ask(self, loop: asyncio.AbstractEventLoop, question: Q) -> asyncio.Future[T]:
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append((question, future))
+        if self._answering is None:
+            self._answering = loop.create_task(self._answer_all(loop))
+        return future
+
+    async def _answer_all(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            while self._waiting:
+                await asyncio.sleep(0)  # what else is ready to run may have something to ask
+                asked, self._waiting = self._waiting, []
+                questions = [question for question, _ in asked]
+                try:
+                    answers = await loop.run_in_executor(self._threads, self._answer, questions)
+                except Exception as error:
+                    for _, future in asked:
+                        if not future.done():
+                            future.set_exception(error)
+                else:
+                    for (_, future), answer in zip(asked, answers, strict=True):
+                        if not future.done():
+                            future.set_result(answer)
+        finally:
+            self._answering = None
 
 
 class _Steps(greenlet):

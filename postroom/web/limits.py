@@ -24,7 +24,7 @@ class Limits:
     """What stands in front of the two calls, before anybody looks whether a key exists."""
 
     def __init__(self, settings: Settings, doorkeeper: Doorkeeper, hub: Hub) -> None:
-        self._throttle = Throttle(settings.ratelimit_storage_uri, hub.aside, settings.rate_limit_fallback)
+        self._throttle = Throttle(settings.ratelimit_storage_uri, hub.together, settings.rate_limit_fallback)
         self._by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
         self._doorkeeper = doorkeeper
 

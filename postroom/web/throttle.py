@@ -1,4 +1,7 @@
-"""Counting requests in fixed windows, on memory, Redis or Memcached (the limits library)."""
+"""Counting requests in fixed windows, on memory, Redis or Memcached (the limits library).
+
+To ask a server costs more than all else before the commit, so requests that arrive meanwhile are counted together.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from limits import RateLimitItem
@@ -55,6 +59,13 @@ class Window:
         return max(1, math.ceil(self.reset_at - time.time()))
 
 
+@dataclass(frozen=True, slots=True)
+class _Question:
+    limit: RateLimitItem
+    key: str
+    counts: bool  # or only looks
+
+
 class _Memory(MemoryStorage):
     """Counts in memory. Whoever counts forgets what is over, once a second: the library starts a thread for it, up to
     a hundred times a second."""
@@ -78,12 +89,8 @@ class _Memory(MemoryStorage):
         return count
 
 
-def _at_once(call: Callable[[], Window]) -> Window:
-    return call()
-
-
 class Throttle:
-    """Counters that all processes share where the storage is a server, which `aside` waits for.
+    """Counters that all processes share where the storage is a server. `together` has it asked for many requests at once.
 
     While that server is away each process does as `fallback` says (without a window, a request was not
     counted), and asks for it again after a pause that grows from one second to thirty, or to five
@@ -93,10 +100,10 @@ class Throttle:
     def __init__(
         self,
         uri: str,
-        aside: Callable[[Callable[[], Window]], Window] = _at_once,
-        fallback: RateLimitFallback = RateLimitFallback.COUNT,
+        together: Callable[[Callable[[Sequence[_Question]], list[Window]]], Callable[[_Question], Window]],
+        fallback: RateLimitFallback,
     ) -> None:
-        self._aside = aside
+        self._ask_shared = together(self._answer)
         self._fallback = fallback
         self._memory = _Memory()
         shared = uri != "memory://"
@@ -110,7 +117,7 @@ class Throttle:
 
         Raises LimiterUnavailable.
         """
-        asked = [self._ask(limit, identity, count=True) for limit in limits]
+        asked = [self._ask(limit, identity, counts=True) for limit in limits]
         windows = [window for window in asked if window is not None]
         return min(windows, key=lambda window: window.remaining - window.exceeded, default=None)
 
@@ -119,23 +126,40 @@ class Throttle:
 
         Its `reset_at` is only asked for, and true, when it would be exceeded. Raises LimiterUnavailable.
         """
-        return self._ask(limit, identity, count=False)
+        return self._ask(limit, identity, counts=False)
 
-    def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, count: bool) -> Window | None:
+    def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, counts: bool) -> Window | None:
         key = f"{_PREFIX}/{'/'.join(identity)}/{limit.amount}/{limit.multiples}/{limit.GRANULARITY.name}"
-        shared = self._shared
-        if shared is not None and time.monotonic() >= self._away_until:
+        shared = self._shared is not None
+        if shared and time.monotonic() >= self._away_until:
             try:
-                window = self._aside(lambda: _read(shared, limit, key, count=count))
+                window = self._ask_shared(_Question(limit, key, counts))
             except Exception as error:  # whatever the driver raises, requests go on
                 self._note_away(error)
             else:
                 self._note_back()
                 return window
-        if shared is not None and self._fallback is not RateLimitFallback.COUNT:
+        if shared and self._fallback is not RateLimitFallback.COUNT:
             self._refuse_if_set()
             return None
-        return _read(self._memory, limit, key, count=count)
+        return _read(self._memory, limit, key, int(counts))
+
+    def _answer(self, questions: Sequence[_Question]) -> list[Window]:
+        """Ask the server once for each of the counters, however many requests count there."""
+        assert self._shared is not None
+        if time.monotonic() < self._away_until:
+            raise ConnectionError("it was found to be away just now")
+        left = Counter(questions)
+        last = {
+            question: _read(self._shared, question.limit, question.key, number if question.counts else 0)
+            for question, number in left.items()
+        }
+        windows = []
+        for question in questions:
+            left[question] -= 1
+            window = last[question]
+            windows.append(replace(window, used=window.used - left[question]) if question.counts else window)
+        return windows
 
     def _refuse_if_set(self) -> None:
         if self._fallback is RateLimitFallback.REFUSE:
@@ -156,9 +180,10 @@ class Throttle:
             log.info("the rate limiter's storage is back")
 
 
-def _read(storage: Storage, limit: RateLimitItem, key: str, *, count: bool) -> Window:
-    if count:
-        return Window(limit, storage.incr(key, limit.get_expiry()), storage.get_expiry(key))
+def _read(storage: Storage, limit: RateLimitItem, key: str, number: int) -> Window:
+    """Count so many requests; with none, say what one more would find."""
+    if number:
+        return Window(limit, storage.incr(key, limit.get_expiry(), number), storage.get_expiry(key))
     used = storage.get(key) + 1
     return Window(limit, used, storage.get_expiry(key) if used > limit.amount else 0.0)
 
