@@ -172,7 +172,7 @@ class ClaimedJob:
     reserved_slot: int | None = None  # where its recipients count towards the account's daily limit
     in_doubt: InDoubtPolicy | None = None
     partial: bool = False  # the limit had no room for all recipients: the others wait
-    only: bool = False  # the message has no other recipient, nor had it one
+    one_recipient: bool = False  # the message has no other, nor had it one
 
 
 @dataclass(frozen=True, slots=True)

@@ -346,7 +346,7 @@ class Transaction:
             reserved_slot=slot,
             in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
-            only=not has_others,
+            one_recipient=not has_others,
         )
         if damage:
             spared = Deferred(_NEIGHBOUR_DAMAGED, Blame.MESSAGE)
@@ -447,7 +447,7 @@ class Transaction:
         if over and job.partial:
             self._requeue(job, due_at=now, refund=1)
             self._finish_deliveries(job, result, now)
-        elif over and job.only and isinstance(result.only, Sent):
+        elif over and job.one_recipient and isinstance(result.only, Sent):
             self._conclude(job, result, worker_id=worker_id, started_at=started_at, now=now)
             return
         elif over:
@@ -504,7 +504,7 @@ class Transaction:
 
     def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
-        if not (failed or job.only):  # some recipients may have had their end in an earlier attempt
+        if not failed:  # some recipients may have had their end in an earlier attempt
             failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
         state = "failed" if failed else "done"
         self._must(self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now))
@@ -709,9 +709,8 @@ class Transaction:
         Raises LeaseLost when another writer has taken one of them.
         """
         batch: int = self._q.begin_log_batch(self._db, start=start, writer=writer)
-        if int(self._q.add_to_log_batch(self._db, batch=batch, messages=json.dumps(messages))) != len(
-            messages
-        ):
+        taken = self._q.add_to_log_batch(self._db, batch=batch, messages=json.dumps(messages))
+        if int(taken) != len(messages):
             raise LeaseLost
         return batch
 

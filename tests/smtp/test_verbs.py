@@ -308,9 +308,8 @@ def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -
         outcome, usable, ended = run(dialogue(), seconds=30)
     assert verdict(outcome) in expected(cell.verb, cell.how)
     assert usable == stays_usable(cell.verb, cell.how)
-    eventually(
-        lambda: len(server.acted_at) > 0
-    )  # a client that gave up first need not have waited for the server's thread
+    # A client that gave up first need not have waited for the server's thread.
+    eventually(lambda: len(server.acted_at) > 0)
     assert ended - server.acted_at[0] < SOON
     if (cell.verb, cell.how) != ("BODY", "hang"):  # that server looks at nothing any more
         eventually(lambda: server.open_connections == 0)
