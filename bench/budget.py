@@ -153,7 +153,7 @@ async def _worker_stages(store: Store, account: Account, port: int, count: int) 
 
     mark = in_batches(lambda job: lambda transaction: transaction.mark_dot(job, system_clock()))
     stages.append(Stage("worker", f"mark of the dot, {_BATCH} at a time", mark))
-    stages.append(Stage("worker", "SMTP, overlapped", await _smtp(claimed, port)))
+    stages.append(Stage("worker", "SMTP", await _smtp(claimed, port)))
     reply = Reply(250, "2.0.0 queued", "2.0.0")
 
     def finish(job: ClaimedJob) -> Callable[..., object]:
@@ -172,9 +172,8 @@ async def _smtp(jobs: list[ClaimedJob], port: int) -> float:
 
     connection = await Connection.open(Endpoint("127.0.0.1", port, Security.NONE))
     began = time.thread_time()
-    for number, job in enumerate(jobs):
-        following = jobs[number + 1] if number + 1 < len(jobs) else None
-        await deliver(connection, job, marked, lambda following=following: following)  # type: ignore[misc]
+    for job in jobs:
+        await deliver(connection, job, marked)
     cost = (time.thread_time() - began) / len(jobs) * 1e6
     await connection.quit()
     return cost

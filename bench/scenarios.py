@@ -162,11 +162,11 @@ def roundtrip(options: Options) -> Section:
     text = text_of(1024).replace("\n", "\r\n")
     mime = b"From: <bench@example.com>\r\nTo: <ada@example.org>\r\nSubject: x\r\n\r\n" + text.encode()
 
-    def ours(*, pipelining: bool, overlap: bool, chunking: bool) -> Callable[[Path], float]:
+    def ours(*, pipelining: bool, chunking: bool) -> Callable[[Path], float]:
         def run(folder: Path) -> float:
             with sink(folder, chunking=chunking) as port, _delayed(port, folder) as proxy:
                 where = Endpoint("127.0.0.1", proxy, Security.NONE, pipelining=pipelining, chunking=chunking)
-                return asyncio.run(_send(where, mime, count, overlap=overlap))
+                return asyncio.run(_send(where, mime, count))
 
         return run
 
@@ -184,11 +184,9 @@ def roundtrip(options: Options) -> Section:
 
     systems = {
         "smtplib, connection kept": standard,
-        "Postroom, neither": ours(pipelining=False, overlap=False, chunking=False),
-        "Postroom, PIPELINING": ours(pipelining=True, overlap=False, chunking=False),
-        "Postroom, PIPELINING, overlapped": ours(pipelining=True, overlap=True, chunking=False),
-        "Postroom, CHUNKING": ours(pipelining=True, overlap=False, chunking=True),
-        "Postroom, CHUNKING, overlapped": ours(pipelining=True, overlap=True, chunking=True),
+        "Postroom, neither": ours(pipelining=False, chunking=False),
+        "Postroom, PIPELINING": ours(pipelining=True, chunking=False),
+        "Postroom, CHUNKING": ours(pipelining=True, chunking=True),
     }
     figures = in_turn(systems, options, "roundtrip")
     rows = [
@@ -199,17 +197,15 @@ def roundtrip(options: Options) -> Section:
     return Section(title, tuple(table(["mails a second", "median", "against smtplib"], rows)))
 
 
-async def _send(where: Endpoint, mime: bytes, count: int, *, overlap: bool) -> float:
+async def _send(where: Endpoint, mime: bytes, count: int) -> float:
     async def nothing() -> None:
         """The mark before the dot is the store's affair, which is not measured here."""
 
     connection = await Connection.open(where)
     envelope = Envelope("bench@example.com", ("ada@example.org",), mime)
     began = time.perf_counter()
-    for number in range(count):
-        more = overlap and number + 1 < count
-        following = (lambda: envelope) if more else (lambda: None)
-        transcript = await connection.transact(envelope, nothing, following)
+    for _ in range(count):
+        transcript = await connection.transact(envelope, nothing)
         if transcript.final is None or not transcript.final.positive:
             raise LoadError(f"the sink refused a mail: {transcript}")
     seconds = time.perf_counter() - began

@@ -18,29 +18,19 @@ class NotBegun(Exception):
 
 
 async def deliver(
-    connection: Connection,
-    job: ClaimedJob,
-    before_dot: Callable[[], Awaitable[None]],
-    following: Callable[[], ClaimedJob | None] = lambda: None,
+    connection: Connection, job: ClaimedJob, before_dot: Callable[[], Awaitable[None]]
 ) -> Mapping[int, Outcome]:
     """Send a claimed job over an open connection; return one Outcome for each of its delivery ids.
 
     `before_dot` is awaited before the final dot; what it raises passes through and the
-    message was not sent. `following` is asked then for the job that this connection is
-    to have next: its envelope may leave together with the dot. Raises NotBegun when the
-    connection turned out to be closed: try on another one.
+    message was not sent. Raises NotBegun when the connection turned out to be closed:
+    try on another one.
     """
     envelope = _envelope(job)
     shortcoming = connection.shortcoming(envelope)
     if shortcoming is not None:
         return for_all(job, Failed(shortcoming, Blame.MESSAGE))
-
-    def announce() -> Envelope | None:
-        coming = following()
-        announced = None if coming is None else _envelope(coming)
-        return announced if announced is not None and connection.shortcoming(announced) is None else None
-
-    transcript = await connection.transact(envelope, before_dot, announce)
+    transcript = await connection.transact(envelope, before_dot)
     if transcript.not_begun:
         raise NotBegun
     return {delivery.id: outcome_of(transcript, delivery.forward_path) for delivery in job.deliveries}

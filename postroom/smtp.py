@@ -1,8 +1,9 @@
 """The SMTP client (RFC 5321, RFC 2920, RFC 3030, RFC 6531): the only one.
 
 A `Connection` carries one mail transaction after another. Where the server takes
-commands in groups (PIPELINING), the end of one message and the envelope of the next
-leave in one write, so that a message costs one round trip.
+commands in groups (PIPELINING), MAIL, RCPT and DATA of one message leave in one write.
+Nothing is sent before the answer to the end of the message before: RFC 2920 §3.1 allows
+it, but Haraka, Dovecot and others do not take it.
 """
 
 from __future__ import annotations
@@ -63,12 +64,11 @@ class Connection(Session):
     def __init__(self, endpoint: Endpoint, wire: Wire) -> None:
         super().__init__(endpoint, wire)
         self._transactions = 0
-        self._announced: Envelope | None = None  # its commands are out, their replies not yet asked for
 
     @property
     def usable(self) -> bool:
         """False once anything went wrong, or the server has spoken unasked."""
-        return not self._wire.closing and (self._announced is not None or not self._wire.has_unread)
+        return not self._wire.closing and not self._wire.has_unread
 
     @property
     def _pipelines(self) -> bool:
@@ -87,18 +87,11 @@ class Connection(Session):
             return f"{self._endpoint} cannot carry addresses that are not ASCII (it does not offer SMTPUTF8)"
         return None
 
-    async def transact(
-        self, envelope: Envelope, before_dot: Mark, following: Callable[[], Envelope | None] | None = None
-    ) -> Transcript:
+    async def transact(self, envelope: Envelope, before_dot: Mark) -> Transcript:
         """Carry one message over; `before_dot` is awaited between the text and its end.
 
         Whatever `before_dot` raises passes through, the connection closed and the
         message not sent. Faults of the connection are in the transcript.
-
-        `following` is asked, right before the end leaves, for the message that comes next
-        on this connection. Where the server takes commands in groups, that one's envelope
-        leaves in the same write (RFC 2920 §3.1), and the next `transact` must be for it;
-        none of its text goes out before.
         """
         transcript = Transcript(reused=self._transactions > 0)
         self._transactions += 1
@@ -107,9 +100,9 @@ class Connection(Session):
             if not self._may_send(transcript):
                 await self._back_out(transcript)
             elif self._chunks:
-                await self._in_chunks(envelope, transcript, before_dot, following)
+                await self._in_chunks(envelope, transcript, before_dot)
             else:
-                await self._as_data(envelope, transcript, before_dot, following)
+                await self._as_data(envelope, transcript, before_dot)
         except SMTPFault as fault:
             transcript.fault = fault
             self._wire.abort()
@@ -121,14 +114,10 @@ class Connection(Session):
     # -- the envelope
 
     async def _envelope(self, envelope: Envelope, transcript: Transcript) -> None:
-        announced, self._announced = self._announced, None
-        if announced is not None and announced != envelope:
-            raise SMTPFault(FaultKind.DISCONNECTED, "MAIL", "another message had been announced")
-        if announced is None and not self._pipelines:
+        if not self._pipelines:
             await self._step_by_step(envelope, transcript)
             return
-        if announced is None:
-            await self._say("MAIL", "\r\n".join(self._commands(envelope)))
+        await self._say("MAIL", "\r\n".join(self._commands(envelope)))
         await self._read_envelope(envelope, transcript)
 
     def _commands(self, envelope: Envelope) -> list[str]:
@@ -203,13 +192,7 @@ class Connection(Session):
 
     # -- the text
 
-    async def _as_data(
-        self,
-        envelope: Envelope,
-        transcript: Transcript,
-        before_dot: Mark,
-        following: Callable[[], Envelope | None] | None,
-    ) -> None:
+    async def _as_data(self, envelope: Envelope, transcript: Transcript, before_dot: Mark) -> None:
         """Send all but the end, then `before_dot`, then the end with its dot in one write."""
         passing("send.data")
         text = dot_stuff(envelope.mime)
@@ -217,15 +200,9 @@ class Connection(Session):
         await self._wire.write(early, "DATA", self._timeouts.block)
         passing("send.before_mark")
         if await self._may_end("DATA", transcript, before_dot):
-            await self._end("dot", end + _DOT, transcript, following)
+            await self._end("dot", end + _DOT, transcript)
 
-    async def _in_chunks(
-        self,
-        envelope: Envelope,
-        transcript: Transcript,
-        before_dot: Mark,
-        following: Callable[[], Envelope | None] | None,
-    ) -> None:
+    async def _in_chunks(self, envelope: Envelope, transcript: Transcript, before_dot: Mark) -> None:
         """Send all chunks but the last, then `before_dot`, then the last in one write (RFC 3030 §2)."""
         passing("send.data")
         early, end = envelope.mime[:-_LAST_WRITE], envelope.mime[-_LAST_WRITE:]
@@ -236,7 +213,7 @@ class Connection(Session):
             return
         passing("send.before_mark")
         if await self._may_end("BDAT", transcript, before_dot):
-            await self._end("BDAT", b"BDAT %d LAST\r\n" % len(end) + end, transcript, following)
+            await self._end("BDAT", b"BDAT %d LAST\r\n" % len(end) + end, transcript)
 
     async def _early_chunks(self, early: bytes) -> Reply | None:
         """Send these octets; return the first reply that refuses a chunk, if there is one."""
@@ -275,18 +252,8 @@ class Connection(Session):
         self._wire.abort()
         return True
 
-    async def _end(
-        self,
-        verb: str,
-        end: bytes,
-        transcript: Transcript,
-        following: Callable[[], Envelope | None] | None,
-    ) -> None:
-        """Send the end of the text, and in the same write the envelope that comes next; read the reply to the end."""
-        if following is not None and self._pipelines:
-            self._announced = following()
-        if self._announced is not None:
-            end += "".join(f"{command}\r\n" for command in self._commands(self._announced)).encode()
+    async def _end(self, verb: str, end: bytes, transcript: Transcript) -> None:
+        """Send the end of the text and read the reply to it."""
         transcript.dot_sent = True
         await self._wire.write(end, verb, self._timeouts.block)
         passing("send.dot")
@@ -297,15 +264,6 @@ class Connection(Session):
         transcript.final = reply
         if reply.code == 421:
             self._wire.abort()
-
-    async def quit(self) -> None:
-        """Say goodbye, briefly, and close. Never raises.
-
-        With an envelope announced, nothing is said: the server may wait for that one's text.
-        """
-        if self._announced is not None:
-            self.abort()
-        await super().quit()
 
 
 def dot_stuff(mime: bytes) -> bytes:

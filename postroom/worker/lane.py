@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 _DEPTH = 4  # jobs claimed ahead, for each connection
 _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
-_MOST_BROKEN_OVERLAPS = 3
 _LOGIN_SLICE_S = 0.1
 _TURNED_AWAY_S = 60.0  # how long an account makes do with its connections when the server wants no more
 _CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
@@ -45,16 +44,11 @@ _STORE_PAUSE_S = 1.0  # how long it leaves alone one for which the database coul
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """An open connection, the right to it, and the job whose envelope it may have announced."""
+    """An open connection and the right to it."""
 
     connection: Connection
     slot: Slot
     opened: float  # by the loop's clock
-    coming: ClaimedJob | None = None
-
-    def take(self) -> ClaimedJob | None:
-        coming, self.coming = self.coming, None
-        return coming
 
     def is_over(self) -> bool:
         return not self.connection.usable or asyncio.get_running_loop().time() - self.opened > _OLDEST_S
@@ -69,7 +63,6 @@ class Lane:
         self._jobs: deque[ClaimedJob] = deque()
         self._sessions: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
-        self._broken_overlaps = 0
         self._leaving: set[asyncio.Task[None]] = set()  # sessions that end, for there are too many
         self._opening: set[asyncio.Task[None]] = set()  # sessions that are about to take a job
         self._lines: set[_Line] = set()
@@ -230,11 +223,11 @@ class Lane:
                         continue
                 # Not asked again whether a new line is usable: a server that leaves as soon as it has let us in costs
                 # the job a try, or we would log in again and again.
-                await self._send_all(line)
+                await self._send(line, self._take())
+                if self._is_closed:
+                    self.release_waiting()
         finally:
             if line is not None:
-                if line.coming is not None:
-                    self._release(line.coming)
                 await self._close(line)
 
     @property
@@ -250,41 +243,10 @@ class Lane:
         self._leaving.add(task)
         return True
 
-    async def _send_all(self, line: _Line) -> None:
-        """Send a job, and those after it of which the server was told in the same breath."""
-        job: ClaimedJob | None = self._take()
-        announced = False
-        while job is not None:
-            begun = await self._send(line, job)
-            if announced and not begun:
-                self._count_broken_overlap()
-            job, announced = line.take(), True
-            if job is not None and (self._is_closed or not line.connection.usable):
-                self._put_back(job)
-                job = None
-        if self._is_closed:
-            self.release_waiting()
-
-    def _count_broken_overlap(self) -> None:
-        """Where a server offers PIPELINING and loses what comes behind the dot, do without: connecting anew costs more."""
-        self._broken_overlaps += 1
-        if self._broken_overlaps == _MOST_BROKEN_OVERLAPS:
-            log.warning(
-                "the server of %s breaks off when mail follows mail in one go; from now on it gets one after another",
-                self._standing.account.email,
-            )
-
     @property
     def _is_closed(self) -> bool:
         """Nothing more may be begun: the worker ends, or the account was set aside."""
         return self._context.draining or not self._standing.is_active
-
-    def _follow(self, line: _Line) -> ClaimedJob | None:
-        """Choose the job that this connection is to have next, so that its envelope can leave with this one's dot."""
-        overlaps = self._broken_overlaps < _MOST_BROKEN_OVERLAPS
-        if overlaps and self._jobs and not (self._is_closed or self._are_too_many or line.is_over()):
-            line.coming = self._take()
-        return line.coming
 
     def _put_back(self, job: ClaimedJob) -> None:
         self._jobs.appendleft(job)
@@ -395,8 +357,8 @@ class Lane:
 
     # -- one job
 
-    async def _send(self, line: _Line, job: ClaimedJob) -> bool:
-        """Carry one job over and record what came of it; False when the server had left before it began."""
+    async def _send(self, line: _Line, job: ClaimedJob) -> None:
+        """Carry one job over and record what came of it; it waits on when the server had left before it began."""
         context = self._context
         started_at = context.clock()
         marked, session = False, asyncio.current_task()
@@ -408,23 +370,23 @@ class Lane:
             self._marked.add(session)
 
         try:
-            outcomes = await deliver(line.connection, job, mark, lambda: self._follow(line))
+            outcomes = await deliver(line.connection, job, mark)
         except asyncio.CancelledError:
             if not marked:  # the mark may be under way, but the dot is not
                 self._release(job)
             raise
         except NotBegun:
             self._put_back(job)
-            return False
+            return
         except LeaseLost:
             log.warning("message %s was taken over by another worker; nothing was sent", job.request_id)
             self._let_go(job)
-            return True
+            return
         except StoreUnavailable as error:
             log.warning("message %s was held back before its final dot: %s", job.request_id, error)
             self._wait_for_store()
             self._release(job)
-            return True
+            return
         except Exception:
             log.exception("message %s could not be sent because of a fault in Postroom", job.request_id)
             self._standing.block()
@@ -432,7 +394,6 @@ class Lane:
         finally:
             self._marked.discard(session)
         self._settle(job, outcomes, started_at)
-        return True
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         blamed = next((outcome for outcome in outcomes.values() if is_account_fault(outcome)), None)
