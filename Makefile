@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
 WORKERS ?= auto
+# `make test SEED=4711` runs the tests in the random order of that seed, REPORT=FILE writes a line of JSON for each.
+SEED ?=
+SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
+REPORT ?=
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
 .PHONY: run install test check controls soak bench peers lint types imports pythons lock clean
@@ -12,10 +16,11 @@ run: install
 	$(BIN)/python mail_server.py
 
 install: $(VENV)/.run
+	@echo "Postroom is installed in $(VENV). Start it with: make run"
 
 test: $(VENV)/.dev
 	sh tools/debian-packages.sh
-	$(BIN)/python -m pytest -n $(WORKERS) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
 check: lint types imports test
 
@@ -60,6 +65,7 @@ pythons:
 	sh tools/pythons.sh
 
 $(VENV)/.python:
+	@echo "Setting up $(VENV) with $(PYTHON) and the packages of requirements/: about half a minute, some minutes on a slow line."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Postroom needs Python 3.11 or newer; say which: make PYTHON=python3.12 …" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

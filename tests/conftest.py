@@ -12,12 +12,19 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 import trustme
 
+from tests.reporting import pytest_runtest_makereport, pytest_runtest_setup, pytest_terminal_summary
 from tests.servers.memcached import Memcached
 from tests.servers.postfix import Postfix
 from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 from tests.servers.scripted import ScriptedServer
 from tests.servers.sink import Sink
+
+__all__ = [
+    "pytest_runtest_makereport",
+    "pytest_runtest_setup",
+    "pytest_terminal_summary",
+]  # pytest finds them here
 
 MakeContext: TypeAlias = Callable[[str], ssl.SSLContext]
 

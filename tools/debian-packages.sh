@@ -66,11 +66,12 @@ fi
 
 DEBIAN_FRONTEND=noninteractive
 export DEBIAN_FRONTEND
+apt_get="sh $(dirname "$0")/apt-get.sh"
+echo "debian-packages: installing$missing (once; about half a minute)"
 # shellcheck disable=SC2086  # one word per package
-install() { apt-get install -y --no-install-recommends $missing; }
-
-if ! apt-get install -y --no-install-recommends --download-only $missing >/dev/null 2>&1; then
-    apt-get update
+if ! $apt_get install -y --no-install-recommends --download-only $missing >/dev/null 2>&1; then
+    $apt_get update # the lists are missing, or so old that the mirror no longer has what they name
 fi
-install
+# shellcheck disable=SC2086
+$apt_get install -y --no-install-recommends $missing
 echo "debian-packages: installed$missing"

@@ -17,7 +17,7 @@ import pytest
 from tests.controls.mutations import CONTROLS, Control
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("postroom", "tests", "mail_server.py", "pyproject.toml")
+COPIED = ("postroom", "tests", "tools", "mail_server.py", "pyproject.toml")
 CHOSEN = [
     control for control in CONTROLS if control.quick or os.environ.get("POSTROOM_CONTROLS", "") == "all"
 ]

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import psycopg
 
+from tests.servers import logs
 from tests.servers.installation import ROOT, Client, descendants, kill
 from tests.servers.netns import CENTRE, Host
 from tests.servers.programs import PATH, end
@@ -99,6 +100,7 @@ class Fleet:
                 stderr=log,
                 start_new_session=True,
             )
+        logs.watch(folder / "log")
 
     def __enter__(self) -> Self:
         try:

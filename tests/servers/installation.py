@@ -21,6 +21,7 @@ from typing import Any, Self
 import apsw
 import psycopg
 
+from tests.servers import logs
 from tests.servers.programs import end, free_port
 from tests.servers.waiting import eventually
 
@@ -104,6 +105,7 @@ class Installation:
                 stderr=log,
                 start_new_session=True,
             )
+        logs.watch(self.folder / "serve.log")
         try:
             eventually(self._answers, 30, "serve to answer")
         except BaseException:

@@ -24,6 +24,7 @@ from typing import Self
 
 import trustme
 
+from tests.servers import logs
 from tests.servers.programs import StartupError, answers, end, free_port, require, unavailable, wait_ready
 from tests.servers.waiting import eventually
 
@@ -296,6 +297,8 @@ class Postfix:
 
     def start(self) -> None:
         """Start both and wait until they answer; the first start picks the ports, later ones use the same."""
+        for name in ("mail.log", "dovecot.log"):
+            logs.watch(self.folder / name)
         self._start_dovecot()
         if self.port:
             self._start_postfix()

@@ -16,6 +16,7 @@ from typing import Any, Self
 import psycopg
 from psycopg import sql
 
+from tests.servers import logs
 from tests.servers.programs import PATH, StartupError, free_port, unavailable
 from tests.servers.waiting import eventually
 
@@ -124,6 +125,7 @@ class Postgres:
                 stderr=log,
                 env={"PATH": PATH, "LC_ALL": "C"},
             )
+        logs.watch(self.folder / "log")
         try:
             eventually(self._answers, 30, "PostgreSQL to answer")
         except BaseException:

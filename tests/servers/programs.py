@@ -18,6 +18,7 @@ from typing import NoReturn, Self
 
 import pytest
 
+from tests.servers import logs
 from tests.servers.waiting import POLL
 
 PACKAGES = {
@@ -33,12 +34,16 @@ PORTS = range(12000, 32000)
 _given: deque[int] = deque(maxlen=200)
 
 
+WANTING = "not available here:"  # begins the reason of each test that is skipped for want of a server
+
+
 class StartupError(AssertionError):
     """A server ended, or did not answer in time, while it was started."""
 
 
 def unavailable(reason: str) -> NoReturn:
     """Skip the test; where the servers are promised (CI, POSTROOM_REQUIRE_SERVERS=1), fail it instead."""
+    reason = f"{WANTING} {reason}"
     if os.environ.get("CI") or os.environ.get("POSTROOM_REQUIRE_SERVERS") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -173,6 +178,7 @@ class Daemon:
                 stdout=output,
                 stderr=output,
             )
+        logs.watch(log)
         try:
             wait_ready(process, lambda: self.ready(process.pid), log, self.timeout)
         except BaseException:
