@@ -11,11 +11,12 @@ import ssl
 from dataclasses import dataclass, field, replace
 from typing import Self
 
+from postroom.connect import connect
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
 from postroom.status import printable
-from postroom.wire import Wire, connect
+from postroom.wire import Wire
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Bytes to SMTP replies, and how a connection comes about: the only place where bytes move.
+"""Bytes to SMTP replies: the only place where bytes move.
 
 Every deadline is for a whole reply, not for one read, and what is kept of a server's
 words is bounded in size. Whatever breaks a `Wire` breaks it for good.
@@ -7,27 +7,20 @@ words is bounded in size. Whatever breaks a `Wire` breaks it for good.
 from __future__ import annotations
 
 import asyncio
-import errno
-import ipaddress
-import os
-import socket
 import ssl
-import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Any
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
 from postroom.status import parse_enhanced, printable
+from postroom.tls import ended, handshake_fault
 
 _MOST_REPLY_BYTES = 64 * 1024
 _MOST_UNREAD_BYTES = 256 * 1024
 _MOST_UNREAD_REPLIES = 10_000  # short ones take many times their bytes
 _WRITE_CHUNK = 256 * 1024
-_MOST_LOOK_UPS = 64  # at a time
 
 
 class Wire(asyncio.Protocol):
@@ -65,8 +58,7 @@ class Wire(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        detail = f": {exc}" if exc is not None else ""
-        self._break(FaultKind.DISCONNECTED, f"the server closed the connection{detail}")
+        self._break(FaultKind.DISCONNECTED, ended(exc))
 
     def pause_writing(self) -> None:
         if self._writable is None:
@@ -196,7 +188,7 @@ class Wire(asyncio.Protocol):
             message = f"no TLS handshake with {where} within {seconds:g} s"
             raise SMTPFault(FaultKind.TIMEOUT, "STARTTLS", message) from error
         except (OSError, EOFError) as error:
-            raise _tls_fault(where, error) from error
+            raise handshake_fault(where, error) from error
 
     async def _upgraded(
         self, transport: asyncio.Transport, context: ssl.SSLContext, host: str
@@ -214,129 +206,3 @@ def _parse_reply(lines: Sequence[bytes]) -> Reply:
     if enhanced is not None:
         texts = [text.removeprefix(enhanced).lstrip(" ") for text in texts]
     return Reply(code, "\n".join(texts).rstrip(), enhanced)
-
-
-class _Resolver:
-    """Looks names up in threads of its own.
-
-    A look-up cannot be broken off, and one whose DNS is dead takes its time: the few threads that the event loop has
-    for them would soon be taken by one account, and nobody's names be found. Here a name is looked up by one thread
-    at a time, whoever else asks for it. The threads are daemons, so that the process may end meanwhile.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._asked: dict[tuple[str, int], Future[list[Any]]] = {}
-        self._waiting: deque[tuple[str, int]] = deque()  # those of `_asked` that no thread has taken up
-        self._threads = 0
-
-    def look_up(self, host: str, port: int) -> Future[list[Any]]:
-        """Return what `socket.getaddrinfo` will find or raise; whoever does not wait to the end harms no other."""
-        with self._lock:
-            answer = self._asked.get((host, port))
-            if answer is None:
-                answer = self._asked[host, port] = Future()
-                answer.set_running_or_notify_cancel()  # from here on nobody can cancel it
-                self._waiting.append((host, port))
-                self._another_thread()
-        return answer
-
-    def _another_thread(self) -> None:
-        if self._threads == _MOST_LOOK_UPS:
-            return
-        try:
-            threading.Thread(target=self._work, name="look-up", daemon=True).start()
-        except RuntimeError as error:  # the machine has no more; whoever has one goes on to what waits
-            if not self._threads:
-                self._asked.pop(self._waiting.pop())
-                raise OSError(errno.EAGAIN, str(error)) from error
-        else:
-            self._threads += 1
-
-    def _work(self) -> None:
-        while (name := self._next()) is not None:
-            try:
-                found = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
-            except Exception as error:
-                self._take(name).set_exception(error)
-            else:
-                self._take(name).set_result(found)
-
-    def _next(self) -> tuple[str, int] | None:
-        with self._lock:
-            if self._waiting:
-                return self._waiting.popleft()
-            self._threads -= 1
-            return None
-
-    def _take(self, name: tuple[str, int]) -> Future[list[Any]]:
-        with self._lock:
-            return self._asked.pop(name)
-
-
-_resolver = _Resolver()
-
-
-async def connect(host: str, port: int, seconds: float) -> Wire:
-    """Try the host's addresses in turn, all within `seconds`; return the first that answers. Raises SMTPFault."""
-    addresses = await _resolve(host, port, seconds)
-    now = asyncio.get_running_loop().time
-    deadline = now() + seconds
-    problem = SMTPFault(FaultKind.UNRESOLVED, "connect", f"the server {host} has no address")
-    for tried, address in enumerate(addresses):
-        share = max(deadline - now(), 0.0) / (len(addresses) - tried)
-        try:
-            return await _connect_to(f"{host}:{port} ({address})", address, port, share)
-        except SMTPFault as fault:
-            problem = fault
-    raise problem
-
-
-async def _resolve(host: str, port: int, seconds: float) -> list[str]:
-    if _is_address(host):
-        return [host]
-    try:
-        looked_up = asyncio.wrap_future(_resolver.look_up(host, port))
-        found = await asyncio.wait_for(looked_up, seconds)
-    except TimeoutError as error:
-        raise SMTPFault(FaultKind.UNRESOLVED, "connect", f"looking up {host} took too long") from error
-    except (OSError, UnicodeError) as error:
-        gone = getattr(error, "errno", None) in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
-        kind = FaultKind.NO_SUCH_HOST if gone or isinstance(error, UnicodeError) else FaultKind.UNRESOLVED
-        detail = "there is no such host" if kind is FaultKind.NO_SUCH_HOST else str(error)
-        raise SMTPFault(kind, "connect", f"cannot look up the server {host}: {detail}") from error
-    return list(dict.fromkeys(str(info[4][0]) for info in found))
-
-
-def _is_address(host: str) -> bool:
-    """Whether there is nothing to look up."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-async def _connect_to(where: str, address: str, port: int, seconds: float) -> Wire:
-    connecting = asyncio.get_running_loop().create_connection(Wire, address, port)
-    try:
-        _, wire = await asyncio.wait_for(connecting, seconds)
-    except TimeoutError as error:
-        message = f"cannot connect to {where}: no answer within {seconds:.3g} s"
-        raise SMTPFault(FaultKind.TIMEOUT, "connect", message) from error
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else error
-        message = f"cannot connect to {where}: {reason}"
-        raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
-    return wire
-
-
-def _tls_fault(where: str, error: BaseException) -> SMTPFault:
-    """Tell a certificate that cannot be trusted (the account's fault) from a connection that broke."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        message = f"the certificate of {where} cannot be trusted: {error.verify_message}"
-        return SMTPFault(FaultKind.INSECURE, "STARTTLS", message)
-    if isinstance(error, ssl.SSLError):
-        reason = error.reason or str(error)
-        return SMTPFault(FaultKind.INSECURE, "STARTTLS", f"no TLS with {where}: {printable(reason)}")
-    return SMTPFault(FaultKind.DISCONNECTED, "STARTTLS", f"{where} broke off the TLS handshake: {error}")
