@@ -14,6 +14,7 @@
     ├── StoreError
     │   ├── StoreUnavailable        not durable just now: try again
     │   │   └── CommitUnknown       nobody can say whether it is durable
+    │   ├── SessionInDoubt          the session with the database may be to blame: it was closed
     │   ├── StoreDamaged            the database must be looked at by a person
     │   ├── SchemaMismatch          the database is older or newer than the code
     │   └── LeaseLost               another worker owns the job
@@ -150,6 +151,10 @@ class DiskFull(StoreUnavailable):
 
 class CommitUnknown(StoreUnavailable):
     """The database was lost during a commit, and could not be asked since whether it was done."""
+
+
+class SessionInDoubt(StoreError):
+    """The session with the database may be to blame, and was closed; a new one may do what it could not."""
 
 
 class StoreDamaged(StoreError):

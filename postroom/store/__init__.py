@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from postroom.errors import ConfigError, SchemaMismatch
+from postroom.errors import ConfigError, SchemaMismatch, SessionInDoubt
 from postroom.model import (
     Account,
     AccountState,
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 MOVED = "moved_to"  # setting of a database that was moved elsewhere: where to
 MOVING = "moving_from"  # setting of a database that is being filled: where from
 _SCHEME = "sqlite:///"
@@ -113,6 +115,19 @@ class LogBatch:
     lines: tuple[LogLine, ...]
 
 
+def _twice(read: Callable[Concatenate[Store, P], T]) -> Callable[Concatenate[Store, P], T]:
+    """Let a method that only reads do so once more, where the session may have been to blame."""
+
+    @wraps(read)
+    def again(self: Store, /, *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return read(self, *arguments, **named)
+        except SessionInDoubt:
+            return read(self, *arguments, **named)
+
+    return again
+
+
 class Store:
     """All that Postroom remembers. Safe to use from several threads; never across a fork."""
 
@@ -127,6 +142,7 @@ class Store:
         """Bring the schema up to date; return the names of the migrations applied."""
         return _migrate.migrate(self._engine)
 
+    @_twice
     def check_schema(self) -> None:
         """Raise SchemaMismatch unless the schema is the one that this code needs."""
         _migrate.check(self._engine)
@@ -167,31 +183,37 @@ class Store:
 
     # -- reading
 
+    @_twice
     def setting(self, name: str) -> str | None:
         with self._engine.reading() as (db, q):
             value: str | None = q.read_setting(db, name=name)
         return value
 
+    @_twice
     def accounts(self) -> list[StoredAccount]:
         with self._engine.reading() as (db, q):
             return [_stored_account(row) for row in q.all_accounts(db)]
 
+    @_twice
     def account(self, account_id: int) -> StoredAccount | None:
         with self._engine.reading() as (db, q):
             row = q.one_account(db, account_id=account_id)
         return _stored_account(row) if row else None
 
+    @_twice
     def recipients_used(self, account_id: int, now: Instant) -> int:
         """Return how many recipients of its daily limit an account has used in the 24 hours until now."""
         with self._engine.reading() as (db, q):
             used: int = q.usage_since(db, account_id=account_id, **slots_of_the_day(now))[0]
         return used
 
+    @_twice
     def active_keys(self) -> dict[bytes, int]:
         """Return the digest of every working key with the id of its account."""
         with self._engine.reading() as (db, q):
             return dict(q.active_keys(db))
 
+    @_twice
     def accounts_due(self, now: Instant) -> list[StoredAccount]:
         """Return the accounts that may send and have mail due."""
         floors = self._engine.floors
@@ -202,27 +224,32 @@ class Store:
             floors.note_accounts(due_from, now, [stored.account.id for stored in found])
         return found
 
+    @_twice
     def connections(self) -> int:
         """Return how many SMTP connections are open, or being opened, in all workers."""
         with self._engine.reading() as (db, q):
             count: int = q.count_connections(db)
         return count
 
+    @_twice
     def waits_too_long(self, now: Instant, longest_wait: Instant) -> bool:
         """Whether anything waits for a time that only a clock that was ahead can have set (`Transaction.mend_times`)."""
         with self._engine.reading() as (db, q):
             soon, latest = now + STEP_BACK, now + longest_wait
             return bool(q.waits_too_long(db, soon=soon, latest=latest, latest_resume=now + LONGEST_PARK))
 
+    @_twice
     def living_workers(self) -> list[WorkerRecord]:
         with self._engine.reading() as (db, q):
             return [WorkerRecord(*row) for row in q.living_workers(db)]
 
+    @_twice
     def gone_with_hands_full(self) -> list[int]:
         """Return the buried workers that still own jobs or connections."""
         with self._engine.reading() as (db, q):
             return [row[0] for row in q.gone_with_hands_full(db)]
 
+    @_twice
     def status(self, request_id: str) -> MessageStatus | None:
         """Return what became of a message so far, or None when there is none by that id."""
         with self._engine.reading() as (db, q):
@@ -237,16 +264,19 @@ class Store:
         will_send_at = max(due_at, resume_at or 0) if waits else None
         return MessageStatus(request_id, state, reason, possible_duplicate, account_id, will_send_at)
 
+    @_twice
     def events(self, request_id: str) -> list[Event]:
         """Return everything that happened to a message, oldest first."""
         with self._engine.reading() as (db, q):
             found = q.message_state(db, request_id=request_id)
             return [Event(*row) for row in q.events_of(db, message_id=found[0])] if found else []
 
+    @_twice
     def unwritten_log_lines(self, most: int) -> list[LogLine]:
         with self._engine.reading() as (db, q):
             return _log_lines(q.unwritten_log_lines(db, count=most))
 
+    @_twice
     def open_log_batch(self, writer: str) -> LogBatch | None:
         """Return the batch of log lines that this writer's crash may have left half written, if there is one."""
         with self._engine.reading() as (db, q):

@@ -27,12 +27,22 @@ from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
-from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import ConnectionPool
 
-from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreDamaged, StoreError, StoreUnavailable
+from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.floors import Floors
+from postroom.store.pg_errors import (
+    AGAIN,
+    DAMAGED,
+    HELD_UP,
+    NOT_NOW,
+    may_be_the_session,
+    said,
+    state_of,
+    translated,
+)
 from postroom.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -86,22 +96,6 @@ _TOGETHER = {
     "conclude_sent": "job_id",
 }
 _LARGE = 262_144  # octets of a mail that goes alone
-_AGAIN = (
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.SerializationFailure,
-)
-_ITS_OWN = (
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
-)  # somebody holds what one work needs
-_DAMAGED = (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted)
-_NOT_NOW = (
-    psycopg.OperationalError,
-    psycopg.InterfaceError,
-    psycopg.errors.ReadOnlySqlTransaction,  # a standby that has not been promoted
-    PoolTimeout,
-    PoolClosed,
-)
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -111,6 +105,7 @@ class _Connection(psycopg.Connection[Any]):
     """
 
     answer_within_s: float | None = _ANSWER_WITHIN_S
+    seen_at = 0.0  # when it was last known to be there
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         if timeout is not None:  # whoever waits for a notification
@@ -247,23 +242,6 @@ def load_queries() -> Any:
     return aiosql.from_str(text, _Adapter, mandatory_parameters=False)
 
 
-@contextmanager
-def translated(where: str) -> Iterator[None]:
-    """Turn the driver's errors into ours."""
-    try:
-        yield
-    except _DAMAGED as error:
-        raise StoreDamaged(f"the database {where} is damaged: {_said(error)}") from error
-    except _NOT_NOW as error:
-        raise StoreUnavailable(f"the database {where} cannot be used just now: {_said(error)}") from error
-    except psycopg.Error as error:
-        raise StoreError(f"the database {where}: {_said(error)}") from error
-
-
-def _said(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class _Evidence:
     """What will tell whether a transaction was committed: the mark that it leaves, and how to see that it is over."""
@@ -284,6 +262,12 @@ def _is_under_way(connection: psycopg.Connection[Any], xid: str) -> bool:
     except psycopg.errors.InvalidParameterValue:  # in the future: a crash has taken the number back
         return False
     return bool(status == "in progress")
+
+
+def _is_everybodys(fault: Exception, *, is_new: bool) -> bool:
+    if isinstance(fault, HELD_UP):
+        return False
+    return isinstance(fault, (*NOT_NOW, *DAMAGED)) or (may_be_the_session(fault) and not is_new)
 
 
 def _immediately(changed: Any) -> None:
@@ -373,29 +357,39 @@ class PostgresEngine:
             psycopg.errors.InvalidAuthorizationSpecification,
             psycopg.ProgrammingError,
         ) as error:
-            raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
+            raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {said(error)}") from error
         except psycopg.OperationalError as error:
             if _is_for_good(str(error)):
-                raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {_said(error)}") from error
-            raise StoreUnavailable(f"the database {self.where} cannot be reached: {_said(error)}") from error
+                raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {said(error)}") from error
+            raise StoreUnavailable(f"the database {self.where} cannot be reached: {said(error)}") from error
 
     def _check(self, connection: _Connection) -> None:
         """Look whether a connection of the pool is still there, unless it was so a moment ago."""
         now = time.monotonic()
-        seen = getattr(connection, "postroom_seen", 0.0)
+        seen = connection.seen_at
         if now - seen > _CHECK_AFTER_S or seen < self._suspect_since:
             with connection.answering_within(_CONNECT_WITHIN_S):
                 ConnectionPool.check_connection(connection)
-            connection.postroom_seen = now  # type: ignore[attr-defined]
+            connection.seen_at = now
 
     @contextmanager
     def reading(self) -> Iterator[tuple[Any, Any]]:
+        """Lend a connection of the pool. One on which anything failed is not used again.
+
+        Raises SessionInDoubt where a new session may do what this one could not: then all older ones are given up.
+        """
         with translated(self.where):
             try:
                 with self._pool.connection() as connection:
-                    yield _Session(connection, self._queries), self._queries
-            except psycopg.OperationalError:
+                    try:
+                        yield _Session(connection, self._queries), self._queries
+                    except psycopg.Error:
+                        connection.close()
+                        raise
+            except psycopg.Error as error:
                 self._suspect_since = time.monotonic()  # the other readers' connections may be lost too
+                if state_of(error) and may_be_the_session(error):
+                    self._pool.drain()  # what has made one session fail may have made the others
                 raise
 
     # -- writing
@@ -405,24 +399,20 @@ class PostgresEngine:
             works = take()
             if not works:
                 return []
+            is_new = False  # whether the session was opened after another one had failed
             for number in range(_MOST_TRIES):
                 connection = self._own()
                 try:
-                    return self._try_batch(connection, works)
-                except _AGAIN as error:
-                    log.info("a transaction met another one and is run again: %s", _said(error))
+                    return self._try_batch(connection, works, is_new=is_new)
+                except AGAIN as error:
+                    log.info("a transaction met another one and is run again: %s", said(error))
                     time.sleep(random.uniform(0, 0.01) * 2**number)  # noqa: S311  # not a secret
-                except psycopg.errors.ReadOnlySqlTransaction:
-                    connection.close()  # a server that has become a standby: the next connection may find the new one
-                    raise
-                except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                except psycopg.Error as error:
                     self._suspect_since = time.monotonic()
-                    if not connection.closed or number:
+                    if is_new or not may_be_the_session(error):
                         raise
-                    log.info(
-                        "a connection was lost, nothing was committed, and it is tried again: %s",
-                        _said(error),
-                    )
+                    is_new = True
+                    log.info("a session failed, nothing was committed, and a new one tries: %s", said(error))
         raise StoreUnavailable(f"the database {self.where} is too busy: transactions keep meeting each other")
 
     def _begin(self, connection: psycopg.Connection[Any]) -> None:
@@ -433,12 +423,14 @@ class PostgresEngine:
             )
             connection.execute(f"SELECT {settings}".encode())
 
-    def _try_batch(self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]) -> list[Settled]:
+    def _try_batch(
+        self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]], *, is_new: bool
+    ) -> list[Settled]:
         try:
             settled = self._together(connection, works)
-            return settled if settled is not None else self._one_by_one(works)
+            return settled if settled is not None else self._one_by_one(works, is_new=is_new)
         except BaseException:
-            self._roll_back()
+            self._drop()
             raise
 
     def _own(self) -> _Connection:
@@ -449,16 +441,19 @@ class PostgresEngine:
             self._writer = self._connect()
         return self._writer
 
-    def _roll_back(self) -> None:
+    def _drop(self) -> None:
+        """Give up the writing connection: something failed on it.
+
+        After a pipeline that failed, the driver may name prepared statements that the server never parsed,
+        and every later transaction on that connection would fail.
+        """
         connection, self._writer = self._writer, None
         if connection is None or connection.closed:
             return
-        with suppress(psycopg.Error):
+        with suppress(psycopg.Error):  # what it holds is to be free before the next one begins
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
-                connection.execute("ROLLBACK")
-            self._writer = connection
-        if self._writer is None:
-            connection.close()
+                connection.execute("ROLLBACK", prepare=False)
+        connection.close()
 
     def _together(
         self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]
@@ -478,13 +473,13 @@ class PostgresEngine:
                 pipeline.sync()
                 undone = not all(guards)
                 xid = evidence.xid
-        except (psycopg.errors.PipelineAborted, *_ITS_OWN):
-            self._roll_back()
+        except (psycopg.errors.PipelineAborted, *HELD_UP):
+            self._drop()
             return None
-        except _NOT_NOW:
+        except NOT_NOW:
             raise
         except Exception:  # whose it was is found out one by one
-            self._roll_back()
+            self._drop()
             return None
         if undone:
             connection.execute("ROLLBACK")
@@ -493,8 +488,11 @@ class PostgresEngine:
         transaction.committed()
         return [Settled(value) for value in values]
 
-    def _one_by_one(self, works: Sequence[Work[Any]]) -> list[Settled]:
-        """Run the works in one transaction, each with a savepoint to go back to."""
+    def _one_by_one(self, works: Sequence[Work[Any]], *, is_new: bool) -> list[Settled]:
+        """Run the works in one transaction, each with a savepoint to go back to.
+
+        Raises what is no work's own fault; an error that a new session (`is_new`) does not end is its work's own.
+        """
         connection = self._own()
         self._begin(connection)
         session = _Session(connection, self._queries)
@@ -507,11 +505,11 @@ class PostgresEngine:
                     settled.append(Settled(work(transaction)))
             except Exception as error:
                 fault = error.__cause__
-                if isinstance(fault, (*_NOT_NOW, *_DAMAGED)) and not isinstance(fault, _ITS_OWN):
+                if isinstance(fault, Exception) and _is_everybodys(fault, is_new=is_new):
                     raise fault from error  # the fault is the database's, so nobody's work can be committed
                 settled.append(Settled(error=error))
                 connection.execute("ROLLBACK TO SAVEPOINT work")
-                if isinstance(fault, _ITS_OWN):  # the next work may need the same: it has waited long enough
+                if isinstance(fault, HELD_UP):  # the next work may need the same: it has waited long enough
                     connection.execute("SET LOCAL lock_timeout = '100ms'")
             else:
                 connection.execute("RELEASE SAVEPOINT work")
@@ -533,7 +531,7 @@ class PostgresEngine:
             done = connection.execute("COMMIT")
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             connection.close()
-            log.warning("the connection was lost during COMMIT: %s", _said(error))
+            log.warning("the connection was lost during COMMIT: %s", said(error))
             if not self._was_committed(xid, mark):
                 raise
         else:
@@ -554,7 +552,7 @@ class PostgresEngine:
                         log.warning("what had no answer %s committed", "was" if committed else "was not")
                         return bool(committed)
             except psycopg.Error as error:
-                reason = _said(error)
+                reason = said(error)
             time.sleep(0.1)
         raise CommitUnknown(
             f"the database {self.where} was lost during COMMIT, and what became of it is not known: {reason}"
@@ -563,7 +561,12 @@ class PostgresEngine:
     def forget_commits(self) -> None:
         """Drop the marks of commits that nobody can be asking for any more."""
         with self._mutex, translated(self.where):
-            self._own().execute("DELETE FROM commit_mark WHERE at < now() - %s::interval", [_MARKS_KEPT])
+            connection = self._own()
+            try:
+                connection.execute("DELETE FROM commit_mark WHERE at < now() - %s::interval", [_MARKS_KEPT])
+            except psycopg.Error:
+                self._drop()
+                raise
 
     # -- migrations
 
@@ -578,7 +581,7 @@ class PostgresEngine:
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
                     yield _Session(connection, self._queries), self._queries
             except BaseException:
-                self._roll_back()
+                self._drop()
                 raise
 
     def run_script(self, sql: str) -> None:
@@ -661,7 +664,7 @@ class _Listener:
                         for _ in connection.notifies(timeout=_NOTIFY_WAIT_S, stop_after=1):
                             self.count += 1
             except (psycopg.Error, ConfigError) as error:
-                log.info("not listening at %s just now: %s", self.where, _said(error))
+                log.info("not listening at %s just now: %s", self.where, said(error))
                 self._closed.wait(_LISTEN_AGAIN_S)
 
     def close(self) -> None:

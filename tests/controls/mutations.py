@@ -189,6 +189,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_postgres.py::test_processes_that_one_has_forked_commit_like_any_others[postgres]",
     ),
     Control(
+        "a session whose pipeline failed is not used again",
+        "postroom/store/postgres.py",
+        'connection.execute("ROLLBACK", prepare=False)\n        connection.close()\n',
+        'connection.execute("ROLLBACK", prepare=False)\n        self._writer = connection\n',
+        "tests/store/test_sessions.py::TestAWriter::test_whose_pipeline_failed_as_its_statements_were_prepared_is_replaced[postgres-1]",
+    ),
+    Control(
         "what is accepted passes the byte gate",
         "postroom/accept.py",
         "    gate(message.mime, smtputf8=message.smtputf8)\n",
