@@ -7,7 +7,11 @@ reply can never be taken for the answer to something else.
 from __future__ import annotations
 
 import base64
+import binascii
+import re
 import ssl
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -17,6 +21,11 @@ from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
 from postroom.status import printable
 from postroom.wire import Wire
+
+_UNKNOWN = (500, 502)  # the command is not known here (RFC 5321 §4.2.2)
+_FORM = (500, 501, 502, 503, 504)  # the command's form is refused, not what it asks for
+_PROMPT = 334  # RFC 4954 §4
+_BARE = frozenset({"ENHANCEDSTATUSCODES"})  # what a server that turns a connection away still lists in EHLO
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,10 @@ class Session:
         self._timeouts = endpoint.timeouts
         self._wire = wire
         self._extensions: dict[str, str] = {}
+        self._mechanisms: tuple[str, ...] = ()  # of AUTH
+        self._greeting = ""
+        self._round_trip = float("inf")  # the quickest answer to a command, in seconds
+        self.authenticated = False  # whether credentials were given and accepted
 
     @classmethod
     async def open(cls, endpoint: Endpoint) -> Self:
@@ -94,20 +107,49 @@ class Session:
             await self._secure()
         greeting = await self._wire.reply("greeting", self._timeouts.greeting)
         self._expect(greeting, "greeting")
+        self._greeting = greeting.text
         await self._hello()
         if self._endpoint.security is Security.STARTTLS:
             await self._start_tls()
             await self._hello()
         passing("session.tls")
-        if self._endpoint.username and self._endpoint.password:
+        if self._has_login:
             await self._authenticate()
+        elif self._extensions.keys() <= _BARE:
+            await self._expect_service()
         passing("session.auth")
+
+    @property
+    def _has_login(self) -> bool:
+        return bool(self._endpoint.username and self._endpoint.password)
 
     async def _hello(self) -> None:
         reply = await self._command("EHLO", f"EHLO {self._own_name()}")
+        if (
+            reply.code in _UNKNOWN
+            and self._endpoint.security is not Security.STARTTLS
+            and not self._has_login
+        ):
+            reply = await self._command("HELO", f"HELO {self._own_name()}")
+            self._expect(reply, "HELO")
+            return
         self._expect(reply, "EHLO")
+        self._learn(reply)
+
+    def _learn(self, reply: Reply) -> None:
+        """Read what the server offers off its answer to EHLO."""
         lines = reply.text.upper().split("\n")[1:]
         self._extensions = {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
+        # Some announce AUTH in several lines, and in the form with "=" of drafts before RFC 2554.
+        offers = (re.match(r"AUTH[ =](.*)", line) for line in lines)
+        self._mechanisms = tuple(name for offer in offers if offer for name in offer[1].split())
+
+    async def _expect_service(self) -> None:
+        """Where something is missing in EHLO, ask whether the server serves this connection at all.
+
+        Sendmail, when a limit is reached, answers EHLO without what it can do, and every command with the reason.
+        """
+        self._expect(await self._command("NOOP", "NOOP"), "NOOP")
 
     def _own_name(self) -> str:
         """Return our address literal (RFC 5321 §4.1.3): always true, and no DNS to wait for."""
@@ -118,17 +160,17 @@ class Session:
 
     async def _start_tls(self) -> None:
         endpoint = self._endpoint
-        if "STARTTLS" not in self._extensions:
+        reply = await self._command("STARTTLS", "STARTTLS")  # missing in EHLO or not: see `_expect_service`
+        if reply.code in _FORM and "STARTTLS" not in self._extensions:
             raise SMTPFault(
                 FaultKind.INSECURE,
                 "STARTTLS",
                 f"{endpoint} does not offer STARTTLS; nothing was sent to it. If it speaks TLS from the "
                 f"start, set the security to tls (usually port 465)",
             )
-        reply = await self._command("STARTTLS", "STARTTLS")
         self._expect(reply, "STARTTLS")
         await self._secure()
-        self._extensions = {}  # RFC 3207 §4.2: forget what was learned before TLS
+        self._extensions, self._mechanisms = {}, ()  # RFC 3207 §4.2: forget what was learned before TLS
 
     async def _secure(self) -> None:
         endpoint = self._endpoint
@@ -136,23 +178,42 @@ class Session:
         await self._wire.start_tls(endpoint.tls, endpoint.host, str(endpoint), self._timeouts.connect)
 
     async def _authenticate(self) -> None:
-        if "AUTH" not in self._extensions:
+        """Log in by the first mechanism whose form the server takes. A refused password is not tried in another form."""
+        if not self._mechanisms:
+            await self._expect_service()
             self._expect_no_login()
             return
-        offered = self._extensions["AUTH"].split()
+        reply: Reply | None = None
+        for way in self._ways_to_log_in():
+            reply = await way()
+            if reply.positive:
+                self.authenticated = True
+                await self._learn_size()
+                return
+            if reply.code == _PROMPT:
+                await self._cancel_exchange()
+            elif reply.code not in _FORM:
+                break
+        raise self._no_way(reply)
+
+    def _ways_to_log_in(self) -> list[Callable[[], Awaitable[Reply]]]:
+        ways: tuple[tuple[str, Callable[[], Awaitable[Reply]]], ...] = (
+            ("PLAIN", self._auth_plain),
+            ("LOGIN", self._auth_login),
+            ("PLAIN", self._auth_plain_prompted),
+        )
+        return [way for name, way in ways if name in self._mechanisms]
+
+    def _no_way(self, reply: Reply | None) -> SMTPFault:
         endpoint = self._endpoint
-        user, password = endpoint.username or "", endpoint.password.reveal()
-        if "PLAIN" in offered:
-            reply = await self._command("AUTH", f"AUTH PLAIN {_base64(f'{chr(0)}{user}{chr(0)}{password}')}")
-        elif "LOGIN" in offered:
-            reply = await self._auth_login(user, password)
+        if reply is not None and reply.code != _PROMPT:
+            return SMTPFault(FaultKind.REFUSED, "AUTH", f"{endpoint} refused AUTH: {reply}", reply)
+        if reply is not None:
+            message = f"{endpoint} goes on asking where the log-in should be over: {reply}"
         else:
-            raise SMTPFault(
-                FaultKind.UNSUPPORTED,
-                "AUTH",
-                f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {printable(' '.join(offered))}",
-            )
-        self._expect(reply, "AUTH")
+            names = printable(" ".join(dict.fromkeys(self._mechanisms)))
+            message = f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {names}"
+        return SMTPFault(FaultKind.UNSUPPORTED, "AUTH", message)
 
     def _expect_no_login(self) -> None:
         """Without TLS a server may ask for none; with it the server would relay nothing, and blame the recipients."""
@@ -164,20 +225,48 @@ class Session:
                 f"or leave the password empty if this server asks for none",
             )
 
-    async def _auth_login(self, user: str, password: str) -> Reply:
-        reply = await self._command("AUTH", f"AUTH LOGIN {_base64(user)}")
-        if reply.code == 334:
-            reply = await self._command("AUTH", _base64(password))
+    async def _auth_plain(self) -> Reply:
+        return await self._command("AUTH", f"AUTH PLAIN {self._plain_response()}")
+
+    async def _auth_plain_prompted(self) -> Reply:
+        """For a server that takes no initial response (RFC 4954 §4)."""
+        reply = await self._command("AUTH", "AUTH PLAIN")
+        return await self._command("AUTH", self._plain_response()) if reply.code == _PROMPT else reply
+
+    def _plain_response(self) -> str:
+        endpoint = self._endpoint
+        return _base64(f"\0{endpoint.username}\0{endpoint.password.reveal()}")
+
+    async def _auth_login(self) -> Reply:
+        """AUTH LOGIN has no initial response in any document: each prompt is answered for what it asks."""
+        left = {"user": self._endpoint.username or "", "pass": self._endpoint.password.reveal()}
+        reply = await self._command("AUTH", "AUTH LOGIN")
+        while reply.code == _PROMPT and left:
+            asked = _asked_for(reply)
+            if asked is not None and asked not in left:
+                break  # for the same again: no answer to that would be right
+            reply = await self._command("AUTH", _base64(left.pop(asked or next(iter(left)))))
         return reply
 
-    @property
-    def authenticated(self) -> bool:
-        """Whether credentials were given and accepted."""
-        return bool(self._endpoint.username and self._endpoint.password) and "AUTH" in self._extensions
+    async def _cancel_exchange(self) -> None:
+        """End an exchange that goes on (RFC 4954 §4), so that the next command is not taken for its answer."""
+        reply = await self._command("AUTH", "*")
+        if reply.code == 421 or not (reply.transient or reply.permanent):
+            raise self._out_of_turn("AUTH", reply)
+
+    async def _learn_size(self) -> None:
+        """Ask for what is said only to those who are logged in: Dovecot names the number of SIZE then."""
+        if self._extensions.get("SIZE") == "":
+            reply = await self._command("EHLO", f"EHLO {self._own_name()}")
+            if reply.positive:
+                self._learn(reply)
 
     async def _command(self, verb: str, line: str) -> Reply:
+        began = time.perf_counter()
         await self._say(verb, line)
-        return await self._wire.reply(verb, self._timeouts.command)
+        reply = await self._wire.reply(verb, self._timeouts.command)
+        self._round_trip = min(self._round_trip, time.perf_counter() - began)
+        return reply
 
     async def _say(self, verb: str, line: str) -> None:
         """Send a command, unless the server has spoken unasked: that must not pass for the answer."""
@@ -213,3 +302,13 @@ class Session:
 
 def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def _asked_for(prompt: Reply) -> str | None:
+    """Return what a prompt of AUTH LOGIN asks for: `user`, `pass`, or None where its words do not say."""
+    try:
+        text = base64.b64decode(prompt.text, validate=True).decode()
+    except (binascii.Error, ValueError):
+        text = prompt.text  # in the clear, against RFC 4954
+    text = text.lower()
+    return "pass" if "pass" in text else "user" if "user" in text else None

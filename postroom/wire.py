@@ -75,7 +75,7 @@ class Wire(asyncio.Protocol):
         malformed = len(line) < 3 or not line[:3].isdigit() or line[3:4] not in (b"", b" ", b"-")
         other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
         if malformed or other_code or b"\0" in line or not b"2" <= line[:1] <= b"5":
-            said = printable(line[:80].decode("utf-8", "replace"))
+            said = printable(_text(line[:80]))
             self._break(FaultKind.GARBLED, f"the server answered with something that is not SMTP: {said!r}")
             return
         self._lines.append(line)
@@ -199,9 +199,17 @@ class Wire(asyncio.Protocol):
         return upgraded
 
 
+def _text(line: bytes) -> str:
+    """Read a server's words: UTF-8, or else with all octets escaped that are not ASCII, so that none is lost."""
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return line.decode("ascii", "backslashreplace")
+
+
 def _parse_reply(lines: Sequence[bytes]) -> Reply:
     code = int(lines[0][:3])
-    texts = [line[4:].decode("utf-8", "replace") for line in lines]
+    texts = [_text(line[4:]) for line in lines]
     enhanced = parse_enhanced(texts[-1])
     if enhanced is not None:
         texts = [text.removeprefix(enhanced).lstrip(" ") for text in texts]

@@ -11,7 +11,8 @@ answered as RFC 5321 wants it. `server.on(VERB, …)` changes that, per verb and
     server.on("STARTTLS", do=Reply("220 go\\r\\n250 injected"))
 
 Verbs are those of RFC 5321 and GREETING, CHALLENGE (the 334s of AUTH), BODY (part of a mail's text has come, after
-DATA or as a chunk's octets), DOT (all of it has) and BDAT (a chunk has). Rules are asked in the order in which they were
+DATA or as a chunk's octets), DOT (all of it has), BDAT (a chunk has) and LINE (any line where a command is awaited: a rule
+for it answers in place of the verb's own handling). Rules are asked in the order in which they were
 added; the first that fits and is not used up decides.
 """
 
@@ -333,6 +334,10 @@ class ScriptedServer:
 
     def choose(self, verb: str, line: str, session: Connection, at: int = 0) -> Action:
         """Return what to do now, and count it."""
+        return self.find(verb, line, session, at) or Reply()
+
+    def find(self, verb: str, line: str, session: Connection, at: int = 0) -> Action | None:
+        """Return what a rule says is to be done now, and count it."""
         with self._lock:
             for rule in self._rules:
                 if not rule.fits(verb, line, session) or at < rule.at:
@@ -343,7 +348,7 @@ class ScriptedServer:
                 if rule.used > rule.skip:
                     self.acted_at.append(time.monotonic())
                     return rule.action
-        return Reply()
+        return None
 
     def watches_body(self, session: Connection) -> int | None:
         """Return after how many octets a rule for BODY wants to be asked."""
@@ -525,6 +530,10 @@ class _Conversation:
             line = self.read_line()
             self.session.commands.append(line)
             verb, _, argument = line.partition(" ")
+            instead = self.server.find("LINE", line, self.session)
+            if instead is not None:
+                self.perform(instead, b"")
+                continue
             handler = self.HANDLERS.get(verb.upper())
             if handler is None:
                 self.answer(verb.upper(), line, "500 5.5.2 Command unknown")

@@ -114,8 +114,6 @@ IMPOSSIBLE = {
 def expected_in_session(verb: str, how: str) -> set[Verdict]:
     if how == "5xx":
         return {ACCOUNT}
-    if (verb, how) == ("EHLO", "2xx"):
-        return {ACCOUNT}  # its list of extensions is empty: no STARTTLS
     if (verb, how) == ("EHLO again", "2xx"):
         return {ACCOUNT}  # the same: no AUTH for the password
     if (verb, how) == ("EHLO again", "early"):
@@ -158,7 +156,7 @@ def stays_usable(verb: str, how: str) -> bool:
     if verb in ("DATA", "BODY"):
         return verb == "DATA" and how in ("4xx", "5xx")
     if verb in SESSION:
-        return how == "2xx" and verb not in ("EHLO", "STARTTLS", "EHLO again")
+        return how == "2xx" and verb not in ("STARTTLS", "EHLO again")
     if verb == "QUIT":
         return how != "early"
     return how in plain
