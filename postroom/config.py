@@ -7,6 +7,7 @@ durations are integers of microseconds, like every time inside Postroom.
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -19,16 +20,7 @@ from typing import Annotated, Any, Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import idna
-import limits
-from pydantic import BeforeValidator, Field, ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from postroom.errors import ConfigError
 from postroom.model import Account, InDoubtPolicy, Secret, Security
@@ -188,9 +180,11 @@ def _port_is_readable(url: str) -> bool:
 
 
 def _rate_limit(text: str) -> str:
+    from limits import parse_many  # which loads asyncio and every storage
+
     limit = text.strip()
     try:
-        usable = not limit or all(item.amount > 0 for item in limits.parse_many(limit))
+        usable = not limit or all(item.amount > 0 for item in parse_many(limit))
     except ValueError:
         usable = False
     if not usable:
@@ -255,6 +249,7 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "ratelimit_storage_uri": ("RATELIMIT_STORAGE_URI", "REDIS_URL"),
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
+_DOT_ENV: Final = Path(".env")
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
 
@@ -263,42 +258,41 @@ def variables(setting: str) -> tuple[str, ...]:
     return _UNPREFIXED.get(setting, (f"POSTROOM_{setting.upper()}",))
 
 
-class _Environment(PydanticBaseSettingsSource):
-    """What `.env` and the environment say, by the name of the setting; an empty text says nothing."""
+def _environment() -> dict[str, str]:
+    """Return what `.env` and the environment say, by the name of the setting; an empty text says nothing.
 
-    def __init__(self, settings_cls: type[BaseSettings], text: Mapping[str, str | None]) -> None:
-        super().__init__(settings_cls)
-        self._text = {name: (value or "").strip() for name, value in text.items()}
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
-        given = [self._text[name] for name in variables(field_name) if name in self._text]
-        empty = "" if given and field_name in _EMPTY_HAS_A_MEANING else None
-        return next(filter(None, given), empty), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {name: self.get_field_value(info, name)[0] for name, info in _fields(self.settings_cls)}
-        return {name: text for name, text in found.items() if text is not None}
+    Both are merged before names are looked up, so that REDIS_URL never beats the other.
+    """
+    text = {name: (value or "").strip() for name, value in {**_dot_env(), **os.environ}.items()}
+    found = {name: _look_up(name, text) for name in Settings.model_fields}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _fields(settings_cls: type[BaseSettings]) -> list[tuple[str, FieldInfo]]:
-    return list(settings_cls.model_fields.items())
+def _look_up(setting: str, text: Mapping[str, str]) -> str | None:
+    given = [text[name] for name in variables(setting) if name in text]
+    empty = "" if given and setting in _EMPTY_HAS_A_MEANING else None
+    return next(filter(None, given), empty)
 
 
-class Settings(BaseSettings):
+def _dot_env() -> Mapping[str, str | None]:
+    if not _DOT_ENV.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    return dotenv_values(_DOT_ENV, encoding="utf-8-sig")  # Notepad writes a BOM
+
+
+class Settings(BaseModel):
     """Every setting of a process, validated and unchangeable.
 
     Use `load_settings()`, which turns a bad value into a ConfigError. In code, values
     may be given by field name and win over the environment.
     """
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        case_sensitive=True,
-        env_file=".env",
-        env_file_encoding="utf-8-sig",  # Notepad writes a BOM
         arbitrary_types_allowed=True,
-        validate_default=False,
         hide_input_in_errors=True,
     )
 
@@ -332,21 +326,8 @@ class Settings(BaseSettings):
     web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
     log_level: Annotated[str, _from_text(_log_level)] = "INFO"
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Merge `.env` and the environment before names are looked up (REDIS_URL never beats the other)."""
-        assert isinstance(dotenv_settings, DotEnvSettingsSource)
-        assert isinstance(env_settings, EnvSettingsSource)
-        return init_settings, _Environment(
-            settings_cls, {**dotenv_settings.env_vars, **env_settings.env_vars}
-        )
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{**_environment(), **given})
 
 
 def load_settings() -> Settings:

@@ -126,6 +126,21 @@ def test_wrong_usage_is_2(folder: Folder, arguments: tuple[str, ...]) -> None:
     check_failed(folder.run(*arguments), 2, "Usage: postroom", "Error:")
 
 
+@pytest.mark.parametrize(
+    ("module", "spared"),
+    [
+        ("postroom.cli", ("asyncio", "pydantic", "rich", "postroom.setup")),
+        ("postroom.setup", ("asyncio", "dotenv", "flask", "limits", "psycopg")),
+    ],
+)
+def test_a_command_loads_no_more_than_it_needs(folder: Folder, module: str, spared: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print(*sys.modules.keys() & {set(spared)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment({}), cwd=folder.path, stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout.split() == []
+
+
 # ---------------------------------------------------------------- configuration: 78
 
 
