@@ -1,14 +1,15 @@
 """Places where the tests kill a process: `POSTROOM_FAILPOINT=name:n:file` kills it at its n-th passing of `name`.
 
-A line is added to `file` first, so that the tests can count the deaths. Not a setting: nobody
-but the tests sets it, so it is read here and not in config. Unset, a passing costs one look
-at a global.
+A line is added to `file` first, so that the tests can count the deaths; once there is a file
+`file.over`, nobody dies any more. Not a setting: nobody but the tests sets it, so it is read
+here and not in config. Unset, a passing costs one look at a global.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 VARIABLE = "POSTROOM_FAILPOINT"
 
@@ -47,13 +48,22 @@ class _Target:
 
     def pass_by(self) -> None:
         self.left -= 1
-        if self.left == 0:
+        if self.left == 0 and not Path(f"{self.file}.over").exists():
             with open(self.file, "a", encoding="ascii") as file:
                 file.write(f"{self.name}\n")
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-_target = _Target(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+_target: _Target | None = None
+
+
+def arm() -> None:
+    """Read the environment: once at the start, and where a process takes up another one's environment."""
+    global _target
+    _target = _Target(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+
+
+arm()
 
 
 def passing(name: str) -> None:

@@ -24,6 +24,7 @@ import postroom
 from postroom.config import Settings, variables
 from postroom.model import SECOND, rfc3339, system_clock
 from postroom.store import open_store
+from tests.servers.commands import commands
 from tests.servers.installation import KEY, Client, Installation, account_rows, is_gone, kill
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
@@ -62,16 +63,7 @@ class Folder:
         self.path = path
 
     def run(self, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *POSTROOM, *arguments],
-            cwd=self.path,
-            env=environment(settings),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        return commands().run(*arguments, cwd=self.path, environment=environment(settings), stdin=stdin)
 
     def accounts(self, *rows: str) -> None:
         text = "\n".join(("key,email,app_password,host", *rows)) + "\n"
@@ -105,7 +97,14 @@ def test_help(folder: Folder, command: tuple[str, ...]) -> None:
 
 
 def test_version(folder: Folder) -> None:
-    done = folder.run("--version")
+    done = subprocess.run(
+        [sys.executable, *POSTROOM, "--version"],
+        cwd=folder.path,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"postroom {postroom.__version__}\n", "")
 
 

@@ -274,7 +274,7 @@ def test_a_database_that_cannot_be_used_is_said_once_and_not_tried_again(tmp_pat
         path = service.folder / "var/postroom.db"
         damage(path, how)
         before = path.read_bytes()
-        refused = serve(service)
+        refused = service.run("serve")
         assert refused.returncode == 78, refused
         [said] = [line for line in refused.stderr.splitlines() if line.startswith("postroom:")]
         assert "var/postroom.db is damaged" in said
@@ -308,19 +308,6 @@ def killed(service: Installation) -> None:
     eventually(lambda: all(is_gone(pid) for pid in pids), 10, "the processes to be gone")
 
 
-def serve(service: Installation) -> subprocess.CompletedProcess[str]:
-    """Run `postroom serve`, which must end by itself."""
-    return subprocess.run(
-        [sys.executable, "-m", "postroom", "serve"],
-        cwd=service.folder,
-        env=service.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-
 def test_a_write_ahead_log_that_was_taken_away_is_missed(tmp_path: Path) -> None:
     sink = Sink(ledger=tmp_path / "ledger")
     with sink:
@@ -333,7 +320,7 @@ def test_a_write_ahead_log_that_was_taken_away_is_missed(tmp_path: Path) -> None
     log = service.folder / "var/postroom.db-wal"
     kept = log.rename(log.with_name("kept"))
     before = log.with_name("postroom.db").read_bytes()
-    refused = serve(service)
+    refused = service.run("serve")
     assert refused.returncode == 78, refused
     assert "var/postroom.db-wal is missing" in refused.stderr
     assert "remove var/postroom.db-lock" in refused.stderr
@@ -387,7 +374,7 @@ def test_a_database_that_is_read_only_is_said_once_and_not_tried_again(tmp_path:
             service.wait_for(first)
         path = disk if what == "the disk" else service.folder / "var/postroom.db"
         with read_only(path):
-            refused = serve(service)
+            refused = service.run("serve")
             assert refused.returncode == 78, refused
             said = "cannot use var/postroom.db: Read-only file system"
             assert said in refused.stderr, refused

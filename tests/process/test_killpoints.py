@@ -1,6 +1,7 @@
 """A process killed at every point of a message's way: nothing lost, and every duplicate known.
 
-`POSTROOM_KILLS` says how often each point kills (1 in `make test`, 25 in `make soak`).
+`POSTROOM_KILLS` says how often each point kills (1 in `make test`, 25 in `make soak`). `make test` takes the engines in
+turn and each point in one way; `make soak` takes every point in every way on both engines.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +27,8 @@ from postroom.model import Submission
 from postroom.store import open_store
 from postroom.store.sqlite import MIGRATIONS
 from tests.conftest import StartScripted
+from tests.servers.commands import commands
+from tests.servers.engines import in_turn
 from tests.servers.installation import KEY, Installation, is_gone
 from tests.servers.ledger import Receiving, all_ended, check_ledger, held_mails
 from tests.servers.programs import end, unavailable
@@ -35,8 +37,9 @@ from tests.servers.sink import Sink, find_message_id
 from tests.servers.waiting import eventually
 
 KILLS = int(os.environ.get("POSTROOM_KILLS", "1"))
+SOAK = KILLS > 1
 CLIENTS = 4
-PAUSE_S = 0.01 if KILLS == 1 else 0.1  # or tens of thousands gather while the worker is down again and again
+PAUSE_S = 0.1 if SOAK else 0.02  # or tens of thousands gather while the worker is down again and again
 ELSEWHERE = ("recover.inside", "migrate.inside", "move.copied")  # not on a message's way
 SESSION = ("session.tls", "session.auth")  # only where there are such steps
 SENDING = [point for point in POINTS if point not in (*ELSEWHERE, *SESSION)]
@@ -113,23 +116,32 @@ def deaths(note: Path) -> int:
     return len(note.read_text().splitlines()) if note.exists() else 0
 
 
+def no_more_deaths(note: Path) -> None:
+    note.with_name(f"{note.name}.over").touch()
+
+
 def kill_and_settle(
-    point: str, armed: Installation, calm: Installation, note: Path, sink: Receiving, posting: Posting
+    point: str, installation: Installation, note: Path, sink: Receiving, posting: Posting
 ) -> set[str]:
     """Post while a process dies again and again, see that all is sent in the end; return what was sent twice."""
-    with armed, posting:
-        eventually(lambda: posting.accepted, 60, "a first mail")
-        early = deaths(note)  # a start commits too: a process may die before it has taken any mail
-        eventually(lambda: deaths(note) - early >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
-    with calm as service:
-        eventually(lambda: all_ended(service), 60 + 4 * KILLS, "the queue to empty")
+    with installation as service:
+        with posting:
+            eventually(lambda: posting.accepted, 120, "a first mail")
+            early = deaths(note)  # a start commits too: a process may die before it has taken any mail
+            eventually(lambda: deaths(note) - early >= KILLS, 120 + 15 * KILLS, f"{KILLS} deaths at {point}")
+        if SOAK:  # what the last one left behind is for processes that start afresh
+            service.stop()
+        no_more_deaths(note)
+        if SOAK:
+            service.start()
+        eventually(lambda: all_ended(service), 120 + 4 * KILLS, "the queue to empty")
         held = held_mails(service)
         assert len(held) <= max(0, deaths(note) - 2), (
             "each death from the third on sets aside one mail at most"
         )
         for request_id in held:
             service.command("release", request_id)
-        eventually(lambda: all_ended(service), 60, "what was released to be sent")
+        eventually(lambda: all_ended(service), 120, "what was released to be sent")
         twice = check_ledger(service, sink, posting.accepted)
     print(
         f"{point}: {len(posting.accepted)} mails, {deaths(note)} deaths, {len(twice)} twice, {len(held)} held"
@@ -142,40 +154,43 @@ def check_kills_at(point: str, way: Way, folder: Path, settings: dict[str, str])
     size = 600_000 if point == "send.body" else 500  # one body of several blocks, killed between them
     every = 1 if point == "session.connect" else 7
     with Sink(ledger=folder / "ledger", chunking=way.chunking) as sink:
-        rows = way.rows(sink.port)
-        armed = Installation(folder / "service", rows, **settings, **{VARIABLE: f"{point}:{every}:{note}"})
-        calm = Installation(folder / "service", rows, **settings)
-        twice = kill_and_settle(point, armed, calm, note, sink, Posting(armed, size, way))
+        settings = {**settings, VARIABLE: f"{point}:{every}:{note}"}
+        armed = Installation(folder / "service", way.rows(sink.port), **settings)
+        twice = kill_and_settle(point, armed, note, sink, Posting(armed, size, way))
     early = point.startswith(("accept.", "session.")) or (way.one_at_a_time and point in BEFORE_THE_DOT)
     assert not (twice and early), f"a kill at {point} sends nothing twice"
 
 
+CROWDED = [point for point in SENDING if SOAK or point not in BEFORE_THE_DOT]
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300 + 20 * KILLS)
-@pytest.mark.parametrize("point", SENDING)
+@pytest.mark.timeout(600 + 20 * KILLS)
+@in_turn("point", CROWDED, both=["store.commit"], soak=SOAK)
 def test_a_kill_at(point: str, tmp_path: Path, database_settings: dict[str, str]) -> None:
     check_kills_at(point, CROWD, tmp_path, database_settings)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300 + 20 * KILLS)
-@pytest.mark.parametrize("point", BEFORE_THE_DOT)
+@pytest.mark.timeout(600 + 20 * KILLS)
+@in_turn("point", BEFORE_THE_DOT, soak=SOAK)
 def test_a_kill_before_the_dot_sends_nothing_twice(
     point: str, tmp_path: Path, database_settings: dict[str, str]
 ) -> None:
     check_kills_at(point, SINGLE, tmp_path, database_settings)
 
 
+CHUNKED_POINTS = ("send.body", "send.before_mark", "send.marked", "send.dot", "send.replied")
+STEPWISE_POINTS = ("send.mail", "send.rcpt")
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.timeout(600 + 20 * KILLS)
 @pytest.mark.parametrize(
     ("point", "way"),
     [
-        *(
-            (point, CHUNKED)
-            for point in ("send.body", "send.before_mark", "send.marked", "send.dot", "send.replied")
-        ),
-        *((point, STEPWISE) for point in ("send.mail", "send.rcpt")),
+        *((point, CHUNKED) for point in CHUNKED_POINTS if SOAK or point in ("send.body", "send.dot")),
+        *((point, STEPWISE) for point in STEPWISE_POINTS),
     ],
     ids=lambda value: value if isinstance(value, str) else "chunked" if value.chunking else "stepwise",
 )
@@ -189,24 +204,20 @@ def test_a_kill_at_the_commands_of_another_way(point: str, way: Way, tmp_path: P
 RECIPIENTS = tuple(f"you{number}@postroom.example" for number in range(5))
 
 
-@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.timeout(300 + 20 * KILLS)
 @pytest.mark.parametrize("way", [SINGLE, STEPWISE], ids=["pipelined", "stepwise"])
 def test_a_kill_at_a_later_recipient_sends_each_of_them_one_copy(way: Way, tmp_path: Path) -> None:
     """The API takes one recipient a mail: these come in by `accept` itself."""
     with Sink(ledger=tmp_path / "ledger") as sink:
         rows, accepted = way.rows(sink.port), []
-        for number in range(max(2, KILLS)):
+        for number in range(KILLS):
             note = tmp_path / f"deaths-{number}"
-            nth = 2 + number % 4
-            armed = Installation(tmp_path / "service", rows, **{VARIABLE: f"send.rcpt:{nth}:{note}"})
-            with armed:
-                accepted.append(accept_for(armed, RECIPIENTS))
-                eventually(partial(deaths, note), 30, f"a death at recipient {nth}")
-                armed.stop(9)
-            with Installation(tmp_path / "service", rows) as service:
-                service.wait_for(
-                    accepted[-1]
-                )  # before a third worker dies with it: then it would be set aside
+            nth = 2 + (number + way.pipelining) % 4
+            with Installation(tmp_path / "service", rows, **{VARIABLE: f"send.rcpt:{nth}:{note}"}) as service:
+                accepted.append(accept_for(service, RECIPIENTS))
+                eventually(partial(deaths, note), 150, f"a death at recipient {nth}")
+                no_more_deaths(note)  # before a third worker dies with it: then it would be set aside
+                service.wait_for(accepted[-1], timeout=150)
                 assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)]
         copies = sorted(sink.ledger())
         assert {name.partition("@")[0].strip("<") for name, _ in copies} == set(accepted)
@@ -240,25 +251,23 @@ class Receiver:
         ]
 
 
-@pytest.mark.timeout(300 + 20 * KILLS)
-@pytest.mark.parametrize("point", SESSION)
+@pytest.mark.timeout(600 + 20 * KILLS)
+@in_turn("point", SESSION, soak=SOAK)
 def test_a_kill_while_the_session_is_made(
     point: str, tmp_path: Path, scripted: StartScripted, ca_file: Path, database_settings: dict[str, str]
 ) -> None:
     server, note = scripted(tls=True), tmp_path / "deaths"
     rows = ["key,email,app_password,host,port", f"{KEY},me@postroom.example,secret,localhost,{server.port}"]
-    settings = {"POSTROOM_SMTP_CA_FILE": str(ca_file), **database_settings}
-    armed = Installation(tmp_path / "service", rows, **settings, **{VARIABLE: f"{point}:1:{note}"})
-    calm = Installation(tmp_path / "service", rows, **settings)
-    posting = Posting(armed, 500, Way(clients=1))
-    twice = kill_and_settle(point, armed, calm, note, Receiver(server), posting)
+    settings = {"POSTROOM_SMTP_CA_FILE": str(ca_file), VARIABLE: f"{point}:1:{note}", **database_settings}
+    armed = Installation(tmp_path / "service", rows, **settings)
+    twice = kill_and_settle(point, armed, note, Receiver(server), Posting(armed, 500, Way(clients=1)))
     assert twice == set(), f"a kill at {point} sends nothing twice"
 
 
 # --- Beside a message's way
 
 
-@pytest.mark.timeout(300 + 20 * KILLS)
+@pytest.mark.timeout(600 + 20 * KILLS)
 def test_a_kill_while_dead_workers_are_buried(tmp_path: Path, database_settings: dict[str, str]) -> None:
     note, folder = tmp_path / "deaths", tmp_path / "service"
     burials = tmp_path / "burials"
@@ -266,34 +275,25 @@ def test_a_kill_while_dead_workers_are_buried(tmp_path: Path, database_settings:
         rows = CROWD.rows(sink.port)
         with Installation(folder, rows, **database_settings, **{VARIABLE: f"send.marked:5:{note}"}) as armed:
             with Posting(armed, 500) as posting:
-                eventually(lambda: deaths(note) >= 1, 60)
+                eventually(lambda: deaths(note) >= 1, 120, "a worker's death with mail in its hands")
             armed.stop(9)
-        with Installation(
-            folder, rows, **database_settings, **{VARIABLE: f"recover.inside:1:{burials}"}
-        ) as armed:
-            eventually(lambda: deaths(burials) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at a burial")
-            armed.stop(9)
-        with Installation(folder, rows, **database_settings) as service:
-            eventually(lambda: all_ended(service), 60, "the queue to empty")
+        settings = {**database_settings, VARIABLE: f"recover.inside:1:{burials}"}
+        with Installation(folder, rows, **settings) as service:
+            eventually(lambda: deaths(burials) >= KILLS, 120 + 15 * KILLS, f"{KILLS} deaths at a burial")
+            no_more_deaths(burials)
+            eventually(lambda: all_ended(service), 120, "the queue to empty")
             check_ledger(service, sink, posting.accepted)
 
 
-@pytest.mark.timeout(120 + 20 * KILLS)
+@pytest.mark.timeout(300 + 20 * KILLS)
 def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(
     tmp_path: Path, database_settings: dict[str, str]
 ) -> None:
     note = tmp_path / "deaths"
-    environment = {**os.environ, **database_settings}
 
     def migrate(failpoint: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "postroom", "migrate"],
-            cwd=tmp_path,
-            env={**environment, VARIABLE: failpoint},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = {**os.environ, **database_settings, VARIABLE: failpoint}
+        return commands().run("migrate", cwd=tmp_path, environment=environment)
 
     for number in range(KILLS):  # always in the first: nothing of it is left
         assert migrate(f"migrate.inside:1:{note}").returncode == -9
@@ -319,7 +319,7 @@ def killed_at_write(service: Installation, pids: list[int], nth: int) -> Iterato
     command += [word for pid in pids for word in ("-p", str(pid))]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: tracer.poll() is not None or all(map(is_traced, pids)), 10, "strace to attach")
+        eventually(lambda: tracer.poll() is not None or all(map(is_traced, pids)), 60, "strace to attach")
         if tracer.poll() is not None:
             unavailable("strace may not attach to a process here")
         yield
@@ -344,20 +344,20 @@ def any_is_gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 90 * KILLS)
+@pytest.mark.timeout(600 + 90 * KILLS)
 def test_a_kill_in_the_midst_of_a_checkpoint(tmp_path: Path) -> None:
     """A checkpoint of SQLite's is due after 4000 pages: with these mails some hundred."""
     with Sink(ledger=tmp_path / "ledger") as sink:
         service = Installation(tmp_path / "service", CROWD.rows(sink.port))
         with service, Posting(service, 200_000) as posting:
             for number in range(KILLS):
-                pids = eventually(partial(writers, service), 30, "a web process and a worker")
+                pids = eventually(partial(writers, service), 150, "a web process and a worker")
                 with killed_at_write(service, pids, nth=1 + 37 * number):
-                    eventually(partial(any_is_gone, pids), 60, "a kill at a write")
+                    eventually(partial(any_is_gone, pids), 300, "a kill at a write")
             enough = len(posting.accepted) + 10
-            eventually(lambda: len(posting.accepted) >= enough, 60, "mail to be taken again")
+            eventually(lambda: len(posting.accepted) >= enough, 150, "mail to be taken again")
         with Installation(tmp_path / "service", CROWD.rows(sink.port)) as service:
-            eventually(lambda: all_ended(service), 60, "the queue to empty")
+            eventually(lambda: all_ended(service), 150, "the queue to empty")
             check_ledger(service, sink, posting.accepted)
             connection = apsw.Connection(str(service.folder / "var/postroom.db"))
             assert connection.pragma("integrity_check") == "ok"

@@ -22,6 +22,7 @@ import apsw
 import psycopg
 
 from tests.servers import logs
+from tests.servers.commands import commands
 from tests.servers.programs import end, free_port
 from tests.servers.waiting import eventually
 
@@ -145,16 +146,13 @@ class Installation:
 
     def command(self, *words: str) -> str:
         """Run `postroom WORDS` as a person would, which must succeed; return what it prints."""
-        ended = subprocess.run(
-            [sys.executable, "-m", "postroom", *words],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        ended = self.run(*words)
         assert ended.returncode == 0, ended
         return ended.stdout
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `postroom WORDS`, which may fail."""
+        return commands().run(*words, cwd=self.folder, environment=self.environment)
 
     def log(self) -> str:
         path = self.folder / "serve.log"
