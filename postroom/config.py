@@ -103,6 +103,34 @@ def parse_host(text: str) -> str:
     return host
 
 
+def parse_ehlo_name(text: str) -> str:
+    """Return a fully qualified name, or an address literal, as EHLO takes it (RFC 5321 §4.1.2, §4.1.3).
+
+    Raises ValueError.
+    """
+    name = text.strip()
+    if name.startswith("[") and name.endswith("]"):
+        return f"[{_address_literal(name[1:-1])}]"
+    try:
+        host = parse_host(name)
+    except ValueError:
+        host = ""
+    if "." not in host or "_" in host or _ip(host):
+        raise ValueError(
+            "must be a fully qualified name such as mail.example.com, or an address literal such as [192.0.2.1]"
+        )
+    return host
+
+
+def _address_literal(text: str) -> str:
+    address = _ip(text.removeprefix("IPv6:"))
+    if address is None:
+        raise ValueError(
+            "must hold an IP address between its brackets, such as [192.0.2.1] or [IPv6:2001:db8::1]"
+        )
+    return f"IPv6:{address}" if isinstance(address, IPv6Address) else str(address)
+
+
 def split_keys(text: str) -> tuple[Secret, ...]:
     """Return the keys of a comma-separated list: the first encrypts, all decrypt.
 
@@ -309,6 +337,8 @@ class Settings(BaseModel):
     smtp_ca_file: Annotated[Path | None, _from_text(_ca_file)] = None
     smtp_connections: Annotated[int | None, _from_text(_whole(1, MAX_CONNECTIONS))] = None
     smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
+    smtp_dot_timeout: Annotated[int | None, _from_text(parse_duration)] = None
+    ehlo_name: Annotated[str | None, _from_text(parse_ehlo_name)] = None
     keep_bodies: Annotated[int | None, _from_text(_kept_for)] = parse_duration("7d")
     keep_history: Annotated[int | None, _from_text(_kept_for)] = parse_duration("90d")
     rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"

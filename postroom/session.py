@@ -11,21 +11,28 @@ import binascii
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from postroom.connect import connect
+from postroom import ownname, secondlook
+from postroom.connect import connect, forget
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
 from postroom.status import printable
+from postroom.tls import is_for_another_name, spoke_in_clear
 from postroom.wire import Wire
 
 _UNKNOWN = (500, 502)  # the command is not known here (RFC 5321 §4.2.2)
 _FORM = (500, 501, 502, 503, 504)  # the command's form is refused, not what it asks for
 _PROMPT = 334  # RFC 4954 §4
 _BARE = frozenset({"ENHANCEDSTATUSCODES"})  # what a server that turns a connection away still lists in EHLO
+_GREETING_S = 10.0  # how long a server may say nothing before it is said what may be wrong
+_MORE_PATIENCE = 3  # how many times longer it may the next time: some make every client wait on purpose
+_MOST_REMEMBERED = 10_000  # servers
+
+_patience: dict[tuple[str, int], float] = {}  # how long servers may take that have said nothing once
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +47,24 @@ class Timeouts:
     dot: float = 600.0
     quit: float = 5.0
 
-    def capped(self, seconds: float | None) -> Timeouts:
-        """Return these deadlines, none of them above `seconds`."""
+    def capped(self, seconds: float | None, dot: float | None = None) -> Timeouts:
+        """Return these deadlines, none above `seconds` but that of the dot, which is `dot` where that is given.
+
+        Who gives up early after the dot sends again what the server is about to accept (RFC 5321 §4.5.3.2.6).
+        """
+        ours = self if dot is None else replace(self, dot=dot)
         if seconds is None:
-            return self
-        names = ("connect", "greeting", "command", "data", "block", "dot", "quit")
-        return replace(self, **{name: min(getattr(self, name), seconds) for name in names})
+            return ours
+        names = ("connect", "greeting", "command", "data", "block", "quit")
+        return replace(ours, **{name: min(getattr(self, name), seconds) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where to connect, and as whom. `tls` must be given unless `security` is NONE.
 
-    `pipelining` and `chunking` say whether to make use of them where they are offered.
+    `ehlo_name` is this machine's fully qualified name, where it has one. `pipelining` and
+    `chunking` say whether to make use of them where they are offered.
     """
 
     host: str
@@ -62,6 +74,7 @@ class Endpoint:
     password: Secret = field(default=Secret(""), repr=False)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     timeouts: Timeouts = Timeouts()
+    ehlo_name: str | None = None
     pipelining: bool = True
     chunking: bool = True
 
@@ -76,6 +89,10 @@ def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
     return context
 
 
+class _ClosedAfterOurName(SMTPFault):
+    """The server left when it heard our name; another one is to be tried."""
+
+
 class Session:
     """A connection whose server has greeted, been authenticated where asked, and knows us."""
 
@@ -86,12 +103,24 @@ class Session:
         self._extensions: dict[str, str] = {}
         self._mechanisms: tuple[str, ...] = ()  # of AUTH
         self._greeting = ""
+        self._own_name = ""  # as we last said it in EHLO
         self._round_trip = float("inf")  # the quickest answer to a command, in seconds
         self.authenticated = False  # whether credentials were given and accepted
 
     @classmethod
     async def open(cls, endpoint: Endpoint) -> Self:
         """Connect, greet, secure and log in. Raises SMTPFault; the socket is closed then."""
+        try:
+            return await cls._open(endpoint)
+        except _ClosedAfterOurName:
+            try:
+                return await cls._open(endpoint)
+            except _ClosedAfterOurName:
+                ownname.forget_refused(endpoint.host, endpoint.port)  # it was not for the name
+                raise
+
+    @classmethod
+    async def _open(cls, endpoint: Endpoint) -> Self:
         wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect)
         session = cls(endpoint, wire)
         try:
@@ -104,10 +133,8 @@ class Session:
     async def _greet(self) -> None:
         passing("session.connect")
         if self._endpoint.security is Security.TLS:
-            await self._secure()
-        greeting = await self._wire.reply("greeting", self._timeouts.greeting)
-        self._expect(greeting, "greeting")
-        self._greeting = greeting.text
+            await self._secure_from_the_start()
+        await self._read_greeting()
         await self._hello()
         if self._endpoint.security is Security.STARTTLS:
             await self._start_tls()
@@ -123,14 +150,41 @@ class Session:
     def _has_login(self) -> bool:
         return bool(self._endpoint.username and self._endpoint.password)
 
+    async def _read_greeting(self) -> None:
+        endpoint = self._endpoint
+        host, most = (endpoint.host, endpoint.port), self._timeouts.greeting
+        seconds = most if endpoint.security is Security.TLS else min(most, _patience.get(host, _GREETING_S))
+        try:
+            greeting = await self._wire.reply("greeting", seconds)
+        except SMTPFault as fault:
+            forget(*host)  # another of its addresses may do better
+            if fault.kind is not FaultKind.TIMEOUT or endpoint.security is Security.TLS:
+                raise
+            _be_more_patient(host, seconds)
+            raise SMTPFault(fault.kind, fault.verb, f"{fault}{_silence(endpoint)}") from fault
+        self._expect(greeting, "greeting")
+        self._greeting = greeting.text
+
     async def _hello(self) -> None:
-        reply = await self._command("EHLO", f"EHLO {self._own_name()}")
+        """Introduce ourselves; where the name is refused, by our address, and the other way round."""
+        endpoint = self._endpoint
+        self._own_name, *others = self._introductions()
+        reply = await self._command("EHLO", f"EHLO {self._own_name}")
+        if others and ownname.may_be_for_the_name(reply):
+            if reply.code == 421:
+                ownname.note_refused(endpoint.host, endpoint.port, self._own_name)
+                message = f"{endpoint} refused EHLO: {reply}"
+                raise _ClosedAfterOurName(FaultKind.REFUSED, "EHLO", message, reply)
+            second = await self._command("EHLO", f"EHLO {others[0]}")
+            if second.positive:
+                ownname.note_refused(endpoint.host, endpoint.port, self._own_name)
+                self._own_name, reply = others[0], second
         if (
             reply.code in _UNKNOWN
             and self._endpoint.security is not Security.STARTTLS
             and not self._has_login
         ):
-            reply = await self._command("HELO", f"HELO {self._own_name()}")
+            reply = await self._command("HELO", f"HELO {self._own_name}")
             self._expect(reply, "HELO")
             return
         self._expect(reply, "EHLO")
@@ -151,12 +205,11 @@ class Session:
         """
         self._expect(await self._command("NOOP", "NOOP"), "NOOP")
 
-    def _own_name(self) -> str:
-        """Return our address literal (RFC 5321 §4.1.3): always true, and no DNS to wait for."""
+    def _introductions(self) -> list[str]:
         assert self._wire.transport is not None
         address = self._wire.transport.get_extra_info("sockname")
-        ip = str(address[0]).partition("%")[0] if address else "127.0.0.1"
-        return f"[IPv6:{ip}]" if ":" in ip else f"[{ip}]"
+        endpoint, own = self._endpoint, str(address[0]) if address else None
+        return ownname.introductions(endpoint.ehlo_name, own, endpoint.host, endpoint.port)
 
     async def _start_tls(self) -> None:
         endpoint = self._endpoint
@@ -172,10 +225,32 @@ class Session:
         await self._secure()
         self._extensions, self._mechanisms = {}, ()  # RFC 3207 §4.2: forget what was learned before TLS
 
+    async def _secure_from_the_start(self) -> None:
+        if self._wire.has_unread:
+            raise _speaks_first(self._endpoint, await self._wire.reply("greeting", self._timeouts.connect))
+        try:
+            await self._secure()
+        except SMTPFault as fault:
+            if not spoke_in_clear(fault.__cause__):
+                raise
+            self._wire.abort()
+            endpoint = self._endpoint
+            said = await secondlook.greeting_in_clear(endpoint.host, endpoint.port, self._timeouts.connect)
+            raise _speaks_first(endpoint, said) from fault
+
     async def _secure(self) -> None:
         endpoint = self._endpoint
         assert endpoint.tls is not None
-        await self._wire.start_tls(endpoint.tls, endpoint.host, str(endpoint), self._timeouts.connect)
+        try:
+            await self._wire.start_tls(endpoint.tls, endpoint.host, str(endpoint), self._timeouts.connect)
+        except SMTPFault as fault:
+            if not is_for_another_name(fault.__cause__):
+                raise
+            self._wire.abort()
+            names = await secondlook.certificate_names(
+                endpoint.host, endpoint.port, endpoint.security, self._timeouts.connect
+            )
+            raise _wrong_name(fault, names) from fault.__cause__
 
     async def _authenticate(self) -> None:
         """Log in by the first mechanism whose form the server takes. A refused password is not tried in another form."""
@@ -257,7 +332,7 @@ class Session:
     async def _learn_size(self) -> None:
         """Ask for what is said only to those who are logged in: Dovecot names the number of SIZE then."""
         if self._extensions.get("SIZE") == "":
-            reply = await self._command("EHLO", f"EHLO {self._own_name()}")
+            reply = await self._command("EHLO", f"EHLO {self._own_name}")
             if reply.positive:
                 self._learn(reply)
 
@@ -312,3 +387,35 @@ def _asked_for(prompt: Reply) -> str | None:
         text = prompt.text  # in the clear, against RFC 4954
     text = text.lower()
     return "pass" if "pass" in text else "user" if "user" in text else None
+
+
+def _be_more_patient(host: tuple[str, int], seconds: float) -> None:
+    """Wait longer the next time: a wrong row costs seconds, and a slow server is reached all the same."""
+    _patience[host] = max(_patience.get(host, 0.0), seconds * _MORE_PATIENCE)
+    if len(_patience) > _MOST_REMEMBERED:
+        del _patience[next(iter(_patience))]
+
+
+def _silence(endpoint: Endpoint) -> str:
+    """Return what a server may be about that does not greet."""
+    usual = endpoint.port == 465
+    how = "as port 465 does" if usual else "as port 465 usually does"
+    return f"; {endpoint} may wait for TLS from the start, {how}: set the security to tls then"
+
+
+def _speaks_first(endpoint: Endpoint, said: Reply | None) -> SMTPFault:
+    """What a server said in clear where TLS had to begin: a refusal counts, a greeting says that the row is wrong."""
+    if said is not None and not said.positive:
+        return SMTPFault(FaultKind.REFUSED, "greeting", f"{endpoint} refused us: {said}", said)
+    message = (
+        f"{endpoint} answered in clear where TLS had to begin: it does not speak TLS from the start; "
+        "set the security to starttls (usually port 587)"
+    )
+    return SMTPFault(FaultKind.INSECURE, "STARTTLS", message)
+
+
+def _wrong_name(fault: SMTPFault, names: Sequence[str]) -> SMTPFault:
+    if not names:
+        return fault
+    listed, such = ", ".join(names), "such a name" if names[0].startswith("*") else "that name"
+    return SMTPFault(fault.kind, fault.verb, f"{fault} (it is for {listed}): use {such} as the host")

@@ -125,7 +125,7 @@ def _certificate(error: ssl.SSLCertVerificationError) -> str:
             "authority in POSTROOM_SMTP_CA_FILE"
         )
     if error.verify_code in _OTHER_NAME:
-        return f"{words}; write the name that it is for into the column host"
+        return f"{words}; the host must be a name that it is for"
     if error.verify_code == _EXPIRED:
         return f"{words}; whoever runs the server must renew it"
     if error.verify_code == _NOT_YET_VALID:

@@ -23,7 +23,7 @@ from postroom.seam import Seam
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
-from postroom.worker.dial import make_tls_context
+from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Undertaker
 from postroom.worker.retention import Retention
@@ -76,7 +76,7 @@ class Worker:
             clock=clock,
             worker_id=self._registration.worker_id,
             var=var,
-            tls=make_tls_context(settings),
+            dialer=Dialer(settings, vault, inbox=var / "inbox"),
             hungry=self._wake.set,
             finished=self._note_finished,
         )

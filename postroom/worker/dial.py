@@ -10,40 +10,55 @@ from postroom.config import INBOX, Server, Settings, server_for
 from postroom.errors import ConfigError, FaultKind, SMTPFault
 from postroom.inbox import inbox_port
 from postroom.model import SECOND, Account
+from postroom.ownname import OwnName
 from postroom.session import Endpoint, Timeouts, tls_context
 from postroom.smtp import Connection
 from postroom.store import StoredAccount
 from postroom.vault import UndecryptableSecret, Vault
 
 
-async def dial(
-    stored: StoredAccount, settings: Settings, vault: Vault, tls: ssl.SSLContext, inbox: Path
-) -> Connection:
-    """Open a connection as this account. `inbox` is the folder of the built-in inbox. Raises SMTPFault."""
-    try:
-        account = unlock(stored, vault)
-        server = server_for(account, settings)
-    except (UndecryptableSecret, ConfigError) as error:
-        raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
-    return await Connection.open(_endpoint(account, server, settings, tls, inbox))
+class Dialer:
+    """Opens connections for all accounts of a worker. `inbox` is the folder of the built-in inbox."""
+
+    def __init__(self, settings: Settings, vault: Vault, *, inbox: Path) -> None:
+        self._settings = settings
+        self._vault = vault
+        self._inbox = inbox
+        self._tls = make_tls_context(settings)
+        self._own_name = OwnName(settings.ehlo_name)
+
+    async def dial(self, stored: StoredAccount) -> Connection:
+        """Open a connection as this account. Raises SMTPFault."""
+        try:
+            account = unlock(stored, self._vault)
+            server = server_for(account, self._settings)
+        except (UndecryptableSecret, ConfigError) as error:
+            raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
+        return await Connection.open(self._endpoint(account, server, await self._own_name.get()))
+
+    def _endpoint(self, account: Account, server: Server, own_name: str | None) -> Endpoint:
+        if server.host == INBOX:
+            host, port = "127.0.0.1", _inbox_port(self._inbox)
+        else:
+            host, port = server.host, server.port
+        return Endpoint(
+            host=host,
+            port=port,
+            security=server.security,
+            username=server.username,
+            password=account.password,
+            tls=self._tls,
+            timeouts=_timeouts(self._settings),
+            ehlo_name=own_name,
+            pipelining=server.pipelining,
+            chunking=server.chunking,
+        )
 
 
-def _endpoint(
-    account: Account, server: Server, settings: Settings, tls: ssl.SSLContext, inbox: Path
-) -> Endpoint:
+def _timeouts(settings: Settings) -> Timeouts:
     cap = None if settings.smtp_timeout is None else settings.smtp_timeout / SECOND
-    host, port = ("127.0.0.1", _inbox_port(inbox)) if server.host == INBOX else (server.host, server.port)
-    return Endpoint(
-        host=host,
-        port=port,
-        security=server.security,
-        username=server.username,
-        password=account.password,
-        tls=tls,
-        timeouts=Timeouts().capped(cap),
-        pipelining=server.pipelining,
-        chunking=server.chunking,
-    )
+    dot = None if settings.smtp_dot_timeout is None else settings.smtp_dot_timeout / SECOND
+    return Timeouts().capped(cap, dot)
 
 
 def _inbox_port(folder: Path) -> int:

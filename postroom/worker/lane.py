@@ -28,7 +28,6 @@ from postroom.model import (
 from postroom.smtp import Connection
 from postroom.status import classify_fault
 from postroom.store import Result, Slot, StoredAccount
-from postroom.worker.dial import dial
 from postroom.worker.standing import Context, Standing, is_account_fault
 
 log = logging.getLogger(__name__)
@@ -345,10 +344,7 @@ class Lane:
         fresh = await self._context.read(lambda: self._context.store.account(self._standing.account.id))
         if fresh is not None:
             self.refresh(fresh)
-        context = self._context
-        return await dial(
-            self._standing.stored, context.settings, context.vault, context.tls, context.var / "inbox"
-        )
+        return await self._context.dialer.dial(self._standing.stored)
 
     def _wait_for_store(self) -> None:
         """The database is away, which is no fault of the account: what waits goes back and is claimed soon."""

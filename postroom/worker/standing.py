@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from postroom.seam import Seam
 from postroom.status import park_for
 from postroom.store import Store, StoredAccount
 from postroom.vault import Vault
+from postroom.worker.dial import Dialer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Context:
     clock: Clock
     worker_id: int
     var: Path
-    tls: ssl.SSLContext
+    dialer: Dialer
     hungry: Callable[[], None]
     finished: Callable[[], None]
     bytes_in_hand: int = 0

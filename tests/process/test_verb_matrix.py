@@ -91,6 +91,7 @@ def test_every_cell_is_recorded_and_shown_as_the_design_says(
     settings = {
         "POSTROOM_SMTP_CA_FILE": str(ca_file),
         "POSTROOM_SMTP_TIMEOUT": "5s",
+        "POSTROOM_SMTP_DOT_TIMEOUT": "5s",
         "POSTROOM_RETRY_SCHEDULE": "1h",
         "POSTROOM_IN_DOUBT": "hold",
         **database_settings,

@@ -141,9 +141,13 @@ class Drip:
 
 @dataclass(frozen=True)
 class BareHandshake:
-    """For STARTTLS: answer 220, then answer the client's TLS handshake with these bytes instead of TLS."""
+    """For STARTTLS: answer 220, then answer the client's TLS handshake with these bytes instead of TLS.
+
+    Without `greets` nothing is said before the handshake: for GREETING, where TLS is to begin at once.
+    """
 
     data: bytes = b"this is not TLS\r\n"
+    greets: bool = True
 
 
 Action: TypeAlias = (
@@ -661,8 +665,8 @@ class _Conversation:
                 block = line * (65536 // len(line) + 1)
                 while True:
                     self.send(block)
-            case BareHandshake(data):
-                self.send(proper)
+            case BareHandshake(data, greets):
+                self.send(proper if greets else b"")
                 self.receive()
                 self.send(data)
                 self.drain()
