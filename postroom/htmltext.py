@@ -1,9 +1,9 @@
 """The text part of an HTML mail: readable, made from the HTML alone, in linear time.
 
-This reads the token stream (WHATWG HTML §13.2.5) and builds no tree. A tree
-builder must do what the standard says of misnested markup, and there a few
-kilobytes become gigabytes: 55 kB of `<p><b id=…>` took Lexbor 7.5 s and
-2.9 GB, 100,000 nested `<div>` 15 s. Line breaks need none of that.
+This reads the token stream (WHATWG HTML §13.2.5), knows which elements are open
+(`htmlelements`), and builds no tree. A tree builder must do what the standard says
+of misnested markup, and there a few kilobytes become gigabytes: 55 kB of
+`<p><b id=…>` took Lexbor 7.5 s and 2.9 GB, 100,000 nested `<div>` 15 s.
 """
 
 from __future__ import annotations
@@ -12,41 +12,49 @@ import html as entities
 import re
 from collections.abc import Callable, Iterator
 
+from postroom.htmlattributes import attributes as parse_attributes
+from postroom.htmlelements import OpenElements
+
 # Every quantifier that could run far is possessive, and the last alternative swallows a construct that
 # never ends, as the standard does: so each character is looked at a bounded number of times.
 _TOKEN = re.compile(
     r"""
       (?P<text> [^<]++ | <(?![a-zA-Z/!?]) )
     | < (?P<close>/?) (?P<name>[a-zA-Z][^\s/>]*+)
-        (?P<attributes> (?: [^>"'=]++ | =\s*+"[^"]*+" | =\s*+'[^']*+' | ["'=] )*+ ) >
+        (?P<attributes> (?:
+            [\s/]++
+          | [^\s/>][^\s/>=]*+ (?: \s*+ = \s*+ (?: "[^"]*+" | '[^']*+' | [^\s>]++ )?+ )?+
+        )*+ ) >
     | <!-- (?: -?> | .*?--!?> )
     | < (?: !(?!--) | \? | /(?![a-zA-Z]) ) [^>]*+ >
     | <.*+
     """,
     re.VERBOSE | re.DOTALL,
 )
-_ATTRIBUTE = re.compile(
-    r"""([^\s/>=][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]++)))?""",
-)
-_MAY_HIDE = re.compile(r"hidden|display", re.IGNORECASE)
-_DISPLAY_NONE = re.compile(r"display\s*+:\s*+none", re.IGNORECASE)
 _ENDLESS_NUMBER = re.compile(r"&#[0-9]{8,}+;?")
 
 _INVISIBLE = dict.fromkeys(map(ord, "\xad\u034f\ufeff"))  # soft hyphen, joiner, BOM: used to pad previews
+# Joiners and spaces of no width: text between letters or emoji, padding beside white space.
+_PADDING = re.compile(r"[\s\u180e\u200b-\u200d\u2060-\u2064]{2,}+|^[\u180e\u200b-\u200d\u2060-\u2064]$")
+_NO_WIDTH = dict.fromkeys([0x180E, *range(0x200B, 0x200E), *range(0x2060, 0x2065)])
 _LINKS = ("https://", "http://", "mailto:", "tel:", "sms:")
+_WRAPPED = re.compile(r"[\t\n\r]\s*+")
 _MAX_INDENT = 5  # deeper nesting is not indented further, so output stays proportional to input
 
 # Names as prose: a list of forty short strings would fill a screen.
-_VOID = frozenset("area base br col embed hr img input link meta source track wbr".split())  # noqa: SIM905
 _RAW = {
     name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE)
     for name in "script style title textarea xmp iframe noembed noframes".split()  # noqa: SIM905
 }
-_NEVER_SHOWN = frozenset(("template", "svg", "math"))
+_RAW_TEXT = frozenset(("textarea", "xmp"))  # raw elements whose content is shown
 _BLOCKS = frozenset(
     "address article aside body center dd details dialog div dt fieldset figcaption figure footer form "  # noqa: SIM905
-    "header html legend main nav section summary tbody tfoot thead tr".split()
+    "header hgroup html legend main nav optgroup option search section select summary tbody tfoot thead tr".split()
 )
+_TABLE_PARTS = frozenset("caption col colgroup tbody td tfoot th thead tr".split())  # noqa: SIM905
+_ALWAYS_BREAK = frozenset(
+    ("br", "p")
+)  # an end tag that nothing began: </br> is <br>, </p> an empty paragraph
 _PARAGRAPHS = frozenset("caption dl h1 h2 h3 h4 h5 h6 p table".split())  # noqa: SIM905
 
 
@@ -55,36 +63,62 @@ def html_to_text(html: str) -> str:
 
     Never raises, whatever the input, and takes time in proportion to it.
     """
+    html = html.replace("\0", "")
     page = _Page()
-    for text, close, name, attributes in _tokens(html.replace("\0", "")):
+    elements = OpenElements(page, html)
+    for text, close, name, attributes in _tokens(html):
         if name is None:
-            page.text(text)
+            if elements.text(blank=text.isspace()):
+                page.text(text)
         elif close:
-            page.end(name.lower())
+            _end(page, elements, name.lower())
         else:
-            page.start(name.lower(), attributes)
+            _start(page, elements, name.lower(), attributes)
     return page.finish()
 
 
+def _start(page: _Page, elements: OpenElements, name: str, attributes: str) -> None:
+    if (
+        name in _TABLE_PARTS and not elements.in_table
+    ):  # no element, says the standard; a line or a cell, for a reader
+        if elements.laid_out:
+            page.opened(name, attributes)
+    else:
+        elements.start(name, attributes)
+
+
+def _end(page: _Page, elements: OpenElements, name: str) -> None:
+    elements.end(name)
+    if name in _ALWAYS_BREAK and elements.laid_out:
+        page.closed(name)
+
+
 def _tokens(html: str) -> Iterator[tuple[str, str, str | None, str]]:
-    """Yield text and tags in order; comments and the content of raw elements are left out."""
+    """Yield text and tags in order; comments and the content of raw elements that are not shown are left out."""
     position = 0
     while (found := _TOKEN.match(html, position)) is not None:
         position = found.end()
         text, close, name, attributes = found.groups()
         if text is not None or name is not None:
             yield text, close, name, attributes
-        if name is not None and not close and (end_tag := _RAW.get(name.lower())) is not None:
+        if name is None or close:
+            continue
+        raw = name.lower()
+        if raw == "plaintext":
+            yield html[position:], "", None, ""
+            return
+        if (end_tag := _RAW.get(raw)) is not None:
             end = end_tag.search(html, position)
-            position = len(html) if end is None else end.start()
+            begin, position = position, len(html) if end is None else end.start()
+            if raw in _RAW_TEXT:
+                yield html[begin:position], "", None, ""
 
 
-def _attributes(source: str) -> dict[str, str]:
-    """Return a tag's attributes; of a repeated one the first counts."""
-    found: dict[str, str] = {}
-    for name, double, single, bare in _ATTRIBUTE.findall(source):
-        found.setdefault(name.lower(), _unescape(double or single or bare))
-    return found
+def _without_invisible(found: re.Match[str]) -> str:
+    """Leave of a run of spaces and invisible characters the spaces; without spaces it is text."""
+    run = found[0]
+    spaces = run.translate(_NO_WIDTH)
+    return spaces if spaces or found.end() - found.start() == len(found.string) else run
 
 
 def _unescape(text: str) -> str:
@@ -115,38 +149,27 @@ class _Page:
         self._pre_begins = False
         self._href = ""
         self._link_text: list[str] = []
-        self._hidden = ""  # the element whose content is not shown,
-        self._hidden_depth = 0  # and how many of its name are open
+        self._link_has_image = False
 
     def text(self, source: str) -> None:
         """Write character data: white space collapses, except in <pre>."""
-        if self._hidden:
-            return
         text = _unescape(source)
         if not text.isascii():
-            text = text.translate(_INVISIBLE)
+            text = _PADDING.sub(_without_invisible, text.translate(_INVISIBLE))
         if self._pre:
             self._preformatted(text)
         else:
             self._words(text)
 
-    def start(self, name: str, attributes: str) -> None:
-        """Act on a start tag."""
-        if self._hidden:
-            self._start_hidden(name)
-        elif name not in _VOID and self._hides(name, attributes):
-            self._hidden, self._hidden_depth = name, 1
-        else:
-            self._pre_begins = False
-            act = _START.get(name)
-            if act is not None:
-                act(self, attributes)
+    def opened(self, name: str, attributes: str) -> None:
+        """Act on an element that begins."""
+        self._pre_begins = False
+        act = _START.get(name)
+        if act is not None:
+            act(self, attributes)
 
-    def end(self, name: str) -> None:
-        """Act on an end tag."""
-        if self._hidden:
-            self._end_hidden(name)
-            return
+    def closed(self, name: str) -> None:
+        """Act on an element that ends."""
         act = _END.get(name)
         if act is not None:
             act(self, "")
@@ -155,31 +178,6 @@ class _Page:
         """Return the page."""
         self.end_link("")
         return "".join(self._out).strip("\n") if self._any_text else ""
-
-    # Hidden elements.
-
-    def _hides(self, name: str, attributes: str) -> bool:
-        if name in _NEVER_SHOWN:
-            return not attributes.endswith("/")
-        if _MAY_HIDE.search(attributes) is None:
-            return False
-        found = _attributes(attributes)
-        return "hidden" in found or _DISPLAY_NONE.search(found.get("style", "")) is not None
-
-    def _start_hidden(self, name: str) -> None:
-        if name != self._hidden:
-            return
-        if name == "p":  # a paragraph ends where the next one begins
-            self._hidden = ""
-            self.paragraph("")
-        else:
-            self._hidden_depth += 1
-
-    def _end_hidden(self, name: str) -> None:
-        if name == self._hidden:
-            self._hidden_depth -= 1
-            if not self._hidden_depth:
-                self._hidden = ""
 
     # Words, lines and what stands between them.
 
@@ -252,7 +250,9 @@ class _Page:
         self.line()
 
     def image(self, attributes: str) -> None:
-        self._words(_attributes(attributes).get("alt", ""))
+        found = parse_attributes(attributes)
+        self._words(found.get("alt", ""))
+        self._link_has_image = True
 
     def cell(self, _: str) -> None:
         self._separator = " | " if self._out else ""
@@ -282,8 +282,8 @@ class _Page:
 
     def start_numbers(self, attributes: str) -> None:
         self._break_around_list()
-        first = _attributes(attributes).get("start", "")
-        self._lists.append(int(first) - 1 if first.isdecimal() and len(first) < 9 else 0)
+        first = parse_attributes(attributes).get("start", "")
+        self._lists.append(int(first) - 1 if first.isascii() and first.isdecimal() and len(first) < 9 else 0)
 
     def end_list(self, _: str) -> None:
         if self._lists:
@@ -308,8 +308,9 @@ class _Page:
 
     def start_link(self, attributes: str) -> None:
         self.end_link("")  # links do not nest: a new one ends the old
-        self._href = "".join(_attributes(attributes).get("href", "").split())
+        self._href = _url(parse_attributes(attributes).get("href", ""))
         self._link_text = []
+        self._link_has_image = False
 
     def end_link(self, _: str) -> None:
         """Write where the link leads, unless its text says so or it is not for a reader."""
@@ -317,8 +318,16 @@ class _Page:
         if not href.lower().startswith(_LINKS):
             return
         text = "".join(self._link_text)
-        if text and _bare(text) != _bare(href):
-            self._out.append(f" <{href.replace('<', '%3C').replace('>', '%3E')}>")
+        url = f"<{href.replace('<', '%3C').replace('>', '%3E')}>"
+        if not text and self._link_has_image:
+            self._write(url)
+        elif text and _bare(text) != _bare(href):
+            self._out.append(f" {url}")
+
+
+def _url(href: str) -> str:
+    """Return an address in one line: what it was wrapped with is left out, other spaces are encoded."""
+    return _WRAPPED.sub("", href.strip()).replace(" ", "%20")
 
 
 def _bare(url: str) -> str:
@@ -337,13 +346,19 @@ _START: dict[str, _Act] = {
     "blockquote": _Page.start_quote,
     "br": _Page.line_break,
     "hr": _Page.rule,
+    "dir": _Page.start_bullets,
     "img": _Page.image,
     "li": _Page.item,
     "ol": _Page.start_numbers,
+    "listing": _Page.start_pre,
+    "menu": _Page.start_bullets,
+    "plaintext": _Page.start_pre,
     "pre": _Page.start_pre,
     "td": _Page.cell,
+    "textarea": _Page.start_pre,
     "th": _Page.cell,
     "ul": _Page.start_bullets,
+    "xmp": _Page.start_pre,
 }
 _END: dict[str, _Act] = {
     **dict.fromkeys(_BLOCKS, _Page.line),
@@ -351,8 +366,14 @@ _END: dict[str, _Act] = {
     "a": _Page.end_link,
     "blockquote": _Page.end_quote,
     "br": _Page.line_break,  # </br> is <br>, says the standard
+    "dir": _Page.end_list,
     "li": _Page.end_item,
+    "listing": _Page.end_pre,
+    "menu": _Page.end_list,
     "ol": _Page.end_list,
+    "plaintext": _Page.end_pre,
     "pre": _Page.end_pre,
+    "textarea": _Page.end_pre,
     "ul": _Page.end_list,
+    "xmp": _Page.end_pre,
 }

@@ -97,6 +97,44 @@ CASES = {
     "soft\xadhy\ufeffphen": "softhyphen",
     '<p title="unclosed>text</p>after': "text\n\nafter",
     "</p></ul></blockquote></pre></a>x": "x",
+    # references in attributes
+    '<a href="https://shop.example/c?u=1&timestamp=1732">Confirm</a>': "Confirm <https://shop.example/c?u=1&timestamp=1732>",
+    '<a href="https://shop.example/o?id=7&order_id=9&section=2&region=eu&copy=1&notify=1">Open</a>': "Open <https://shop.example/o?id=7&order_id=9&section=2&region=eu&copy=1&notify=1>",
+    '<a href="https://x.example/?a=1&lt;b&lt=2&#61;&amp;c&ampd">x</a>': "x <https://x.example/?a=1%3Cb&lt=2=&c&ampd>",
+    "<a href=https://x.example/a&notit;b>x</a>": "x <https://x.example/a&notit;b>",
+    # links around images
+    '<p>Please confirm:</p><a href="https://shop.example/confirm/abc"><img src="https://shop.example/button.png" width="200"></a><p>Bye</p>': "Please confirm:\n\n<https://shop.example/confirm/abc>\n\nBye",  # noqa: E501
+    '<a href="https://x.example/1"><img src=a></a><a href="https://x.example/2"><img src=b alt=""></a>': (
+        "<https://x.example/1><https://x.example/2>"
+    ),
+    '<p>a<a href="https://x.example"><span hidden>h</span></a>b</p>': "ab",
+    '<p><a href="https://x.example">one<p>two': "one <https://x.example>\n\ntwo",
+    # what is hidden, and for how long
+    '<table><tr><td style="display:none">preview<td>Your code is 1234</table><p>Rest of the mail.</p>': "Your code is 1234\n\nRest of the mail.",  # noqa: E501
+    "<ul><li hidden>a<li>b<li>c</ul><p>Rest</p>": "- b\n- c\n\nRest",
+    '<p><span style="display:none">x</p><p>Visible paragraph</p>': "Visible paragraph",
+    '<div style="font-size:0;max-height:0;line-height:0;visibility:hidden;mso-hide:all">PREHEADER</div><p>Real</p>': "Real",
+    '<p><font style="display:none">x</p><p>Hidden too</p>': "",
+    "<b hidden><i hidden>x</b>y</i>z": "z",
+    "<p>a<b hidden>b<p>c</b>d": "a\n\nd",
+    "<b><span hidden>x</b>y": "y",
+    "<form><div hidden>x</form>y</div>z": "z",
+    "<table hidden>a<tr><td>b</table>c": "ac",
+    "<div style=visibility:hidden>a<p style=visibility:visible>b</p>c</div>d": "b\n\nd",
+    "<div style='font-size:0'>a<span style='font-size:14px'>b</span>c</div>d": "b\nd",
+    "<div style='opacity:0;'>a</div><div style='max-height:0;overflow:hidden'>b</div>c": "c",
+    "<div style='opacity:0.5;max-height:0'>a</div><div hidden style='display:block'>b</div>": "a\nb",
+    "<svg><text>a</text><p>b": "b",
+    # invisible padding
+    "<div>Hello&nbsp;&zwnj;&nbsp;&zwnj;&nbsp;&#847;&zwnj;&#8203;&#8199;</div><p>Real</p>": "Hello\n\nReal",
+    "a\u200b b\u200bc": "a b\u200bc",
+    "<div>&#8203;</div><p>a": "a",
+    # other elements
+    '<a href="https://x.example/a"><div>Card title</div><div>Card text</div></a><p>next</p>': "Card title\nCard text <https://x.example/a>\n\nnext",
+    "<p>Pick</p><select><option>One</option><option>Two</option></select>": "Pick\n\nOne\nTwo",
+    "<p>می\u200cخواهم 👨\u200d👩\u200d👧</p>": "می\u200cخواهم 👨\u200d👩\u200d👧",
+    "<p>a<textarea>b &amp; <i></textarea>c": "a\n\nb & <i>\n\nc",
+    "a<plaintext>b</p>c": "a\n\nb</p>c",
 }
 
 
@@ -148,6 +186,20 @@ MEGABYTE = 1_000_000
 HOSTILE = {
     "nested divs": "<div>" * 100_000 + "x",
     "reopened formatting": "".join(f"<p><b id={i}>" for i in range(60_000)),
+    "hidden, unclosed, distinct": "".join(f"<span id={i} hidden>" for i in range(100_000)),
+    "hidden and reopened": "".join(f"<p><font id={i} hidden>" for i in range(40_000)),
+    "hidden and closed late": "".join(f"<p><font id={i} hidden>" for i in range(20_000))
+    + "</font>x" * 20_000,
+    "misnested": "<b>" * 20_000 + "".join(f"<i id={i}>" for i in range(20_000)) + "</b>" * 20_000,
+    "closed around blocks": "<b>" * 20_000 + "<span>" * 20_000 + "<div>" + "</b>" * 20_000,
+    "closed before cells": "<p>"
+    + "".join(f"<b hidden id={i}>" for i in range(20_000))
+    + "</p><table>"
+    + "<td>x" * 30_000,
+    "closed and reopened": "<p>"
+    + "".join(f"<b hidden id={i}>" for i in range(20_000))
+    + "</p>"
+    + "<table><td></table><p><i></i></p>" * 20_000,
     "unclosed tags": "<a ",
     "unclosed comments": "<!--",
     "almost comments": "<!-- >",
