@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from postroom.errors import FaultKind
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome
+from postroom.replies import UNKNOWN, Circumstances
+from postroom.reply_table import Place
 from postroom.smtp import Connection, Envelope, Transcript
-from postroom.status import Stage, classify, classify_fault, explain_fault
+from postroom.status import classify, classify_fault, explain_fault
 
 _ENVELOPE = ("MAIL", "RCPT", "DATA")
 _NO_ANSWER = "the server did not say whether it took the message: {}"
@@ -33,7 +36,11 @@ async def deliver(
     transcript = await connection.transact(envelope, before_dot)
     if transcript.not_begun:
         raise NotBegun
-    return {delivery.id: outcome_of(transcript, delivery.forward_path) for delivery in job.deliveries}
+    circumstances = Circumstances(connection.host, connection.authenticated, transcript.reused)
+    return {
+        delivery.id: outcome_of(transcript, delivery.forward_path, circumstances)
+        for delivery in job.deliveries
+    }
 
 
 def _envelope(job: ClaimedJob) -> Envelope:
@@ -46,21 +53,26 @@ def for_all(job: ClaimedJob, outcome: Outcome) -> Mapping[int, Outcome]:
     return {delivery.id: outcome for delivery in job.deliveries}
 
 
-def outcome_of(transcript: Transcript, forward_path: str) -> Outcome:
+def outcome_of(transcript: Transcript, forward_path: str, circumstances: Circumstances = UNKNOWN) -> Outcome:
     """Read one recipient's outcome off a transcript, from the recipient's own answer outwards."""
+    circumstances = replace(
+        circumstances, some_taken=any(reply.positive for reply in transcript.rcpt.values())
+    )
     answer, fault = transcript.rcpt.get(forward_path), transcript.fault
     if fault is not None and fault.kind is FaultKind.GARBLED and fault.verb in _ENVELOPE:
-        return classify_fault(fault)  # answers may belong to other commands than we think: none is final
+        return classify_fault(
+            fault, circumstances
+        )  # answers may belong to other commands than we think: none is final
     if transcript.mail is not None and not transcript.mail.positive:
-        return classify(transcript.mail, Stage.MAIL)
+        return classify(transcript.mail, Place.MAIL, circumstances)
     if answer is not None and not answer.positive:
-        return classify(answer, Stage.RCPT)
+        return classify(answer, Place.RCPT, circumstances)
     if transcript.data is not None and transcript.data.code != 354:
-        return classify(transcript.data, Stage.DATA)
+        return classify(transcript.data, Place.DATA, circumstances)
     if transcript.final is not None:
-        return classify(transcript.final, Stage.DOT)
+        return classify(transcript.final, Place.DOT, circumstances)
     if fault is not None and transcript.dot_sent:
         return InDoubt(_NO_ANSWER.format(explain_fault(fault)))
     if fault is not None:
-        return classify_fault(fault)
+        return classify_fault(fault, circumstances)
     return Deferred("the server refused the transaction without a reason", Blame.CONNECTION)

@@ -213,6 +213,18 @@ class Blame(Enum):
     ACCOUNT = "account"
 
 
+class Meaning(Enum):
+    """What a refusal says, and of whom (`replies.read`)."""
+
+    LIMIT = "limit"  # the account has used up what it may send for now: keep its messages, count no attempt
+    RATE = "rate"  # too fast: the same for seconds to minutes, and slower afterwards
+    ACCOUNT = "account"  # blocked, misconfigured, or not entitled to its own address: pause it
+    SESSION = "session"  # this connection has done enough: go on at once over a new one, count no attempt
+    RECIPIENT = "recipient"  # this recipient alone; the basic code decides between deferred and failed
+    MESSAGE = "message"  # this message alone; the same
+    LATER = "later"  # an ordinary retry
+
+
 @dataclass(frozen=True, slots=True)
 class Sent:
     """The next hop answered 2xx after the dot."""
@@ -228,6 +240,8 @@ class Deferred:
     blame: Blame
     reply: Reply | None = None
     burns_attempt: bool = True
+    meaning: Meaning | None = None  # of `reply`
+    period: int | None = None  # that the reply speaks of, in microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +251,7 @@ class Failed:
     reason: str
     blame: Blame
     reply: Reply | None = None
+    meaning: Meaning | None = None  # of `reply`
 
 
 @dataclass(frozen=True, slots=True)

@@ -336,6 +336,11 @@ class Session:
             if reply.positive:
                 self._learn(reply)
 
+    @property
+    def host(self) -> str:
+        """The server's name, as it was given."""
+        return self._endpoint.host
+
     async def _command(self, verb: str, line: str) -> Reply:
         began = time.perf_counter()
         await self._say(verb, line)

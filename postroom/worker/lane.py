@@ -28,7 +28,7 @@ from postroom.model import (
 from postroom.smtp import Connection
 from postroom.status import classify_fault
 from postroom.store import Result, Slot, StoredAccount
-from postroom.worker.standing import Context, Standing, is_account_fault
+from postroom.worker.standing import Context, Standing, is_account_fault, is_session_over
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,12 @@ class _Line:
     connection: Connection
     slot: Slot
     opened: float  # by the loop's clock
+    is_spent: bool = False  # the server takes no more over it
 
     def is_over(self) -> bool:
-        return not self.connection.usable or asyncio.get_running_loop().time() - self.opened > _OLDEST_S
+        if self.is_spent or not self.connection.usable:
+            return True
+        return asyncio.get_running_loop().time() - self.opened > _OLDEST_S
 
 
 class Lane:
@@ -272,7 +275,7 @@ class Lane:
             connection = await self._dial()
         except SMTPFault as fault:
             self._give_back(slot)
-            self._cannot_open(classify_fault(fault), started_at)
+            self._cannot_open(classify_fault(fault, self._standing.circumstances), started_at)
             return None
         except BaseException as error:
             self._give_back(slot)
@@ -367,6 +370,7 @@ class Lane:
 
         try:
             outcomes = await deliver(line.connection, job, mark)
+            line.is_spent = any(is_session_over(outcome) for outcome in outcomes.values())
         except asyncio.CancelledError:
             if not marked:  # the mark may be under way, but the dot is not
                 self._release(job)

@@ -21,10 +21,12 @@ from postroom.model import (
     Clock,
     Deferred,
     Failed,
+    Meaning,
     Outcome,
 )
+from postroom.replies import UNKNOWN, Circumstances
+from postroom.reply_table import HOUR
 from postroom.seam import Seam
-from postroom.status import park_for
 from postroom.store import Store, StoredAccount
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
@@ -74,6 +76,7 @@ class Standing:
         self.most_connections = 1  # over all workers
         self.logins_per_minute: int | None = None
         self.daily_limit: int | None = None
+        self.circumstances = UNKNOWN  # of what the server answers before it takes a message
         self.refresh(stored)
 
     @property
@@ -90,6 +93,7 @@ class Standing:
             server = server_for(stored.account, self._context.settings)
             self.most_connections, self.daily_limit = server.connections, server.daily_limit
             self.logins_per_minute = server.logins_per_minute
+            self.circumstances = Circumstances(server.host)
         except ConfigError:
             self.most_connections = 1  # the session will fail with the reason
 
@@ -159,7 +163,7 @@ class Standing:
             return False
         busy = isinstance(blamed, Deferred)
         state = AccountState.PARKED if busy else AccountState.PAUSED
-        resume_at = now + (park_for(blamed.reply) if blamed.reply and busy else _PROBE_AFTER)
+        resume_at = now + (min(blamed.period or HOUR, HOUR) if isinstance(blamed, Deferred) else _PROBE_AFTER)
         self.stored = replace(self.stored, account=replace(account, state=state, resume_at=resume_at))
         log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
         self._setting_aside = self._context.seam.persist(
@@ -196,3 +200,8 @@ class Standing:
 
 def is_account_fault(outcome: Outcome) -> bool:
     return isinstance(outcome, Deferred | Failed) and outcome.blame is Blame.ACCOUNT
+
+
+def is_session_over(outcome: Outcome) -> bool:
+    """The server takes no more over this connection; over another one it does."""
+    return isinstance(outcome, Deferred) and outcome.meaning is Meaning.SESSION

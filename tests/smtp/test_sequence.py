@@ -155,6 +155,8 @@ def expected_of_both(cell: Cell) -> tuple[set[Verdict], set[Verdict | str]]:
         return {SENT}, {*expected_at_the_dot(cell.how)}
     if cell.verb == "MAIL" and cell.how in ("hang", "drop", "421", "drip"):
         return {SENT}, {NOT_BEGUN}
+    if cell.verb == "MAIL" and cell.how in ("4xx", "5xx"):
+        return {SENT}, {CONNECTION}  # it has carried a message: a new one will tell
     second: set[Verdict | str] = {*expected_in_envelope(cell.verb, cell.how)}
     if second == {CONNECTION} and cell.how in ("garbage", "nul", "endless"):
         second.add(NOT_BEGUN)  # where it came in one piece with the reply to the first one's end

@@ -111,6 +111,9 @@ IMPOSSIBLE = {
 }
 
 
+ACCOUNT_LATER: Verdict = (Deferred, Blame.ACCOUNT)
+
+
 def expected_in_session(verb: str, how: str) -> set[Verdict]:
     if how == "5xx":
         return {ACCOUNT}
@@ -125,7 +128,7 @@ def expected_in_session(verb: str, how: str) -> set[Verdict]:
 
 def expected_in_envelope(verb: str, how: str) -> set[Verdict]:
     if how == "4xx":
-        return {RECIPIENT_LATER if verb == "RCPT" else LATER}
+        return {{"RCPT": RECIPIENT_LATER, "MAIL": ACCOUNT_LATER}.get(verb, LATER)}
     if how == "5xx":
         return {RECIPIENT_NEVER if verb == "RCPT" else NEVER}
     if how == "2xx" and verb in ("MAIL", "RCPT"):
