@@ -13,7 +13,8 @@
     ├── LimiterUnavailable          the rate limits cannot be counted, and so it was decided to refuse
     ├── StoreError
     │   ├── StoreUnavailable        not durable just now: try again
-    │   │   └── CommitUnknown       nobody can say whether it is durable
+    │   │   ├── CommitUnknown       nobody can say whether it is durable
+    │   │   └── DatabaseReplaced    the files of the open database no longer have their names
     │   ├── SessionInDoubt          the session with the database may be to blame: it was closed
     │   ├── StoreDamaged            the database must be looked at by a person
     │   ├── SchemaMismatch          the database is older or newer than the code
@@ -155,6 +156,10 @@ class CommitUnknown(StoreUnavailable):
 
 class SessionInDoubt(StoreError):
     """The session with the database may be to blame, and was closed; a new one may do what it could not."""
+
+
+class DatabaseReplaced(StoreUnavailable):
+    """The files of the open database were moved, removed or replaced by others."""
 
 
 class StoreDamaged(StoreError):

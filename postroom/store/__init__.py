@@ -6,6 +6,7 @@ methods of `Transaction`: hand `Store.write` a piece of work that calls them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from postroom.errors import ConfigError, SchemaMismatch, SessionInDoubt
+from postroom.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
 from postroom.model import (
     Account,
     AccountState,
@@ -64,6 +65,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 MOVED = "moved_to"  # setting of a database that was moved elsewhere: where to
 MOVING = "moving_from"  # setting of a database that is being filled: where from
+_TRIED = "tried"  # setting: when it was last seen that something can be written
+_NEWEST_COUNTS_S = 10.0
 _SCHEME = "sqlite:///"
 
 
@@ -134,7 +137,8 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.is_remote = engine.is_remote  # whether reading means to wait for a server
-        self._committer = Committer(engine.commit_batch)
+        self._committer = Committer(self._commit)
+        self._newest: tuple[float, StoreError | None] = (float("-inf"), None)  # when, and what became of it
 
     # -- life
 
@@ -152,6 +156,34 @@ class Store:
 
     # -- writing
 
+    def _commit(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+        try:
+            settled = self._engine.commit_batch(take)
+        except StoreError as error:
+            self._newest = time.monotonic(), error
+            raise
+        errors = [result.error for result in settled]
+        faults = [
+            error for error in errors if isinstance(error, StoreError) and not isinstance(error, LeaseLost)
+        ]
+        self._newest = time.monotonic(), faults[0] if faults and len(faults) == len(errors) else None
+        return settled
+
+    def check_writable(self) -> None:
+        """Raise StoreError when the newest commit failed, or, where there was none of late, when nothing can be written.
+
+        A write that is undone is tried then; after a commit that failed, one that is not, for a full disk takes the former.
+        """
+        at, error = self._newest
+        if time.monotonic() - at < _NEWEST_COUNTS_S:
+            if error is not None:
+                raise error
+            self._engine.check_place()
+        elif error is None:
+            self._engine.try_write()
+        else:
+            self.write(lambda transaction: transaction.set_setting(_TRIED, str(time.time_ns() // 1000)))
+
     def write(self, work: Work[T]) -> T:
         """Return what `work` returned, once it is committed and flushed to disk.
 
@@ -168,6 +200,14 @@ class Store:
     def write_late(self, take: Take) -> list[Settled]:
         """Commit the works that `take` hands over once a transaction can begin; each settles by itself."""
         return self._committer.run_late(take)
+
+    def is_in_place(self) -> bool:
+        """Whether what is committed would be found after a restart: nobody has taken the database's files away."""
+        try:
+            self._engine.check_place()
+        except StoreError:
+            return False
+        return True
 
     def forget_commits(self) -> None:
         """Drop what is kept to settle commits whose answer was lost, as far as nobody can need it any more."""

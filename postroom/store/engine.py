@@ -36,6 +36,12 @@ class Engine(Protocol):
     def change_counter(self) -> int:
         """Return a number that changes when any process has committed mail; it costs no look at the database."""
 
+    def check_place(self) -> None:
+        """Raise StoreUnavailable when what is committed would not be found again; it costs no look at the database."""
+
+    def try_write(self) -> None:
+        """Write something and undo it. Raises StoreError when that cannot be done."""
+
     def forget_commits(self) -> None:
         """Drop what is kept to settle commits whose answer was lost, as far as it is old."""
 

@@ -558,6 +558,26 @@ class PostgresEngine:
             f"the database {self.where} was lost during COMMIT, and what became of it is not known: {reason}"
         )
 
+    def check_place(self) -> None:
+        """The server looks after its files."""
+
+    def try_write(self) -> None:
+        with self._mutex, translated(self.where):
+            try:
+                connection = self._own()
+                self._begin(connection)
+                self._queries.write_setting(_Session(connection, self._queries), name="tried", value="")
+            finally:
+                self._undo()
+
+    def _undo(self) -> None:
+        connection = self._writer
+        if connection is not None and not connection.closed:
+            with suppress(psycopg.Error):
+                connection.execute("ROLLBACK")
+                return
+            self._drop()
+
     def forget_commits(self) -> None:
         """Drop the marks of commits that nobody can be asking for any more."""
         with self._mutex, translated(self.where):

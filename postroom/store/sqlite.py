@@ -7,6 +7,7 @@ of several processes. Readers have connections of their own and never wait.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
 import time
@@ -20,12 +21,15 @@ import aiosql
 import apsw
 from aiosql.adapters.sqlite3 import SQLite3Adapter
 
-from postroom.errors import ConfigError, StoreDamaged, StoreError, StoreUnavailable
+from postroom.errors import ConfigError, DatabaseReplaced, StoreDamaged, StoreError, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
+from postroom.store.files import DatabaseFiles
 from postroom.store.floors import Floors
 from postroom.store.transaction import Transaction
 from postroom.store.writerlock import WriterLock
+
+log = logging.getLogger(__name__)
 
 # Versions 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write to (sqlite.org/wal.html, "WAL reset").
 OLDEST_SQLITE = (3, 51, 3)
@@ -114,29 +118,71 @@ class SQLiteEngine:
             raise ConfigError(
                 "apsw", f"its SQLite {version} corrupts databases; at least {OLDEST_SQLITE} is needed"
             )
-        self.path = path
+        # By whatever name: two names must not have two locks and two logs.
+        self.path = path = path.resolve()
         self.migrations = migrations
         self._longest_wait_s = longest_wait_s
         self._on_broken = on_broken
         self._broken = ""
+        self._is_replaced = False
         self._space: tuple[float, int] = (float("-inf"), 0)
         self._queries = load_queries()
         self._readers: deque[apsw.Connection] = deque()
         self._closed = False
+        self._log = path.with_name(path.name + "-wal")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(
-                os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            )  # -wal and -shm follow its mode
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:
             raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
-        self._log = path.with_name(path.name + "-wal")
-        with translated(path), self._lock:
-            self._refuse_without_log()
-            self._writer = self._connect(_WRITER_PRAGMAS)
-            self._watcher = self._connect(_READER_PRAGMAS)
+        try:
+            with translated(path), self._lock:
+                self._open()
+        except BaseException as error:
+            self._lock.close()
+            if isinstance(error, OSError):
+                raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
+            raise
         self._writer_mutex = threading.Lock()
+
+    def _open(self) -> None:
+        self._refuse_a_replacement()
+        # -wal and -shm follow its mode. The descriptor stays open: to close one gives up all locks of this process.
+        self._files = DatabaseFiles(self.path)
+        if self.path.stat().st_nlink > 1:
+            raise ConfigError(
+                "DATABASE_URL",
+                f"{self.path} has another name too (a hard link): SQLite would have a log for each name, and damage it; "
+                "make a copy, and remove the other name",
+            )
+        self._refuse_without_log()
+        self._lock.use()
+        self._writer = self._connect(_WRITER_PRAGMAS)
+        self._watcher = self._connect(_READER_PRAGMAS)
+        self._watcher.pragma("data_version")  # now the log and its index are there
+        self._files.remember()
+        with suppress(OSError):  # a full disk: there is nothing to lose before there is room
+            self._lock.note_open(self._files.inode)
+
+    def _refuse_a_replacement(self) -> None:
+        """Raise StoreDamaged when another file has the name of the database that is, or was left, open."""
+        noted = self._lock.noted_inode()
+        if noted is None:
+            return
+        is_same = self.path.exists() and self.path.stat().st_ino == noted
+        index = self._log.with_name(self.path.name + "-shm")
+        if self._lock.is_in_use() and not (is_same and self._log.exists() and index.exists()):
+            raise StoreDamaged(
+                f"{self.path}, or its -wal or -shm file, was moved, removed or replaced while Postroom has it open; "
+                f"nothing was changed. Put it back, or stop every process of Postroom first"
+            )
+        if not is_same and self._log.exists():
+            raise StoreDamaged(
+                f"{self.path} is not the file that {self._log} was written for: the database was replaced while it was "
+                f"open, or after a crash; nothing was changed. Put it back; or, to go on with this one, which loses "
+                f"mail and may send some twice, remove {self._log}, {index} and "
+                f"{self.path}-lock"
+            )
 
     def _refuse_without_log(self) -> None:
         """Raise StoreDamaged when the write-ahead log was taken away: SQLite would go on without a word.
@@ -149,14 +195,21 @@ class SQLiteEngine:
                 f"restore the database from a backup. To go on without it, which loses mail and may send some twice, "
                 f"remove {self.path}-lock"
             )
-        with suppress(OSError):  # a full disk: there is nothing to lose before there is room
-            self._lock.note_open()
 
     def _connect(self, pragmas: Sequence[str]) -> apsw.Connection:
         connection = apsw.Connection(str(self.path))
         connection.set_busy_timeout(int(self._longest_wait_s * 1000))
         for pragma in pragmas:
             connection.execute(pragma).fetchall()
+        return connection
+
+    def _connect_reader(self) -> apsw.Connection:
+        connection = self._connect(_READER_PRAGMAS)
+        try:
+            self._check_files(closely=True)  # or this one may have another file open
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @contextmanager
@@ -166,7 +219,7 @@ class SQLiteEngine:
             try:
                 connection = self._readers.pop()
             except IndexError:
-                connection = self._connect(_READER_PRAGMAS)
+                connection = self._connect_reader()
             try:
                 yield connection, self._queries
             finally:
@@ -181,21 +234,55 @@ class SQLiteEngine:
                 raise StoreUnavailable(self._broken)
             try:
                 with self._lock:
+                    self._check_files()
                     works = take()
                     settled: list[Settled | None] = [None] * len(works)
                     while works and not self._try_batch(works, settled):
                         pass
+                self._check_files()  # before anybody is told
             except apsw.IOError as error:
                 if self._writer.system_errno not in _NO_ROOM:
                     self._break(error)
                 raise
         return [result for result in settled if result is not None]
 
+    def _check_files(self, *, closely: bool = False) -> None:
+        """Raise DatabaseReplaced when what is committed would not be found after a restart."""
+        replaced = self._replacement(closely=closely)
+        if replaced is not None and not self._is_replaced:
+            log.error("%s", replaced)
+        self._is_replaced = replaced is not None
+        if replaced is not None:
+            raise replaced
+
+    def _replacement(self, *, closely: bool) -> DatabaseReplaced | None:
+        try:
+            self._files.check(closely=closely)
+        except DatabaseReplaced as error:
+            return error
+        return None
+
     def _break(self, error: apsw.IOError) -> None:
         self._broken = (
             f"the disk failed while {self.path} was written ({error}); this process has stopped writing"
         )
         self._on_broken(self._broken)
+
+    def check_place(self) -> None:
+        self._check_files(closely=True)
+
+    def try_write(self) -> None:
+        with self._writer_mutex, translated(self.path):
+            if self._broken:
+                raise StoreUnavailable(self._broken)
+            with self._lock:
+                self._check_files(closely=True)
+                self._writer.execute("BEGIN IMMEDIATE")
+                try:
+                    self._queries.write_setting(self._writer, name="tried", value="")
+                finally:
+                    with suppress(apsw.Error):  # SQLite may have done so itself
+                        self._writer.execute("ROLLBACK")
 
     def forget_commits(self) -> None:
         """Nothing is kept: here an answer cannot be lost."""
@@ -251,6 +338,7 @@ class SQLiteEngine:
     def exclusively(self) -> Iterator[tuple[Any, Any]]:
         """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
+            self._check_files()
             self._writer.execute("BEGIN IMMEDIATE")
             changes = self._writer.total_changes()
             try:
@@ -279,11 +367,28 @@ class SQLiteEngine:
                 return
             self._closed = True
             with suppress(StoreUnavailable), self._lock:
+                self._spare_the_replacement()
                 self._close_connections()
                 if not self._log.exists():
                     self._lock.note_closed()
             self._close_connections()
+            self._files.close()
             self._lock.close()
+
+    def _spare_the_replacement(self) -> None:
+        """Fold nothing into a file that has taken the place of ours, and save what ours holds where it has no name."""
+        if self._replacement(closely=True) is None:
+            return
+        if self._files.is_written_over:
+            for connection in (self._writer, self._watcher, *self._readers):
+                connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        elif self._files.is_moved():
+            rescued = f"{self.path}-rescued"
+            with suppress(apsw.Error):  # it is there already, or its folder is gone
+                self._writer.execute("VACUUM INTO ?", (rescued,))
+                log.warning(
+                    "what %s held, which was replaced while it was open, is in %s", self.path, rescued
+                )
 
     def _close_connections(self) -> None:
         self._close_readers()

@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import threading
 from pathlib import Path
 
 from postroom.errors import StoreUnavailable
 
 _OPEN = b"open\n"
+_MOST_NOTED = 200  # octets
+_OFD_SETLK: int | None = getattr(fcntl, "F_OFD_SETLK", None)  # Linux
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64 bits: type, whence, start, length, pid
+_IN_USE = 1 << 40  # the octet that everybody who has the database open holds a shared lock on
 
 
 class WriterLock:
@@ -23,7 +28,8 @@ class WriterLock:
     StoreUnavailable when it is not free within `longest_wait_s`.
 
     The file says too whether the database was left open, and its time when something was last written: what
-    was not checkpointed since is in the write-ahead log alone.
+    was not checkpointed since is in the write-ahead log alone. It also names the file that is open, by its inode, and
+    is locked (shared) by each process for as long as that has the database open.
     """
 
     def __init__(self, path: Path, longest_wait_s: float) -> None:
@@ -71,10 +77,45 @@ class WriterLock:
             elif not self._queues:  # else it comes back by itself
                 self._sent.release()
 
-    def note_open(self) -> None:
-        if not self._left_open():
-            os.pwrite(self._fd, _OPEN, 0)
-            os.utime(self._fd, ns=(0, 0))  # nothing was written since
+    def note_open(self, inode: int) -> None:
+        """Note that the database with this inode is open."""
+        noted = _OPEN + f"{self._own_inode()} {inode}\n".encode()
+        if os.pread(self._fd, len(noted), 0) == noted:
+            return
+        written_ns = os.fstat(self._fd).st_mtime_ns if self._left_open() else 0  # 0: nothing since
+        os.pwrite(self._fd, noted, 0)
+        os.ftruncate(self._fd, len(noted))
+        os.utime(self._fd, ns=(written_ns, written_ns))
+
+    def noted_inode(self) -> int | None:
+        """Return the inode of the database that was left open, as far as that is known.
+
+        A lock file that was copied along with its folder knows nothing of the copy.
+        """
+        words = os.pread(self._fd, _MOST_NOTED, 0).removeprefix(_OPEN).split()
+        if not self._left_open() or len(words) < 2 or int(words[0]) != self._own_inode():
+            return None
+        return int(words[1])
+
+    def is_in_use(self) -> bool:
+        """Whether another process has the database open."""
+        return not self._lock_in_use(fcntl.F_WRLCK)
+
+    def use(self) -> None:
+        """Let the other processes see that this one has the database open, until `close`."""
+        self._lock_in_use(fcntl.F_RDLCK)
+
+    def _lock_in_use(self, kind: int) -> bool:
+        if _OFD_SETLK is None:
+            return True
+        try:
+            fcntl.fcntl(self._fd, _OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, _IN_USE, 1, 0))
+        except OSError:
+            return False
+        return True
+
+    def _own_inode(self) -> int:
+        return os.fstat(self._fd).st_ino
 
     def note_write(self) -> None:
         os.utime(self._fd)

@@ -26,6 +26,7 @@ _RENEWED_WITHIN_S = 15.0  # workers renew their leases every ten seconds
 _LEASE_S = 60.0
 _WELL = {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"}
 _UNREADABLE = "cannot be read"
+_UNWRITABLE = "cannot be written: nothing is accepted or sent"
 
 
 class Leases:
@@ -94,6 +95,10 @@ def _look(shared: Services, leases: Leases) -> dict[str, Any]:
             shared.store.check_schema()
         except StoreError as error:
             checks["schema"] = str(error)
+        try:
+            shared.store.check_writable()
+        except StoreError:
+            checks["database"] = _UNWRITABLE
     try:
         has_room(shared.store.free_bytes(), shared.settings.disk_reserve)
     except DiskFull:

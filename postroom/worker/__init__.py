@@ -43,6 +43,7 @@ _FILE_S = 0.5
 _LOG_S = 0.2
 _DRAIN_S = 10.0  # how long a session may go on whose dot is not out
 _RECORD_S = 60.0  # how long the database may be away at the end
+_RECORD_IN_VAIN_S = 1.0  # somebody has taken its file away
 _MOST_BYTES_IN_HAND = 64 * 1024 * 1024
 _MOST_BYTES_A_CLAIM = 8 * 1024 * 1024
 
@@ -305,7 +306,8 @@ class Worker:
         if sessions:
             await asyncio.wait(sessions)
         try:
-            await asyncio.wait_for(self._context.seam.settle(), _RECORD_S)
+            within = _RECORD_S if self._store.is_in_place() else _RECORD_IN_VAIN_S
+            await asyncio.wait_for(self._context.seam.settle(), within)
         except TimeoutError:
             log.warning("the database is away; what could not be recorded is in doubt")
         self._unlogged = True

@@ -168,6 +168,21 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/process/test_disk.py::test_a_write_ahead_log_that_was_taken_away_is_missed",
     ),
     Control(
+        "a database file that was replaced while it is open takes nothing more",
+        "postroom/store/files.py",
+        "            if (found.st_dev, found.st_ino) != self._known[name]:\n                raise",
+        "            if False:\n                raise",
+        "tests/store/test_files.py::test_nothing_is_accepted_after[move_a_backup_over]",
+        quick=True,
+    ),
+    Control(
+        "a move during a commit is noticed before the answer",
+        "postroom/store/sqlite.py",
+        "                self._check_files()  # before anybody is told\n",
+        "",
+        "tests/store/test_files.py::test_a_move_during_a_commit_is_noticed_before_the_answer",
+    ),
+    Control(
         "content that was altered is not sent",
         "postroom/store/transaction.py",
         "    if content != checksum:\n",

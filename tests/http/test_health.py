@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
 from postroom.config import Settings
+from postroom.errors import StoreUnavailable
 from postroom.model import SECOND, system_clock
 from postroom.store import Store, Transaction, open_store
 from postroom.vault import Vault
@@ -124,3 +126,53 @@ def test_readyz_looks_once_a_second(store: Store, tmp_path: Path) -> None:
     assert web.get("/readyz").status_code == 200
     store.close()
     assert web.get("/readyz").status_code == 200, "what was found is still fresh"
+
+
+def test_readyz_with_a_database_file_that_was_moved_away(store: Store, tmp_path: Path) -> None:
+    add_worker(store, 60 * SECOND)
+    path = tmp_path / "postroom.db"
+    path.rename(tmp_path / "elsewhere.db")
+    answer = client(store, tmp_path).get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert answer.json["checks"]["database"].startswith("cannot be written")
+    (tmp_path / "elsewhere.db").rename(path)
+    assert client(store, tmp_path).get("/readyz").status_code == 200
+
+
+def test_readyz_counts_the_newest_commit(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After one that failed nobody is sent here before another one has succeeded."""
+    add_worker(store, 3600 * SECOND)
+    web, ahead = client(store, tmp_path), Ahead(monkeypatch)
+    engine, full = store._engine, StoreUnavailable("the disk is full")
+
+    def fail(*_: object) -> Any:
+        raise full
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "commit_batch", fail)
+        assert web.get("/readyz").status_code == 200
+        with pytest.raises(StoreUnavailable):
+            store.write(lambda transaction: transaction.set_setting("x", "y"))
+        for _ in range(3):
+            ahead.seconds += 6
+            assert web.get("/readyz").status_code == 503
+    ahead.seconds += 12
+    assert web.get("/readyz").status_code == 200
+
+
+def test_readyz_tries_to_write_where_nothing_was_written_of_late(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_worker(store, 3600 * SECOND)
+    web, ahead = client(store, tmp_path), Ahead(monkeypatch)
+    ahead.seconds += 20
+    engine: Any = store._engine
+    engine._writer.pragma("query_only", True)
+    assert web.get("/readyz").status_code == 503
+    engine._writer.pragma("query_only", False)
+    ahead.seconds += 20
+    assert web.get("/readyz").status_code == 200
+    assert store.setting("tried") is None, "it is undone"

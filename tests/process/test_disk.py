@@ -323,12 +323,52 @@ def test_a_write_ahead_log_that_was_taken_away_is_missed(tmp_path: Path) -> None
     refused = service.run("serve")
     assert refused.returncode == 78, refused
     assert "var/postroom.db-wal is missing" in refused.stderr
-    assert "remove var/postroom.db-lock" in refused.stderr
+    assert f"remove {log.with_name('postroom.db-lock')}" in refused.stderr
     assert not log.exists()
     assert log.with_name("postroom.db").read_bytes() == before, "left as it was"
     kept.rename(log)
     with service:
         assert service.status(accepted).startswith("deferred"), "it is there again"
+
+
+def test_a_database_that_is_moved_away_stops_everything_until_it_is_back(tmp_path: Path) -> None:
+    with Sink(ledger=tmp_path / "ledger") as sink, Installation(tmp_path, account_rows(sink.port)) as service:
+        service.wait_for(service.send())
+        database = tmp_path / "var/postroom.db"
+        away = database.rename(tmp_path / "away.db")
+        assert service.post().status == 503
+        eventually(lambda: service.client.call("GET", "/readyz").status == 503, 20)
+        assert not database.exists(), "nothing is made in its place"
+        said = [line for line in service.log().splitlines() if " ERROR postroom.store" in line]
+        assert any("is gone: the database was moved, removed or replaced" in line for line in said)
+        [worker] = service.pids("postroom", "worker")
+        away.rename(database)
+        eventually(lambda: service.client.call("GET", "/readyz").status == 200, 20)
+        service.wait_for(service.send())
+        assert service.pids("postroom", "worker") == [worker]
+
+
+def test_a_backup_that_is_moved_over_the_open_database_is_left_alone(tmp_path: Path) -> None:
+    """Nothing is accepted into the one or the other, nor by whoever is started meanwhile; nothing is lost."""
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        service = Installation(tmp_path / "service", account_rows(sink.port))
+        with service:
+            service.wait_for(service.send())
+            database = service.folder / "var/postroom.db"
+            with contextlib.closing(apsw.Connection(str(database))) as connection:
+                connection.execute("VACUUM INTO ?", (f"{database}-backup",))
+            later = service.send()
+            service.wait_for(later)
+            backup = Path(f"{database}-backup")
+            contents = backup.read_bytes()
+            backup.replace(database)
+            assert [service.post().status for _ in range(3)] == [503] * 3
+            assert "stop every process of Postroom first" in service.run("serve").stderr
+        assert database.read_bytes() == contents
+        with contextlib.closing(apsw.Connection(f"{database}-rescued")) as rescued:
+            assert (later,) in list(rescued.execute("SELECT request_id FROM message"))
+        refused = service.run("serve")
+        assert (refused.returncode, "is not the file that" in refused.stderr) == (78, True), refused
 
 
 def test_a_log_that_somebody_else_folded_into_the_file_is_not_missed(tmp_path: Path) -> None:
@@ -376,7 +416,7 @@ def test_a_database_that_is_read_only_is_said_once_and_not_tried_again(tmp_path:
         with read_only(path):
             refused = service.run("serve")
             assert refused.returncode == 78, refused
-            said = "cannot use var/postroom.db: Read-only file system"
+            said = f"cannot use {service.folder}/var/postroom.db: Read-only file system"
             assert said in refused.stderr, refused
         with service:
             assert service.status(first) == "sent"
