@@ -13,13 +13,15 @@ from postroom.supervise import watch_lifeline
 if TYPE_CHECKING:
     from granian.server.common import AbstractServer
 
+_HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
 _MOST_REQUESTS = 4096  # at once; each waits without a thread
 _tie: tuple[int, int] | None = None
 
 
 def run_web(settings: Settings, lifeline: int | None) -> None:
     """Serve HTTP until SIGTERM or SIGINT. The application is built in granian's own worker processes."""
-    from granian.constants import Interfaces
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
     from granian.log import LogLevels
     from granian.server import Server
 
@@ -31,6 +33,9 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         address=settings.host,
         port=settings.port,
         interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_WITHIN_MS),
         workers=settings.web_concurrency,
         backpressure=_MOST_REQUESTS,
         respawn_failed_workers=True,

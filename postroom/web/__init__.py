@@ -33,11 +33,15 @@ class Application(Flask):
     """
 
     limits: Limits
+    behind_a_proxy: bool
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func  # no view is asynchronous: it need not look, four times a request, whether one is
 
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ.pop(
+            "HTTP_UPGRADE", None
+        )  # ignored (RFC 9110 §7.8); werkzeug would look for a WebSocket's route
         is_send = environ["PATH_INFO"] == "/send-email" and environ["REQUEST_METHOD"] == "POST"
         if not is_send:
             return super().wsgi_app(environ, start_response)
@@ -47,11 +51,21 @@ class Application(Flask):
         call = Call(environ)
         call.max_content_length = self.config["MAX_CONTENT_LENGTH"]
         try:
-            self.limits.admit(call, SEND)
+            self.admit(call, SEND)
             response = api.accept_mail(self.extensions["postroom"], call)
         except Exception as error:
             response = errors.answer_to(error)
-        return self.limits.settle(call, SEND, response)
+        return self.settle(call, SEND, response)
+
+    def admit(self, call: Call, endpoint: str | None) -> None:
+        """Look at what stands before every call. Raises Rejected."""
+        call.check_headers(behind_a_proxy=self.behind_a_proxy)
+        self.limits.admit(call, endpoint)
+
+    def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
+        """Add what every answer has."""
+        response.headers.setdefault(*errors.NO_STORE)
+        return self.limits.settle(call, endpoint, response)
 
 
 def most_body_bytes(settings: Settings) -> int:
@@ -65,6 +79,7 @@ def create_app(
     """Build the application on an open store. It holds no state but caches."""
     app = Application("postroom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
+    app.behind_a_proxy = bool(settings.trusted_proxies)
     if settings.trusted_proxies:
         count = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
@@ -76,9 +91,9 @@ def create_app(
     app.register_blueprint(api.blueprint)
     app.extensions["postroom.readiness"] = health.Readiness()
     app.register_blueprint(health.blueprint)
-    app.limits = limits = Limits(settings, doorkeeper, hub)
-    app.before_request(lambda: limits.admit(current(), current().endpoint))
-    app.after_request(lambda response: limits.settle(current(), current().endpoint, response))
+    app.limits = Limits(settings, doorkeeper, hub)
+    app.before_request(lambda: app.admit(current(), current().endpoint))
+    app.after_request(lambda response: app.settle(current(), current().endpoint, response))
     return app
 
 

@@ -37,10 +37,20 @@ class SendRequest(BaseModel):
     key: str | None = Field(default=None, description="The API key, unless it is given in a header")
 
 
+class _UnsupportedEncoding(UnsupportedMediaType):
+    """The body is compressed (RFC 9110 §12.5.3: the answer says what is taken instead)."""
+
+    def get_headers(self, *args: Any, **kwargs: Any) -> list[tuple[str, str]]:
+        return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "identity")]
+
+
 def read_json(request: Request) -> dict[str, Any]:
     """Return the JSON object of the request. Raises UnsupportedMediaType, RequestEntityTooLarge or MalformedSubmission."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        raise _UnsupportedEncoding("send the body as it is, without a Content-Encoding")
     try:
         text = _read(request).decode("utf-8-sig")
         value = _decoder.decode(text)

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
+from ipaddress import ip_address
 from typing import Any, cast
 
 from flask import Request, request
 
+from postroom.errors import MalformedSubmission
 from postroom.web.auth import presented_key
 from postroom.web.body import read_json
 from postroom.web.throttle import Window
+
+# The headers that this service acts on.
+_ACTED_ON = {
+    "HTTP_AUTHORIZATION": "Authorization",
+    "HTTP_X_API_KEY": "X-API-Key",
+    "HTTP_IDEMPOTENCY_KEY": "Idempotency-Key",
+    "HTTP_CONTENT_ENCODING": "Content-Encoding",
+    "CONTENT_TYPE": "Content-Type",
+    "CONTENT_LENGTH": "Content-Length",
+}
+_ACTED_ON_BEHIND_A_PROXY = {"HTTP_X_FORWARDED_FOR": "X-Forwarded-For"}
 
 
 class Call(Request):
@@ -30,7 +43,35 @@ class Call(Request):
     @property
     def address(self) -> str:
         """Where the request comes from, for counting."""
-        return self.remote_addr or "unknown"
+        return _address(self.remote_addr or "unknown")
+
+    def check_headers(self, *, behind_a_proxy: bool) -> None:
+        """Raise MalformedSubmission for a header that this service acts on and cannot read."""
+        for key, name in _ACTED_ON.items():
+            self._check_header(key, name)
+        if behind_a_proxy:
+            for key, name in _ACTED_ON_BEHIND_A_PROXY.items():
+                self._check_header(key, name)
+
+    def _check_header(self, key: str, name: str) -> None:
+        value = self.environ.get(key)
+        if value is not None and not value.isascii():
+            message = "must be ASCII"
+            raise MalformedSubmission(f"the header {name} {message}", errors=((name, message),))
+
+
+@lru_cache(1024)
+def _address(text: str) -> str:
+    """Return an address in one spelling, without the port and brackets that some proxies forward with it."""
+    bare = text.strip()
+    if bare.startswith("["):
+        bare = bare[1:].partition("]")[0]
+    elif bare.count(":") == 1:
+        bare = bare.partition(":")[0]
+    try:
+        return str(ip_address(bare))
+    except ValueError:
+        return text
 
 
 def current() -> Call:

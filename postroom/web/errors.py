@@ -43,6 +43,9 @@ _HINTS = {
     413: "the request is larger than this service takes",
 }
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+_KEPT_HEADERS = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate")
+_BUSY_FOR_S = 10
+NO_STORE = ("Cache-Control", "no-store")  # a cache in front would answer with what was true once
 
 
 def problem(
@@ -65,7 +68,7 @@ def problem(
     return Response(
         json.dumps(document) + "\n",
         status,
-        headers=dict(headers or {}),
+        headers=[NO_STORE, *(headers or {}).items()],
         content_type="application/problem+json",
     )
 
@@ -74,6 +77,23 @@ def too_slow(seconds: float) -> Response:
     """Answer a client whose request has a body that does not arrive."""
     detail = f"the body of the request did not arrive within {seconds:g} seconds"
     return problem(408, "request_timeout", "The request is too slow", detail)
+
+
+def unreadable(detail: str) -> Response:
+    """Answer a request whose head is not HTTP, or whose body was cut off."""
+    return _on_rejected(MalformedSubmission(detail))
+
+
+def overloaded() -> Response:
+    """Answer a request that waited for its turn until a proxy would give it up."""
+    log.warning("refused: too many large requests are under way")
+    return problem(
+        503,
+        "overloaded",
+        "Too many large requests are under way",
+        "nothing was accepted; try again after the time in Retry-After (seconds)",
+        headers={"Retry-After": str(_BUSY_FOR_S)},
+    )
 
 
 def _on_rejected(error: Rejected) -> Response:
@@ -92,11 +112,7 @@ def _on_rejected(error: Rejected) -> Response:
 
 def _on_http(error: HTTPException) -> Response:
     status = error.code or 500
-    headers = {
-        name: value
-        for name, value in error.get_headers()
-        if name in ("Allow", "Retry-After", "WWW-Authenticate")
-    }
+    headers = {name: value for name, value in error.get_headers() if name in _KEPT_HEADERS}
     detail = _HINTS.get(status) or error.description or error.name
     code = _CODES.get(status, "http_error")
     return problem(status, code, error.name, detail, headers=headers)

@@ -4,44 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import io
-import sys
-from collections.abc import Awaitable, Iterable
+import logging
+from collections.abc import Iterable
 from typing import Any
 
-from flask import Flask
+from flask import Flask, Response
 
-from postroom.web.errors import too_slow
-from postroom.web.hub import Hub
+from postroom.web.errors import overloaded, too_slow, unreadable
+from postroom.web.head import environ_of, fault_of, length_of
+from postroom.web.hub import ANSWER_WITHIN_S, Hub
+from postroom.web.upload import CutOff, Overloaded, Room, TooMuch, TooSlow, Upload, read_in_pieces
+
+log = logging.getLogger(__name__)
 
 _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up the loop
-_LARGE_AT_ONCE = 16  # bounds the memory that bodies take
+_LARGE_AT_ONCE = 16  # bounds the memory that parsing and rendering take
 _BODY_WITHIN_S = 120.0
-_SAME_FOR_ALL = {
-    "SCRIPT_NAME": "",
-    "wsgi.errors": sys.stderr,
-    "wsgi.input_terminated": True,
-    "wsgi.multiprocess": True,
-    "wsgi.multithread": True,
-    "wsgi.run_once": False,
-    "wsgi.version": (1, 0),
-}
+_SLOT_WITHIN_S = 25.0
 
 
-class _TooSlow(Exception):
-    """The body did not arrive in time."""
+class _Refused(Exception):
+    """The request is answered here."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
 
 
 class Gateway:
     """The RSGI application (granian's own interface) around a Flask application."""
 
     def __init__(
-        self, app: Flask, hub: Hub, *, most_bytes: int, body_within_s: float = _BODY_WITHIN_S
+        self,
+        app: Flask,
+        hub: Hub,
+        *,
+        most_bytes: int,
+        body_within_s: float = _BODY_WITHIN_S,
+        slot_within_s: float = _SLOT_WITHIN_S,
+        large_at_once: int = _LARGE_AT_ONCE,
+        room: Room | None = None,
     ) -> None:
         self._app = app
         self._hub = hub
         self._most_bytes = most_bytes
         self._body_within_s = body_within_s
-        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
+        self._slot_within_s = slot_within_s
+        self._large = asyncio.Semaphore(large_at_once)
+        self._room = room or Room()
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
@@ -50,88 +60,95 @@ class Gateway:
         self._hub.close()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
-        environ = _environ(scope)
-        length = _length(environ)
+        environ = environ_of(scope)
+        upload = Upload(protocol, length_of(environ), is_awaited="HTTP_EXPECT" in environ)
         try:
-            if length is not None and length <= _LARGE:
-                body = await self._in_time(protocol()) if length else b""
-                await self._answer(protocol, environ, body)
-                return
-            async with self._large:
-                body = await self._in_time(self._read(protocol, length))
-                await self._answer(protocol, environ, body, large=len(body) > _LARGE)
-        except _TooSlow:
-            refusal = too_slow(self._body_within_s)
-            protocol.response_bytes(refusal.status_code, list(refusal.headers), refusal.get_data())
+            await self._serve(protocol, environ, upload)
+        except _Refused as refused:
+            answer = refused.response
+            _send(protocol, upload, answer.status_code, list(answer.headers), answer.get_data())
+        if not upload.is_over:
+            await upload.linger()
 
-    async def _in_time(self, reading: Awaitable[bytes]) -> bytes:
+    async def _serve(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
+        """Read the body and answer. Raises _Refused."""
+        if (fault := fault_of(environ)) is not None:
+            raise _Refused(unreadable(fault))
+        try:
+            if upload.length is not None and upload.length <= _LARGE:
+                body = await self._in_time(upload.read_at_once()) if upload.length else b""
+                await self._answer(protocol, environ, upload, body)
+            else:
+                await self._serve_large(protocol, environ, upload)
+        except CutOff as error:
+            raise _Refused(unreadable(str(error))) from error
+        except TooSlow:
+            raise _Refused(too_slow(self._body_within_s)) from None
+        except Overloaded:
+            raise _Refused(overloaded()) from None
+
+    async def _serve_large(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
+        with self._room.place() as place:
+            try:
+                body = await self._in_time(read_in_pieces(upload, place, self._most_bytes))
+            except TooMuch:
+                body = b""
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
+            environ["CONTENT_LENGTH"] = str(max(upload.length or 0, upload.received))
+            if len(body) <= _LARGE:
+                await self._answer(protocol, environ, upload, body)
+                return
+            answer_by = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
+            await self._slot()
+            try:
+                await self._answer(protocol, environ, upload, body, answer_by)
+            finally:
+                self._large.release()
+
+    async def _slot(self) -> None:
+        try:
+            async with asyncio.timeout(self._slot_within_s):
+                await self._large.acquire()
+        except TimeoutError:
+            raise Overloaded from None
+
+    async def _in_time(self, reading: Any) -> bytes:
         try:
             async with asyncio.timeout(self._body_within_s):
-                return await reading
+                body: bytes = await reading
+                return body
         except TimeoutError:
-            raise _TooSlow from None
-
-    async def _read(self, protocol: Any, length: int | None) -> bytes:
-        """Return the body, or as much of it as shows that it is too large: nothing when its length says so already."""
-        if length is not None and length > self._most_bytes:
-            return b""
-        parts, size = [], 0
-        async for part in protocol:
-            parts.append(bytes(part))
-            size += len(part)
-            if size > self._most_bytes:
-                break
-        return b"".join(parts)
+            raise TooSlow from None
 
     async def _answer(
-        self, protocol: Any, environ: dict[str, Any], body: bytes, *, large: bool = False
+        self,
+        protocol: Any,
+        environ: dict[str, Any],
+        upload: Upload,
+        body: bytes,
+        in_thread_by: float | None = None,
     ) -> None:
         environ["wsgi.input"] = io.BytesIO(body)
-        run = self._hub.run_in_thread if large else self._hub.run
         head: list[tuple[int, list[tuple[str, str]]]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
             head.append((int(status[:3]), headers))
 
-        parts: Iterable[bytes] = await run(self._app, environ, start_response)
+        parts: Iterable[bytes]
+        if in_thread_by is None:
+            parts = await self._hub.run(self._app, environ, start_response)
+        else:
+            parts = await self._hub.run_in_thread(in_thread_by, self._app, environ, start_response)
         try:
             status, headers = head[-1]
-            protocol.response_bytes(status, headers, b"".join(parts))
+            _send(protocol, upload, status, headers, b"".join(parts))
         finally:
             if (close := getattr(parts, "close", None)) is not None:
                 close()
 
 
-def _environ(scope: Any) -> dict[str, Any]:
-    """Return the WSGI environment (PEP 3333) of a request, without its body."""
-    client, _, client_port = scope.client.rpartition(":")
-    server, _, server_port = scope.server.rpartition(":")
-    environ = {
-        **_SAME_FOR_ALL,
-        "REQUEST_METHOD": scope.method,
-        "PATH_INFO": scope.path.encode().decode("latin-1"),
-        "QUERY_STRING": scope.query_string,
-        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
-        "SERVER_NAME": server,
-        "SERVER_PORT": server_port,
-        "REMOTE_ADDR": client.strip("[]"),
-        "REMOTE_PORT": client_port,
-        "wsgi.url_scheme": scope.scheme,
-    }
-    for name, value in scope.headers.items():
-        if "_" in name:
-            continue  # it would pass for the header with hyphens
-        key = name.upper().replace("-", "_")
-        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-            key = f"HTTP_{key}"
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
-    if scope.authority:
-        environ.setdefault("HTTP_HOST", scope.authority)
-    return environ
-
-
-def _length(environ: dict[str, Any]) -> int | None:
-    """Return the length of the body, or None when only its end will tell."""
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        return None
-    return int(environ.get("CONTENT_LENGTH") or 0)
+def _send(protocol: Any, upload: Upload, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    """Answer; before the end of the body, the connection ends with it."""
+    if not upload.is_over:
+        headers = [*headers, ("Connection", "close")]
+    protocol.response_bytes(status, headers, body)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
@@ -20,14 +21,20 @@ from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.seam import Seam
 from postroom.store import Store, Work
 
+if TYPE_CHECKING:
+    from postroom.store.transaction import Transaction
+
 Q = TypeVar("Q")
 T = TypeVar("T")
 _THREADS = 16
 _MOST_IDLE = 64
-_WRITE_WITHIN_S = (
-    60.0  # more than the store takes to give a database up, and to settle what became of a commit
+ANSWER_WITHIN_S = (
+    50.0  # from the end of a body; proxies give up after 60, and the store settles a commit in 45
 )
 _ASIDE_WITHIN_S = 20.0
+_here = (
+    threading.local()
+)  # `answer_by`: when the request in this thread is to be answered, in the loop's time
 
 
 class Hub:
@@ -55,7 +62,9 @@ class Hub:
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a synchronous function that may use `write` and `aside`; the loop goes on while it waits."""
+        assert self._loop is not None
         steps = self._idle.pop() if self._idle else _Steps(_call_in_turn)
+        steps.answer_by = self._loop.time() + ANSWER_WITHIN_S
         steps.gr_context = contextvars.copy_context()
         result = steps.switch(function, arguments)
         while not isinstance(result, _Returned):
@@ -71,24 +80,55 @@ class Hub:
         found: T = result.take()
         return found
 
-    async def run_in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that computes for long; its `write` and `aside` are done on the spot."""
+    async def run_in_thread(self, answer_by: float, function: Callable[..., T], *arguments: Any) -> T:
+        """Call a function that computes for long; its `aside` is done on the spot.
+
+        `write` gives up at `answer_by`, in the loop's time.
+        """
+
+        def call() -> T:
+            _here.answer_by = answer_by
+            try:
+                return function(*arguments)
+            finally:
+                del _here.answer_by
+
         assert self._loop is not None
-        return await self._loop.run_in_executor(self._threads, function, *arguments)
+        return await self._loop.run_in_executor(self._threads, call)
 
     # -- for requests
 
     def write(self, work: Work[T]) -> T:
-        """`Store.write`, together with what other requests have to commit just now."""
-        if self._seam is None or not isinstance(getcurrent(), _Steps):
+        """`Store.write`, together with what other requests have to commit just now.
+
+        Work that has not begun in time is not done any more, and raises StoreUnavailable; CommitUnknown where it has.
+        """
+        steps = getcurrent()
+        answer_by: float | None = (
+            steps.answer_by if isinstance(steps, _Steps) else getattr(_here, "answer_by", None)
+        )
+        if self._loop is None or self._seam is None or answer_by is None:
             return self._store.write(work)
-        if not self._store.is_remote:
-            value: T = _wait(self._seam.submit(work))
-            return value
+        promise = _Promise(work)
+        seconds = answer_by - self._loop.time()
         try:
-            return self._within(_WRITE_WITHIN_S, self._seam.submit(work))
+            if isinstance(steps, _Steps):
+                return self._within(seconds, self._seam.submit(promise))
+            return self._write_from_thread(seconds, promise)
         except TimeoutError:
-            raise CommitUnknown(f"the database has not answered within {_WRITE_WITHIN_S:g} s") from None
+            raise promise.give_up() from None
+
+    def _write_from_thread(self, seconds: float, promise: _Promise[T]) -> T:
+        assert self._loop is not None
+        future = asyncio.run_coroutine_threadsafe(self._commit(promise), self._loop)
+        try:
+            return future.result(max(0.0, seconds))
+        finally:
+            future.cancel()
+
+    async def _commit(self, promise: _Promise[T]) -> T:
+        assert self._seam is not None
+        return await self._seam.submit(promise)
 
     def read(self, call: Callable[[], T]) -> T:
         """Return what `call` reads from the store: at once from a file of this machine, aside from a server."""
@@ -176,11 +216,41 @@ class _Desk(Generic[Q, T]):
             self._answering = None
 
 
+class _GivenUp(Exception):
+    """Nobody waits for this work any more."""
+
+
+class _Promise(Generic[T]):
+    """Work that is either not done, or known to have begun, once it is given up. It begins in another thread."""
+
+    __slots__ = ("_has_begun", "_is_given_up", "_work")
+
+    def __init__(self, work: Work[T]) -> None:
+        self._work = work
+        self._has_begun = False
+        self._is_given_up = False
+
+    def __call__(self, transaction: Transaction) -> T:
+        self._has_begun = True  # before the other is looked at, and the other way round below
+        if self._is_given_up:
+            raise _GivenUp
+        return self._work(transaction)
+
+    def give_up(self) -> StoreUnavailable:
+        """Return what to tell whoever waited."""
+        self._is_given_up = True
+        if self._has_begun:
+            return CommitUnknown("the commit has not ended in time")
+        return StoreUnavailable("the database was not free in time; the message was not stored")
+
+
 class _Steps(greenlet):
     """Functions that step aside: they hand awaitables to `Hub.run`, and get their values back.
 
     It is used again, since the memory for Python's frames is asked of the system for each one, and returned.
     """
+
+    answer_by: float  # when the request is to be answered, in the loop's time
 
 
 @dataclass(slots=True)

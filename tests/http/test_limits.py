@@ -208,6 +208,24 @@ def test_a_forwarded_address_is_believed_only_from_a_trusted_proxy(make_app: Mak
     check_limited(last, "guesses", 60)
 
 
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        [f"198.51.100.7:{port}" for port in range(1000, 1061)],
+        [f"[2001:db8::1]:{port}" for port in range(1000, 1061)],
+        ["2001:db8::1", "2001:DB8:0::1", "[2001:db8::1]"] * 21,
+    ],
+    ids=["port", "IPv6 and port", "spellings"],
+)
+def test_a_client_is_one_however_a_proxy_spells_its_address(make_app: MakeApp, spellings: list[str]) -> None:
+    client = make_app(trusted_proxies=1).test_client()
+    answers = [
+        client.post("/send-email", json=MAIL, headers={"X-Forwarded-For": forwarded, "X-API-Key": "wrong"})
+        for forwarded in spellings[:61]
+    ]
+    check_limited(answers[-1], "guesses", 60)
+
+
 # ---------------------------------------------------------------- the storage is away
 
 

@@ -990,3 +990,16 @@ def test_what_could_not_be_stored_is_told_from_what_may_have_been(
     assert (answer.status_code, document["title"], answer.headers["Retry-After"]) == (503, title, wait)
     assert document["type"] == "urn:problem:postroom:store-unavailable"
     assert ("nothing was accepted" in document["detail"]) is not isinstance(error, CommitUnknown)
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "X-API-Key", "Idempotency-Key", "Content-Type", "Content-Encoding"]
+)
+def test_a_header_in_use_that_is_not_ascii_is_refused_by_name(
+    client: FlaskClient, alice: str, kept: Callable[[], int], name: str
+) -> None:
+    before = kept()
+    answer = client.post("/send-email", json={**MAIL, "key": alice}, headers={name: "order-\xfc-8"})
+    assert answer.status_code == 400
+    assert json.loads(answer.data)["errors"][0]["field"] == name
+    assert kept() == before

@@ -1,0 +1,74 @@
+"""The head of a request: from granian's scope to a WSGI environment, with what RFC 9112 asks of it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+UNREADABLE = "\ufffd"  # stands for a value with octets that are not ASCII, which granian does not hand over
+_HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
+_SAME_FOR_ALL = {
+    "SCRIPT_NAME": "",
+    "wsgi.errors": sys.stderr,
+    "wsgi.input_terminated": True,
+    "wsgi.multiprocess": True,
+    "wsgi.multithread": True,
+    "wsgi.run_once": False,
+    "wsgi.version": (1, 0),
+}
+
+
+def environ_of(scope: Any) -> dict[str, Any]:
+    """Return the WSGI environment (PEP 3333) of a request, without its body."""
+    client, _, client_port = scope.client.rpartition(":")
+    server, _, server_port = scope.server.rpartition(":")
+    environ = {
+        **_SAME_FOR_ALL,
+        "REQUEST_METHOD": scope.method,
+        "PATH_INFO": scope.path.encode().decode("latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
+        "SERVER_NAME": server or "localhost",  # a Unix socket has neither name nor port
+        "SERVER_PORT": server_port if server else "80",
+        "REMOTE_ADDR": client.strip("[]"),
+        "REMOTE_PORT": client_port,
+        "wsgi.url_scheme": scope.scheme,
+    }
+    readable = scope.headers.items()
+    for name, value in readable:
+        _add(environ, name, value)
+    names = scope.headers.keys()
+    if len(names) > len({name for name, _ in readable}):
+        for name in set(names).difference(name for name, _ in readable):
+            _add(environ, name, UNREADABLE)
+    return environ
+
+
+def _add(environ: dict[str, Any], name: str, value: str) -> None:
+    if "_" in name:
+        return  # it would pass for the header with hyphens
+    key = name.upper().replace("-", "_")
+    if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+        key = f"HTTP_{key}"
+    environ[key] = f"{environ[key]},{value}" if key in environ else value
+
+
+def fault_of(environ: dict[str, Any]) -> str | None:
+    """Say what RFC 9112 refuses in the head of this request (§3.2, §6.1), and the HTTP server does not."""
+    host = environ.get("HTTP_HOST")
+    if host is None and environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        return "the request has no Host header"
+    if host is not None and not _HOST.fullmatch(host):
+        return "the request has more than one Host header, or one that is no host"
+    coding = environ.get("HTTP_TRANSFER_ENCODING")
+    if coding is not None and coding.lower() != "chunked":
+        return "the only Transfer-Encoding that is taken is chunked"
+    return None
+
+
+def length_of(environ: dict[str, Any]) -> int | None:
+    """Return the length of the body, or None when only its end will tell."""
+    if "HTTP_TRANSFER_ENCODING" in environ:
+        return None
+    return int(environ.get("CONTENT_LENGTH") or 0)

@@ -1,0 +1,184 @@
+"""Bodies on their way in: whole or refused, and bounded in time and in memory.
+
+granian ends a body that was cut off as it ends any other when it is read in pieces. It hands over an
+empty piece for each of three things: an error, a trailer section, and the end. So octets are counted against
+Content-Length, and a chunked body is whole only where the end alone was empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
+
+_LINGER_S = 10.0
+_LINGER_BYTES = 128 * 1024 * 1024
+_HEED_S = 1.0  # a client that waits for 100 (Continue) reads the answer meanwhile
+_ROOM_BYTES = 256 * 1024 * 1024
+_ROOM_WITHIN_S = 25.0  # a proxy whose upload stands still for a minute gives it up
+
+
+class CutOff(Exception):
+    """The body ended before its end."""
+
+
+class TooSlow(Exception):
+    """The body did not arrive in time."""
+
+
+class Overloaded(Exception):
+    """Too much is under way for this request to be answered in time."""
+
+
+class TooMuch(Exception):
+    """The body is larger than this service takes."""
+
+
+class Upload:
+    """The body of one request: `length` octets, or chunks where that is None."""
+
+    def __init__(self, protocol: Any, length: int | None, *, is_awaited: bool = False) -> None:
+        self.length = length
+        self.is_over = length == 0
+        self.received = 0
+        self._protocol = protocol
+        self._is_awaited = is_awaited  # by a client that sends it after 100 (Continue)
+        self._pieces: Any = None
+        self._empty_pieces = 0
+        self._is_lost = False
+
+    async def read_at_once(self) -> bytes:
+        """Return a body of known length. Raises CutOff."""
+        if self.is_over:
+            return b""
+        self._is_lost = True  # until it has come: what was asked for in one piece cannot be asked for again
+        try:
+            body = bytes(await self._protocol())
+        except ProtocolClosed:
+            body = b""
+        self.is_over = True
+        self.received = len(body)
+        self._check()
+        return body
+
+    async def next_piece(self) -> bytes:
+        """Return the next octets, none at the end. Raises CutOff."""
+        if self._pieces is None:
+            self._pieces = self._protocol.__aiter__()
+        while not self.is_over:
+            try:
+                piece = bytes(await self._pieces.__anext__())
+            except StopAsyncIteration:
+                self.is_over = True
+                self._check()
+                break
+            self.received += len(piece)
+            if piece:
+                return piece
+            self._empty_pieces += 1
+        return b""
+
+    def _check(self) -> None:
+        if self.length is not None and self.received != self.length:
+            raise CutOff(
+                f"the body was cut off: {self.received} of the {self.length} octets of Content-Length came"
+            )
+        if self.length is None and self._empty_pieces != 1:
+            raise CutOff(
+                "the body was cut off before its last chunk, has a broken chunk, or ends with trailer fields, "
+                "which are not taken"
+            )
+
+    async def linger(self) -> None:
+        """Read on and keep nothing, so that a client that sends first and reads then sees the answer (RFC 9112 §9.6)."""
+        if self.is_over or self._is_lost:
+            return
+        if self._is_awaited:
+            await asyncio.sleep(_HEED_S)
+        most = self.received + _LINGER_BYTES
+        with suppress(TimeoutError, CutOff):
+            async with asyncio.timeout(_LINGER_S):
+                while self.received < most and await self.next_piece():
+                    pass
+
+
+class Room:
+    """The memory that all large bodies in hand may take together.
+
+    One of those that found none may go on all the same, so that what fills the room comes to an end.
+    """
+
+    def __init__(self, most: int = _ROOM_BYTES, within_s: float = _ROOM_WITHIN_S) -> None:
+        self._most = most
+        self._within_s = within_s
+        self._held = 0
+        self._exempt: Place | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @contextmanager
+    def place(self) -> Iterator[Place]:
+        """Lend a place for one body, until its request is answered."""
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            self._held -= place.held
+            if self._exempt is place:
+                self._exempt = None
+            self._wake()
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    async def take(self, place: Place, octets: int) -> None:
+        """Wait for room for so many more octets. Raises Overloaded."""
+        if not self._fits(place, octets):
+            try:
+                async with asyncio.timeout(self._within_s):
+                    while not self._fits(place, octets):
+                        future = asyncio.get_running_loop().create_future()
+                        self._waiting.append(future)
+                        await future
+            except TimeoutError:
+                raise Overloaded from None
+        self._held += octets
+        place.held += octets
+
+    def _fits(self, place: Place, octets: int) -> bool:
+        if self._held + octets <= self._most:
+            return True
+        if self._exempt is None:
+            self._exempt = place
+        return self._exempt is place
+
+
+class Place:
+    """What one body holds of the room, in octets."""
+
+    __slots__ = ("_room", "held")
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self.held = 0
+
+    async def take(self, octets: int) -> None:
+        await self._room.take(self, octets)
+
+
+async def read_in_pieces(upload: Upload, place: Place, most: int) -> bytes:
+    """Return the whole body. Raises CutOff, Overloaded, or TooMuch as soon as it is clear."""
+    if upload.length is not None and upload.length > most:
+        raise TooMuch
+    pieces = []
+    while piece := await upload.next_piece():
+        if upload.received > most:
+            raise TooMuch
+        await place.take(len(piece))
+        pieces.append(piece)
+    return b"".join(pieces)
