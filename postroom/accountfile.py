@@ -19,7 +19,6 @@ from postroom.address import InvalidAddress, parse_mailbox
 from postroom.config import (
     INBOX,
     MAX_CONNECTIONS,
-    PROVIDERS,
     parse_host,
     parse_port,
     parse_security,
@@ -27,6 +26,7 @@ from postroom.config import (
     parse_whole,
 )
 from postroom.model import Secret, Security
+from postroom.providers import PROVIDERS
 
 T = TypeVar("T")
 

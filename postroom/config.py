@@ -1,8 +1,7 @@
 """Settings, read and validated once; the only reader of the environment.
 
 `load_settings()` reads `.env` from the current folder and the environment, which
-wins. `server_for()` decides through which SMTP server an account sends. All
-durations are integers of microseconds, like every time inside Postroom.
+wins. All durations are integers of microseconds, like every time inside Postroom.
 """
 
 from __future__ import annotations
@@ -11,19 +10,18 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import idna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from postroom.errors import ConfigError
-from postroom.model import Account, InDoubtPolicy, Secret, Security
+from postroom.model import InDoubtPolicy, Secret, Security
 
 E = TypeVar("E", bound=Enum)
 
@@ -374,7 +372,9 @@ def load_settings() -> Settings:
             ".env", "cannot be read; make it a UTF-8 text file that this user may read"
         ) from None
     if settings.smtp_security is Security.NONE:
-        _check_plaintext(settings.smtp_host or _GMAIL.host, "POSTROOM_SMTP_SECURITY", settings)
+        check_plaintext(
+            settings.smtp_host or "the server of each sender's domain", "POSTROOM_SMTP_SECURITY", settings
+        )
     return settings
 
 
@@ -388,110 +388,6 @@ def _config_error(error: ValidationError) -> ConfigError:
     return ConfigError(variable, stand_in + sentence)
 
 
-# --- Servers.
-
-
-class _Endpoint(NamedTuple):
-    host: str
-    port: int
-    security: Security
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where and how an account's mail is handed over.
-
-    `host` is `inbox`, with port 0, for the built-in capture server, whose real port
-    is known at connect time. `connections` is the most that may be open at once for
-    the account. `provider` names a provider whose limits are known; it follows from
-    the server, never from the sender's domain. `daily_limit` is in recipients of any
-    24 hours; for it and `logins_per_minute`, None: no limit. `pipelining` and `chunking`
-    say whether to make use of them where the server offers them.
-    """
-
-    host: str
-    port: int
-    security: Security
-    connections: int
-    username: str = field(repr=False)
-    provider: str | None = None
-    daily_limit: int | None = None
-    logins_per_minute: int | None = None
-    pipelining: bool = True
-    chunking: bool = True
-
-
-_GMAIL: Final = _Endpoint("smtp.gmail.com", 587, Security.STARTTLS)
-_OUTLOOK: Final = _Endpoint("smtp-mail.outlook.com", 587, Security.STARTTLS)
-_ICLOUD: Final = _Endpoint("smtp.mail.me.com", 587, Security.STARTTLS)
-
-_PRESETS: Final[Mapping[str, _Endpoint]] = {  # by the sender's domain
-    "gmail.com": _GMAIL,
-    "googlemail.com": _GMAIL,
-    "outlook.com": _OUTLOOK,
-    "hotmail.com": _OUTLOOK,
-    "live.com": _OUTLOOK,
-    "yahoo.com": _Endpoint("smtp.mail.yahoo.com", 465, Security.TLS),
-    "icloud.com": _ICLOUD,
-    "me.com": _ICLOUD,
-    "fastmail.com": _Endpoint("smtp.fastmail.com", 465, Security.TLS),
-    "zoho.com": _Endpoint("smtp.zoho.com", 465, Security.TLS),
-}
-_OFFICE365: Final = _Endpoint("smtp.office365.com", 587, Security.STARTTLS)
-
-PROVIDERS: Final[Mapping[str, str]] = {  # by the server's host
-    "smtp.gmail.com": "gmail",
-    "smtp.googlemail.com": "gmail",
-    "smtp-mail.outlook.com": "outlook",
-    "smtp.office365.com": "office365",
-    "smtp.mail.yahoo.com": "yahoo",
-    "smtp.mail.me.com": "icloud",
-    "smtp.fastmail.com": "fastmail",
-    "smtp.zoho.com": "zoho",
-}
-# Recipients in 24 hours: support.google.com/a/answer/166852 and /mail/answer/22839, Microsoft's "Exchange Online limits",
-# support.apple.com/102198. Mail that people send by hand counts too, so a tenth is left to them.
-_CONSUMER_GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
-_DAILY_LIMITS: Final[Mapping[str, int]] = {"gmail": 2000, "office365": 10_000, "icloud": 1000}
-_CONSUMER_GMAIL_LIMIT: Final = 500
-_LOGINS_PER_MINUTE: Final = (
-    10  # no provider says how many it takes; Gmail answers "454 4.7.0 Too many login attempts" above some
-)
-_DEFAULT_PORTS: Final = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
-
-
-def server_for(account: Account, settings: Settings) -> Server:
-    """Return the server that `account` sends through.
-
-    The account's own host wins, then POSTROOM_SMTP_*, then the preset of the sender's
-    domain, else Gmail. Raises ConfigError where credentials or mail would cross a
-    network in the clear and POSTROOM_SMTP_ALLOW_PLAINTEXT does not allow it.
-    """
-    endpoint = _own_endpoint(account, settings)
-    if endpoint.security is Security.NONE:
-        _check_plaintext(endpoint.host, "POSTROOM_SMTP_ALLOW_PLAINTEXT", settings, account.email)
-    provider = PROVIDERS.get(endpoint.host)
-    return Server(
-        host=endpoint.host,
-        port=endpoint.port,
-        security=endpoint.security,
-        connections=account.connections or settings.smtp_connections or (2 if provider else 20),
-        username=account.username or account.email,
-        provider=provider,
-        daily_limit=account.daily_limit or _daily_limit(provider, account.email),
-        logins_per_minute=account.logins_per_minute or (_LOGINS_PER_MINUTE if provider else None),
-        pipelining=account.pipelining is not False,
-        chunking=account.chunking is not False,
-    )
-
-
-def _daily_limit(provider: str | None, email: str) -> int | None:
-    limit = _DAILY_LIMITS.get(provider or "")
-    if provider == "gmail" and email.rpartition("@")[2].lower() in _CONSUMER_GMAIL:
-        limit = _CONSUMER_GMAIL_LIMIT
-    return None if limit is None else limit - limit // 10
-
-
 def is_loopback(host: str) -> bool:
     """Say whether `host` names this machine, judged by its spelling alone: nothing is resolved."""
     name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
@@ -503,45 +399,7 @@ def is_loopback(host: str) -> bool:
     return (mapped or address).is_loopback
 
 
-def _own_endpoint(account: Account, settings: Settings) -> _Endpoint:
-    if account.host:
-        base = _bare(account.host)
-    else:
-        base = _bare(settings.smtp_host) if settings.smtp_host else _preset(account.email)
-        base = _overlay(base, settings.smtp_port, settings.smtp_security)
-    return _overlay(base, account.port, account.security)
-
-
-def _bare(host: str) -> _Endpoint:
-    name = host.lower()
-    return _Endpoint(name, 0, Security.NONE) if name == INBOX else _Endpoint(name, 587, Security.STARTTLS)
-
-
-def _preset(email: str) -> _Endpoint:
-    domain = email.rpartition("@")[2].lower()
-    if domain.endswith(".onmicrosoft.com"):
-        return _OFFICE365
-    return _PRESETS.get(domain, _GMAIL)
-
-
-def _overlay(base: _Endpoint, port: int | None, security: Security | None) -> _Endpoint:
-    """Put an explicit port or security over `base`; where one is missing it follows from the other."""
-    if base.host == INBOX or (port is None and security is None):
-        return base
-    if port is None:
-        assert security is not None
-        usual = base.port == _DEFAULT_PORTS[base.security]
-        return _Endpoint(base.host, _DEFAULT_PORTS[security] if usual else base.port, security)
-    return _Endpoint(base.host, port, security or _implied(base, port))
-
-
-def _implied(base: _Endpoint, port: int) -> Security:
-    if port in (base.port, 465):
-        return base.security if port == base.port else Security.TLS
-    return Security.STARTTLS if base.security is Security.TLS else base.security
-
-
-def _check_plaintext(host: str, variable: str, settings: Settings, email: str | None = None) -> None:
+def check_plaintext(host: str, variable: str, settings: Settings, email: str | None = None) -> None:
     if settings.smtp_allow_plaintext or host == INBOX or is_loopback(host):
         return
     whose = f" for {email}" if email else ""

@@ -82,7 +82,7 @@ class Account:
     """A mailbox that we send through, with its server and credentials.
 
     Fields that are None were not given for this account: the configured server,
-    or the preset of the sender's domain, fills them (`config.server_for`).
+    or the preset of the sender's domain, fills them (`providers.server_for`).
     """
 
     id: int
@@ -103,6 +103,7 @@ class Account:
     state_since: Instant | None = None
     resume_at: Instant | None = None
     worked_at: Instant | None = None
+    worked_with: str | None = None  # the server's host, where nobody has named it and no preset knows it
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from postroom import inbox
 from postroom.accountfile import demo_csv
 from postroom.accounts import AccountsFile, report
 from postroom.config import INBOX as INBOX_HOST
-from postroom.config import Settings, load_settings, server_for
+from postroom.config import Settings, load_settings
 from postroom.errors import ConfigError
+from postroom.providers import server_for, unnamed_server
 from postroom.store import MOVED, MOVING, Store, open_store
 from postroom.vault import Vault
 
@@ -74,9 +75,20 @@ def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = la
     else:
         store.check_schema()
     _check_it_stays(store)
+    if migrate:
+        note_servers(store, settings)
     if store.is_remote:
         _check_secret_key(store, vault)
     return Service(settings, store, vault)
+
+
+def note_servers(store: Store, settings: Settings) -> None:
+    """Note which server accounts have worked with, where that was not noted yet, so that none stops at an update."""
+    for stored in store.accounts():
+        account = stored.account
+        if account.worked_with == "":
+            host = unnamed_server(account, settings)
+            store.write(lambda transaction, id_=account.id, host=host: transaction.keep_server(id_, host))  # type: ignore[misc]
 
 
 def _check_it_stays(store: Store) -> None:

@@ -56,12 +56,14 @@ def resume(mailbox: str) -> None:
 
 
 def _row(service: Service, stored: StoredAccount) -> dict[str, Any]:
-    from postroom.config import server_for
+    from postroom.providers import ServerUndecided, server_for
 
     account, now = stored.account, system_clock()
     try:
         server = server_for(account, service.settings)
         where, daily_limit = f"{server.host}:{server.port}", server.daily_limit
+    except ServerUndecided as error:
+        where, daily_limit = f"by the MX of {error.domain}", account.daily_limit
     except ConfigError as error:
         where, daily_limit = str(error), account.daily_limit
     return {

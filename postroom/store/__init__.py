@@ -379,6 +379,7 @@ def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
         state_since=state[2],
         resume_at=state[3],
         worked_at=state[4],
+        worked_with=state[5],
     )
     return StoredAccount(account, credential)
 

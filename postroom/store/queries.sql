@@ -15,12 +15,14 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
 -- name: all_accounts
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
+       worked_with
 FROM account ORDER BY id;
 
 -- name: one_account^
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
+       worked_with
 FROM account WHERE id = :account_id;
 
 -- name: find_account$
@@ -55,7 +57,10 @@ SELECT digest FROM api_key WHERE source = :source AND revoked_at IS NULL;
 UPDATE api_key SET revoked_at = :now WHERE digest = :digest AND revoked_at IS NULL;
 
 -- name: account_worked!
-UPDATE account SET worked_at = :now WHERE id = :account_id;
+UPDATE account SET worked_at = :now, worked_with = :worked_with WHERE id = :account_id;
+
+-- name: keep_server!
+UPDATE account SET worked_with = :worked_with WHERE id = :account_id;
 
 -- name: resume_account!
 UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL
@@ -89,7 +94,8 @@ INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_i
 
 -- name: accounts_due
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
+       worked_with
 FROM account
 WHERE (state = 'active' OR resume_at <= :now)
   AND EXISTS (SELECT 1 FROM job

@@ -165,10 +165,17 @@ class Transaction:
             self._q.revoke_key(self._db, digest=digest, now=now)
         return len(gone)
 
-    def account_worked(self, account_id: int, now: Instant) -> None:
-        """Note that the account's credentials were accepted, and let it go on if it had been set aside."""
-        self._q.account_worked(self._db, account_id=account_id, now=now)
+    def account_worked(self, account_id: int, now: Instant, worked_with: str | None = None) -> None:
+        """Note that the account's credentials were accepted, and let it go on if it had been set aside.
+
+        `worked_with` is the server's host, where nobody has named it: the account keeps it.
+        """
+        self._q.account_worked(self._db, account_id=account_id, now=now, worked_with=worked_with)
         self._q.resume_account(self._db, account_id=account_id)
+
+    def keep_server(self, account_id: int, worked_with: str | None) -> None:
+        """Note with which server an account has worked that nobody has named; None: somebody has."""
+        self._q.keep_server(self._db, account_id=account_id, worked_with=worked_with)
 
     def resume_account(self, account_id: int) -> None:
         self._q.resume_account(self._db, account_id=account_id)

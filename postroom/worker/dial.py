@@ -6,35 +6,64 @@ import ssl
 from pathlib import Path
 
 from postroom.accounts import unlock
-from postroom.config import INBOX, Server, Settings, server_for
+from postroom.config import INBOX, Settings
 from postroom.errors import ConfigError, FaultKind, SMTPFault
 from postroom.inbox import inbox_port
 from postroom.model import SECOND, Account
 from postroom.ownname import OwnName
+from postroom.providers import Server, ServerUndecided, domain_of, server_for, unnamed_server
 from postroom.session import Endpoint, Timeouts, tls_context
 from postroom.smtp import Connection
 from postroom.store import StoredAccount
 from postroom.vault import UndecryptableSecret, Vault
+from postroom.worker.exchangers import Exchangers
 
 
 class Dialer:
     """Opens connections for all accounts of a worker. `inbox` is the folder of the built-in inbox."""
 
-    def __init__(self, settings: Settings, vault: Vault, *, inbox: Path) -> None:
+    def __init__(
+        self, settings: Settings, vault: Vault, *, inbox: Path, exchangers: Exchangers | None = None
+    ) -> None:
         self._settings = settings
+        self._exchangers = exchangers or Exchangers()
         self._vault = vault
         self._inbox = inbox
         self._tls = make_tls_context(settings)
         self._own_name = OwnName(settings.ehlo_name)
 
+    def server_of(self, account: Account) -> Server:
+        """Return the account's server by what is known now; nobody is asked. Raises ConfigError, ServerUndecided."""
+        return server_for(account, self._settings, self._last(account))
+
+    def unnamed_server(self, account: Account) -> str | None:
+        """Return what an account that works is to keep: the host that only its MX has named."""
+        return unnamed_server(account, self._settings, self._last(account))
+
+    def _last(self, account: Account) -> str | None:
+        return self._exchangers.last(domain_of(account))
+
     async def dial(self, stored: StoredAccount) -> Connection:
         """Open a connection as this account. Raises SMTPFault."""
         try:
             account = unlock(stored, self._vault)
-            server = server_for(account, self._settings)
+            server = await self._server(account)
         except (UndecryptableSecret, ConfigError) as error:
             raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
-        return await Connection.open(self._endpoint(account, server, await self._own_name.get()))
+        try:
+            return await Connection.open(self._endpoint(account, server, await self._own_name.get()))
+        except SMTPFault as fault:
+            if fault.kind is FaultKind.NO_SUCH_HOST and server.provider is not None:
+                raise _no_provider(server.host) from fault
+            raise
+
+    async def _server(self, account: Account) -> Server:
+        """Return the account's server. Where nobody has named it, its domain's MX is asked, from time to time again."""
+        try:
+            return server_for(account, self._settings)
+        except ServerUndecided as undecided:
+            host = await self._exchangers.server_of(undecided.domain)
+            return server_for(account, self._settings, host)
 
     def _endpoint(self, account: Account, server: Server, own_name: str | None) -> Endpoint:
         if server.host == INBOX:
@@ -53,6 +82,12 @@ class Dialer:
             pipelining=server.pipelining,
             chunking=server.chunking,
         )
+
+
+def _no_provider(host: str) -> SMTPFault:
+    """A provider's own name does not vanish: whoever says so is this machine's name server."""
+    message = f"cannot look up the server {host}: this machine's name server says that there is no such host"
+    return SMTPFault(FaultKind.UNRESOLVED, "connect", message)
 
 
 def _timeouts(settings: Settings) -> Timeouts:

@@ -299,7 +299,7 @@ class Lane:
 
     def _note_worked(self) -> None:
         """The first time, see that the account has all its connections now."""
-        if self._standing.account.worked_at is None:
+        if not self._standing.has_worked:
             self._standing.note_worked()
             self._staff()
             self._context.hungry()
@@ -347,7 +347,10 @@ class Lane:
         fresh = await self._context.read(lambda: self._context.store.account(self._standing.account.id))
         if fresh is not None:
             self.refresh(fresh)
-        return await self._context.dialer.dial(self._standing.stored)
+        try:
+            return await self._context.dialer.dial(self._standing.stored)
+        finally:
+            self._standing.learn_server()
 
     def _wait_for_store(self) -> None:
         """The database is away, which is no fault of the account: what waits goes back and is claimed soon."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from postroom import retry
-from postroom.config import Settings, server_for
+from postroom.config import Settings
 from postroom.errors import ConfigError
 from postroom.model import (
     SECOND,
@@ -24,6 +24,7 @@ from postroom.model import (
     Meaning,
     Outcome,
 )
+from postroom.providers import LOWEST_DAILY_LIMIT, ServerUndecided
 from postroom.replies import UNKNOWN, Circumstances
 from postroom.reply_table import HOUR
 from postroom.seam import Seam
@@ -88,12 +89,23 @@ class Standing:
         if stored.credential != self.stored.credential:
             self._failures, self._refused, self._blocked_until = 0, False, 0.0
         worked_at = stored.account.worked_at or self.account.worked_at  # it may be on its way to the database
-        self.stored = replace(stored, account=replace(stored.account, worked_at=worked_at))
+        worked_with = stored.account.worked_with or self.account.worked_with
+        account = replace(stored.account, worked_at=worked_at, worked_with=worked_with)
+        self.stored = replace(stored, account=account)
+        self.learn_server()
+
+    def learn_server(self) -> None:
+        """Take over what is known of its server now; its MX may just have been asked."""
+        account = self.account
         try:
-            server = server_for(stored.account, self._context.settings)
+            server = self._context.dialer.server_of(account)
             self.most_connections, self.daily_limit = server.connections, server.daily_limit
             self.logins_per_minute = server.logins_per_minute
             self.circumstances = Circumstances(server.host)
+        except ServerUndecided:
+            self.most_connections = 1  # until its MX was asked
+            self.daily_limit = account.daily_limit or LOWEST_DAILY_LIMIT
+            self.logins_per_minute = account.logins_per_minute
         except ConfigError:
             self.most_connections = 1  # the session will fail with the reason
 
@@ -187,14 +199,26 @@ class Standing:
         )
         self._context.hungry()
 
+    @property
+    def has_worked(self) -> bool:
+        """Whether it is written down that the account works, and with which server where nobody has named that."""
+        account = self.account
+        return account.worked_at is not None and account.worked_with == self._unnamed_server
+
+    @property
+    def _unnamed_server(self) -> str | None:
+        return self._context.dialer.unnamed_server(self.account) or self.account.worked_with
+
     def note_worked(self) -> None:
         """Its credentials were accepted, or mail of it, for the first time."""
-        now, account = self._context.clock(), self.account
-        self.stored = replace(
-            self.stored, account=replace(account, worked_at=now, state=AccountState.ACTIVE, state_since=None)
+        now, account, worked_with = self._context.clock(), self.account, self._unnamed_server
+        worked = replace(
+            account, worked_at=now, worked_with=worked_with, state=AccountState.ACTIVE, state_since=None
         )
+        self.stored = replace(self.stored, account=worked)
         self._context.seam.persist(
-            lambda transaction: transaction.account_worked(account.id, now), f"that {account.email} works"
+            lambda transaction: transaction.account_worked(account.id, now, worked_with),
+            f"that {account.email} works",
         )
 
 

@@ -17,7 +17,9 @@ import apsw
 import psycopg
 import pytest
 
+from postroom.config import Settings
 from postroom.errors import SchemaMismatch, StoreDamaged, StoreError
+from postroom.setup import note_servers
 from postroom.store import Store, open_store
 from postroom.store import migrate as migrate_module
 from postroom.store.engine import Engine
@@ -59,6 +61,9 @@ class Place(ABC):
     def is_under_way(self) -> bool:
         """Whether the endless migration has begun."""
 
+    @abstractmethod
+    def change(self, sql: str) -> None: ...
+
     def applied(self) -> list[str]:
         return [row[0] for row in self.query("SELECT name FROM schema_migration ORDER BY version")]
 
@@ -84,6 +89,10 @@ class SQLitePlace(Place):
     def schema(self) -> list[tuple[Any, ...]]:
         return self.query("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name")
 
+    def change(self, sql: str) -> None:
+        with closing(apsw.Connection(str(self.path))) as connection:
+            connection.execute(sql)
+
     def contents(self) -> bytes:
         return self.path.read_bytes()
 
@@ -93,6 +102,10 @@ class SQLitePlace(Place):
 
 
 class PostgresPlace(Place):
+    def change(self, sql: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
     def engine(self) -> Engine:
         return PostgresEngine(self.url, migrations=self.migrations)
 
@@ -256,6 +269,43 @@ class TestALog:
         assert (batch.start, [line.request_id for line in batch.lines]) == (77, ["third", "first"])
         assert [line.request_id for line in store.unwritten_log_lines(9)] == ["fourth", "second"]
         store.close()
+
+
+class TestAServerThatNobodyNamed:
+    """Up to here an account of a domain that no preset knew sent through Gmail, unless POSTROOM_SMTP_HOST was set."""
+
+    @pytest.mark.parametrize("named", [None, "relay.example"])
+    def test_is_kept_by_an_account_that_has_worked(
+        self, place: Place, tmp_path: Path, named: str | None
+    ) -> None:
+        old = Path(shutil.copytree(place.migrations, tmp_path / "old"))
+        [new] = old.glob("*_servers_that_worked.sql")
+        for script in old.glob("*.sql"):
+            if script.name >= new.name:
+                script.unlink()
+        replace(place, migrations=old).migrate()
+        store = Store(place.engine())
+        try:
+            self._add_accounts(place)
+            store.migrate()
+            note_servers(store, Settings(smtp_host=named))
+            kept = {stored.account.email: stored.account.worked_with for stored in store.accounts()}
+        finally:
+            store.close()
+        assert kept == {
+            "worked@corp.example": None if named else "smtp.gmail.com",
+            "never@corp.example": None,
+            "preset@gmail.com": None,
+            "named@corp.example": None,
+        }
+
+    @staticmethod
+    def _add_accounts(place: Place) -> None:
+        place.change(
+            "INSERT INTO account (email, host, source, created_at, updated_at, worked_at) VALUES "
+            "('worked@corp.example', NULL, 'csv', 1, 1, 1), ('never@corp.example', NULL, 'csv', 1, 1, NULL), "
+            "('preset@gmail.com', NULL, 'csv', 1, 1, 1), ('named@corp.example', 'mail.example', 'csv', 1, 1, 1)"
+        )
 
 
 _FINISHED_IN_ANOTHER_ORDER = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,18 +18,16 @@ from pydantic import ValidationError
 
 from postroom.config import (
     RateLimitFallback,
-    Server,
     Settings,
     is_loopback,
     load_settings,
     parse_duration,
     parse_host,
-    server_for,
     split_keys,
     variables,
 )
 from postroom.errors import ConfigError
-from postroom.model import SECOND, Account, InDoubtPolicy, Secret, Security
+from postroom.model import SECOND, InDoubtPolicy, Secret, Security
 
 CANARY = "canary-7f3a9c-canary"
 
@@ -370,162 +367,8 @@ def test_loopback_is_judged_by_spelling(host: str, here: bool) -> None:
     assert is_loopback(host) is here
 
 
-def _account(
-    email: str = "ann@example.com",
-    host: str | None = None,
-    port: int | None = None,
-    security: Security | None = None,
-    connections: int | None = None,
-    username: str | None = None,
-) -> Account:
-    return Account(1, email, "", host, port, security, username, connections=connections)
-
-
-def _where(server: Server) -> tuple[str, int, Security]:
-    return server.host, server.port, server.security
-
-
-STARTTLS, TLS, NONE = Security.STARTTLS, Security.TLS, Security.NONE
-
-
-class TestServer:
-    @pytest.mark.parametrize(
-        ("domain", "host", "port", "security", "provider"),
-        [
-            ("gmail.com", "smtp.gmail.com", 587, STARTTLS, "gmail"),
-            ("GoogleMail.com", "smtp.gmail.com", 587, STARTTLS, "gmail"),
-            ("outlook.com", "smtp-mail.outlook.com", 587, STARTTLS, "outlook"),
-            ("hotmail.com", "smtp-mail.outlook.com", 587, STARTTLS, "outlook"),
-            ("live.com", "smtp-mail.outlook.com", 587, STARTTLS, "outlook"),
-            ("acme.onmicrosoft.com", "smtp.office365.com", 587, STARTTLS, "office365"),
-            ("yahoo.com", "smtp.mail.yahoo.com", 465, TLS, "yahoo"),
-            ("icloud.com", "smtp.mail.me.com", 587, STARTTLS, "icloud"),
-            ("me.com", "smtp.mail.me.com", 587, STARTTLS, "icloud"),
-            ("fastmail.com", "smtp.fastmail.com", 465, TLS, "fastmail"),
-            ("zoho.com", "smtp.zoho.com", 465, TLS, "zoho"),
-            ("example.com", "smtp.gmail.com", 587, STARTTLS, "gmail"),
-        ],
-    )
-    def test_follows_from_the_senders_domain(
-        self, domain: str, host: str, port: int, security: Security, provider: str
-    ) -> None:
-        email = f"ann@{domain}"
-        expected = Server(
-            host, port, security, connections=2, username=email, provider=provider, logins_per_minute=10
-        )
-        assert replace(server_for(_account(email), Settings()), daily_limit=None) == expected
-
-    @pytest.mark.parametrize(
-        ("email", "host", "own", "limit"),
-        [
-            ("ann@gmail.com", None, None, 450),
-            ("ann@googlemail.com", None, None, 450),
-            ("ann@example.com", None, None, 1800),  # Workspace
-            ("ann@acme.onmicrosoft.com", None, None, 9000),
-            ("ann@me.com", None, None, 900),
-            ("ann@zoho.com", None, None, None),
-            ("ann@gmail.com", "smtp.example.com", None, None),  # limits belong to the server
-            ("ann@gmail.com", None, 500, 500),  # the account's own has no headroom taken off
-            ("ann@example.com", "smtp.example.com", 7, 7),
-        ],
-    )
-    def test_has_the_daily_limit_of_the_account_or_of_the_provider(
-        self, email: str, host: str | None, own: int | None, limit: int | None
-    ) -> None:
-        account = replace(_account(email), host=host, daily_limit=own)
-        assert server_for(account, Settings()).daily_limit == limit
-
-    def test_paces_log_ins_as_the_account_says_or_at_a_known_provider(self) -> None:
-        for host, own, expected in (
-            ("smtp.gmail.com", None, 10),
-            ("smtp.gmail.com", 60, 60),
-            ("a.b", None, None),
-        ):
-            account = replace(_account(), host=host, logins_per_minute=own)
-            assert server_for(account, Settings()).logins_per_minute == expected
-
-    @pytest.mark.parametrize("own", [None, True, False])
-    def test_makes_use_of_extensions_unless_the_account_says_no(self, own: bool | None) -> None:
-        server = server_for(replace(_account(), pipelining=own, chunking=True), Settings())
-        assert (server.pipelining, server.chunking) == (own is not False, True)
-        server = server_for(replace(_account(), chunking=own), Settings())
-        assert (server.pipelining, server.chunking) == (True, own is not False)
-
-    def test_of_the_settings_beats_the_preset(self) -> None:
-        settings = Settings(smtp_host="relay.example", smtp_port=465)
-        server = server_for(_account("ann@gmail.com"), settings)
-        assert _where(server) == ("relay.example", 465, TLS)
-        assert (server.connections, server.provider, server.logins_per_minute) == (20, None, None)
-
-    def test_of_the_account_beats_the_settings_whole(self) -> None:
-        settings = Settings(smtp_host="relay.example", smtp_port=465, smtp_security=TLS, smtp_connections=5)
-        server = server_for(_account(host="Mail.example", username="ann", connections=3), settings)
-        assert _where(server) == ("mail.example", 587, STARTTLS)
-        assert (server.username, server.connections) == ("ann", 3)
-        assert server_for(_account(host="mail.example"), settings).connections == 5
-
-    def test_limits_belong_to_the_server_not_to_the_senders_domain(self) -> None:
-        assert server_for(_account("ann@gmail.com", host="mail.example"), Settings()).provider is None
-        own = server_for(_account("ann@example.com", host="smtp.gmail.com"), Settings())
-        assert (own.provider, own.connections) == ("gmail", 2)
-
-    @pytest.mark.parametrize(
-        ("port", "security", "expected"),
-        [
-            (None, None, (587, STARTTLS)),
-            (465, None, (465, TLS)),
-            (2525, None, (2525, STARTTLS)),
-            (None, TLS, (465, TLS)),
-            (None, NONE, (25, NONE)),
-            (587, NONE, (587, NONE)),
-            (465, STARTTLS, (465, STARTTLS)),
-        ],
-    )
-    def test_port_and_security_follow_from_each_other(
-        self, port: int | None, security: Security | None, expected: tuple[int, Security]
-    ) -> None:
-        server = server_for(_account(host="localhost", port=port, security=security), Settings())
-        assert _where(server) == ("localhost", *expected)
-
-    def test_settings_without_host_alter_the_presets_port(self) -> None:
-        assert _where(server_for(_account(), Settings(smtp_port=465))) == ("smtp.gmail.com", 465, TLS)
-        yahoo = server_for(_account("a@yahoo.com"), Settings(smtp_security=STARTTLS))
-        assert _where(yahoo) == ("smtp.mail.yahoo.com", 587, STARTTLS)
-        assert _where(server_for(_account("a@yahoo.com"), Settings(smtp_port=587)))[2] is STARTTLS
-
-    def test_account_may_alter_the_port_of_the_settings_host(self) -> None:
-        settings = Settings(smtp_host="127.0.0.1", smtp_port=1025, smtp_security=NONE)
-        assert _where(server_for(_account(port=1026), settings)) == ("127.0.0.1", 1026, NONE)
-        assert _where(server_for(_account(security=STARTTLS), settings)) == ("127.0.0.1", 1025, STARTTLS)
-
-    @pytest.mark.parametrize(
-        "account", [_account(host="inbox"), _account(host="INBOX", port=99, security=TLS)]
-    )
-    def test_inbox_stays_symbolic(self, account: Account) -> None:
-        expected = Server("inbox", 0, NONE, connections=20, username="ann@example.com", provider=None)
-        assert server_for(account, Settings()) == expected
-
-    def test_inbox_can_be_everyones(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("POSTROOM_SMTP_HOST", "inbox")
-        monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
-        assert _where(server_for(_account("a@gmail.com"), load_settings())) == ("inbox", 0, NONE)
-
-
-class TestPlaintext:
-    def test_of_an_account_is_refused_beyond_loopback(self) -> None:
-        with pytest.raises(ConfigError, match=r"ann@example\.com.* mail\.example;") as caught:
-            server_for(_account(host="mail.example", security=NONE), Settings())
-        assert caught.value.variable == "POSTROOM_SMTP_ALLOW_PLAINTEXT"
-
-    def test_of_the_settings_is_refused_at_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
-        with pytest.raises(ConfigError, match=r"smtp\.gmail\.com") as caught:
-            load_settings()
-        assert caught.value.variable == "POSTROOM_SMTP_SECURITY"
-
-    def test_is_fine_on_loopback_or_when_forced(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        account = _account(host="mail.example", security=NONE)
-        assert server_for(account, Settings(smtp_allow_plaintext=True)).security is NONE
-        monkeypatch.setenv("POSTROOM_SMTP_HOST", "127.0.0.1")
-        monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
-        assert load_settings().smtp_security is NONE
+def test_plain_text_without_a_host_is_refused_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTROOM_SMTP_SECURITY", "none")
+    with pytest.raises(ConfigError, match="in the clear to the server of each sender's domain") as caught:
+        load_settings()
+    assert caught.value.variable == "POSTROOM_SMTP_SECURITY"
