@@ -26,7 +26,7 @@ from postroom.config import (
     parse_whole,
 )
 from postroom.model import Secret, Security
-from postroom.providers import PROVIDERS
+from postroom.providers import PROVIDERS, doubtful_port
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class AccountRow:
 
 @dataclass(frozen=True, slots=True)
 class RowFault:
-    """What is wrong with the row that begins on `line`; fatal when it spoils the whole file."""
+    """What is wrong with the row that begins on `line`, or may be; fatal when it spoils the whole file."""
 
     line: int
     message: str
@@ -268,6 +268,8 @@ class _RowReader:
                 f"password; make line {row.line} agree with it"
             )
         self._keys[row.key] = row.line
+        if row.identity not in self._accounts and (doubt := doubtful_port(row.port, row.security)):
+            self.faults.append(RowFault(row.line, f"{doubt} (the row counts as it is)"))
         self._accounts.setdefault(row.identity, row)
         self.rows.append(row)
 

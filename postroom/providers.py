@@ -150,6 +150,15 @@ def _daily_limit(provider: str | None, email: str) -> int | None:
     return None if limit is None else limit - limit // _HEADROOM
 
 
+def doubtful_port(port: int | None, security: Security | None) -> str | None:
+    """Say what is odd about a port and a security that were given together, or None (RFC 8314 §3.3, RFC 6409)."""
+    if port == 465 and security in (Security.STARTTLS, Security.NONE):
+        return f"port 465 speaks TLS from the start as a rule, and security is {security.value}: it should be tls"
+    if port in (25, 587) and security is Security.TLS:
+        return f"port {port} begins in clear as a rule, and security is tls: it should be starttls"
+    return None
+
+
 def unnamed_server(account: Account, settings: Settings, by_exchangers: str | None = None) -> str | None:
     """Return the host of a server that nobody has named and no preset knows: the account keeps it once it has worked."""
     if account.host or settings.smtp_host or _preset(domain_of(account)):

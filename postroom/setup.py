@@ -19,7 +19,8 @@ from postroom.accounts import AccountsFile, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, load_settings
 from postroom.errors import ConfigError
-from postroom.providers import server_for, unnamed_server
+from postroom.providers import doubtful_port, server_for, unnamed_server
+from postroom.repeats import quieten
 from postroom.store import MOVED, MOVING, Store, open_store
 from postroom.vault import Vault
 
@@ -29,6 +30,10 @@ _VAULT = "vault"  # setting: the fingerprint of the secret key
 VAR = Path("var")
 _EX_TEMPFAIL = 75  # sysexits.h
 _LAST_ANSWERS_S = 0.3
+_REPETITIVE = (
+    "postroom.worker",
+    "postroom.seam",
+)  # loggers that may say the same for each connection or message
 _ALLOCATIONS_A_SEARCH = 20_000  # of objects that hold others; Python's own is 700
 INBOX = inbox.FOLDER
 
@@ -43,10 +48,12 @@ class Service:
 
 
 def start_logging(settings: Settings) -> None:
-    """Log to standard error; one line for each record."""
+    """Log to standard error; one line for each record, but for those of a worker that repeat."""
     logging.basicConfig(
         level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
     )
+    for handler in logging.getLogger().handlers:
+        quieten(handler, *_REPETITIVE)
 
 
 def stop_this_process(reason: str) -> None:
@@ -65,6 +72,8 @@ def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = la
     """
     settings = load_settings()
     start_logging(settings)
+    if doubt := doubtful_port(settings.smtp_port, settings.smtp_security):
+        log.warning("POSTROOM_SMTP_PORT, POSTROOM_SMTP_SECURITY: %s", doubt)
     store = open_store(
         settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
     )

@@ -198,6 +198,34 @@ def test_a_bad_value_costs_its_row_only(column: str, value: str, message: str) -
     assert "canary" not in repr(file)
 
 
+@pytest.mark.parametrize(
+    ("port", "security", "words"),
+    [
+        (465, "starttls", "should be tls"),
+        (465, "none", "should be tls"),
+        (587, "tls", "should be starttls"),
+        (25, "tls", "should be starttls"),
+    ],
+)
+def test_a_port_that_does_not_go_with_its_security_is_warned_of(port: int, security: str, words: str) -> None:
+    text = "key,email,app_password,host,port,security\n"
+    text += f"k1,ann@example.com,pw,mail.example,{port},{security}\nk2,ann@example.com,pw,mail.example,{port},{security}\n"
+    file = _read(text)
+    assert len(file.rows) == 2, "the rows count as they are"
+    [warning] = file.faults
+    assert (warning.line, words in warning.message, warning.fatal) == (2, True, False)
+
+
+@pytest.mark.parametrize(
+    "cells", ["465,tls", "465,", ",tls", "587,starttls", "2525,tls", "1465,starttls", ","]
+)
+def test_any_other_port_is_not(cells: str) -> None:
+    assert (
+        _read(f"key,email,app_password,host,port,security\nk1,a@b.example,pw,m.example,{cells}\n").faults
+        == ()
+    )
+
+
 class TestFaultyRows:
     @pytest.mark.parametrize("row", ["k,a@x.com", "k,a@x.com,pw,more", "k"])
     def test_with_too_few_or_too_many_fields(self, row: str) -> None:
