@@ -100,6 +100,15 @@ def note_servers(store: Store, settings: Settings) -> None:
             store.write(lambda transaction, id_=account.id, host=host: transaction.keep_server(id_, host))  # type: ignore[misc]
 
 
+def check_folder() -> None:
+    """Raise ConfigError when the current folder holds no installation."""
+    if not VAR.is_dir():
+        raise ConfigError(
+            "POSTROOM_HOME",
+            f"there is no installation in {Path.cwd()}: go to its folder, or name it with --home DIR",
+        )
+
+
 def _check_it_stays(store: Store) -> None:
     """See that the database has not been moved elsewhere, and is not being filled just now."""
     if (place := store.setting(MOVED)) is not None:

@@ -37,7 +37,7 @@ EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h
 
 _EPILOG = """\b
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 75 try again later, 78 wrong configuration.
-Settings are environment variables or lines of .env in the current folder; files are kept there too.
+Settings are environment variables or lines of .env in the installation's folder; files are kept there too.
 """
 
 
@@ -53,6 +53,10 @@ def main() -> None:
         _fail(str(error), EX_TEMPFAIL)
     except PostroomError as error:
         _fail(str(error), 1)
+    except PermissionError as error:
+        _fail(
+            f"{error.filename}: permission denied; run this as the user whose installation it is", EX_CONFIG
+        )
 
 
 def _fail(message: str, status: int) -> None:
@@ -62,7 +66,10 @@ def _fail(message: str, status: int) -> None:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, message="postroom %(version)s")
-def cli() -> None:
+@click.option(
+    "--home", envvar="POSTROOM_HOME", metavar="DIR", help="The installation's folder; without it, this one."
+)
+def cli(home: str | None) -> None:
     """Send mail through the mailboxes you already own.
 
     \b
@@ -71,13 +78,26 @@ def cli() -> None:
       postroom send --to you@example.com --subject Hello --body "It works"
       postroom inbox          see what arrived there
     """
+    if home:
+        _enter(home)
+
+
+def _enter(home: str) -> None:
+    """Make this the current folder, for the processes that are started from here as well."""
+    try:
+        os.chdir(home)
+    except OSError as error:
+        raise ConfigError("POSTROOM_HOME", f"cannot enter {home}: {error.strerror}; make it first") from error
+    os.environ["POSTROOM_HOME"] = str(Path.cwd())
 
 
 # ---------------------------------------------------------------- running it
 
 
 @cli.command()
-def serve() -> None:
+@click.option("--host", envvar="HOST", metavar="NAME", help="Where HTTP listens, instead of HOST.")
+@click.option("--port", envvar="PORT", metavar="NUMBER", help="And on which port, instead of PORT.")
+def serve(host: str | None, port: str | None) -> None:
     """Run everything: HTTP, delivery and the built-in inbox.
 
     Prepares the database, reads data.csv (and writes a first one where there is none), then
@@ -86,6 +106,7 @@ def serve() -> None:
     """
     from postroom import setup
 
+    os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
     service = setup.open_service(migrate=True)
     setup.check_port(service.settings)
     key = setup.write_demo_accounts(service.settings.accounts_csv)
@@ -106,6 +127,11 @@ def _program() -> str:
     return shown if not shown.startswith("..") else str(beside)
 
 
+def _home_option() -> str:
+    home = os.environ.get("POSTROOM_HOME")
+    return f" --home {home}" if home else ""
+
+
 def _greet(service: Service, key: str | None) -> None:
     settings = service.settings
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
@@ -117,7 +143,7 @@ def _greet(service: Service, key: str | None) -> None:
     click.echo(
         f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
         f"  curl {url}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
-        f"  {_program()} inbox show latest\n",
+        f"  {_program()}{_home_option()} inbox show latest\n",
         err=True,
     )
 
@@ -400,6 +426,7 @@ def inbox(context: click.Context, limit: int, as_json: bool) -> None:
         from postroom import setup
         from postroom.inbox import list_mails
 
+        setup.check_folder()
         mails = list_mails(setup.INBOX, limit)
         if as_json:
             click.echo(json.dumps([_summary(mail) for mail in mails]))
@@ -453,6 +480,7 @@ def show(which: str, raw: bool, as_json: bool) -> None:
     from postroom import setup
     from postroom.inbox import read_mail
 
+    setup.check_folder()
     mail = read_mail(setup.INBOX, which)
     if raw:
         sys.stdout.buffer.write(mail.raw)

@@ -345,7 +345,8 @@ def open_store(
         path = Path(url.removeprefix(_SCHEME))
         if not create and not path.exists():
             raise SchemaMismatch(
-                f"there is no database at {path}: run `postroom serve` or `postroom migrate` here"
+                f"there is no database at {path.absolute()}: run `postroom serve` or `postroom migrate` there, "
+                "or name the installation's folder with --home DIR"
             )
         return Store(SQLiteEngine(path, on_broken=on_broken))
     if urlsplit(url).scheme not in ("postgresql", "postgres"):

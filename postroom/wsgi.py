@@ -1,0 +1,34 @@
+"""The application for a WSGI server other than ours: `mail_server:app`, `postroom.wsgi:app`.
+
+It is the whole of Flask's application, without the event loop: each request takes a thread of that server.
+Messages are sent by `postroom worker`, which runs beside it in the same folder.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from functools import cache
+
+from flask import Flask
+from werkzeug.local import LocalProxy
+
+
+def application() -> Flask:
+    """Return this process's application, opened on first use: a fork shares no database with its parent."""
+    return _open(os.getpid())
+
+
+@cache
+def _open(_pid: int) -> Flask:
+    from postroom import setup
+    from postroom.web import create_app
+
+    service = setup.open_service(migrate=True, on_broken=setup.stop_this_process)
+    atexit.register(service.store.close)
+    setup.write_demo_accounts(service.settings.accounts_csv)
+    setup.read_accounts_file(service)
+    return create_app(service.settings, service.store, service.vault)
+
+
+app = LocalProxy(application)

@@ -1,0 +1,89 @@
+"""Commands find the installation that they are to work on, or say where they looked."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from postroom import cli
+from postroom.store import open_store
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    monkeypatch.delenv("POSTROOM_HOME", raising=False)
+    monkeypatch.setenv("POSTROOM_LOG_LEVEL", "ERROR")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return Call(monkeypatch, capfd)
+
+
+class Call:
+    """Run a command in this process as the shell would."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+
+    def __call__(self, *words: str) -> tuple[int | str | None, str]:
+        self._monkeypatch.setattr("sys.argv", ["postroom", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, self._capfd.readouterr().err
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """An installation without accounts."""
+    folder = tmp_path / "home"
+    store = open_store(f"sqlite:///{folder}/var/postroom.db")
+    store.migrate()
+    store.close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    "words", [["accounts"], ["status", "x"], ["inbox"], ["inbox", "show", "latest"], ["worker"], ["web"]]
+)
+def test_a_folder_without_an_installation_is_named(call: Call, words: list[str], tmp_path: Path) -> None:
+    status, said = call(*words)
+    assert status == 78
+    assert f"{tmp_path}/elsewhere" in said
+    assert "--home DIR" in said
+
+
+def test_home_is_entered_for_every_command(call: Call, home: Path) -> None:
+    assert call("--home", str(home), "accounts") == (0, "there are no accounts; add a row to data.csv\n")
+    assert os.environ.pop("POSTROOM_HOME") == str(Path.cwd()) == str(home)
+
+
+def test_postroom_home_is_entered_and_processes_that_follow_find_it_too(
+    call: Call, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POSTROOM_HOME", "../home")
+    assert call("inbox") == (0, "the inbox is empty\n")
+    assert os.environ["POSTROOM_HOME"] == str(home)
+
+
+def test_a_home_that_is_not_there_is_named(call: Call) -> None:
+    status, said = call("--home", "nowhere", "accounts")
+    assert (status, said.partition(":")[0]) == (78, "postroom")
+    assert "cannot enter nowhere: No such file or directory" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("words", [["accounts"], ["inbox"], ["status", "x"]])
+def test_another_user_gets_a_sentence(
+    call: Call, home: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "var").chmod(0o700)
+    try:
+        os.seteuid(65534)
+        status, said = call(*words)
+    finally:
+        os.seteuid(0)
+    assert status == 78
+    assert "Traceback" not in said
+    assert said.count("\n") == 1
