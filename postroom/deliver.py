@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from postroom.errors import FaultKind
-from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome
+from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome, Reply
 from postroom.replies import UNKNOWN, Circumstances
 from postroom.reply_table import Place
 from postroom.smtp import Connection, Envelope, Transcript
@@ -34,13 +34,34 @@ async def deliver(
     if shortcoming is not None:
         return for_all(job, Failed(shortcoming, Blame.MESSAGE))
     transcript = await connection.transact(envelope, before_dot)
-    if transcript.not_begun:
+    if transcript.not_begun or connection.wants_another_name(_refusals(transcript)):
         raise NotBegun
     circumstances = Circumstances(connection.host, connection.authenticated, transcript.reused)
-    return {
+    outcomes = {
         delivery.id: outcome_of(transcript, delivery.forward_path, circumstances)
         for delivery in job.deliveries
     }
+    hint = connection.skipped_login
+    return outcomes if hint is None else {id_: _with_hint(outcome, hint) for id_, outcome in outcomes.items()}
+
+
+def _refusals(transcript: Transcript) -> list[Reply]:
+    """Return the refusals of a message that went to nobody."""
+    answers = [*transcript.rcpt.values(), *filter(None, [transcript.mail])]
+    return (
+        []
+        if any(each.positive for each in transcript.rcpt.values())
+        else [each for each in answers if not each.positive]
+    )
+
+
+def _with_hint(outcome: Outcome, hint: str) -> Outcome:
+    """Say of a refusal that asks for a log-in, or speaks of relaying, that none was tried."""
+    if not isinstance(outcome, Deferred | Failed) or outcome.reply is None:
+        return outcome
+    if outcome.blame is not Blame.ACCOUNT and "relay" not in outcome.reply.text.lower():
+        return outcome
+    return replace(outcome, reason=f"{outcome.reason}; {hint}")
 
 
 def _envelope(job: ClaimedJob) -> Envelope:

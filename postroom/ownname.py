@@ -7,6 +7,7 @@ import re
 import socket
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Final
@@ -22,6 +23,7 @@ _NOT_OURS: Final = (
     ".arpa",
 )  # what a machine without a name of its own is given
 _OTHER_REASON: Final = re.compile(r"(?i)too many|concurren|rate|busy|load|limit|shut")
+_ABOUT_THE_NAME: Final = re.compile(r"(?i)\b(?:helo|ehlo)\b")
 _NOBODY: Final = "localhost.localdomain"
 
 
@@ -82,6 +84,19 @@ def may_be_for_the_name(reply: Reply) -> bool:
     if reply.positive or reply.code in (500, 502, 503):  # these do not know EHLO, or not now
         return False
     return reply.code != 421 or _OTHER_REASON.search(reply.text) is None
+
+
+def refused_later(host: str, port: int, name: str, others: Sequence[str], replies: Iterable[Reply]) -> bool:
+    """Whether a server that took our name in EHLO refuses it at MAIL or RCPT, as Postfix does, and another is left.
+
+    That one is said first from then on.
+    """
+    if not others or _refused.get((host, port)) in others:
+        return False
+    if not any(reply.code not in (500, 502, 503) and _ABOUT_THE_NAME.search(reply.text) for reply in replies):
+        return False
+    note_refused(host, port, name)
+    return True
 
 
 def note_refused(host: str, port: int, name: str) -> None:

@@ -810,7 +810,23 @@ _LOGINS = (
     ),
 )
 
+_NAMES = (
+    Row(
+        Meaning.ACCOUNT,
+        _any(
+            r"\b(?:helo|ehlo)\b.{0,80}(?:reject|invalid|refus|denied|not found|fully|bad|illegal|malformed|resolv)",
+            r"(?:invalid|bad|illegal|malformed|reject\w*|forged|fake|need)\b.{0,40}\b(?:helo|ehlo)\b",
+        ),
+        at=SENDING | {Place.EHLO},
+        code="4(?!21)..|5(?!0[023])..",
+        explanation="the server does not accept the name that this machine gives in EHLO",
+        fix="set POSTROOM_EHLO_NAME to a fully qualified name of this machine",
+        source="postfix.org/postconf.5.html#smtpd_helo_restrictions",
+    ),
+)
+
 TABLE = (
+    *_NAMES,
     *_OF_THE_MESSAGE,
     *_OF_THE_SESSION,
     *OF_THE_RIGHT,

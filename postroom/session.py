@@ -11,7 +11,7 @@ import binascii
 import re
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -104,6 +104,7 @@ class Session:
         self._mechanisms: tuple[str, ...] = ()  # of AUTH
         self._greeting = ""
         self._own_name = ""  # as we last said it in EHLO
+        self._other_names: list[str] = []
         self._round_trip = float("inf")  # the quickest answer to a command, in seconds
         self.authenticated = False  # whether credentials were given and accepted
 
@@ -169,6 +170,7 @@ class Session:
         """Introduce ourselves; where the name is refused, by our address, and the other way round."""
         endpoint = self._endpoint
         self._own_name, *others = self._introductions()
+        self._other_names = others
         reply = await self._command("EHLO", f"EHLO {self._own_name}")
         if others and ownname.may_be_for_the_name(reply):
             if reply.code == 421:
@@ -178,7 +180,7 @@ class Session:
             second = await self._command("EHLO", f"EHLO {others[0]}")
             if second.positive:
                 ownname.note_refused(endpoint.host, endpoint.port, self._own_name)
-                self._own_name, reply = others[0], second
+                self._own_name, reply, self._other_names = others[0], second, [self._own_name]
         if (
             reply.code in _UNKNOWN
             and self._endpoint.security is not Security.STARTTLS
@@ -204,6 +206,21 @@ class Session:
         Sendmail, when a limit is reached, answers EHLO without what it can do, and every command with the reason.
         """
         self._expect(await self._command("NOOP", "NOOP"), "NOOP")
+
+    def wants_another_name(self, refusals: Iterable[Reply]) -> bool:
+        """Whether these refusals are of our name, and a new connection is to try another one; this one is closed then."""
+        endpoint, own = self._endpoint, self._own_name
+        wants = ownname.refused_later(endpoint.host, endpoint.port, own, self._other_names, refusals)
+        if wants:
+            self.abort()
+        return wants
+
+    @property
+    def skipped_login(self) -> str | None:
+        """Say why no log-in was tried although there is a password, or None."""
+        if self.authenticated or not self._has_login:
+            return None
+        return "no log-in was tried, since the server offers none without TLS: set the security to starttls"
 
     def _introductions(self) -> list[str]:
         assert self._wire.transport is not None

@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import pytest
 
 from postroom import ownname, session
+from postroom.deliver import NotBegun
 from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, Deferred, Failed, Security
+from postroom.model import Blame, Deferred, Failed, Outcome, Security, Sent
 from postroom.ownname import OwnName, fully_qualified, introductions
 from postroom.session import Endpoint, Timeouts
 from postroom.smtp import Connection
@@ -22,7 +23,7 @@ from postroom.status import classify_fault
 from tests.conftest import MakeContext, StartScripted
 from tests.servers.scripted import BareHandshake, Held, ScriptedServer
 from tests.servers.waiting import eventually
-from tests.smtp.dialog import PASSWORD, USER, endpoint, run
+from tests.smtp.dialog import PASSWORD, USER, attempt, endpoint, job, run
 
 NAME, LITERAL = "mail.example.com", "[127.0.0.1]"
 
@@ -129,6 +130,83 @@ def test_where_both_are_refused_the_server_s_words_are_kept(scripted: StartScrip
     assert fault.reply is not None
     assert fault.reply.code == 550
     assert ehlos(server) == [NAME, LITERAL]
+
+
+def delivered(where: Endpoint) -> list[Outcome]:
+    """Deliver a job as a lane does: what was not begun is tried again over a new connection."""
+
+    async def dialogue() -> list[Outcome]:
+        for _ in range(5):
+            try:
+                outcomes, connection = await attempt(where, job())
+            except NotBegun:
+                continue
+            if connection is not None:
+                await connection.quit()
+            return outcomes
+        raise AssertionError("it goes round in circles")
+
+    return run(dialogue(), seconds=60)
+
+
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT"])
+@pytest.mark.parametrize("extensions", [["8BITMIME"], ["PIPELINING"]])
+def test_a_name_that_is_refused_only_later_makes_way_too(
+    scripted: StartScripted, verb: str, extensions: list[str]
+) -> None:
+    """Postfix says it at RCPT (smtpd_delay_reject)."""
+    server = scripted(extensions=extensions)
+    server.on(verb, f"450 4.7.1 <{NAME}>: Helo command rejected: Host not found", times=1)
+    [outcome] = delivered(named(server))
+    assert isinstance(outcome, Sent)
+    assert ehlos(server) == [NAME, LITERAL]
+    assert len(server.messages) == 1
+
+
+def test_a_server_that_takes_no_name_of_ours_says_which_setting_helps(scripted: StartScripted) -> None:
+    server = scripted()
+    server.on("RCPT", "504 5.5.2 <x>: Helo command rejected: need fully-qualified hostname")
+    [outcome] = delivered(named(server))
+    assert isinstance(outcome, Failed)
+    assert outcome.blame is Blame.ACCOUNT
+    assert "POSTROOM_EHLO_NAME" in outcome.reason
+    assert ehlos(server) == [NAME, LITERAL]
+
+
+# --- a password, and no log-in without TLS
+
+
+@pytest.mark.parametrize(
+    ("verb", "reply", "blame"),
+    [
+        ("MAIL", "530 5.7.0 Authentication required", Blame.ACCOUNT),
+        ("MAIL", "550 5.7.1 authentication required", Blame.ACCOUNT),
+        ("RCPT", "530 5.7.0 Must issue a STARTTLS command first", Blame.ACCOUNT),
+        ("RCPT", "554 5.7.1 <bob@example.net>: Relay access denied", Blame.RECIPIENT),
+    ],
+)
+def test_a_password_that_was_not_used_names_starttls(
+    scripted: StartScripted, verb: str, reply: str, blame: Blame
+) -> None:
+    server = scripted(auth=())
+    server.on(verb, reply)
+    [outcome] = delivered(endpoint(server, password=PASSWORD))
+    assert isinstance(outcome, Failed)
+    assert outcome.blame is blame
+    assert reply.split()[1] in outcome.reason
+    assert "no log-in was tried" in outcome.reason
+    assert "starttls" in outcome.reason
+    [other] = delivered(endpoint(server))
+    assert isinstance(other, Failed)
+    assert "no log-in was tried" not in other.reason, "there was nothing to log in with"
+
+
+def test_any_other_refusal_has_nothing_to_do_with_it(scripted: StartScripted) -> None:
+    server = scripted(auth=())
+    server.on("RCPT", "550 5.1.1 no such user")
+    [outcome] = delivered(endpoint(server, password=PASSWORD))
+    assert isinstance(outcome, Failed)
+    assert "log-in" not in outcome.reason
 
 
 def test_no_loopback_address_is_said_to_a_server_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
