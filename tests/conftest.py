@@ -19,6 +19,7 @@ from tests.servers.postgres import Postgres
 from tests.servers.redis import Redis
 from tests.servers.scripted import ScriptedServer
 from tests.servers.sink import Sink
+from tests.soak import choose_examples
 
 __all__ = [
     "pytest_runtest_makereport",
@@ -27,6 +28,19 @@ __all__ = [
 ]  # pytest finds them here
 
 MakeContext: TypeAlias = Callable[[str], ssl.SSLContext]
+
+
+choose_examples()
+_SERVERS = {"postgres", "postgres_server", "postfix_server", "redis_server", "memcached_server"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, which `make quick` leaves out."""
+    for item in items:
+        parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+        used = {*getattr(item, "fixturenames", ()), *(each for each in parameters if isinstance(each, str))}
+        if used & _SERVERS:
+            item.add_marker("server")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -235,6 +236,7 @@ def without_nul(value: Any) -> Any:
     return value.replace("\0", "\\x00") if type(value) is str and "\0" in value else value
 
 
+@cache
 def load_queries() -> Any:
     """Return the named queries, bound to this engine's driver."""
     folder = Path(__file__).parent

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class _Adapter(SQLite3Adapter):
         return changed
 
 
+@cache
 def load_queries() -> Any:
     """Return the named queries of queries.sql, bound to this engine's driver."""
     folder = Path(__file__).parent

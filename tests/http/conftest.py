@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,8 @@ from werkzeug.test import TestResponse
 from postroom.accounts import AccountsFile
 from postroom.config import Settings, variables
 from postroom.setup import Service
-from postroom.store import open_store
+from postroom.store import Store, open_store
+from postroom.store.sqlite import SQLiteEngine
 from postroom.vault import Vault
 from postroom.web import create_app
 
@@ -31,20 +33,31 @@ key,email,app_password,host
 MOST_BYTES = 1_000_000
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a secret key and a database that alice and bob are in, to copy."""
+    folder = tmp_path_factory.mktemp("installed")
+    (folder / "data.csv").write_text(ROWS, encoding="utf-8")
+    store = open_store(f"sqlite:///{folder}/var/postroom.db")
+    store.migrate()
+    AccountsFile(store, Vault.open(Settings(), folder / "var"), folder / "data.csv").sync()
+    store.close()
+    return folder
+
+
 @pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     """An installation in `tmp_path` without rate limits, whose data.csv names alice and bob."""
     for setting in Settings.model_fields:
         for name in variables(setting):
             monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(installed, tmp_path, dirs_exist_ok=True)
     settings = Settings(rate_limit="", max_message_bytes=MOST_BYTES)
-    vault = Vault.open(settings, tmp_path / "var")
-    store = open_store(f"sqlite:///{tmp_path}/var/postroom.db")
-    store.migrate()
-    (tmp_path / "data.csv").write_text(ROWS, encoding="utf-8")
-    AccountsFile(store, vault, tmp_path / "data.csv").sync()
-    yield Service(settings, store, vault)
+    engine = SQLiteEngine(tmp_path / "var/postroom.db")
+    engine._writer.pragma("synchronous", "off")  # no power fails here
+    store = Store(engine)
+    yield Service(settings, store, Vault.open(settings, tmp_path / "var"))
     store.close()
 
 
@@ -53,19 +66,21 @@ def make_app(service: Service) -> Iterator[Callable[..., Flask]]:
     """Build an application on the service's store, as one more process would: `make_app(rate_limit="3/minute")`."""
 
     apps: list[Flask] = []
+    has_clients = False
 
     def make(**settings: Any) -> Flask:
+        nonlocal has_clients
+        has_clients |= "ratelimit_storage_uri" in settings
         given = {"rate_limit": "", "max_message_bytes": MOST_BYTES, **settings}
         apps.append(create_app(Settings(**given), service.store, service.vault))
         return apps[-1]
 
     yield make
     apps.clear()
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ResourceWarning
-        )  # clients of Redis and Memcached leave closing to this
-        gc.collect()
+    if has_clients:  # of Redis and Memcached: they leave closing to this, which takes as long as ten tests
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
 
 
 @pytest.fixture

@@ -13,13 +13,14 @@ from typing import Any
 import apsw
 import pytest
 from flask.testing import FlaskClient
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
 from postroom.errors import CommitUnknown, DiskFull, StoreUnavailable
 from postroom.setup import Service
 from postroom.web.errors import answer_to
+from tests.soak import examples
 
 MESSAGE = "Email request is being processed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
@@ -730,11 +731,7 @@ SUBMISSIONS = st.fixed_dictionaries(
     },
     optional={"is_html": ANY_JSON | st.booleans(), "in_doubt": ANY_JSON | st.just("hold"), "extra": ANY_JSON},
 )
-FUZZ = settings(
-    max_examples=150,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
+FUZZ = examples(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 def check_civil(response: TestResponse) -> None:

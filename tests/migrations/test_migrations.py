@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import re
 import shutil
 from abc import ABC, abstractmethod
@@ -26,10 +25,9 @@ from postroom.store.engine import Engine
 from postroom.store.postgres import _TOGETHER, PostgresEngine
 from postroom.store.postgres import MIGRATIONS as POSTGRES_MIGRATIONS
 from postroom.store.sqlite import MIGRATIONS, SQLiteEngine
+from tests.children import CHILDREN
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
-
-SPAWN = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
@@ -208,8 +206,8 @@ class TestMigrating:
         assert newer.query("SELECT count(*) FROM a, b") == [(0,)]
 
     def test_eight_processes_at_once_apply_each_once(self, place: Place) -> None:
-        together = SPAWN.Barrier(8)
-        children = [SPAWN.Process(target=_migrate_together, args=(place, together)) for _ in range(8)]
+        together = CHILDREN.Barrier(8)
+        children = [CHILDREN.Process(target=_migrate_together, args=(place, together)) for _ in range(8)]
         for child in children:
             child.start()
         for child in children:
@@ -231,7 +229,7 @@ class TestMigrating:
         place.migrate()
         before = place.schema()
         add(newer, place, place.endless)
-        child = SPAWN.Process(target=newer.migrate)
+        child = CHILDREN.Process(target=newer.migrate)
         child.start()
         try:
             eventually(place.is_under_way, 20)

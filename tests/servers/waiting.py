@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -22,3 +23,12 @@ def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str =
             what = message or getattr(condition, "__name__", "the condition")
             raise AssertionError(f"waited {timeout:g} s in vain for {what}; last value: {value!r}")
         time.sleep(POLL)
+
+
+@contextmanager
+def at_most(seconds: float, what: str) -> Iterator[None]:
+    """Fail when what is inside takes longer: the bound of a deadline of ours, with room for a busy machine."""
+    began = time.monotonic()
+    yield
+    took = time.monotonic() - began
+    assert took < seconds, f"{what} took {took:.1f} s, and must not take {seconds:g} s"

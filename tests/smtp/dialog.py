@@ -26,7 +26,7 @@ BOB, CAROL, DAVE = "bob@example.net", "carol@example.net", "dave@example.net"
 MIME = b"Subject: hello\r\n\r\nHello.\r\n"
 
 
-def run(coroutine: Coroutine[Any, Any, T], *, library: str = "uvloop", seconds: float = 15.0) -> T:
+def run(coroutine: Coroutine[Any, Any, T], *, library: str = "uvloop", seconds: float = 120.0) -> T:
     """Run to the end in a fresh loop, of the kind that the worker uses unless `library` is asyncio.
 
     Fails when a connection was left open, and closes those that a failing test leaves: uvloop waits for them.
@@ -74,7 +74,7 @@ def endpoint(
     pipelining: bool = True,
     chunking: bool = True,
 ) -> Endpoint:
-    """Where a scripted server is; each deadline that is not given is 5 s."""
+    """Where a scripted server is; each deadline that is not given is 30 s."""
     timeouts = deadlines or {}
     names = ("connect", "greeting", "command", "data", "block", "dot", "quit")
     return Endpoint(
@@ -84,7 +84,7 @@ def endpoint(
         username=USER if password else None,
         password=Secret(password),
         tls=tls,
-        timeouts=Timeouts(**{name: timeouts.get(name, 5.0) for name in names}),
+        timeouts=Timeouts(**{name: timeouts.get(name, 30.0) for name in names}),
         pipelining=pipelining,
         chunking=chunking,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroom.model import Reply
@@ -115,7 +115,6 @@ def both_ways() -> Iterator[tuple[ScriptedServer, ScriptedServer]]:
         yield data, chunks
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(bodies, min_size=1, max_size=4))
 @example([b".\r\n", b"..\r\n", b"\r\n.\r\n", b"a\r\n.\r\nMAIL FROM:<m@x.example>\r\n"])
 def test_the_same_arrives_as_data_and_in_chunks(

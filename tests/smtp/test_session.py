@@ -31,8 +31,8 @@ from tests.smtp import dialog
 from tests.smtp.dialog import PASSWORD, USER, endpoint
 
 # Of every deadline that is not to run out, and a bound that shows that it did not.
-LONG = dict.fromkeys(("connect", "greeting", "command", "data", "block", "dot", "quit"), 10.0)
-SOON = 8.0
+LONG = dict.fromkeys(("connect", "greeting", "command", "data", "block", "dot", "quit"), 50.0)
+SOON = 40.0
 
 
 class Opened:
@@ -378,7 +378,7 @@ def test_starttls_refused(
 ) -> None:
     server = scripted(tls=True)
     server.on("STARTTLS", code)
-    where = endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD, deadlines={"connect": 0.5})
+    where = endpoint(server, Security.STARTTLS, client_tls, password=PASSWORD, deadlines={"connect": 2.0})
     fault = open_session(where).fault
     assert fault.verb == "STARTTLS"
     assert_no_credentials(server)
@@ -398,7 +398,7 @@ def test_a_handshake_that_breaks_off_is_not_the_accounts_fault(
         server.on("STARTTLS", do=action)
     else:
         server.on("GREETING", do=Drop(b"") if isinstance(action, Drop) else _silent(action))
-    deadlines = LONG | ({"connect": 1.0} if isinstance(action, Hang) else {})
+    deadlines = LONG | ({"connect": 2.0} if isinstance(action, Hang) else {})
     opened = open_session(endpoint(server, security, client_tls, password=PASSWORD, deadlines=deadlines))
     assert opened.fault.kind in (FaultKind.DISCONNECTED, FaultKind.TIMEOUT)
     assert opened.seconds < SOON
@@ -412,11 +412,11 @@ def test_a_connection_lost_before_the_handshake_begins(run: Run, client_tls: ssl
         server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            wire = await connect("127.0.0.1", port, 1)
+            wire = await connect("127.0.0.1", port, 30)
             while wire.broken is None:
                 await asyncio.sleep(0)
             with pytest.raises(SMTPFault) as caught:
-                await wire.start_tls(client_tls, "127.0.0.1", "the server", 1)
+                await wire.start_tls(client_tls, "127.0.0.1", "the server", 30)
         return caught.value
 
     fault = run(dialogue())
@@ -428,12 +428,12 @@ def test_plain_text_that_arrives_while_tls_begins(run: Run, client_tls: ssl.SSLC
 
     async def dialogue() -> tuple[SMTPFault, bool]:
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            wire = await connect("127.0.0.1", listener.getsockname()[1], 1)
+            wire = await connect("127.0.0.1", listener.getsockname()[1], 30)
             server, _ = listener.accept()
             with server:
                 server.sendall(b"250 injected\r\n")
                 with pytest.raises(SMTPFault) as caught:
-                    await wire.start_tls(client_tls, "127.0.0.1", "the server", 1)
+                    await wire.start_tls(client_tls, "127.0.0.1", "the server", 30)
                 wire.abort()
         return caught.value, wire.has_unread
 
@@ -591,9 +591,9 @@ def test_the_addresses_of_a_name_share_one_deadline(
     addresses = found("127.0.0.2", "127.0.0.3", "127.0.0.1", port=server.port)
     monkeypatch.setattr(socket, "getaddrinfo", lookup_that(lambda: addresses))
     with mute("127.0.0.2", server.port), mute("127.0.0.3", server.port):
-        opened = open_session(endpoint(server, host="smtp.example", deadlines={"connect": 1.5}))
+        opened = open_session(endpoint(server, host="smtp.example", deadlines={"connect": 30.0}))
     assert opened.ok
-    assert opened.seconds < 2.9  # each with all of it: 3 s
+    assert opened.seconds < 30, "each with all of it would take 60 s"
 
 
 # --- a server that does not behave

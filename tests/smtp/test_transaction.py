@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroom.deliver import deliver, outcome_of
@@ -34,6 +34,7 @@ from tests.smtp.dialog import (
     run,
     verdict,
 )
+from tests.smtp.test_verbs import LONG, short_for
 
 PIPELINED = ["PIPELINING", "8BITMIME", "SIZE 40000000", "SMTPUTF8"]
 ONE_BY_ONE = ["8BITMIME", "SIZE 40000000", "SMTPUTF8"]
@@ -91,7 +92,7 @@ def test_commands_are_pipelined_only_where_that_is_offered(
 ) -> None:
     server = scripted(extensions=extensions)
     server.on("MAIL", do=Hang())
-    mail(endpoint(server, deadlines={"command": 1.0}), envelope())
+    mail(endpoint(server, deadlines={"command": 2.0}), envelope())
     assert (b"\r\nRCPT TO:<" in server.plaintext) == (extensions is PIPELINED)
     assert (b"\r\nDATA\r\n" in server.plaintext) == (extensions is PIPELINED)
 
@@ -173,7 +174,6 @@ lines = st.text(alphabet=".ab \t=", max_size=12) | st.sampled_from(
 bodies = st.lists(lines, min_size=1, max_size=20).map(lambda text: "\r\n".join([*text, ""]).encode())
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(bodies, min_size=1, max_size=5))
 @example([b".\r\n", b"..\r\n", b"\r\n.\r\n", b"\r\n.\r\n.\r\n"])
 @example([b"a\r\n.\r\nMAIL FROM:<mallory@example.net>\r\nRCPT TO:<bob@example.net>\r\nDATA\r\n"])
@@ -206,9 +206,10 @@ def test_a_reader_that_stops_is_given_up_at_the_deadline_for_a_block(scripted: S
     """A zero window: nothing leaves us any more."""
     server = scripted()
     server.on("DATA", do=Hang(None, read=False))
-    deadlines = {"block": 0.3, "data": 10.0, "dot": 10.0}
+    deadlines = {"block": 0.3, "data": 50.0, "dot": 50.0}
     [mailed] = mail(endpoint(server, deadlines=deadlines), envelope(mime=body_of(16_000_000)))
-    assert time.monotonic() - server.acted_at[0] < 8.0, "no other deadline was waited for"
+    took = time.monotonic() - server.acted_at[0]
+    assert took < 40.0, f"it was given up after {took:.1f} s: another deadline was waited for"
     assert mailed.transcript.fault is not None
     assert mailed.transcript.fault.kind is FaultKind.TIMEOUT
     assert not mailed.transcript.dot_sent
@@ -550,8 +551,9 @@ def test_the_reason_of_a_doubt_is_printable(scripted: StartScripted) -> None:
 def test_a_late_reply_never_reaches_the_next_message(scripted: StartScripted, verb: str) -> None:
     server = scripted()
     server.on(verb, do=Late(1.5), times=1)
-    where = endpoint(server, deadlines={"command": 1.0, "data": 1.0, "dot": 1.0})
-    late, dead = mail(where, envelope(BOB), envelope(CAROL))
+    where = endpoint(server, deadlines=LONG)
+    with short_for(verb):
+        late, dead = mail(where, envelope(BOB), envelope(CAROL))
     assert late.transcript.fault is not None
     assert late.transcript.fault.kind is FaultKind.TIMEOUT
     assert late.outcome() == ((InDoubt, None) if verb == "DOT" else (Deferred, Blame.CONNECTION))
@@ -571,7 +573,7 @@ def test_a_late_reply_never_reaches_the_next_message(scripted: StartScripted, ve
 def test_a_reply_between_transactions(scripted: StartScripted, extra: str | bytes) -> None:
     server = scripted()
     server.on("DOT", do=Also(extra), times=1)
-    first, second = mail(endpoint(server, deadlines={"command": 1.0}), envelope(BOB), envelope(CAROL))
+    first, second = mail(endpoint(server, deadlines={"command": 2.0}), envelope(BOB), envelope(CAROL))
     assert first.outcome() == (Sent, None)
     assert not first.usable
     assert second.outcome(CAROL) == (Deferred, Blame.CONNECTION)

@@ -42,21 +42,22 @@ from tests.servers.scripted import (
 )
 from tests.servers.waiting import eventually
 from tests.smtp.dialog import BOB, PASSWORD, attempt, body_of, endpoint, job, nothing, run, verdict
+from tests.soak import sample
 
 Verdict: TypeAlias = tuple[type[Outcome], Blame | None]
 
 SHORT = 0.3
 # Long, and each another, so that a wrong one is found out. `SOON` is before any of them.
 LONG = {
-    "connect": 15.0,
-    "greeting": 10.0,
-    "command": 11.0,
-    "data": 12.0,
-    "block": 13.0,
-    "dot": 14.0,
-    "quit": 16.0,
+    "connect": 75.0,
+    "greeting": 10.0,  # the client's own first one; a longer one it does not take
+    "command": 55.0,
+    "data": 60.0,
+    "block": 65.0,
+    "dot": 70.0,
+    "quit": 80.0,
 }
-SOON = 8.0
+SOON = 40.0
 MOST_MEMORY = 5_000_000
 
 SENT: Verdict = (Sent, None)
@@ -192,6 +193,24 @@ CELLS = [
 ]
 
 
+def by_turns(cell: Cell) -> int:
+    """The order in which the cells of a verb are looked at: each verb begins with another misbehaviour."""
+    return (list(MISBEHAVIOURS).index(cell.how) + 5 * VERBS.index(cell.verb) + 3 * (not cell.pipelining)) % 12
+
+
+# In `make test` each misbehaviour in both ways, and of each verb one cell of each result; in `make soak` all of them.
+SAMPLED = sample(
+    sorted(CELLS, key=by_turns),
+    lambda cell: (cell.how, cell.pipelining),
+    lambda cell: (
+        cell.verb,
+        cell.pipelining,
+        frozenset(expected(cell.verb, cell.how)),
+        stays_usable(cell.verb, cell.how),
+    ),
+)
+
+
 def misbehave(server: ScriptedServer, cell: Cell) -> None:
     """Have the server do what the cell says."""
     if cell.verb == "RSET" and (cell.how != "early" or cell.pipelining):
@@ -223,7 +242,7 @@ def prepare(
     misbehave(server, cell)
     deadlines = dict(LONG)
     if cell == Cell("STARTTLS", "2xx"):
-        deadlines["connect"] = 1.0  # that of the handshake, which nobody answers
+        deadlines["connect"] = 2.0  # that of the handshake, which nobody answers
     if cell.verb == "BODY" and cell.how in ("hang", "drip"):
         deadlines["block"] = 1.0
     where = endpoint(
@@ -290,7 +309,7 @@ def work(cell: Cell) -> ClaimedJob:
     return job((BOB,), body_of(16_000_000)) if cell.verb == "BODY" else job((BOB,))
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("cell", SAMPLED, ids=str)
 def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -> None:
     server, where = prepare(scripted, client_tls, cell)
     claimed = work(cell)
@@ -306,12 +325,13 @@ def test_cell(scripted: StartScripted, client_tls: ssl.SSLContext, cell: Cell) -
         return outcome, usable, time.monotonic()
 
     with conditions(cell, len(claimed.mime)):
-        outcome, usable, ended = run(dialogue(), seconds=30)
+        outcome, usable, ended = run(dialogue(), seconds=120)
     assert verdict(outcome) in expected(cell.verb, cell.how)
     assert usable == stays_usable(cell.verb, cell.how)
     # A client that gave up first need not have waited for the server's thread.
     eventually(lambda: len(server.acted_at) > 0)
-    assert ended - server.acted_at[0] < SOON
+    took = ended - server.acted_at[0]
+    assert took < SOON, f"the end came {took:.1f} s after the misbehaviour: another deadline was waited for"
     if (cell.verb, cell.how) != ("BODY", "hang"):  # that server looks at nothing any more
         eventually(lambda: server.open_connections == 0)
     if isinstance(outcome, Sent):
@@ -350,7 +370,7 @@ def test_a_354_too_many_after_the_dot_leaves_the_message_in_doubt(
     assert verdict(outcome) == IN_DOUBT
 
 
-CLOSED = [cell for cell in CELLS if cell.verb in SESSION and SENT not in expected(cell.verb, cell.how)]
+CLOSED = [cell for cell in SAMPLED if cell.verb in SESSION and SENT not in expected(cell.verb, cell.how)]
 
 
 @pytest.mark.parametrize("cell", CLOSED, ids=str)

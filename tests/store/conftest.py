@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from postroom.store import Store, open_store
+from postroom.store import Store
 from tests.servers.postgres import Postgres
-from tests.store.database import Database, Post, PostgresDatabase, SQLiteDatabase
+from tests.store.database import Database, Post, PostgresPool, SQLiteDatabase
 
 ENGINES = ("sqlite", "postgres")
 
@@ -22,25 +23,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def template(postgres_server: Postgres) -> str:
-    """A database that is up to date, to copy."""
-    name = postgres_server.create_database()
-    store = open_store(postgres_server.url(name))
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file that is up to date, to copy."""
+    database = SQLiteDatabase(tmp_path_factory.mktemp("template"))
+    store = database.open_hasty()
     store.migrate()
     store.close()
-    return name
+    return database.path
+
+
+@pytest.fixture(scope="session")
+def postgres_pool(postgres_server: Postgres) -> Iterator[PostgresPool]:
+    """Databases on the session's server that are up to date and empty."""
+    with closing(PostgresPool(postgres_server)) as pool:
+        yield pool
 
 
 @pytest.fixture
 def database(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """A database of the engine; PostgreSQL's is up to date already, which is quicker."""
+    """A database of the engine that is up to date and empty."""
     if engine == "sqlite":
-        yield SQLiteDatabase(tmp_path)
+        yield SQLiteDatabase(tmp_path, request.getfixturevalue("sqlite_template"))
         return
-    server: Postgres = request.getfixturevalue("postgres_server")
-    name = server.create_database(request.getfixturevalue("template"))
-    yield PostgresDatabase(server, name)
-    server.drop_database(name)
+    pool: PostgresPool = request.getfixturevalue("postgres_pool")
+    with pool.lend() as database:
+        yield database
 
 
 @pytest.fixture
@@ -52,9 +59,8 @@ def sqlite(database: Database) -> SQLiteDatabase:
 
 @pytest.fixture
 def store(database: Database) -> Iterator[Store]:
-    """A store on a database that is up to date."""
+    """A store on the database."""
     store = database.open_hasty()
-    store.migrate()
     yield store
     store.close()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -31,6 +33,7 @@ from postroom.store import IdempotencyClash, Result, Store, Work, open_store
 from postroom.store.postgres import PostgresEngine
 from postroom.store.sqlite import SQLiteEngine
 from tests.servers.postgres import Postgres
+from tests.servers.waiting import eventually
 
 NOW: Instant = 1_700_000_000 * SECOND
 LATER: Instant = NOW + 60 * SECOND
@@ -77,17 +80,12 @@ class Database(ABC):
     def writes_held(self) -> AbstractContextManager[None]:
         """Hold off every writer, as a backup or somebody's prompt might."""
 
+    @abstractmethod
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        connection = self.connect()
-        try:
-            return list(connection.execute(sql, parameters))
-        finally:
-            connection.close()
+        """Run one statement; return the rows that it has."""
 
     def change(self, sql: str) -> None:
-        connection = self.connect()
-        connection.execute(sql)
-        connection.close()
+        self.rows(sql)
 
     def value(self, sql: str, *parameters: Any) -> Any:
         return self.rows(sql, *parameters)[0][0]
@@ -98,11 +96,15 @@ class Database(ABC):
 
 
 class SQLiteDatabase(Database):
+    """A database file in a folder: the one that is there, a copy of `template`, or none yet."""
+
     violation = apsw.ConstraintError
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, template: Path | None = None) -> None:
         self.path = folder / "postroom.db"
         self.url = f"sqlite:///{self.path}"
+        if template is not None:
+            shutil.copy(template, self.path)
 
     def open_impatient(self) -> Store:
         return Store(SQLiteEngine(self.path, longest_wait_s=0.2))
@@ -116,6 +118,22 @@ class SQLiteDatabase(Database):
         connection = apsw.Connection(str(self.path))
         connection.execute("PRAGMA foreign_keys = ON").fetchall()
         return connection
+
+    def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self._looking() as connection:
+            return list(connection.execute(sql, parameters))
+
+    def contents(self) -> dict[str, list[tuple[Any, ...]]]:
+        with self._looking() as connection:
+            return {table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr) for table in TABLES}
+
+    @contextmanager
+    def _looking(self) -> Iterator[apsw.Connection]:
+        connection = self.connect()
+        try:
+            yield connection
+        finally:
+            connection.close()
 
     def columns(self, table: str) -> list[str]:
         return [row[1] for row in self.rows(f"PRAGMA table_info({table})")]
@@ -131,12 +149,43 @@ class SQLiteDatabase(Database):
             foreign.close()
 
 
+# Everything that a test may have changed but the rows: columns, constraints, indexes, triggers, settings.
+_SCHEMA = """
+SELECT attrelid::regclass::text, attname, atttypid::text FROM pg_attribute
+WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
+UNION ALL
+SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+WHERE connamespace = 'public'::regnamespace
+UNION ALL
+SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger
+UNION ALL
+SELECT 'setting', setrole::text, setconfig::text FROM pg_db_role_setting
+WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+ORDER BY 1, 2, 3
+"""
+_OTHER_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_CLEAR = f"""
+BEGIN;
+SET LOCAL session_replication_role = replica;  -- so that the order means nothing
+{"".join(f"DELETE FROM {table};" for table in (*TABLES, "commit_mark"))}
+SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S';
+COMMIT;
+"""
+
+
 class PostgresDatabase(Database):
+    """A database of a server. What the tests look at goes over one connection, which is made again when it is ended."""
+
     violation = psycopg.IntegrityError
 
     def __init__(self, server: Postgres, name: str) -> None:
         self.name = name
         self.url = server.url(name)
+        self._mutex = threading.Lock()
+        self._connection: psycopg.Connection[Any] | None = None
 
     def open_impatient(self) -> Store:
         return Store(PostgresEngine(self.url, longest_wait_s=0.2))
@@ -163,9 +212,75 @@ class PostgresDatabase(Database):
             foreign.rollback()
 
     def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with self.connect() as connection:
-            cursor = connection.execute(sql.replace("%", "%%").replace("?", "%s"), parameters)
-            return [] if cursor.description is None else cursor.fetchall()
+        statement = sql.replace("%", "%%").replace("?", "%s") if parameters else sql
+        with self._mutex:
+            try:
+                return self._run(statement.encode(), parameters or None)
+            except psycopg.OperationalError:
+                if self._connection is not None and not self._connection.closed:
+                    raise
+                return self._run(statement.encode(), parameters or None)
+
+    def _run(self, statement: bytes, parameters: tuple[Any, ...] | None) -> list[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = self.connect()
+            self._connection.prepare_threshold = (
+                None  # a prepared statement does not outlive a change of the schema
+            )
+        cursor = self._connection.execute(statement, parameters)
+        return [] if cursor.description is None else cursor.fetchall()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def schema(self) -> list[tuple[Any, ...]]:
+        """Return everything but rows that a test may have changed."""
+        return self.rows(_SCHEMA)
+
+    def clear(self) -> None:
+        """End every other session and remove every row; numbers begin at one again."""
+        eventually(lambda: not self.rows(_OTHER_SESSIONS), 60, f"the sessions of {self.name} to end")
+        self.rows(_CLEAR)
+
+
+class PostgresPool:
+    """Databases that are up to date, used by one test after another: to make one anew takes fifty times as long.
+
+    A test finds no rows, and numbers that begin at one. A database whose schema or settings a test has changed is
+    not used again.
+    """
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._idle: PostgresDatabase | None = None
+        self._template = server.create_database()
+        database = PostgresDatabase(server, self._template)
+        store = database.open()
+        store.migrate()
+        store.close()
+        self._schema = database.schema()
+        database.close()
+
+    @contextmanager
+    def lend(self) -> Iterator[PostgresDatabase]:
+        database, self._idle = self._idle or self._make(), None
+        try:
+            yield database
+        finally:
+            if database.schema() == self._schema:
+                database.clear()
+                self._idle = database
+            else:
+                database.close()
+                self._server.drop_database(database.name)
+
+    def close(self) -> None:
+        if self._idle is not None:
+            self._idle.close()
+
+    def _make(self) -> PostgresDatabase:
+        return PostgresDatabase(self._server, self._server.create_database(self._template))
 
 
 class Post:

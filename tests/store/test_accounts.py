@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -19,7 +18,7 @@ from postroom.store.postgres import PostgresEngine
 from postroom.vault import Vault
 from tests.servers.cable import Cable
 from tests.servers.postgres import Postgres
-from tests.servers.waiting import eventually
+from tests.servers.waiting import at_most, eventually
 from tests.store.database import FAR, NOW, Database, Post, PostgresDatabase, SQLiteDatabase
 
 OLD, NEW = Secret("an-old-secret-key"), Secret("a-brand-new-secret-key")
@@ -320,13 +319,13 @@ class TestKeyRing:
 
     def test_learns_of_new_keys_soon(self, office: Installation, ring: KeyRing) -> None:
         office.sync(ANNA, BERTA)
-        account = eventually(lambda: account_of(ring, "berta-canary-key"), timeout=3.0)
+        account = eventually(lambda: account_of(ring, "berta-canary-key"), timeout=30.0)
         assert account is not None
         assert account.email == "berta@example.com"
 
     def test_learns_of_revoked_keys_soon(self, office: Installation, ring: KeyRing) -> None:
         office.sync(BERTA)
-        eventually(lambda: account_of(ring, "anna-canary-key") is None, timeout=3.0)
+        eventually(lambda: account_of(ring, "anna-canary-key") is None, timeout=30.0)
 
     def test_does_not_ask_the_database_for_each_key(self, office: Installation, ring: KeyRing) -> None:
         office.store.close()
@@ -347,10 +346,8 @@ class TestKeyRing:
                 assert account_of(ring, "anna-canary-key") is not None
             cable.cut_at(b"setting", before=True, stay_away=True)
             eventually(lambda: not ring.is_fresh)
-            began = time.monotonic()
-            with ThreadPoolExecutor(32) as threads:
+            with at_most(30, "one wait for 32 requests"), ThreadPoolExecutor(32) as threads:
                 outcomes = list(threads.map(partial(asked, ring), ["anna-canary-key", "unknown"] * 16))
-            assert time.monotonic() - began < 6
             assert set(outcomes) == ({"anna@example.com", "away"} if known else {"away"})
             cable.mend()
             eventually(lambda: asked(ring, "anna-canary-key") == "anna@example.com", 10)
@@ -364,4 +361,4 @@ class TestKeyRing:
         )
         ring = KeyRing(busy, office.vault)
         assert account_of(ring, "anna-canary-key") is not None
-        eventually(lambda: account_of(ring, "berta-canary-key"), timeout=3.0)
+        eventually(lambda: account_of(ring, "berta-canary-key"), timeout=30.0)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import resource
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +20,11 @@ from postroom.errors import StoreError, StoreUnavailable
 from postroom.store import Settled, Store, Transaction, Work, open_store
 from postroom.store.committer import Committer
 from postroom.store.sqlite import SQLiteEngine
-from tests.servers.waiting import eventually
+from tests.children import CHILDREN
+from tests.servers.waiting import at_most, eventually
 from tests.store.database import NOW, Database, Post, SQLiteDatabase, accepting, new_message
 
-SPAWN = multiprocessing.get_context("spawn")
-PATIENCE_S = 2.0  # far below the five seconds that a patient store waits
+PATIENCE_S = 20.0  # a hundred times what an impatient store waits
 
 
 class Refused(Exception):
@@ -259,9 +257,8 @@ class TestLockedDatabase:
     def check(post: Post, database: Database, held: AbstractContextManager[None]) -> None:
         impatient = database.open_impatient()
         with held:
-            before = time.monotonic()
-            outcomes = _in_threads(4, lambda n: _error_of(impatient, _set(f"lost-{n}")))
-            assert time.monotonic() - before < PATIENCE_S
+            with at_most(PATIENCE_S, "four writers who wait in vain"):
+                outcomes = _in_threads(4, lambda n: _error_of(impatient, _set(f"lost-{n}")))
             assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 4
             assert post.store.status("reading goes on") is None
         assert impatient.write(_set("after")) == "after"
@@ -335,8 +332,8 @@ def _reported(connection: Connection) -> Iterator[str]:
 
 def _start(target: Callable[..., None], *arguments: Any) -> tuple[Any, Connection]:
     """Start a process that reports through a pipe."""
-    ours, theirs = SPAWN.Pipe(duplex=False)
-    process = SPAWN.Process(target=target, args=(*arguments, theirs))
+    ours, theirs = CHILDREN.Pipe(duplex=False)
+    process = CHILDREN.Process(target=target, args=(*arguments, theirs))
     process.start()
     theirs.close()
     return process, ours

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import fcntl
-import http.client
 import os
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+from flask.testing import FlaskClient
 
 from postroom import failpoint
+from postroom.accounts import AccountsFile
+from postroom.cli import cli
+from postroom.config import Settings
 from postroom.errors import ConfigError, StoreDamaged, StoreError
-from postroom.model import InDoubtPolicy
+from postroom.model import InDoubtPolicy, Secret
 from postroom.store import Store, Work, move, open_store
-from tests.servers.installation import KEY, ROOT, Answer, Client, Installation, account_rows
+from postroom.vault import Vault
+from postroom.web import create_app
+from tests.servers.installation import KEY, ROOT
 from tests.servers.postgres import Postgres
-from tests.servers.programs import end, free_port
-from tests.servers.waiting import eventually
 from tests.store.database import (
     DEFERRED,
     FAILED,
@@ -75,7 +79,8 @@ def live_in(post: Post) -> None:
 @pytest.fixture
 def new_house(postgres_server: Postgres) -> Iterator[PostgresDatabase]:
     name = postgres_server.create_database()
-    yield PostgresDatabase(postgres_server, name)
+    with closing(PostgresDatabase(postgres_server, name)) as database:
+        yield database
     postgres_server.drop_database(name)
 
 
@@ -137,12 +142,12 @@ class TestAMove:
             assert {step[2] for step in steps if step[0] == name} == {done[-1]}
 
     def test_holds_a_few_large_mails_in_memory_at_once(
-        self, house: SQLiteDatabase, new_house: PostgresDatabase
+        self, house: SQLiteDatabase, new_house: PostgresDatabase, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(move, "_CHUNK_BYTES", 2_000_000)
         store = house.open_hasty()
         anna = store.accounts()[0].account.id
-        for _ in range(128):
-            store.write(accepting(new_message(anna, size=1_000_000)))
+        store.write_all([accepting(new_message(anna, size=1_000_000)) for _ in range(20)])
         store.close()
         tracemalloc.start()
         try:
@@ -150,7 +155,7 @@ class TestAMove:
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert peak < 64_000_000, "half of what they are together"
+        assert peak < 10_000_000, "half of what they are together"
 
     def test_that_found_a_difference_says_so(
         self, house: SQLiteDatabase, new_house: PostgresDatabase
@@ -195,8 +200,10 @@ class TestARefusal:
         moved(house, new_house)
         with pytest.raises(ConfigError, match="is not empty"):
             moved(house, new_house)
-        other = PostgresDatabase(postgres_server, postgres_server.create_database())
-        with pytest.raises(ConfigError, match="was moved to"):
+        with (
+            closing(PostgresDatabase(postgres_server, postgres_server.create_database())) as other,
+            pytest.raises(ConfigError, match="was moved to"),
+        ):
             moved(house, other)
 
     def test_of_a_house_whose_worker_is_at_work(
@@ -293,50 +300,33 @@ class TestWhoIsStillThere:
         store.close()
 
     def test_a_web_process_answers_503_and_keeps_nothing(
-        self, tmp_path: Path, new_house: PostgresDatabase
+        self, house: SQLiteDatabase, new_house: PostgresDatabase, tmp_path: Path
     ) -> None:
-        with Installation(tmp_path, account_rows(free_port())) as service:
-            service.send()
-        with web_alone(service) as client:
-            command = ("migrate-store", "var/postroom.db")
-            assert post(client).status == 202
-            assert "message: 2\n" in service.command(*command, new_house.url)
-            assert post(client).status == 503
-            assert service.query("SELECT count(*) FROM message") == [(2,)]
-            service.command(*command, "--cancel")
-            assert post(client).status == 202
+        (tmp_path / "data.csv").write_text(f"key,email,app_password,host\n{KEY},web@example.com,,inbox\n")
+        settings, vault = Settings(rate_limit=""), Vault((Secret("a-secret-key"),))
+        with closing(house.open()) as store:
+            AccountsFile(store, vault, tmp_path / "data.csv").sync()
+            web = create_app(settings, store, vault).test_client()
+            before = post(web)
+            command(house, new_house.url)
+            refused = post(web)
+            kept = house.value("SELECT count(*) FROM message")
+            command(house, "--cancel")
+            after = post(web)
+        assert [before, refused, after] == [202, 503, 202]
+        assert new_house.value("SELECT count(*) FROM message") == kept
+        assert house.value("SELECT count(*) FROM message") == kept + 1
 
 
-@contextmanager
-def web_alone(service: Installation) -> Iterator[Client]:
-    """`postroom web` on what an installation left behind, with no worker beside it."""
-    client = Client(service.port)
-
-    def answers() -> bool:
-        try:
-            return client.call("GET", "/livez").status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-
-    with (service.folder / "web.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "postroom", "web"],
-            cwd=service.folder,
-            env=service.environment,
-            stdout=log,
-            stderr=log,
-        )
-        try:
-            eventually(answers, 30, "the web process to answer")
-            yield client
-        finally:
-            client.close()
-            end(process)
+def command(house: SQLiteDatabase, *arguments: str) -> None:
+    """Run `postroom migrate-store` in this process."""
+    done = CliRunner().invoke(cli, ["migrate-store", str(house.path), *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
 
 
-def post(client: Client) -> Answer:
+def post(web: FlaskClient) -> int:
     document = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
-    return client.call("POST", "/send-email", document)
+    return web.post("/send-email", json=document).status_code
 
 
 def test_a_move_can_be_taken_back(house: SQLiteDatabase, new_house: PostgresDatabase) -> None:

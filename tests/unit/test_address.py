@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import timeit
 import unicodedata
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from postroom.address import InvalidAddress, Mailbox, header_fault, parse_mailbox
-
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+from tests.soak import SOAK
 
 ACCEPTED = {
     "ada@example.org": "ada@example.org",
@@ -168,7 +165,6 @@ def attempt(text: str) -> Mailbox | str:
 
 
 @given(st.text(max_size=30) | st.text(alphabet='a.@"\\<>,;:() []=?\r\n\0ü\u202e\u037e\uff20', max_size=20))
-@settings(max_examples=1000)
 def test_whatever_is_accepted_is_safe_and_stable(text: str) -> None:
     result = attempt(text)
     if isinstance(result, str):
@@ -213,12 +209,14 @@ def test_header_fault_allows_text(text: str) -> None:
     assert header_fault(text) is None
 
 
-def test_plain_address_is_fast() -> None:
-    runs = timeit.repeat(lambda: parse_mailbox("ada.lovelace@mail.example.org"), number=2000, repeat=5)
-    assert min(runs) / 2000 < 30e-6  # 1.5 µs where nobody else computes; this is to notice a lost fast path
+def test_a_plain_address_is_not_parsed_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One pattern takes 1.5 µs, the careful way ten times as long."""
+    monkeypatch.setattr("postroom.address._parse_carefully", lambda text: pytest.fail(f"{text} is plain"))
+    assert parse_mailbox("ada.lovelace@mail.example.org") == Mailbox("ada.lovelace", "mail.example.org")
 
 
-def test_long_input_costs_little() -> None:
-    for text in ("a" * 10**6, "a." * 10**6 + "@", "ü" * 10**6, '"' + "\\" * 10**6, "a@" + "b." * 10**6):
+def test_long_input_costs_its_length() -> None:
+    size = 10**6 if SOAK else 10**5
+    for text in ("a" * size, "a." * size + "@", "ü" * size, '"' + "\\" * size, "a@" + "b." * size):
         with pytest.raises(InvalidAddress):
             parse_mailbox(text)

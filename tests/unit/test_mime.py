@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 from dataclasses import replace
 from email import policy
 from email.header import decode_header
@@ -17,15 +16,14 @@ from email.parser import BytesParser
 from email.utils import parseaddr, parsedate_to_datetime
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroom.address import Mailbox, header_fault, parse_mailbox
 from postroom.htmltext import html_to_text
 from postroom.mime import Content, UnsafeBytes, gate, render
-
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
+from tests.soak import SOAK
+from tests.steps import steps_of
 
 ADA = parse_mailbox("ada@example.org")
 BOB = parse_mailbox("bob@example.net")
@@ -131,7 +129,6 @@ def header_lines(mime: bytes) -> list[bytes]:
 
 @given(subject=ANY_HEADER)
 @example(subject=" ")
-@settings(max_examples=500)
 def test_any_subject_comes_back(subject: str) -> None:
     mime = render(replace(CONTENT, subject=subject))
     gate(mime, smtputf8=False)
@@ -140,7 +137,6 @@ def test_any_subject_comes_back(subject: str) -> None:
 
 
 @given(name=ANY_HEADER)
-@settings(max_examples=500)
 def test_any_sender_name_comes_back(name: str) -> None:
     mime = render(replace(CONTENT, sender_name=name))
     gate(mime, smtputf8=False)
@@ -151,7 +147,6 @@ def test_any_sender_name_comes_back(name: str) -> None:
 
 
 @given(body=ANY_BODY)
-@settings(max_examples=500)
 def test_any_body_comes_back(body: str) -> None:
     mime = render(replace(CONTENT, body=body))
     gate(mime, smtputf8=False)
@@ -163,7 +158,6 @@ def test_any_body_comes_back(body: str) -> None:
 
 @given(html=ANY_BODY)
 @example(html="<p>Hello</p>\n--=_0123456789abcdef\n--=_0123456789abcdef--\n")
-@settings(max_examples=300)
 def test_any_html_comes_back_beside_its_text(html: str) -> None:
     mime = render(replace(CONTENT, body=html, is_html=True))
     gate(mime, smtputf8=False)
@@ -208,7 +202,6 @@ def test_head_of_a_plain_message() -> None:
 
 
 @given(st.builds(replace, st.just(CONTENT), subject=ANY_HEADER, body=ANY_BODY, is_html=st.booleans()))
-@settings(max_examples=50)
 def test_same_content_same_bytes(message: Content) -> None:
     assert render(message) == render(replace(message))
 
@@ -379,7 +372,11 @@ def test_lone_surrogates_in_a_mailbox_raise() -> None:
         render(replace(CONTENT, sender=Mailbox("\ud800", "example.org")))
 
 
-SMUGGLED = ["".join(letters) for size in range(6) for letters in itertools.product("\r\n\0.a", repeat=size)]
+SMUGGLED = [
+    "".join(letters)
+    for size in range(6 if SOAK else 5)
+    for letters in itertools.product("\r\n\0.a", repeat=size)
+]
 
 
 def test_no_body_smuggles() -> None:
@@ -440,7 +437,6 @@ def test_gate_finds_long_lines_wherever_they_are(lengths: list[int]) -> None:
 
 
 @given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"\0", b"x", b"."])).map(b"".join))
-@settings(max_examples=500)
 def test_gate_agrees_with_the_definition(mime: bytes) -> None:
     safe = re.fullmatch(rb"(?:[^\r\n\0]*\r\n)+", mime) is not None
     try:
@@ -451,9 +447,9 @@ def test_gate_agrees_with_the_definition(mime: bytes) -> None:
         assert safe
 
 
-def test_gate_is_fast_on_large_messages() -> None:
-    for line in (b"x" * 74 + b"\r\n", b"\r\n", b"x" * 998 + b"\r\n"):
-        mime = line * (25 * 2**20 // len(line))
-        begin = time.process_time()
-        gate(mime, smtputf8=False)
-        assert time.process_time() - begin < 1  # 50 ms where nobody else computes
+@pytest.mark.parametrize("line", [b"x" * 74 + b"\r\n", b"\r\n", b"x" * 998 + b"\r\n"])
+def test_gate_takes_a_message_in_leaps_and_not_line_by_line(line: bytes) -> None:
+    """A step of Python for each line would take a second for 25 MB."""
+    size = 2**20
+    steps = steps_of(lambda: gate(line * (size // len(line)), smtputf8=False))
+    assert 0 < steps < 5 * size / 900

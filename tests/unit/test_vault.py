@@ -171,43 +171,41 @@ class TestKeyFile:
         assert [path.name for path in (tmp_path / "var").iterdir()] == ["secret.key"]
 
 
-_RACER = """
-import sys
+_RACERS = """
+import os, sys
 from pathlib import Path
 from postroom.config import Settings
 from postroom.vault import Vault
+
 settings = Settings()
-print("ready", flush=True)
-sys.stdin.readline()
-print(Vault.open(settings, Path(sys.argv[1])).fingerprint)
+ready, go = os.pipe()
+children = []
+for _ in range(int(sys.argv[2])):
+    if (child := os.fork()) == 0:
+        os.close(go)
+        os.read(ready, 1)  # until the last one has closed its end
+        fingerprint = Vault.open(settings, Path(sys.argv[1])).fingerprint
+        os.write(1, f"{fingerprint}\\n".encode())
+        os._exit(0)
+    children.append(child)
+os.close(go)
+assert [os.waitpid(child, 0)[1] for child in children] == [0] * len(children)
 """
 
 
 def _race(var_dir: Path, processes: int) -> set[str]:
     """Let processes open the vault at the same moment; return their fingerprints."""
     root = str(Path(__file__).parents[2])
-    environment = {"PYTHONPATH": root, "PATH": os.defpath}
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", _RACER, str(var_dir)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        for _ in range(processes)
-    ]
-    for racer in racers:
-        assert racer.stdout is not None
-        assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    outputs = [racer.communicate(timeout=60)[0].strip() for racer in racers]
-    assert [racer.returncode for racer in racers] == [0] * processes
-    assert all(outputs)
-    return set(outputs)
+    done = subprocess.run(
+        [sys.executable, "-c", _RACERS, str(var_dir), str(processes)],
+        env={"PYTHONPATH": root, "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fingerprints = done.stdout.split()
+    assert len(fingerprints) == processes
+    return set(fingerprints)
 
 
 def test_nothing_shows_a_secret() -> None:
