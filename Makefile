@@ -10,7 +10,7 @@ SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test check controls soak bench peers lint types imports pythons lock clean
+.PHONY: run install test quick check controls soak bench peers lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -22,6 +22,11 @@ test: $(VENV)/.dev
 	sh tools/debian-packages.sh
 	$(BIN)/python -m pytest -n $(WORKERS) $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
+# What needs no server, for the hour-by-hour work: half a minute.
+quick: TESTS = tests/unit tests/store
+quick: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not server" $(TESTS)
+
 check: lint types imports test
 
 # Takes away one guard after another in a copy of the tree, and demands that the test that watches over it fails.
@@ -29,11 +34,14 @@ controls: $(VENV)/.dev
 	POSTROOM_CONTROLS=all $(BIN)/python -m pytest -n $(WORKERS) tests/controls
 
 # The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
-# move house, the kill points 25 times each on both engines. Takes some hours; -rP prints the figures.
+# move house, the kill points 25 times each on both engines, and whole what `make test` samples. Takes some hours; -rP prints
+# the figures.
 soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP \
 	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
+	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
 	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
@@ -60,7 +68,7 @@ types: $(VENV)/.dev
 imports: $(VENV)/.dev
 	$(BIN)/lint-imports
 
-# The other Pythons that we declare, where they are present: each in an environment of its own.
+# The other Pythons that we declare, each in an environment of its own.
 pythons:
 	sh tools/pythons.sh
 
