@@ -90,29 +90,26 @@ _resolver = _Resolver()
 
 
 class _Memory:
-    """Which address of a server answered last, for ten minutes: it is asked first then."""
+    """For ten minutes: which address of a server answered last, and is asked first, or did not behave, and is asked last."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: dict[_Host, tuple[Any, float]] = {}
+        self._known: dict[
+            _Host, tuple[Any, bool, float]
+        ] = {}  # an address, whether it is good, and until when
 
-    def note(self, host: _Host, address: Any) -> None:
-        self._last.pop(host, None)  # the order is that of the notes
-        self._last[host] = address, self._clock() + _REMEMBERED_S
-        if len(self._last) > _MOST_REMEMBERED:
-            del self._last[next(iter(self._last))]
-
-    def forget(self, host: _Host) -> None:
-        self._last.pop(host, None)
+    def note(self, host: _Host, address: Any, *, good: bool) -> None:
+        self._known.pop(host, None)  # the order is that of the notes
+        self._known[host] = address, good, self._clock() + _REMEMBERED_S
+        if len(self._known) > _MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
 
     def in_order(self, host: _Host, found: Sequence[AddrInfoType]) -> list[AddrInfoType]:
-        """Return the addresses, the one first that answered last."""
-        last, until = self._last.get(host, (None, 0.0))
+        """Return the addresses in the resolver's order (RFC 6724), but for the one that is known."""
+        address, good, until = self._known.get(host, (None, True, 0.0))
         if self._clock() > until:
-            last = None
-        return sorted(
-            found, key=lambda info: info[4] != last
-        )  # the others keep the resolver's order (RFC 6724)
+            return list(found)
+        return sorted(found, key=lambda info: (info[4] == address) is not good)
 
 
 _resolver = _Resolver()
@@ -136,13 +133,13 @@ async def connect(host: str, port: int, seconds: float) -> Wire:
     except (OSError, RuntimeError) as error:  # uvloop has RuntimeErrors of its own
         message = f"cannot connect to {where}: {explain(error)}"
         raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
-    _memory.note((host, port), address)
+    _memory.note((host, port), address, good=True)
     return wire
 
 
-def forget(host: str, port: int) -> None:
-    """The address that was connected to did not behave: do not ask it first."""
-    _memory.forget((host, port))
+def avoid(host: str, port: int, address: Any) -> None:
+    """This address of the host let us in and did not behave: ask the others first."""
+    _memory.note((host, port), address, good=False)
 
 
 async def _race(addresses: Sequence[AddrInfoType]) -> tuple[Wire, Any]:

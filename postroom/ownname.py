@@ -76,7 +76,7 @@ def introductions(name: str | None, own_address: str | None, host: str, port: in
     """
     candidates = [each for each in (name, _literal(own_address, host)) if each is not None]
     refused = _refused.get((host, port))
-    return sorted(candidates, key=lambda each: each == refused) or [_NOBODY]
+    return sorted(dict.fromkeys(candidates), key=lambda each: each == refused) or [_NOBODY]
 
 
 def may_be_for_the_name(reply: Reply) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from postroom import ownname, secondlook
-from postroom.connect import connect, forget
+from postroom.connect import avoid, connect
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
@@ -100,6 +100,7 @@ class Session:
         self._endpoint = endpoint
         self._timeouts = endpoint.timeouts
         self._wire = wire
+        self._peer = None if wire.transport is None else wire.transport.get_extra_info("peername")
         self._extensions: dict[str, str] = {}
         self._mechanisms: tuple[str, ...] = ()  # of AUTH
         self._greeting = ""
@@ -158,7 +159,7 @@ class Session:
         try:
             greeting = await self._wire.reply("greeting", seconds)
         except SMTPFault as fault:
-            forget(*host)  # another of its addresses may do better
+            avoid(*host, self._peer)
             if fault.kind is not FaultKind.TIMEOUT or endpoint.security is Security.TLS:
                 raise
             _be_more_patient(host, seconds)
@@ -243,7 +244,8 @@ class Session:
         self._extensions, self._mechanisms = {}, ()  # RFC 3207 §4.2: forget what was learned before TLS
 
     async def _secure_from_the_start(self) -> None:
-        if self._wire.has_unread:
+        spoke = self._wire.has_unread
+        if spoke:
             raise _speaks_first(self._endpoint, await self._wire.reply("greeting", self._timeouts.connect))
         try:
             await self._secure()

@@ -190,6 +190,7 @@ def migrate() -> None:
     setup.start_logging(settings)
     store = open_store(settings.database_url, bouncer=settings.database_bouncer)
     applied = store.migrate()
+    setup.note_servers(store, settings)
     store.close()
     click.echo("\n".join(f"applied {name}" for name in applied) or "the database is up to date", err=True)
 

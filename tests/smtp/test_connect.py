@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
-from postroom.connect import _Memory, connect, forget
+from postroom.connect import _Memory, connect
 from postroom.errors import FaultKind, SMTPFault
+from postroom.model import Security
+from postroom.session import Endpoint, Timeouts
+from postroom.smtp import Connection
+from tests.conftest import StartScripted
 from tests.smtp import dialog
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.1"
@@ -107,15 +111,21 @@ def test_an_address_that_refuses_makes_way_at_once(
         assert run(peer(port)) == SECOND
 
 
-def test_an_address_that_turned_out_not_to_behave_is_not_asked_first(
-    run: Run, clock: Clock, resolved: Callable[..., None]
+def test_an_address_that_lets_us_in_and_does_not_greet_is_asked_last(
+    run: Run, clock: Clock, resolved: Callable[..., None], scripted: StartScripted
 ) -> None:
-    with listening(SECOND) as port, contextlib.ExitStack() as stack:
-        resolved(port, FIRST, SECOND)
-        assert run(peer(port)) == SECOND
-        stack.enter_context(listening(FIRST, port))
-        forget("smtp.example", port)
-        assert run(peer(port)) == FIRST
+    server = scripted()
+    resolved(server.port, FIRST, SECOND)
+    where = Endpoint("smtp.example", server.port, Security.NONE, timeouts=Timeouts(greeting=0.2))
+
+    async def dialogue() -> None:
+        with pytest.raises(SMTPFault):
+            await Connection.open(where)
+        await (await Connection.open(where)).quit()
+
+    with listening(FIRST, server.port):  # the kernel lets us in, and nobody greets
+        run(dialogue())
+    assert server.verbs == ["EHLO", "QUIT"]
 
 
 def test_where_none_answers_the_reason_names_all_of_them(
