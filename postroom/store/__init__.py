@@ -14,7 +14,6 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
-from urllib.parse import urlsplit
 
 from postroom.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
 from postroom.model import (
@@ -349,7 +348,7 @@ def open_store(
                 "or name the installation's folder with --home DIR"
             )
         return Store(SQLiteEngine(path, on_broken=on_broken))
-    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+    if url.partition("://")[0] not in ("postgresql", "postgres"):
         raise ConfigError("DATABASE_URL", "use sqlite:///path/to/file or postgresql://user@host/database")
     from postroom.store.postgres import PostgresEngine  # only who needs it pays for the driver
 

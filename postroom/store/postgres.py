@@ -19,21 +19,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiosql
 import psycopg
 from aiosql.adapters.pyformat import PyFormatAdapter
-from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.array import ListBinaryDumper
-from psycopg.types.string import BytesBinaryDumper
 from psycopg_pool import ConnectionPool
 
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.floors import Floors
+from postroom.store.pg_connect import CONNECT_WITHIN_S, Connection, Connector
 from postroom.store.pg_errors import (
     AGAIN,
     DAMAGED,
@@ -50,7 +46,6 @@ log = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, we say ourselves
 
 MIGRATIONS = Path(__file__).parent / "migrations" / "postgres"
-OLDEST_SERVER = 13_00_00
 
 _CHANNEL = "postroom"
 _MARK = "INSERT INTO commit_mark (mark) VALUES (%s) RETURNING pg_current_xact_id()::text"
@@ -59,8 +54,6 @@ _MIGRATION_LOCK = 0x706F7374726F6F6D  # "postroom"; an advisory lock
 _READERS = 4
 _BORROW_WITHIN_S = 2.0
 _CHECK_AFTER_S = 1.0
-_CONNECT_WITHIN_S = 5
-_ANSWER_WITHIN_S = 15.0  # more than a statement may take
 _MOST_TRIES = 6
 _LISTEN_AGAIN_S = 1.0
 _NOTIFY_WAIT_S = 5.0
@@ -68,26 +61,6 @@ _MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
 _marks = random.Random()  # noqa: S311  # they must differ, not be secret
 os.register_at_fork(after_in_child=_marks.seed)  # or each of the web process's children would draw the same
 
-# What a session asks of the server: that a lost client is noticed and nothing waits for ever.
-_LIMITS = {"statement_timeout": "10s", "idle_in_transaction_session_timeout": "30s"}
-_SESSION = {
-    "application_name": "postroom",
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10s",
-}
-_KEEPALIVE = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "connect_timeout": _CONNECT_WITHIN_S,
-}
-# Written as text, each octet of a mail that is not printable becomes four or five, which takes a hundred times as long.
-_AS_THEY_ARE = AdaptersMap(psycopg.adapters)
-_AS_THEY_ARE.register_dumper(bytes, BytesBinaryDumper)
-_AS_THEY_ARE.register_dumper(list, ListBinaryDumper)
 # The statements that also have a form for many at once, each with the key that tells its rows apart.
 _TOGETHER = {
     "accept_message": "request_id",
@@ -96,37 +69,9 @@ _TOGETHER = {
     "mark_dot": "job_id",
     "conclude_sent": "job_id",
 }
-_LARGE = 262_144  # octets of a mail that goes alone
-
-
-class _Connection(psycopg.Connection[Any]):
-    """A connection that gives up on a server that does not answer.
-
-    A server that is frozen still acknowledges what it is sent, so nothing but the time tells of it.
-    """
-
-    answer_within_s: float | None = _ANSWER_WITHIN_S
-    seen_at = 0.0  # when it was last known to be there
-
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        if timeout is not None:  # whoever waits for a notification
-            return super().wait(gen, interval, timeout)
-        began, within = time.monotonic(), self.answer_within_s
-        try:
-            return super().wait(gen, interval, within)
-        except psycopg.OperationalError:
-            if within is not None and time.monotonic() - began >= within:
-                self.close()  # what it is doing nobody knows
-            raise
-
-    @contextmanager
-    def answering_within(self, seconds: float | None) -> Iterator[None]:
-        """Wait so long for each answer, for ever with None."""
-        before, self.answer_within_s = self.answer_within_s, seconds
-        try:
-            yield
-        finally:
-            self.answer_within_s = before
+_LARGE = 262_144  # octets of a message that goes alone
+_PATIENCE = "SET LOCAL statement_timeout = '120s'"
+_NO_PATIENCE = "SET LOCAL statement_timeout = '10s'"
 
 
 class _Session:
@@ -152,12 +97,24 @@ class _Session:
         """Run a statement that changes rows; return how many, or what will know it once the answers are there."""
         held = {key: without_nul(value) for key, value in parameters.items()}
         if self.pipeline is None:
-            return self.connection.execute(statement.encode(), held).rowcount
+            with self._patiently(held):
+                return self.connection.execute(statement.encode(), held).rowcount
         if name in _TOGETHER and len(held.get("mime", b"")) < _LARGE:
             gathered = self._gathered.setdefault(name, _Gathered(self, _TOGETHER[name]))
             return gathered.add(held)
         self.send()
-        return _Changed(self.connection.execute(statement.encode(), held), self.pipeline)
+        with self._patiently(held):
+            return _Changed(self.connection.execute(statement.encode(), held), self.pipeline)
+
+    @contextmanager
+    def _patiently(self, parameters: Mapping[str, Any]) -> Iterator[None]:
+        """Have the server wait for a large message to arrive: its time for a statement runs while it reads one."""
+        if len(parameters.get("mime", b"")) < _LARGE:
+            yield
+            return
+        self.connection.execute(_PATIENCE)
+        yield
+        self.connection.execute(_NO_PATIENCE)
 
     def send(self) -> None:
         """Send what has gathered."""
@@ -298,79 +255,62 @@ class PostgresEngine:
         settle_within_s: float = 30.0,
     ) -> None:
         self.migrations = migrations
-        self._url = url
-        self.where = _shown(url)
-        self._bouncer = bouncer
-        self._limits = {**_LIMITS, "lock_timeout": str(round(longest_wait_s * 1000))}
+        self._connector = Connector(url, bouncer=bouncer, lock_timeout_s=longest_wait_s)
+        self.where = self._connector.where
         self._settle_within_s = settle_within_s
         self.floors: Floors | None = Floors()
         self._queries = load_queries()
         self._mutex = threading.Lock()
-        self._writer: _Connection | None = None
+        self._writer: Connection | None = None
         self._listener: _Listener | None = None
         self._closed = False
         self._suspect_since = 0.0  # when a connection was last found to be lost
-        self._pool = ConnectionPool(
-            url,
-            connection_class=_Connection,
-            kwargs=self._options(),
-            min_size=0,
-            max_size=_READERS,
-            timeout=_BORROW_WITHIN_S,
-            reconnect_timeout=_BORROW_WITHIN_S,
-            check=self._check,
-            configure=None if bouncer else _read_only,
-            open=True,
-            name="postroom",
-        )
+        self._pool: ConnectionPool[Connection] | None = None
+        self._pool_mutex = threading.Lock()
 
     # -- connections
 
-    def _options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"autocommit": True, "context": _AS_THEY_ARE, **_KEEPALIVE}
-        if self._bouncer:
-            return {**options, "prepare_threshold": None}
-        settings = " ".join(f"-c {name}={value}" for name, value in {**_SESSION, **self._limits}.items())
-        theirs = conninfo_to_dict(self._url).get("options", "")
-        return {**options, "options": f"{theirs} {settings}".strip()}
-
-    def _connect(self) -> _Connection:
-        connection = _Connection.connect(self._url, **self._options())
-        if connection.info.server_version < OLDEST_SERVER:
-            connection.close()
-            raise ConfigError("DATABASE_URL", f"{self.where} is older than PostgreSQL 13")
-        [[synchronous]] = connection.execute("SHOW synchronous_commit").fetchall()
-        if synchronous == "off":  # then an answer would not mean that anything is durable
-            if self._bouncer:
-                connection.close()
-                raise ConfigError(
-                    "DATABASE_URL", f"{self.where} has synchronous_commit = off; set it to on there"
-                )
-            connection.execute("SET synchronous_commit = on")
-        return connection
+    def _connect(self) -> Connection:
+        return self._connector.connect()
 
     def check(self) -> None:
         """Raise StoreUnavailable, or ConfigError when trying again would not help."""
-        try:
-            self._connect().close()
-        except (
-            psycopg.errors.InvalidCatalogName,
-            psycopg.errors.InvalidPassword,
-            psycopg.errors.InvalidAuthorizationSpecification,
-            psycopg.ProgrammingError,
-        ) as error:
-            raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {said(error)}") from error
-        except psycopg.OperationalError as error:
-            if _is_for_good(str(error)):
-                raise ConfigError("DATABASE_URL", f"{self.where} refuses us: {said(error)}") from error
-            raise StoreUnavailable(f"the database {self.where} cannot be reached: {said(error)}") from error
+        self._connector.check()
 
-    def _check(self, connection: _Connection) -> None:
+    @property
+    def _bouncer(self) -> bool:
+        return self._connector.bouncer
+
+    def _open_pool(self) -> ConnectionPool[Connection]:
+        """Open the readers' pool at the first need: by then it is known whether a bouncer is in between."""
+        with self._pool_mutex:
+            if self._pool is None:
+                self._pool = ConnectionPool(
+                    self._connector.conninfo,
+                    connection_class=Connection,
+                    kwargs=self._connector.options(),
+                    min_size=0,
+                    max_size=_READERS,
+                    timeout=_BORROW_WITHIN_S,
+                    reconnect_timeout=_BORROW_WITHIN_S,
+                    check=self._check,
+                    configure=self._configure_reader,
+                    open=True,
+                    name="postroom",
+                )
+            return self._pool
+
+    def _configure_reader(self, connection: Connection) -> None:
+        self._connector.prepare(connection)
+        if not self._bouncer:
+            connection.execute("SET default_transaction_read_only = on")
+
+    def _check(self, connection: Connection) -> None:
         """Look whether a connection of the pool is still there, unless it was so a moment ago."""
         now = time.monotonic()
         seen = connection.seen_at
         if now - seen > _CHECK_AFTER_S or seen < self._suspect_since:
-            with connection.answering_within(_CONNECT_WITHIN_S):
+            with connection.answering_within(CONNECT_WITHIN_S):
                 ConnectionPool.check_connection(connection)
             connection.seen_at = now
 
@@ -382,7 +322,7 @@ class PostgresEngine:
         """
         with translated(self.where):
             try:
-                with self._pool.connection() as connection:
+                with self._open_pool().connection() as connection:
                     try:
                         yield _Session(connection, self._queries), self._queries
                     except psycopg.Error:
@@ -391,7 +331,7 @@ class PostgresEngine:
             except psycopg.Error as error:
                 self._suspect_since = time.monotonic()  # the other readers' connections may be lost too
                 if state_of(error) and may_be_the_session(error):
-                    self._pool.drain()  # what has made one session fail may have made the others
+                    self._open_pool().drain()  # what has made one session fail may have made the others
                 raise
 
     # -- writing
@@ -418,12 +358,9 @@ class PostgresEngine:
         raise StoreUnavailable(f"the database {self.where} is too busy: transactions keep meeting each other")
 
     def _begin(self, connection: psycopg.Connection[Any]) -> None:
-        connection.execute("BEGIN")
-        if self._bouncer:  # there are no sessions that could have the limits
-            settings = ", ".join(
-                f"set_config('{name}', '{value}', true)" for name, value in self._limits.items()
-            )
-            connection.execute(f"SELECT {settings}".encode())
+        connection.execute("BEGIN ISOLATION LEVEL read committed")
+        if self._bouncer:  # there are no sessions that could have the settings
+            connection.execute(self._connector.setting_statement(local=True).encode())
 
     def _try_batch(
         self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]], *, is_new: bool
@@ -435,7 +372,7 @@ class PostgresEngine:
             self._drop()
             raise
 
-    def _own(self) -> _Connection:
+    def _own(self) -> Connection:
         """Return the writing connection, a new one where the old one was lost."""
         if self._writer is not None and self._writer.closed:
             self._writer = None
@@ -635,40 +572,16 @@ class PostgresEngine:
             self._closed = True
             if self._listener is not None:
                 self._listener.close()
-            self._pool.close()
+            if self._pool is not None:
+                self._pool.close()
             if self._writer is not None:
                 self._writer.close()
-
-
-# libpq has no class of its own for what a server says before a session is there.
-_FOR_GOOD = (
-    "password authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "does not exist",
-)
-
-
-def _is_for_good(said: str) -> bool:
-    """Whether trying again would not help. libpq tries with and without TLS, and one of the two may only be too early."""
-    reasons = [line for line in said.splitlines() if "FATAL:" in line or "no password supplied" in line]
-    return bool(reasons) and all(any(words in line for words in _FOR_GOOD) for line in reasons)
-
-
-def _read_only(connection: psycopg.Connection[Any]) -> None:
-    connection.execute("SET default_transaction_read_only = on")
-
-
-def _shown(url: str) -> str:
-    """Return where the database is, without user and password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname or 'local'}:{parts.port or 5432}{parts.path}"
 
 
 class _Listener:
     """A thread that counts notifications. While it is not connected, the workers' own looks must do."""
 
-    def __init__(self, connect: Callable[[], _Connection], where: str) -> None:
+    def __init__(self, connect: Callable[[], Connection], where: str) -> None:
         self._connect = connect
         self.where = where
         self._closed = threading.Event()

@@ -173,7 +173,9 @@ class SQLiteEngine:
             return
         is_same = self.path.exists() and self.path.stat().st_ino == noted
         index = self._log.with_name(self.path.name + "-shm")
-        if self._lock.is_in_use() and not (is_same and self._log.exists() and index.exists()):
+        # Whoever closes it last removes the index, and then the log.
+        is_whole = is_same and self._log.exists() == index.exists()
+        if self._lock.is_in_use() and not is_whole:
             raise StoreDamaged(
                 f"{self.path}, or its -wal or -shm file, was moved, removed or replaced while Postroom has it open; "
                 f"nothing was changed. Put it back, or stop every process of Postroom first"

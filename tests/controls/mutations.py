@@ -211,6 +211,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_sessions.py::TestAWriter::test_whose_pipeline_failed_as_its_statements_were_prepared_is_replaced[postgres-1]",
     ),
     Control(
+        "every session is told to be durable",
+        "postroom/store/pg_connect.py",
+        "        if not self.bouncer:\n            self.check_settings",
+        "        if False:\n            self.check_settings",
+        "tests/store/test_pg_connect.py::TestSettings::test_that_are_on_are_set_too_so_that_a_reload_does_not_switch_them_off[postgres]",
+    ),
+    Control(
+        "every transaction behind a bouncer is told to be durable",
+        "postroom/store/postgres.py",
+        "        if self._bouncer:  # there are no sessions that could have the settings\n",
+        "        if False:\n",
+        "tests/store/test_pg_connect.py::TestSettings::test_are_set_in_each_transaction_behind_a_bouncer[postgres]",
+    ),
+    Control(
         "what is accepted passes the byte gate",
         "postroom/accept.py",
         "    gate(message.mime, smtputf8=message.smtputf8)\n",

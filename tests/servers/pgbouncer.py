@@ -18,9 +18,13 @@ class PgBouncer(Daemon):
 
     program = "pgbouncer"
 
-    def __init__(self, server: Postgres) -> None:
+    def __init__(
+        self, server: Postgres, *, mode: str = "transaction", ignore: str = "extra_float_digits"
+    ) -> None:
         super().__init__()
         self._server = server
+        self._mode = mode
+        self._ignore = ignore
 
     def command(self, folder: Path) -> list[str]:
         settings = folder / "pgbouncer.ini"
@@ -29,8 +33,9 @@ class PgBouncer(Daemon):
             f"* = host=127.0.0.1 port={self._server.port} user=postroom\n"
             "[pgbouncer]\n"
             f"listen_addr = {self.host}\nlisten_port = {self.port}\nunix_socket_dir =\n"
-            "auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\n"
-            "ignore_startup_parameters = extra_float_digits\n"
+            f"auth_type = any\npool_mode = {self._mode}\n"
+            f"default_pool_size = {10 if self._mode == 'session' else 2}\n"
+            f"ignore_startup_parameters = {self._ignore}\n"
         )
         if os.getuid() != 0:
             return [str(settings)]

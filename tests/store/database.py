@@ -182,6 +182,7 @@ class PostgresDatabase(Database):
     violation = psycopg.IntegrityError
 
     def __init__(self, server: Postgres, name: str) -> None:
+        self.server = server
         self.name = name
         self.url = server.url(name)
         self._mutex = threading.Lock()

@@ -21,9 +21,10 @@ from psycopg import sql
 
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Accepted, ClaimedJob
-from postroom.store import Store, Transaction, open_store, postgres
+from postroom.store import Store, Transaction, open_store, pg_connect
 from postroom.store.floors import Floors
-from postroom.store.postgres import PostgresEngine, _Connection, _is_for_good
+from postroom.store.pg_connect import Connection
+from postroom.store.postgres import PostgresEngine
 from tests.servers.cable import Cable
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
@@ -187,7 +188,7 @@ class TestAServerThatGoes:
     def test_and_stays_away_is_unavailable_and_keeps_nothing(
         self, post: Post, database: Database, cable: Cable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(postgres._KEEPALIVE, "connect_timeout", 2)
+        monkeypatch.setitem(pg_connect._KEEPALIVE, "connect_timeout", 2)
         store = over(cable, database)
         before = database.contents()
         cable.cut_at(b"INSERT INTO message", before=False, stay_away=True)
@@ -221,25 +222,6 @@ class TestAServerThatGoes:
         for _ in range(3):
             assert post.store.accounts()
 
-    @pytest.mark.parametrize(
-        ("said", "for_good"),
-        [
-            ('FATAL:  password authentication failed for user "x"', True),
-            ('FATAL:  no pg_hba.conf entry for host "192.0.2.1", no encryption', True),
-            (
-                (
-                    "connection failed: FATAL:  sorry, too many clients already\n"
-                    'connection failed: FATAL:  no pg_hba.conf entry for host "192.0.2.1", no encryption'
-                ),
-                False,
-            ),
-            ("FATAL:  the database system is starting up", False),
-            ("Connection refused\n\tIs the server running on that host?", False),
-        ],
-    )
-    def test_is_given_up_only_when_nothing_it_said_may_pass(self, said: str, for_good: bool) -> None:
-        assert _is_for_good(said) is for_good
-
     def test_is_waited_for_a_bounded_time(self, postgres_server: Postgres) -> None:
         store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
         with at_most(20, "a writer and a reader that find nobody"):
@@ -266,18 +248,6 @@ class TestAServerThatGoes:
         engine.close()
         assert shown == [[("7MB",)], [("10s",)]]
 
-    def test_that_may_forget_commits_is_told_not_to(self, post: Post, database: Database) -> None:
-        assert isinstance(database, PostgresDatabase)
-        database.change(f"ALTER DATABASE {database.name} SET synchronous_commit = off")
-        engine = PostgresEngine(database.url)
-        with engine._connect() as connection:
-            assert connection.execute("SHOW synchronous_commit").fetchall() == [("on",)]
-        engine.close()
-        behind_a_bouncer = PostgresEngine(database.url, bouncer=True)
-        with pytest.raises(ConfigError, match="synchronous_commit"):
-            behind_a_bouncer._connect()
-        behind_a_bouncer.close()
-
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Postgres]:
@@ -289,7 +259,7 @@ def own_server() -> Iterator[Postgres]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Call this, and from then on an answer is awaited for a second and a half only."""
-    return lambda: monkeypatch.setattr(_Connection, "answer_within_s", 1.5)
+    return lambda: monkeypatch.setattr(Connection, "answer_within_s", 1.5)
 
 
 def test_suspects_that_were_passed_over_are_found_at_once(post: Post, database: Database) -> None:
@@ -375,7 +345,7 @@ class TestAServerThatDoesNotAnswer:
         assert isinstance(database, PostgresDatabase)
         with PgBouncer(postgres_server) as bouncer, database.writes_held():
             engine = PostgresEngine(bouncer.url(database.name), bouncer=True)
-            engine._limits = {limit: "200ms"}
+            engine._connector.settings[limit] = "'200ms'"
             store = Store(engine)
             with pytest.raises(StoreUnavailable, match=f"canceling statement due to {limit[:4]}"):
                 store.write(accepting(new_message(post.anna)))

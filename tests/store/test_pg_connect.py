@@ -1,0 +1,260 @@
+"""What a session with PostgreSQL must have set, and which URLs and servers are refused for good."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from postroom.errors import ConfigError, StoreUnavailable
+from postroom.model import Accepted
+from postroom.store import Store, open_store
+from postroom.store.pg_connect import Connector, parse_url
+from postroom.store.postgres import PostgresEngine
+from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgres import Postgres
+from tests.servers.waiting import eventually
+from tests.store.database import Database, Post, PostgresDatabase, accepting, new_message
+
+pytestmark = pytest.mark.only("postgres")
+
+LAZY = {
+    "synchronous_commit": "off",
+    "array_nulls": "off",
+    "default_transaction_isolation": "serializable",
+    "statement_timeout": "1",
+    "lock_timeout": "1",
+    "transform_null_equals": "on",
+    "exit_on_error": "on",
+}
+
+
+def connector(url: str, *, bouncer: bool = False) -> Connector:
+    return Connector(url, bouncer=bouncer, lock_timeout_s=5)
+
+
+@pytest.fixture
+def named(database: Database) -> PostgresDatabase:
+    assert isinstance(database, PostgresDatabase)
+    return database
+
+
+class TestSettings:
+    def test_of_the_database_are_overruled_in_each_session(self, post: Post, named: PostgresDatabase) -> None:
+        for name, value in LAZY.items():
+            named.change(f"ALTER DATABASE {named.name} SET {name} = '{value}'")
+        store = Store(PostgresEngine(named.url))
+        message = new_message(post.anna)
+        seen: list[tuple[str, ...]] = []
+
+        def look(transaction: object) -> None:
+            connection = transaction._db.connection  # type: ignore[attr-defined]
+            seen.append(
+                connection.execute("SELECT " + ", ".join(f"current_setting('{n}')" for n in LAZY)).fetchone()
+            )
+
+        assert store.write_all([accepting(message), look])[0].unwrap() == Accepted(message.request_id)
+        store.close()
+        assert seen == [("on", "on", "read committed", "10s", "5s", "off", "off")]
+
+    def test_that_are_on_are_set_too_so_that_a_reload_does_not_switch_them_off(
+        self, post: Post, named: PostgresDatabase
+    ) -> None:
+        """A setting of the session's own outlives a reload of the server's."""
+        engine = post.store._engine
+        assert isinstance(engine, PostgresEngine)
+        post.add()
+        assert engine._writer is not None
+        source = "SELECT setting, source FROM pg_settings WHERE name = 'synchronous_commit'"
+        assert engine._writer.execute(source.encode()).fetchall() == [("on", "session")]
+        with engine.reading() as (session, _):
+            assert session.connection.execute(source).fetchall() == [("on", "session")]
+
+    def test_are_kept_where_they_promise_more(self, named: PostgresDatabase) -> None:
+        named.change(f"ALTER DATABASE {named.name} SET synchronous_commit = remote_apply")
+        with connector(named.url).connect() as connection:
+            assert connection.execute("SHOW synchronous_commit").fetchall() == [("remote_apply",)]
+
+    def test_are_set_in_each_transaction_behind_a_bouncer(
+        self, post: Post, named: PostgresDatabase, postgres_server: Postgres
+    ) -> None:
+        for name in ("synchronous_commit", "array_nulls"):
+            named.change(f"ALTER DATABASE {named.name} SET {name} = off")
+        seen: list[tuple[str, ...]] = []
+
+        def look(transaction: object) -> None:
+            connection = transaction._db.connection  # type: ignore[attr-defined]
+            asked = "SELECT current_setting('synchronous_commit'), current_setting('array_nulls')"
+            seen.append(connection.execute(asked).fetchone())
+
+        with PgBouncer(postgres_server) as bouncer:
+            store = open_store(bouncer.url(named.name), bouncer=True)
+            store.write(look)
+            store.close()
+        assert seen == [("on", "on")]
+
+    def test_that_promise_nothing_are_warned_of(
+        self, named: PostgresDatabase, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The tests' own server does without flushes."""
+        with caplog.at_level(logging.WARNING):
+            open_store(named.url).close()
+        assert "fsync = off: a crash of that machine may lose" in caplog.text
+
+
+class TestABouncer:
+    def test_in_transaction_mode_is_recognised(
+        self, named: PostgresDatabase, postgres_server: Postgres
+    ) -> None:
+        with (
+            PgBouncer(postgres_server, ignore="extra_float_digits, options") as bouncer,
+            pytest.raises(ConfigError, match="POSTROOM_DATABASE_BOUNCER=yes"),
+        ):
+            open_store(bouncer.url(named.name))
+
+    def test_that_takes_no_options_is_recognised(
+        self, named: PostgresDatabase, postgres_server: Postgres
+    ) -> None:
+        with PgBouncer(postgres_server) as bouncer:
+            with pytest.raises(ConfigError, match="POSTROOM_DATABASE_BOUNCER=yes"):
+                open_store(bouncer.url(named.name))
+            open_store(bouncer.url(named.name), bouncer=True).close()
+
+    @pytest.mark.parametrize("bouncer", [True, False])
+    def test_with_statement_pooling_is_refused(
+        self, named: PostgresDatabase, postgres_server: Postgres, bouncer: bool
+    ) -> None:
+        with (
+            PgBouncer(postgres_server, mode="statement", ignore="extra_float_digits, options") as server,
+            pytest.raises(ConfigError, match="pool_mode = transaction"),
+        ):
+            open_store(server.url(named.name), bouncer=bouncer)
+
+    @pytest.mark.parametrize("bouncer", [True, False])
+    def test_in_session_mode_works(
+        self, post: Post, named: PostgresDatabase, postgres_server: Postgres, bouncer: bool
+    ) -> None:
+        with PgBouncer(postgres_server, mode="session", ignore="extra_float_digits, options") as server:
+            store = open_store(server.url(named.name), bouncer=bouncer)
+            message = new_message(post.anna)
+            store.write(accepting(message))
+            assert str(store.status(message.request_id)) == "queued"
+            store.close()
+
+
+def test_several_hosts_are_taken_and_the_writable_one_is_asked_for(named: PostgresDatabase) -> None:
+    port = named.server.port
+    url = f"postgresql://postroom@127.0.0.1:1,127.0.0.1:{port}/{named.name}"
+    store = open_store(url)
+    store.check_schema()
+    store.close()
+    assert connector(url).parameters["target_session_attrs"] == "read-write"
+    assert connector(url).where == f"127.0.0.1:1,127.0.0.1:{port}/{named.name}"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_a_database_with_another_encoding_is_refused(postgres_server: Postgres, encoding: str) -> None:
+    name = f"in_{encoding.lower()}"
+    statement = f"CREATE DATABASE {{}} TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+    postgres_server.administer(sql.SQL(statement), name)
+    with pytest.raises(ConfigError, match="ENCODING 'UTF8'"):
+        open_store(postgres_server.url(name))
+    postgres_server.drop_database(name)
+
+
+CANARY = "c4n4ry"
+BAD = [
+    "postgresql://u:{}%zz@h/d",
+    "postgresql://u:{}@x@h/d",
+    "postgresql://u:a@{}@h/d",
+    "postgresql://u:a/{}@h/d",
+    "postgresql://{} x@h/d",
+    "postgresql://u:{}@h:port/d",
+    "postgresql://u:p@h:{}/d",
+    "postgresql://u:{}@h:99999/d",
+    "postgresql://u:{}@h/d?nosuch=1",
+    "postgresql://u:p@h/d?{}=1",
+    "postgresql://u:p@h/d?{}",
+    "postgresql://u:p@[{}/d",
+    "postgresql://u:{}@h/d?sslmode=strict",
+    "postgresql://u:p@h/d?sslmode={}",
+    "postgresql://u:p@h/d?sslrootcert=/{}",
+    "postgresql://u:{}@h/d?sslmode=verify-full&sslrootcert=/nowhere",
+    "postgresql://u:{}@h/d?target_session_attrs=x",
+    "postgresql://u:p@h/d?service={}",
+    "postgresql://u:{}@%00/d",
+]
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_a_bad_url_is_refused_and_no_value_repeated(url: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_store(url.format(CANARY))
+    words: BaseException | None = caught.value
+    while words is not None:
+        assert CANARY not in str(words)
+        words = words.__cause__ or (None if words.__suppress_context__ else words.__context__)
+
+
+def test_a_file_that_is_not_there_is_named_by_its_parameter(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sslrootcert names a file that is not there"):
+        parse_url(f"postgresql://u@h/d?sslmode=verify-ca&sslrootcert={tmp_path}/none.pem")
+
+
+@pytest.fixture
+def strict(postgres_server: Postgres) -> Iterator[Callable[[str], str]]:
+    """A server of which a role needs a password; returns a URL with one."""
+    role = "strict_one"
+    hba = postgres_server.folder / "data/pg_hba.conf"
+    before = hba.read_text(encoding="ascii")
+    hba.write_text(
+        f"host all {role} all scram-sha-256\nhost none {role} all trust\n" + before, encoding="ascii"
+    )
+    statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'right'")
+    postgres_server.administer(statement, role)
+    postgres_server.administer(sql.SQL("SELECT pg_reload_conf()"))
+
+    def url(password: str, database: str = "postgres") -> str:
+        secret = f":{quote(password, safe='')}" if password else ""
+        return f"postgresql://{role}{secret}@127.0.0.1:{postgres_server.port}/{database}"
+
+    def asks() -> bool:
+        with suppress(psycopg.OperationalError):
+            psycopg.connect(url("")).close()
+            return False
+        return True
+
+    eventually(asks, 20, "the server to ask for a password")
+    yield url
+    hba.write_text(before, encoding="ascii")
+    postgres_server.administer(sql.SQL("DROP ROLE {}"), role)
+    postgres_server.administer(sql.SQL("SELECT pg_reload_conf()"))
+
+
+@pytest.mark.parametrize("language", ["C", "de_DE.UTF-8"])
+def test_a_server_that_refuses_us_is_understood_by_its_sqlstate(
+    postgres_server: Postgres, strict: Callable[..., str], language: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroom.store.pg_connect.said", lambda error: f"VERDAMMT: {language}")
+    for url, state in [
+        (strict("wr@ng p#ss"), "28P01"),
+        (strict(""), "28P01"),
+        (strict("right", "no_such_database"), "3D000"),
+        (postgres_server.url("postgres").replace("postroom@", "nobody_here@"), "28000"),
+    ]:
+        with pytest.raises(ConfigError, match=state):
+            open_store(url)
+    open_store(strict("right")).close()
+
+
+def test_a_server_that_is_away_is_worth_another_try() -> None:
+    for url in ("postgresql://u:secret@127.0.0.1:1/d", "postgresql://u:secret@no-such-host.invalid/d"):
+        with pytest.raises(StoreUnavailable) as caught:
+            open_store(url)
+        assert "secret" not in str(caught.value)
