@@ -25,7 +25,7 @@ test: $(VENV)/.dev
 # What needs no server, for the hour-by-hour work: half a minute.
 quick: TESTS = tests/unit tests/store
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not server" $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not server and not slow" $(TESTS)
 
 check: lint types imports test
 

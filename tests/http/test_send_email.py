@@ -19,6 +19,7 @@ from werkzeug.test import TestResponse
 
 from postroom.errors import CommitUnknown, DiskFull, StoreUnavailable
 from postroom.setup import Service
+from postroom.store.sqlite import SQLiteEngine
 from postroom.web.errors import answer_to
 from tests.soak import examples
 
@@ -702,8 +703,11 @@ def test_a_refused_mail_leaves_its_idempotency_key_free(client: FlaskClient, ali
 
 
 def test_a_locked_database_is_a_503_and_nothing_is_accepted(
-    client: FlaskClient, alice: str, database: apsw.Connection, kept: Callable[[], int]
+    client: FlaskClient, service: Service, alice: str, database: apsw.Connection, kept: Callable[[], int]
 ) -> None:
+    engine = service.store._engine
+    assert isinstance(engine, SQLiteEngine)
+    engine._writer.set_busy_timeout(200)  # milliseconds, in place of five seconds
     database.execute("BEGIN IMMEDIATE")
     response = post(client, {**MAIL, "key": alice}, {"Idempotency-Key": "a"})
     document = check_problem(response, "store-unavailable")

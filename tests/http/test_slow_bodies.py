@@ -45,14 +45,14 @@ def test_a_body_that_comes_in_pieces_is_read(store: Store, tmp_path: Path) -> No
     head = (
         b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
     )
-    status, document = asyncio.run(_ask(_gateway(store, tmp_path), head + b"{", b"}"))
+    status, document = asyncio.run(_ask(_gateway(store, tmp_path, 60), head + b"{", b"}"))
     assert (status, document["type"]) == (401, "urn:problem:postroom:not-authenticated")
 
 
-def _gateway(store: Store, folder: Path) -> Gateway:
+def _gateway(store: Store, folder: Path, within_s: float = WITHIN_S) -> Gateway:
     settings, hub = Settings(), Hub(store)
     app = create_app(settings, store, Vault.open(settings, folder), hub=hub)
-    return Gateway(app, hub, most_bytes=1_000_000, body_within_s=WITHIN_S)
+    return Gateway(app, hub, most_bytes=1_000_000, body_within_s=within_s)
 
 
 async def _ask(gateway: Gateway, *parts: bytes) -> tuple[int, dict[str, str]]:
@@ -66,7 +66,7 @@ async def _ask(gateway: Gateway, *parts: bytes) -> tuple[int, dict[str, str]]:
         for part in parts:
             writer.write(part)
             await asyncio.sleep(0.05)
-        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).decode()
+        head = (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)).decode()
         length = next(line for line in head.lower().split("\r\n") if line.startswith("content-length:"))
         body = await reader.readexactly(int(length.partition(":")[2]))
         writer.close()
@@ -77,7 +77,7 @@ async def _ask(gateway: Gateway, *parts: bytes) -> tuple[int, dict[str, str]]:
 
 
 async def _connected(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    for _ in range(200):
+    for _ in range(3000):
         try:
             return await asyncio.open_connection("127.0.0.1", port)
         except ConnectionRefusedError:

@@ -184,7 +184,7 @@ def _migrate(path: Path) -> None:
 
 
 def _migrate_together(place: Place, together: Barrier) -> None:
-    together.wait(30)
+    together.wait(60)
     place.migrate()
 
 
@@ -232,10 +232,10 @@ class TestMigrating:
         child = CHILDREN.Process(target=newer.migrate)
         child.start()
         try:
-            eventually(place.is_under_way, 20)
+            eventually(place.is_under_way)
         finally:
             child.kill()
-            child.join(30)
+            child.join(60)
         assert child.exitcode == -9
         assert (place.schema(), place.applied()) == (before, place.names)
         if isinstance(place, SQLitePlace):

@@ -12,7 +12,7 @@ T = TypeVar("T")
 POLL = 0.01
 
 
-def eventually(condition: Callable[[], T], timeout: float = 10.0, message: str = "") -> T:
+def eventually(condition: Callable[[], T], timeout: float = 60.0, message: str = "") -> T:
     """Return the first truthy value of `condition`; raise AssertionError when none came in `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:

@@ -75,17 +75,17 @@ class TestGroupCommit:
             works = take()
             sizes.append(len(works))
             began.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             return [Settled(work(None)) for work in works]
 
         committer = Committer(commit_batch, most=8)
         with ThreadPoolExecutor(20) as threads:
             first = threads.submit(committer.run, lambda _: -1)
-            assert began.wait(10)
+            assert began.wait(60)
             rest = [threads.submit(committer.run, lambda _, n=number: n) for number in range(19)]
             eventually(lambda: len(committer._waiting) == 19)
             go_on.set()
-            assert [first.result(10), *(future.result(10) for future in rest)] == [-1, *range(19)]
+            assert [first.result(60), *(future.result(60) for future in rest)] == [-1, *range(19)]
         assert sizes == [1, 8, 8, 3]
 
     def test_what_goes_together_is_chosen_when_the_transaction_can_begin(self) -> None:
@@ -94,7 +94,7 @@ class TestGroupCommit:
 
         def commit_batch(take: Any) -> list[Settled]:
             asked.set()
-            assert free.wait(10)
+            assert free.wait(60)
             settled = [Settled(work(None)) for work in take()]
             batches.append([each.value for each in settled])
             return settled
@@ -103,15 +103,15 @@ class TestGroupCommit:
         late = deque([lambda _: 2, lambda _: 3])
         with ThreadPoolExecutor(3) as threads:
             first = threads.submit(committer.run, lambda _: 1)
-            assert asked.wait(10)
+            assert asked.wait(60)
             gathered = threads.submit(
                 committer.run_late, lambda most: [late.popleft() for _ in range(min(most, len(late)))]
             )
             eventually(lambda: len(committer._waiting) == 2)
             late.append(lambda _: 4)  # after its owner has asked
             free.set()
-            assert first.result(10) == 1
-            assert [each.value for each in gathered.result(10)] == [2, 3, 4]
+            assert first.result(60) == 1
+            assert [each.value for each in gathered.result(60)] == [2, 3, 4]
         assert batches == [[1, 2, 3, 4]]
 
     def test_a_transaction_that_cannot_begin_fails_all_who_wait_for_it(self) -> None:
@@ -119,13 +119,13 @@ class TestGroupCommit:
 
         def commit_batch(_: Any) -> list[Settled]:
             asked.set()
-            assert over.wait(10)
+            assert over.wait(60)
             raise StoreUnavailable("locked")
 
         committer = Committer(commit_batch, most=3)
         with ThreadPoolExecutor(5) as threads:
             futures = [threads.submit(committer.run, lambda _: 1)]
-            assert asked.wait(10)
+            assert asked.wait(60)
             futures += [threads.submit(committer.run, lambda _: 1) for _ in range(4)]
             eventually(lambda: len(committer._waiting) == 5)
             over.set()
@@ -138,20 +138,20 @@ class TestGroupCommit:
             works = take()
             if not began.is_set():
                 began.set()
-                assert go_on.wait(10)
+                assert go_on.wait(60)
                 raise KeyboardInterrupt
             return [Settled(work(None)) for work in works]
 
         committer = Committer(commit_batch)
         with ThreadPoolExecutor(2) as threads:
             first = threads.submit(committer.run, lambda _: 1)
-            assert began.wait(10)
+            assert began.wait(60)
             second = threads.submit(committer.run, lambda _: 2)
             eventually(lambda: len(committer._waiting) == 1)
             go_on.set()
-            assert second.result(10) == 2
+            assert second.result(60) == 2
             with pytest.raises(KeyboardInterrupt):
-                first.result(10)
+                first.result(60)
 
     def test_works_of_one_caller_run_in_order_whatever_their_number(self, store: Store) -> None:
         ran: list[int] = []
@@ -288,7 +288,7 @@ class TestLockedDatabase:
                 future = threads.submit(store.write, _set("late"))
                 eventually(lambda: _lock_is_held(sqlite))
                 assert not future.done()
-            assert future.result(10) == "late"
+            assert future.result(60) == "late"
 
 
 def _error_of(store: Store, work: Work[Any]) -> Exception | None:
@@ -340,7 +340,7 @@ def _start(target: Callable[..., None], *arguments: Any) -> tuple[Any, Connectio
 
 
 def _end(process: Any) -> int | None:
-    process.join(20)
+    process.join(60)
     code: int | None = process.exitcode
     process.close()
     return code
@@ -491,7 +491,7 @@ class TestClaimers:
 
         def claim_all(number: int) -> list[str]:
             store, mine = database.open(), []
-            together.wait(10)
+            together.wait(60)
             while jobs := store.write(
                 lambda t: t.claim(
                     account_id=post.anna, worker_id=workers[number], most=7, most_bytes=10**6, now=NOW + 500

@@ -172,7 +172,7 @@ class TestProjecting:
 
         def project() -> None:
             store = database.open()
-            together.wait(10)
+            together.wait(60)
             EmailLog(store, path, lock_beside(path)).project()
             store.close()
 
@@ -243,7 +243,7 @@ class TestTwoHosts:
         def project(path: Path) -> None:
             path.parent.mkdir()
             store = database.open()
-            together.wait(10)
+            together.wait(60)
             EmailLog(store, path, path.with_name("lock")).project()
             store.close()
 

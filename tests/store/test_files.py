@@ -88,11 +88,11 @@ BY_SOMEBODY = [
 
 
 @pytest.fixture
-def sqlite(tmp_path: Path) -> SQLiteDatabase:
+def sqlite(tmp_path: Path, sqlite_template: Path) -> SQLiteDatabase:
     """A database in a folder of its own."""
     folder = tmp_path / "var"
     folder.mkdir()
-    return SQLiteDatabase(folder)
+    return SQLiteDatabase(folder, sqlite_template)
 
 
 @pytest.fixture
@@ -164,8 +164,10 @@ def test_it_goes_on_when_the_file_is_back(post: Post, sqlite: SQLiteDatabase) ->
 
 
 def test_a_reader_opens_no_stranger(post: Post, sqlite: SQLiteDatabase) -> None:
-    move_a_backup_over(sqlite.path)
     engine = post.store._engine
+    with engine.reading():
+        pass
+    move_a_backup_over(sqlite.path)
     # The first reader is open already.
     with engine.reading(), pytest.raises(DatabaseReplaced), engine.reading():
         pass

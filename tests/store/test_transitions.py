@@ -146,7 +146,7 @@ class TestIdempotency:
         def accept(store: Store) -> list[str]:
             accepted = []
             for number in range(25):
-                together.wait(10)
+                together.wait(60)
                 works = [
                     accepting(new_message(post.anna, key=f"{number}-{each}", fingerprint=b"one"))
                     for each in range(3)

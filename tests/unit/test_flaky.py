@@ -12,6 +12,7 @@ import pytest
 
 from tools import flaky
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 CONFTEST = "from tests.reporting import pytest_runtest_makereport, pytest_runtest_setup\n"
 # Fails in the run, which tells it so by a file, and passes after that.

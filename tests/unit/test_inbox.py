@@ -256,11 +256,11 @@ def test_serving_inside_a_process_ends_on_stop(tmp_path: Path) -> None:
     server = threading.Thread(target=serve_inbox, args=(tmp_path,), kwargs={"ready": note, "stop": stop})
     server.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         assert inbox_port(tmp_path) == ports[0]
     finally:
         stop.set()
-        server.join(10)
+        server.join(60)
     assert not server.is_alive()
     assert inbox_port(tmp_path) is None
 
@@ -278,11 +278,11 @@ def test_a_mail_under_way_is_answered_before_the_end(tmp_path: Path, monkeypatch
 
     def save_slowly(drop: Maildrop, reverse_path: str, forward_paths: list[str], content: bytes) -> str:
         writing.set()
-        disk.wait(10)
+        disk.wait(60)
         return save(drop, reverse_path, forward_paths, content)
 
     def send() -> None:
-        with smtplib.SMTP("127.0.0.1", port, "localhost", timeout=10) as client:
+        with smtplib.SMTP("127.0.0.1", port, "localhost", timeout=60) as client:
             client.ehlo()
             client.mail("alice@example.com")
             client.rcpt("bob@example.com")
@@ -295,13 +295,13 @@ def test_a_mail_under_way_is_answered_before_the_end(tmp_path: Path, monkeypatch
     try:
         port = eventually(lambda: inbox_port(tmp_path)) or 0
         sender.start()
-        assert writing.wait(10)
+        assert writing.wait(60)
         stop.set()
         eventually(lambda: inbox_port(tmp_path) is None)  # it is ending
     finally:
         stop.set()
         disk.set()
-        server.join(10)
-    sender.join(10)
+        server.join(60)
+    sender.join(60)
     assert answers == [250]
     assert read_mail(tmp_path).raw == PLAIN
