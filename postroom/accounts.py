@@ -132,7 +132,7 @@ class AccountsFile:
                     chunking=row.chunking,
                 )
                 if changed:
-                    transaction.resume_account(account_id)
+                    transaction.resume_account(account_id, now)
                 transaction.grant_key(account_id, key, source=_SOURCE, now=now)
             revoked = transaction.revoke_keys_except({item[1] for item in prepared}, source=_SOURCE, now=now)
             transaction.set_setting(_DIGEST, digest)

@@ -104,6 +104,9 @@ class Account:
     resume_at: Instant | None = None
     worked_at: Instant | None = None
     worked_with: str | None = None  # the server's host, where nobody has named it and no preset knows it
+    passed_at: Instant | None = None  # when a message last showed that it goes on after it was set aside
+    gap: int | None = None  # between messages, in microseconds; None: as fast as it goes
+    paid_until: Instant | None = None  # nothing is claimed before, by that pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +177,8 @@ class ClaimedJob:
     in_doubt: InDoubtPolicy | None = None
     partial: bool = False  # the limit had no room for all recipients: the others wait
     one_recipient: bool = False  # the message has no other, nor had it one
+    drawn: int = 0  # refusals of the account that it drew, others having passed in between
+    drawn_at: Instant | None = None  # the last one
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ _FIX: dict[Meaning, str] = {
     Meaning.LIMIT: "messages wait until the provider takes some again",
     Meaning.RATE: "messages go on more slowly by themselves",
 }
+_LOOKED_AT = 400  # characters of a reply: what comes behind them is no shorter way to say the same
 _TOO_MANY = ("4.5.3", "5.5.3")
 _PERIODS: tuple[tuple[str, int], ...] = (
     (r"month", 30 * DAY),
@@ -139,7 +140,7 @@ def _is_452(reply: Reply, place: Place) -> bool:
 
 
 def _plain(reply: Reply) -> str:
-    text = f"{reply.enhanced or ''} {reply.text}".lower().replace("\u2019", "'")
+    text = f"{reply.enhanced or ''} {reply.text[:_LOOKED_AT]}".lower().replace("\u2019", "'")
     return " ".join(text.split())
 
 

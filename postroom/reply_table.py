@@ -103,11 +103,14 @@ _LONG_WINDOW = (
     r"|same|current|the) (?:day|hour|week|month)\b|/ ?\d* ?(?:d|day|h|hr|hour|hours|month)\b|\b\d+[- ]?(?:h|hr|hour|day)s?\b"
     r"|\btoday\b)"
 )
-_LIMIT = r"\b(?:limits?\b|quota|credits?\b|allowance|threshold|maximum)"
+_LIMIT = r"\b(?:limits?\b|quota|credits?\b|allowance|threshold|maximum|volume)"
 _USED_UP = r"(?:exceed|reach|\bhit\b|\bover\b|exhaust|used up|deplet)"
 _SHORT_WINDOW = (
     r"(?:\bper[- ](?:\d+ ?)?(?:second|minute|sec|min)|\b(?:a|this|each|every|one|last) (?:second|minute)\b"
     r"|/ ?\d* ?(?:s|sec|seconds?|m|min|minutes?)\b|\b\d+ ?(?:s|sec|seconds?|m|min|minutes?)\b)"
+)
+_SENDS_WORDS = (
+    r"(?:send|submission|outgoing|outbound|smtp|relay|messages|e-?mails|credits|hour|\bday\b|daily|\brate)"
 )
 _SENDER = (
     r"(?:send(?:ing|er'?s?)?|sent|submission|outgoing|outbound|smtp|relay(?:ing)?|account'?s?|user'?s?|customer|client"
@@ -120,7 +123,7 @@ _STOPPED = (
 )
 _NOT_ENTITLED = (
     r"(?:not|isn'?t|never|un)[- ]?(?:been )?(?:verif|authori[sz]|allow|permit|owned|registered|confirm|local|validated"
-    r"|accepted|one of|yours|belong|an? (?:valid|verified|allowed))"
+    r"|accepted|one of|yours|belong|an? (?:valid|verified|allowed|confirmed|registered|sender))"
 )
 
 
@@ -136,6 +139,40 @@ def _both(one: str, other: str) -> str:
 # What is said of one message or one recipient, and sounds as if it were said of the account.
 _OF_THE_MESSAGE = (
     Row(
+        Meaning.RECIPIENT,
+        r"separate transaction|try this recipient",
+        at=frozenset({Place.RCPT}),
+        source=_GOOGLE_CODES,
+    ),
+    Row(
+        Meaning.RECIPIENT,
+        _any(
+            rf"^(?!.*{_SENDS_WORDS}).*\b(?:mail ?box|inbox|maildir|mail ?drop|user|account)\b.{{0,60}}"
+            r"(?:\bfull\b|quota|storage|disk|\bsize\b|exceeded (?:its|the|their))",
+            rf"^(?!.*{_SENDS_WORDS}).*(?:over|exceed\w*|out of|insufficient|not enough) (?!system).{{0,30}}"
+            r"(?:mail ?box|storage|disk|inbox|\bspace\b(?! shortage))",
+            rf"^(?!.*{_SENDS_WORDS}).*(?:\bover ?quota\b|\bis full\b)",
+        ),
+        at=frozenset({Place.RCPT, Place.DOT}),
+        enhanced=r"|[45]\.(?!3\.1).*",
+        explanation="the recipient's mailbox is full",
+        source=_RFC_3463,
+    ),
+    Row(
+        Meaning.RECIPIENT,
+        rf"^(?!.*{_SENDS_WORDS}).*quota",
+        at=frozenset({Place.RCPT}),
+        explanation="the recipient's mailbox is full",
+        source=_RFC_3463,
+    ),
+    Row(
+        Meaning.RECIPIENT,
+        r"^(?!.*\b(?:peak|sender|sending)\b)",
+        enhanced=r"[45]\.2\.[12]",
+        at=frozenset({Place.RCPT}),
+        source=_RFC_3463,
+    ),
+    Row(
         Meaning.MESSAGE,
         _any(
             r"(?:message|mail|content|attachment|body|size=?).{0,40}too (?:large|big|long)",
@@ -143,10 +180,9 @@ _OF_THE_MESSAGE = (
             r"\bsize\b.{0,40}(?:limit|exceed|too|maximum|policy|violation)",
             r"exceed\w*.{0,40}\bsize\b",
             r"(?:max\w*|allowed) .{0,20}size",
-            r"line (?:is )?too long",
             r"too (?:large|big)\b",
+            r"attachments?\b.{0,40}(?:limit|exceed|too|not allowed|block)",
         ),
-        at=SENDING,
         explanation="the message is too large for this server",
         fix="send less, or fewer attachments",
         source=_RFC_3463,
@@ -161,13 +197,15 @@ _OF_THE_MESSAGE = (
     Row(
         Meaning.MESSAGE,
         _any(
-            r"too many hops",
-            r"hop count",
-            r"mail loop",
-            r"rout\w+ loop",
-            r"loop(?:ing|s)? (?:detected|message|back)",
-            r"looping",
+            r"\b(?:headers?|mime|parts?|nest\w*|lines?|boundar\w+|subject)\b.{0,40}(?:too (?:many|long|deep)|exceed|limit)",
+            r"too many (?:\w+ )?(?:headers?|(?:mime )?parts|lines|links|urls|attachments)",
         ),
+        explanation="the message is not built as this server wants it",
+        source=_RFC_3463,
+    ),
+    Row(
+        Meaning.MESSAGE,
+        r"too many hops|hop count|mail loop|rout\w+ loop|loop(?:ing|s)? (?:detected|message|back)|looping",
         explanation="the message goes round in circles between servers",
         fix="look at the recipient's forwarding",
         source=_RFC_3463,
@@ -176,11 +214,9 @@ _OF_THE_MESSAGE = (
         Meaning.RECIPIENT,
         _any(
             r"recipient thread limit",
-            r"(?:user|recipient|mailbox|inbox|person|address)\b.{0,60}\breceiv\w+ .{0,40}(?:mail|message|rate|too|many)",
-            r"recipient.{0,60}(?:too (?:quickly|fast|many messages)|exceeded (?:the|their|its|his)|rate|threshold)",
+            r"\b(?:user|recipient|mailbox|inbox|person|address)\b.{0,60}\breceiv\w+ .{0,40}(?:mail|messag|rate|too|many)",
+            r"\brecipient\b.{0,60}(?:too (?:quickly|fast|many messages)|exceeded (?:the|their|its|his)|rate|threshold)",
         ),
-        at=SENDING,
-        code="4..|5..",
         explanation="the recipient gets more than its server allows just now",
         source=_GOOGLE_CODES,
     ),
@@ -190,71 +226,29 @@ _OF_THE_MESSAGE = (
             r"(?:tried|trying) to (?:reach|contact|send to)",
             r"not (?:allowed|authori[sz]ed|permitted) to send (?:\w+ ){0,3}to\b",
             r"for (?:this |the )?(?:rcpt|recipient)",
-            r"recipient (?:address )?(?:rejected|refused|denied)(?!.{0,60}(?:grey|gray))",
+            r"sending to this group|recipient that has been|same recipient",
+            r"recipient (?:address )?(?:rejected|refused|denied)"
+            r"(?!.*(?:gr[ea]y|quota|\bonly \d|\bper\b|\blimit|\brate|too many|exceed|throttl))",
         ),
-        at=SENDING,
         source=_GOOGLE_CODES,
     ),
-    Row(
-        Meaning.RECIPIENT,
-        _any(
-            r"(?:mail ?box|inbox|maildir|mail ?drop|storage|disk)\b.{0,40}(?:\bfull\b|exceed|over|quota|limit|exhaust)",
-            r"(?:over|exceed\w*|out of|insufficient|not enough) .{0,30}(?:mail ?box|storage|disk|inbox|space)(?! shortage)",
-            r"\bover ?quota\b",
-            r"\bis full\b",
-        ),
-        at=frozenset({Place.RCPT, Place.DOT}),
-        code=r"4..|5..",
-        enhanced=r"|[45]\.(?!3\.1).*",
-        explanation="the recipient's mailbox is full",
-        source=_RFC_3463,
-    ),
-    Row(
-        Meaning.RECIPIENT,
-        r"^(?!.*(?:send|submission|outgoing|outbound|smtp|relay|messages|e-?mails|credits|hour|day|daily)).*quota",
-        at=frozenset({Place.RCPT}),
-        explanation="the recipient's mailbox is full",
-        source=_RFC_3463,
-    ),
-    Row(
-        Meaning.RECIPIENT,
-        r"^(?!.*\b(?:peak|sender|sending)\b)",
-        enhanced=r"[45]\.2\.[12]",
-        at=frozenset({Place.RCPT}),
-        source=_RFC_3463,
-    ),
-    Row(
-        Meaning.LATER, r"gr[ea]y[- ]?list|postgrey", code="4..", source="postfix.org/SMTPD_POLICY_README.html"
-    ),
+    Row(Meaning.LATER, r"gr[ea]y[- ]?list|postgrey", code="4..", source=f"{_POSTFIX} (policy)"),
     Row(
         Meaning.LATER,
-        _any(
-            r"(?:time|timeout|idle|timed).{0,10}(?:limit|out|exceeded)",
-            r"timed? ?out",
-        ),
+        r"(?:time|timeout|idle|timed).{0,10}(?:limit|out|exceeded)|timed? ?out",
         code="4..",
         source=RFC_5321,
     ),
     Row(
         Meaning.MESSAGE,
         _any(
-            r"\b(?:spf|dkim|dmarc)\b",
-            r"virus",
-            r"malware",
-            r"phish",
-            r"\bspam (?:message|content|score|detected)",
-            r"(?:likely|classified as|considered|looks like|identified as) (?:\w+ ){0,2}(?:spam|unsolicited)",
-            r"blocked using",
-            r"dnsbl",
-            r"\brbl\b",
-            r"spamhaus",
-            r"spamcop",
-            r"barracuda",
-            r"sorbs",
-            r"client host",
-            r"(?:listed (?:in|on|at|by)|block ?list|black ?list(?:ed)? (?:by|at|in|on|using))",
+            r"\b(?:spf|dkim|dmarc)\b|virus|malware|phish",
+            r"\bspam (?:message|content|detected|filter)|\bspam\b.{0,12}(?:score|threshold|limit)|\bscore\b",
+            r"(?:likely|classified as|considered|looks like|identified as|suspicion of|is) (?:\w+ ){0,2}"
+            r"(?:spam|unsolicited)",
+            r"blocked using|dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|client host",
+            r"listed (?:in|on|at|by)|block ?list|black ?list(?:ed)? (?:by|at|in|on|using)",
         ),
-        at=SENDING,
         source="spamhaus.org/faqs",
     ),
 )
@@ -263,24 +257,23 @@ _OF_THE_MESSAGE = (
 _OF_THE_SESSION = (
     Row(
         Meaning.SESSION,
-        _any(
-            r"(?:per|in|this|one|single|same|for|on|within|over|each)[- ](?:\w+ )?(?:smtp )?"
-            r"(?:session|connection)\b(?!s? (?:rate|from|limit exceeded from))",
-        ),
-        at=SENDING,
+        r"^(?=.*(?:too many|max|limit|exceed|reach|enough|quota|only|allow|no more))"
+        r".*\b(?:per|in|this|one|single|same|for|on|within|over|each)[- ](?:\w+ )?(?:smtp )?(?:session|connection)\b"
+        r"(?! with|s? (?:rate|from|limit exceeded from))",
         explanation="the server takes no more over this connection",
         source="IONOS, nodemailer smtp-server, Exim smtp_accept_max_per_connection, Stalwart",
     ),
     Row(
         Meaning.SESSION,
         _any(
-            r"too many messages sent",
-            r"session (?:message )?limit",
-            r"\breconnect\b",
+            r"too many messages sent\W*$",
+            r"session (?:message |transaction )?(?:count )?limit",
+            r"\bre-?connect\b",
             r"(?:transaction|message)s? (?:count )?limit.{0,20}(?:session|connection)",
+            r"too many (?:\w+ )?(?:errors|commands|mistakes)",
         ),
         explanation="the server takes no more over this connection",
-        source="OpenSMTPD limit max-mails",
+        source="OpenSMTPD limit max-mails, Postfix smtpd_hard_error_limit",
     ),
 )
 
@@ -427,6 +420,14 @@ _STOPPED_ACCOUNTS = (
     ),
     Row(
         Meaning.ACCOUNT,
+        r"not authori[sz]ed to perform|(?:has|have) no (?:permission|right)|not have (?:access|permission|the right)",
+        at=NOT_RCPT,
+        explanation="the account has no right to send at this provider",
+        fix="give it that right at the provider",
+        source=f"{_SES}; NetEase; Yandex",
+    ),
+    Row(
+        Meaning.ACCOUNT,
         r"outgoing mail suspension",
         at=ANYWHERE,
         explanation="the hosting provider has suspended outgoing messages",
@@ -436,7 +437,7 @@ _STOPPED_ACCOUNTS = (
     Row(
         Meaning.ACCOUNT,
         _any(
-            r"\b(?:credits|quota|plan|subscription|trial|licen[cs]e) (?:(?:is|are|has|have) )?(?:expired|blocked|ended)\b",
+            r"\b(?:credits|quota|plan|subscription|trial|licen[cs]e)\b.{0,20}\b(?:expired|blocked|ended)\b",
         ),
         at=ANYWHERE,
         explanation="the account's plan at the provider has ended",
@@ -589,6 +590,18 @@ _LIMITS = (
 
 _PACE = (
     Row(
+        Meaning.ACCOUNT,
+        _any(
+            r"\b(?:attempts?|tries|passwords?|failures?)\b.{0,40}(?:exceed|limit|too many)",
+            r"too many .{0,30}(?:attempts|failures|tries)",
+        ),
+        at=LOGIN,
+        code="5..",
+        explanation="the server has locked the log-in after too many that failed",
+        fix="see that the password is right; then: postroom accounts resume",
+        source="help.yahoo.com",
+    ),
+    Row(
         Meaning.RATE,
         r"too many (?:\w+ )?(?:log-?ins?|login attempts|authentications)(?!.{0,20}(?:fail|invalid|wrong))",
         at=LOGIN,
@@ -606,6 +619,7 @@ _PACE = (
             r"too (?:fast|quick|frequent|rapid|often)",
             r"slow(?:ing)? down",
             r"too much mail",
+            r"\bfrequency\b",
         ),
         at=SENDING | LOGIN,
         explanation="messages come faster than the server takes them",
@@ -627,8 +641,15 @@ _PACE = (
     ),
     Row(
         Meaning.RATE,
+        r"(?:server|system|service|resources?|too) .{0,20}\b(?:busy|overload\w*)",
+        at=SENDING,
+        code="4..",
+        explanation="the server is busy or short of room just now",
+        source=_MICROSOFT_NDR,
+    ),
+    Row(
+        Meaning.RATE,
         _any(
-            r"(?:server|system|service|resources?|too) .{0,20}\b(?:busy|overload\w*)",
             r"load (?:average|is )?.{0,10}too high",
             r"high load",
             r"space shortage",
@@ -678,6 +699,7 @@ _ALLOWANCES = (
         _any(
             rf"{_LIMIT}.{{0,20}}{_USED_UP}",
             r"maximum credits",
+            r"\b(?:no|insufficient|not enough|out of) (?:\w+ )?(?:credits?|quota|balance)\b",
         ),
         at=SENDING | LOGIN,
         explanation="the account has used up what it may send for now",

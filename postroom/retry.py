@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from postroom.model import Instant
+from postroom.model import SECOND, Instant
 
 _JITTER = 0.2
 _FEWEST_TRIES = 5
@@ -23,6 +23,18 @@ def delay(attempt: int, schedule: Sequence[int], random: Callable[[], float]) ->
 def longest(schedule: Sequence[int]) -> int:
     """Return the longest wait in microseconds that `delay` gives."""
     return round(max(schedule) * (1 + _JITTER / 2))
+
+
+_FIRST_PROBE = 300 * SECOND
+_LONGEST_PROBE = 6 * 3600 * SECOND
+
+
+def probe_after(setbacks: int) -> int:
+    """Return how long a paused account waits for its next try, after so many in a row that failed.
+
+    Each wait is twice the one before, up to six hours: a try every five minutes makes a block worse.
+    """
+    return min(_FIRST_PROBE << min(setbacks, 16), _LONGEST_PROBE)
 
 
 def next_try(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from postroom.errors import ConfigError
-from postroom.model import rfc3339, system_clock
+from postroom.model import SECOND, rfc3339, system_clock
 from postroom.status import printable
 
 if TYPE_CHECKING:
@@ -51,8 +51,12 @@ def resume(mailbox: str) -> None:
     if not found:
         raise click.UsageError(f"there is no account {mailbox!r}")
     for account in found:
-        service.store.write(lambda transaction, id_=account.id: transaction.resume_account(id_))  # type: ignore[misc]
+        _resume(service, account.id)
         click.echo(f"{account.email} is active; it was {account.state.value}", err=True)
+
+
+def _resume(service: Service, account_id: int) -> None:
+    service.store.write(lambda transaction: transaction.resume_account(account_id, system_clock()))
 
 
 def _row(service: Service, stored: StoredAccount) -> dict[str, Any]:
@@ -76,6 +80,7 @@ def _row(service: Service, stored: StoredAccount) -> dict[str, Any]:
         "worked_at": None if account.worked_at is None else rfc3339(account.worked_at),
         "recipients_in_24h": service.store.recipients_used(account.id, now),
         "daily_limit": daily_limit,
+        "messages_per_minute": None if account.gap is None else round(60 * SECOND / account.gap, 1),
     }
 
 
@@ -86,7 +91,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD)
-    for name in ("Account", "Server", "State", "Until", "24 h", "Reason"):
+    for name in ("Account", "Server", "State", "Until", "24 h", "Pace", "Reason"):
         table.add_column(name, no_wrap=name in ("State", "Until"))
     for row in rows:
         limit = row["daily_limit"]
@@ -97,6 +102,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             row["state"],
             (row["until"] or "")[:19],
             used,
+            "" if row["messages_per_minute"] is None else f"{row['messages_per_minute']:g}/min",
             row["reason"] or "",
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))

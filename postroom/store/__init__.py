@@ -15,8 +15,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from postroom import pace
 from postroom.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
 from postroom.model import (
+    SECOND,
     Account,
     AccountState,
     Instant,
@@ -67,6 +69,7 @@ MOVING = "moving_from"  # setting of a database that is being filled: where from
 _TRIED = "tried"  # setting: when it was last seen that something can be written
 _NEWEST_COUNTS_S = 10.0
 _SCHEME = "sqlite:///"
+_SOON = 60 * SECOND  # how long before an account may send its jobs are looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +261,11 @@ class Store:
         floors = self._engine.floors
         due_from = floors.of_all() if floors else 0
         with self._engine.reading() as (db, q):
-            found = [_stored_account(row) for row in q.accounts_due(db, now=now, due_from=due_from)]
+            rows = q.accounts_due(db, now=now, soon=now + _SOON, due_from=due_from)
+            found = [_stored_account(row) for row in rows]
         if floors:
             floors.note_accounts(due_from, now, [stored.account.id for stored in found])
-        return found
+        return [stored for stored in found if _may_send(stored.account, now)]
 
     @_twice
     def connections(self) -> int:
@@ -357,6 +361,13 @@ def open_store(
     return Store(engine)
 
 
+def _may_send(account: Account, now: Instant) -> bool:
+    resumes = account.state is AccountState.ACTIVE or (
+        account.resume_at is not None and account.resume_at <= now
+    )
+    return resumes and pace.is_due(account.paid_until, now)
+
+
 def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
     (id_, email, name, host, port, security, username, credential, daily_limit, connections, *more) = row
     logins_per_minute, pipelining, chunking, *state = more
@@ -380,6 +391,9 @@ def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
         resume_at=state[3],
         worked_at=state[4],
         worked_with=state[5],
+        passed_at=state[6],
+        gap=state[7],
+        paid_until=state[8],
     )
     return StoredAccount(account, credential)
 

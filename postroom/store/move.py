@@ -59,6 +59,7 @@ _TABLES = {
     "log_line": ("id",),
     "account_usage": ("account_id", "slot"),
     "connection": ("id",),
+    "pace": ("account_id",),
     "setting": ("name",),
 }
 

@@ -21,8 +21,8 @@ SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
-       job.due_at
-FROM (SELECT id, attempt, message_id, crashes, due_at FROM job
+       job.due_at, job.drawn, job.drawn_at
+FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at FROM job
       WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
         AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
                                                WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'

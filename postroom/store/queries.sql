@@ -16,13 +16,15 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 -- name: all_accounts
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
        logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-       worked_with
+       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id)
 FROM account ORDER BY id;
 
 -- name: one_account^
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
        logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-       worked_with
+       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id)
 FROM account WHERE id = :account_id;
 
 -- name: find_account$
@@ -63,12 +65,35 @@ UPDATE account SET worked_at = :now, worked_with = :worked_with WHERE id = :acco
 UPDATE account SET worked_with = :worked_with WHERE id = :account_id;
 
 -- name: resume_account!
-UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL
+UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL, setbacks = 0
 WHERE id = :account_id AND state <> 'active';
 
+-- name: account_passed!
+UPDATE account SET passed_at = :now WHERE id = :account_id;
+
 -- name: set_account_aside!
-UPDATE account SET state = :state, state_reason = :reason, state_since = :now, resume_at = :resume_at
+UPDATE account SET state = :state, state_reason = :reason, state_since = :now, resume_at = :resume_at,
+                   setbacks = :setbacks
 WHERE id = :account_id;
+
+-- name: account_state^
+SELECT state, state_since, setbacks FROM account WHERE id = :account_id;
+
+-- name: take_probe$
+-- One worker tries whether an account goes on; another one not before `again`.
+UPDATE account SET resume_at = :again WHERE id = :account_id AND state <> 'active' AND resume_at <= :now RETURNING id;
+
+-- name: read_pace^
+SELECT gap, average, since, taken, slowed_at, refusals, paid_until FROM pace WHERE account_id = :account_id;
+
+-- name: write_pace!
+INSERT INTO pace (account_id, gap, average, since, taken, slowed_at, refusals, paid_until)
+VALUES (:account_id, :gap, :average, :since, :taken, :slowed_at, :refusals, :paid_until)
+ON CONFLICT (account_id) DO UPDATE SET gap = excluded.gap, average = excluded.average, since = excluded.since,
+    taken = excluded.taken, slowed_at = excluded.slowed_at, refusals = excluded.refusals, paid_until = excluded.paid_until;
+
+-- name: forget_pace!
+DELETE FROM pace WHERE account_id = :account_id;
 
 
 -- ---------------------------------------------------------------- acceptance
@@ -93,11 +118,13 @@ INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_i
 -- ---------------------------------------------------------------- the queue
 
 -- name: accounts_due
+-- With those that may send soon: their jobs are due already, and must not be forgotten (store/floors.py).
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
        logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-       worked_with
+       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id)
 FROM account
-WHERE (state = 'active' OR resume_at <= :now)
+WHERE (state = 'active' OR resume_at <= :soon)
   AND EXISTS (SELECT 1 FROM job
               WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0
                 AND job.due_at BETWEEN :due_from AND :now);
@@ -161,18 +188,35 @@ UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attem
                claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
+-- name: note_draw!
+-- The message that drew a refusal of its account goes after all others that wait, and is due when the account goes on.
+-- It counts the refusals between which others have passed.
+UPDATE job SET drawn = CASE WHEN drawn = 0 OR drawn_at < (SELECT passed_at FROM account WHERE id = job.account_id)
+                            THEN drawn + 1 ELSE drawn END,
+               drawn_at = :now,
+               due_at = coalesce((SELECT resume_at FROM account WHERE id = job.account_id), due_at)
+WHERE id = :job_id AND state = 'queued';
+
+-- name: call_drawn!
+-- The account goes on: so does what waited for it.
+UPDATE job SET due_at = :now
+WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND drawn_at IS NOT NULL
+  AND due_at > :now AND due_at <= (SELECT resume_at FROM account WHERE id = :account_id);
+
 -- name: waits_too_long$
 SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
     OR EXISTS (SELECT 1 FROM job
                WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
-                 AND (attempt = 0 OR due_at > :latest));
+                 AND (attempt = 0 AND drawn_at IS NULL
+                      OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END));
 
 -- name: mend_due_times!
 -- What a clock that was ahead has left: mail that was never tried is due soon, and nothing waits longer than it ever should.
 UPDATE job SET due_at = :now
 WHERE id IN (SELECT id FROM job
              WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
-               AND (attempt = 0 OR due_at > :latest)
+               AND (attempt = 0 AND drawn_at IS NULL
+                    OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END)
              LIMIT :count);
 
 -- name: mend_resume_times!

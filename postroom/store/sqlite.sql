@@ -13,7 +13,7 @@ SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_
        message.smtputf8, message.accepted_at, content.mime, content.checksum, job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
-       job.due_at
+       job.due_at, job.drawn, job.drawn_at
 FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
          JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
                                          WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
+from postroom import pace, retry
 from postroom.errors import Buried, LeaseLost
 from postroom.failpoint import passing
 from postroom.model import (
@@ -33,6 +34,7 @@ from postroom.model import (
     Reply,
     Sent,
 )
+from postroom.pace import Pace
 from postroom.store.floors import Floors
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
@@ -48,6 +50,7 @@ _LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _DUE_AT = 16  # the column of `jobs_due`
 _SUSPECT = MOST_CRASHES - 1
 STEP_BACK = 2 * SECOND
+_PROBE_TAKES = 10 * SECOND  # before another worker may try an account that is set aside
 _SLOT = 600 * SECOND
 _SLOTS_A_DAY = 145  # 24 h and the slot that has begun: never less than the rolling day
 LONGEST_PARK = _SLOTS_A_DAY * _SLOT
@@ -72,6 +75,7 @@ class Result:
     outcomes: Mapping[int, Outcome]
     retry_at: Instant | None
     in_doubt: InDoubtPolicy = InDoubtPolicy.RETRY
+    drew: bool = False  # a refusal of the account: the job waits for it, behind the others
 
     @property
     def only(self) -> Outcome:
@@ -171,22 +175,132 @@ class Transaction:
         `worked_with` is the server's host, where nobody has named it: the account keeps it.
         """
         self._q.account_worked(self._db, account_id=account_id, now=now, worked_with=worked_with)
-        self._q.resume_account(self._db, account_id=account_id)
+        self.resume_account(account_id, now)
 
     def keep_server(self, account_id: int, worked_with: str | None) -> None:
         """Note with which server an account has worked that nobody has named; None: somebody has."""
         self._q.keep_server(self._db, account_id=account_id, worked_with=worked_with)
 
-    def resume_account(self, account_id: int) -> None:
+    def account_passed(self, account_id: int, now: Instant) -> None:
+        """Note that a message of an account that was set aside has passed: it goes on."""
+        self._q.account_passed(self._db, account_id=account_id, now=now)
+        self.resume_account(account_id, now)
+
+    def resume_account(self, account_id: int, now: Instant) -> None:
+        """Let an account go on, and the messages that wait for it."""
+        self._q.call_drawn(self._db, account_id=account_id, now=now)
         self._q.resume_account(self._db, account_id=account_id)
+        self.wakes = True
 
     def set_account_aside(
-        self, account_id: int, *, state: str, reason: str, resume_at: Instant, now: Instant
+        self,
+        account_id: int,
+        *,
+        state: str,
+        reason: str,
+        resume_at: Instant,
+        now: Instant,
+        setbacks: int = 0,
     ) -> None:
-        """Park or pause an account until `resume_at`; its mail stays queued."""
+        """Park or pause an account until `resume_at`; its messages stay queued."""
         self._q.set_account_aside(
-            self._db, account_id=account_id, state=state, reason=reason, resume_at=resume_at, now=now
+            self._db,
+            account_id=account_id,
+            state=state,
+            reason=reason,
+            resume_at=resume_at,
+            now=now,
+            setbacks=setbacks,
         )
+
+    def park_account(
+        self, account_id: int, *, reason: str, rest: int, tried_at: Instant, now: Instant
+    ) -> None:
+        """Let an account rest that has reached a limit. What was tried before it was set aside tells nothing new."""
+        if self._setbacks(account_id, tried_at) is not None:
+            self.set_account_aside(account_id, state="parked", reason=reason, resume_at=now + rest, now=now)
+
+    def pause_account(self, account_id: int, *, reason: str, tried_at: Instant, now: Instant) -> None:
+        """Pause an account that is at fault; each time in a row for longer (`retry.probe_after`)."""
+        setbacks = self._setbacks(account_id, tried_at)
+        if setbacks is not None:
+            self.set_account_aside(
+                account_id,
+                state="paused",
+                reason=reason,
+                resume_at=now + retry.probe_after(setbacks),
+                now=now,
+                setbacks=setbacks + 1,
+            )
+
+    def _setbacks(self, account_id: int, tried_at: Instant) -> int | None:
+        """Return how often in a row the account was paused; None when it was set aside since `tried_at`."""
+        self._q.lock_account(self._db, account_id=account_id)
+        found = self._q.account_state(self._db, account_id=account_id)
+        if found is None or (found[0] != "active" and found[1] > tried_at):
+            return None
+        return int(found[2])
+
+    # -- the pace of an account
+
+    def slow_account(
+        self, account_id: int, started: Pace, *, reason: str, tried_at: Instant, now: Instant
+    ) -> None:
+        """Halve an account's pace, which is `started` where it had none, and let it rest for a while.
+
+        What was tried before the pace was last halved tells nothing new.
+        """
+        self._q.lock_account(self._db, account_id=account_id)
+        before, _ = self._pace(account_id) or (started, now)
+        slower = pace.slowed(before, tried_at=tried_at, now=now)
+        if slower is before:
+            return
+        resume_at = now + pace.rest(slower)
+        self._write_pace(account_id, slower, resume_at)
+        self.set_account_aside(account_id, state="parked", reason=reason, resume_at=resume_at, now=now)
+
+    def quicken_account(self, account_id: int, *, began_at: Instant, now: Instant) -> None:
+        """Raise the pace of an account, that has one, by a step: a message was taken."""
+        self._q.lock_account(self._db, account_id=account_id)
+        found = self._pace(account_id)
+        if found is None:
+            return
+        quicker = pace.quickened(found[0], began_at=began_at, now=now)
+        if quicker is None:
+            self._q.forget_pace(self._db, account_id=account_id)
+        else:
+            # What is due by the slower pace is due sooner by the quicker one.
+            self._write_pace(account_id, quicker, min(found[1], now + quicker.gap))
+        self.wakes = True
+
+    def _pace(self, account_id: int) -> tuple[Pace, Instant] | None:
+        """Return an account's pace, and until when it is used up."""
+        row = self._q.read_pace(self._db, account_id=account_id)
+        return None if row is None else (Pace(*row[:6]), row[6])
+
+    def _write_pace(self, account_id: int, new: Pace, paid_until: Instant) -> None:
+        self._q.write_pace(
+            self._db,
+            account_id=account_id,
+            gap=new.gap,
+            average=new.average,
+            since=new.since,
+            taken=new.taken,
+            slowed_at=new.slowed_at,
+            refusals=new.refusals,
+            paid_until=paid_until,
+        )
+
+    def _count_by_pace(self, account_id: int, most: int, now: Instant) -> int:
+        """Return how many jobs the account's pace allows now, up to `most`, and count them."""
+        found = self._pace(account_id)
+        if found is None:
+            return most
+        current, paid_until = found
+        count, paid_until = pace.due(paid_until, current.gap, now, most)
+        if count:
+            self._write_pace(account_id, current, paid_until)
+        return count
 
     # -- acceptance
 
@@ -261,18 +375,25 @@ class Transaction:
         most_bytes: int,
         now: Instant,
         daily_limit: int | None = None,
+        paced: bool = False,
+        probing: bool = False,
     ) -> list[ClaimedJob]:
         """Take up to `most` due jobs of an account, oldest first; they are this worker's until finished.
 
         Stops before `most_bytes` of content are exceeded, but always takes one. With a
         `daily_limit` the recipients are reserved here, so that no number of workers
-        exceeds it in any 24 hours; when none is left, the account is parked.
+        exceeds it in any 24 hours; when none is left, the account is parked. `paced`: the account
+        has a pace, which all workers share. `probing`: it is set aside, and one worker tries it.
         Of the messages that workers keep dying with, a worker has one at a time. Raises Buried
         when the worker has been declared dead: nobody would look for its jobs any more.
         """
         self._must_live(worker_id)
-        if daily_limit is not None and self._q.try_lock_account(self._db, account_id=account_id) is None:
+        is_shared = daily_limit is not None or paced
+        if is_shared and self._q.try_lock_account(self._db, account_id=account_id) is None:
             return []  # another worker reserves of the same limit just now
+        most = self._allowed(account_id, most, now, paced=paced, probing=probing)
+        if not most:
+            return []
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
         room = most_bytes
         jobs: list[ClaimedJob] = []
@@ -313,11 +434,18 @@ class Transaction:
             self._left[account_id] = first_left
         return jobs
 
+    def _allowed(self, account_id: int, most: int, now: Instant, *, paced: bool, probing: bool) -> int:
+        """Return how many jobs may be claimed now, up to `most`, by the account's state and pace."""
+        again = now + _PROBE_TAKES
+        if probing and self._q.take_probe(self._db, account_id=account_id, now=now, again=again) is None:
+            return 0
+        return self._count_by_pace(account_id, most, now) if paced else most
+
     def _claim_row(
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
-        checksum, crashes, own, *first, has_others, _ = more
+        checksum, crashes, own, *first, has_others, _, drawn, drawn_at = more
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
@@ -354,6 +482,8 @@ class Transaction:
             in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
             one_recipient=not has_others,
+            drawn=drawn,
+            drawn_at=drawn_at,
         )
         if damage:
             spared = Deferred(_NEIGHBOUR_DAMAGED, Blame.MESSAGE)
@@ -428,7 +558,12 @@ class Transaction:
         self.wakes = True
         return int(
             self._q.mend_due_times(
-                self._db, now=now, soon=now + STEP_BACK, latest=now + longest_wait, count=most
+                self._db,
+                now=now,
+                soon=now + STEP_BACK,
+                latest=now + longest_wait,
+                latest_resume=now + LONGEST_PARK,
+                count=most,
             )
         )
 
@@ -465,6 +600,8 @@ class Transaction:
             burns = any(self._burns_attempt(outcome) for outcome in result.outcomes.values())
             held = self._is_held(result)
             self._requeue(job, due_at=result.retry_at, refund=0 if burns else 1, held=held)
+            if result.drew:
+                self._q.note_draw(self._db, job_id=job.id, now=now)
             self._finish_deliveries(job, result, now)
         passing("finish.inside")
         unsent = [each for each in result.outcomes.values() if not isinstance(each, Sent | InDoubt)]

@@ -18,7 +18,7 @@ from postroom.config import Settings
 from postroom.emaillog import EmailLog
 from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
-from postroom.model import ClaimedJob, Clock, system_clock
+from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.supervise import watch_lifeline
@@ -168,12 +168,19 @@ class Worker:
         settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
         if claims:
             passing("claim.committed")
+        for _, stored, _ in takers:
+            self._wake_by_pace(stored.account)
         for (lane, _), jobs in zip(claims, settled, strict=True):
             if not isinstance(jobs, BaseException):
                 lane.feed(jobs)  # all that was claimed first: an account's trouble is no other's
         for fault in settled:
             if isinstance(fault, BaseException):
                 raise fault
+
+    def _wake_by_pace(self, account: Account) -> None:
+        """Look again when the pace allows the next message, where that is sooner than the next look."""
+        if account.gap is not None and account.gap < _LOOK_S * SECOND:
+            asyncio.get_running_loop().call_later(account.gap / SECOND, self._wake.set)
 
     def _takers(self, due: Sequence[StoredAccount]) -> list[tuple[Lane, StoredAccount, int]]:
         """Return the lanes that can take in jobs now, and how many: they share what room there is in memory."""
@@ -217,6 +224,8 @@ class Worker:
                 most_bytes=most_bytes,
                 now=self._clock(),
                 daily_limit=lane.daily_limit,
+                paced=stored.account.gap is not None,
+                probing=stored.account.state is not AccountState.ACTIVE,
             )
 
         return work

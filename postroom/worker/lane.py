@@ -7,7 +7,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from postroom import retry
@@ -28,7 +28,13 @@ from postroom.model import (
 from postroom.smtp import Connection
 from postroom.status import classify_fault
 from postroom.store import Result, Slot, StoredAccount
-from postroom.worker.standing import Context, Standing, is_account_fault, is_session_over
+from postroom.worker.standing import (
+    Context,
+    Standing,
+    as_of_the_message,
+    is_account_fault,
+    is_session_over,
+)
 
 log = logging.getLogger(__name__)
 
@@ -400,21 +406,24 @@ class Lane:
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         blamed = next((outcome for outcome in outcomes.values() if is_account_fault(outcome)), None)
+        if blamed is not None and self._standing.is_of_the_message(job, blamed):
+            outcomes, blamed = {id_: as_of_the_message(each) for id_, each in outcomes.items()}, None
         if blamed is not None:
             outcomes = {id_: self._standing.charge(outcome) for id_, outcome in outcomes.items()}
-            self._leave(blamed)
+            self._leave(blamed, started_at, sending=True)
         elif any(isinstance(outcome, Sent) for outcome in outcomes.values()):
             self._note_worked()  # not all log in
-            self._standing.recover()
+            self._standing.passed(started_at)
+        drew = blamed is not None
         doubt = next((outcome for outcome in outcomes.values() if isinstance(outcome, InDoubt)), None)
         if doubt is not None:
             policy = job.in_doubt or self._context.settings.in_doubt
             log.warning("message %s is in doubt (%s): %s", job.request_id, policy.value, doubt.reason)
-        self._finish(job, outcomes, started_at)
+        self._finish(job, outcomes, started_at, drew=drew)
 
-    def _leave(self, blamed: Outcome) -> None:
+    def _leave(self, blamed: Outcome, tried_at: Instant, *, sending: bool) -> None:
         """The account is at fault: what waits goes back to the queue and keeps its attempts."""
-        if self._standing.set_aside(blamed):
+        if self._standing.set_aside(blamed, tried_at, sending=sending):
             self.release_waiting()
 
     def _cannot_open(self, outcome: Outcome, started_at: Instant) -> None:
@@ -430,13 +439,15 @@ class Lane:
             job = self._take()
             self._finish(job, for_all(job, charged), started_at)
         if is_account_fault(outcome):
-            self._leave(outcome)
+            self._leave(outcome, started_at, sending=False)
         else:
             self._standing.block()
 
-    def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
+    def _finish(
+        self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant, *, drew: bool = False
+    ) -> None:
         context, now = self._context, self._context.clock()
-        result = self._result(job, outcomes, now)
+        result = replace(self._result(job, outcomes, now), drew=drew)
         self._let_go(job)
         context.seam.persist(
             lambda transaction: transaction.finish(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from postroom import retry
+from postroom import pace, retry
 from postroom.config import Settings
 from postroom.errors import ConfigError
 from postroom.model import (
@@ -18,9 +18,11 @@ from postroom.model import (
     Account,
     AccountState,
     Blame,
+    ClaimedJob,
     Clock,
     Deferred,
     Failed,
+    Instant,
     Meaning,
     Outcome,
 )
@@ -28,14 +30,18 @@ from postroom.providers import LOWEST_DAILY_LIMIT, ServerUndecided
 from postroom.replies import UNKNOWN, Circumstances
 from postroom.reply_table import HOUR
 from postroom.seam import Seam
-from postroom.store import Store, StoredAccount
+from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-_PROBE_AFTER = 300 * SECOND  # how long a paused account waits for its next try
+_MOST_DRAWN = (
+    3  # refusals of the account by one message, others having passed in between: it is the message's
+)
+_MOST_DRAWN_AT_RATE = 6  # where chance decides which one is refused
+_LONGEST_MEMORY = 60 * SECOND  # of what was sent without a pace
 _LONGEST_BLOCK = 60 * SECOND
 _REFUSED_BLOCK = SECOND  # then a probe has the rest of the mail of an account that never worked fail too
 _REFUSED_AT_ONCE = 500  # mails that share the fate of a probe
@@ -73,6 +79,8 @@ class Standing:
         self._refused = False  # the last failure was one of an account that never worked, by its own fault
         self._blocked_until = 0.0  # by the loop's clock, which nobody sets
         self._setting_aside: asyncio.Future[None] | None = None
+        self._since: Instant | None = None  # when the messages began that are counted
+        self._taken = 0
         self.stored = stored
         self.most_connections = 1  # over all workers
         self.logins_per_minute: int | None = None
@@ -163,38 +171,78 @@ class Standing:
         """An account that has worked keeps its mail when it is at fault; one that never has says why it fails."""
         worked = self.stored.account.worked_at is not None
         if worked and isinstance(outcome, Failed) and outcome.blame is Blame.ACCOUNT:
-            return Deferred(outcome.reason, Blame.ACCOUNT, outcome.reply, burns_attempt=False)
+            return Deferred(
+                outcome.reason, Blame.ACCOUNT, outcome.reply, burns_attempt=False, meaning=outcome.meaning
+            )
         return outcome
 
-    def set_aside(self, blamed: Outcome) -> bool:
-        """Park or pause the account by its fault; False for one that never worked, whose mail fails instead."""
+    def is_of_the_message(self, job: ClaimedJob, blamed: Outcome) -> bool:
+        """Whether this message alone draws the refusal: others have passed, and it draws it again and again."""
+        assert isinstance(blamed, Deferred | Failed)
+        most = _MOST_DRAWN_AT_RATE if blamed.meaning is Meaning.RATE else _MOST_DRAWN
+        passed_at, drawn_at = self.account.passed_at, job.drawn_at
+        counts = passed_at is not None and drawn_at is not None and drawn_at < passed_at
+        return counts and job.drawn + 1 >= most
+
+    def set_aside(self, blamed: Outcome, tried_at: Instant, *, sending: bool) -> bool:
+        """Park or pause the account by its fault; False for one that never worked, whose mail fails instead.
+
+        `tried_at`: when what met with it began. `sending`: a message did, not a log-in.
+        """
         assert isinstance(blamed, Deferred | Failed)
         account, now = self.account, self._context.clock()
         if isinstance(blamed, Failed) and account.worked_at is None:
             self._refuse()
             return False
-        busy = isinstance(blamed, Deferred)
-        state = AccountState.PARKED if busy else AccountState.PAUSED
-        resume_at = now + (min(blamed.period or HOUR, HOUR) if isinstance(blamed, Deferred) else _PROBE_AFTER)
-        self.stored = replace(self.stored, account=replace(account, state=state, resume_at=resume_at))
-        log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
+        is_busy = isinstance(blamed, Deferred) and blamed.meaning is not Meaning.ACCOUNT
+        state = AccountState.PARKED if is_busy else AccountState.PAUSED
+        if self.is_active or (account.state_since or 0) <= tried_at:
+            log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
+        self.stored = replace(self.stored, account=replace(account, state=state, state_since=now))
         self._setting_aside = self._context.seam.persist(
-            lambda transaction: transaction.set_account_aside(
-                account.id, state=state.value, reason=blamed.reason, resume_at=resume_at, now=now
-            ),
-            f"that {account.email} is {state.value}",
+            self._aside(blamed, tried_at, now, sending=sending), f"that {account.email} is {state.value}"
         )
         return True
 
-    def recover(self) -> None:
-        """Something was sent: an account that was set aside is active again."""
+    def _aside(
+        self, blamed: Deferred | Failed, tried_at: Instant, now: Instant, *, sending: bool
+    ) -> Callable[[Transaction], None]:
+        id_, reason = self.account.id, blamed.reason
+        if isinstance(blamed, Failed) or blamed.meaning is Meaning.ACCOUNT:
+            return lambda transaction: transaction.pause_account(
+                id_, reason=reason, tried_at=tried_at, now=now
+            )
+        if blamed.meaning is Meaning.RATE and sending:
+            started = pace.first(self._taken * self._context.workers, self._since or tried_at, now)
+            gap = self.account.gap or started.gap
+            self.stored = replace(self.stored, account=replace(self.account, gap=gap))
+            return lambda transaction: transaction.slow_account(
+                id_, started, reason=reason, tried_at=tried_at, now=now
+            )
+        rest = min(blamed.period or HOUR, HOUR)
+        return lambda transaction: transaction.park_account(
+            id_, reason=reason, rest=rest, tried_at=tried_at, now=now
+        )
+
+    def passed(self, began_at: Instant) -> None:
+        """A message was sent: the pace rises, and an account that was set aside is active again.
+
+        What began before it was set aside tells nothing of now.
+        """
         self._failures = 0
-        if self.is_active:
+        self._count_taken(began_at)
+        account, now = self.account, self._context.clock()
+        if account.gap is not None:
+            self._context.seam.persist(
+                lambda transaction: transaction.quicken_account(account.id, began_at=began_at, now=now),
+                f"the pace of {account.email}",
+            )
+        if self.is_active or began_at < (account.state_since or 0):
             return
-        account = replace(self.account, state=AccountState.ACTIVE, state_since=None, resume_at=None)
-        self.stored = replace(self.stored, account=account)
+        active = replace(account, state=AccountState.ACTIVE, state_since=None, resume_at=None, passed_at=now)
+        self.stored = replace(self.stored, account=active)
         self._context.seam.persist(
-            lambda transaction: transaction.resume_account(account.id),
+            lambda transaction: transaction.account_passed(account.id, now),
             f"that {account.email} is active again",
         )
         self._context.hungry()
@@ -208,6 +256,12 @@ class Standing:
     @property
     def _unnamed_server(self) -> str | None:
         return self._context.dialer.unnamed_server(self.account) or self.account.worked_with
+
+    def _count_taken(self, began_at: Instant) -> None:
+        """Remember how many messages went within the last while, for the first pace."""
+        if self._since is None or began_at - self._since > _LONGEST_MEMORY:
+            self._since, self._taken = began_at, 0
+        self._taken += 1
 
     def note_worked(self) -> None:
         """Its credentials were accepted, or mail of it, for the first time."""
@@ -229,3 +283,13 @@ def is_account_fault(outcome: Outcome) -> bool:
 def is_session_over(outcome: Outcome) -> bool:
     """The server takes no more over this connection; over another one it does."""
     return isinstance(outcome, Deferred) and outcome.meaning is Meaning.SESSION
+
+
+def as_of_the_message(outcome: Outcome) -> Outcome:
+    """Return what a refusal of the account is where it is the message's: the basic code decides."""
+    if not is_account_fault(outcome):
+        return outcome
+    assert isinstance(outcome, Deferred | Failed)
+    if outcome.reply is not None and outcome.reply.permanent:
+        return Failed(outcome.reason, Blame.MESSAGE, outcome.reply, outcome.meaning)
+    return Deferred(outcome.reason, Blame.MESSAGE, outcome.reply, meaning=outcome.meaning)

@@ -47,7 +47,7 @@ IN_DOUBT = InDoubt("no answer")
 
 TABLES = (
     "setting", "account", "api_key", "message", "content", "delivery", "job", "attempt", "event",
-    "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection",
+    "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace",
 )  # fmt: skip
 
 
@@ -344,6 +344,8 @@ class Post:
         most_bytes: int = 1_000_000,
         now: Instant = NOW,
         daily_limit: int | None = None,
+        paced: bool = False,
+        probing: bool = False,
     ) -> list[ClaimedJob]:
         return self.store.write(
             lambda transaction: transaction.claim(
@@ -353,6 +355,8 @@ class Post:
                 most_bytes=most_bytes,
                 now=now,
                 daily_limit=daily_limit,
+                paced=paced,
+                probing=probing,
             )
         )
 

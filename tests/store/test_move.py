@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 
-from postroom import failpoint
+from postroom import failpoint, pace
 from postroom.accounts import AccountsFile
 from postroom.cli import cli
 from postroom.config import Settings
@@ -70,6 +70,9 @@ def live_in(post: Post) -> None:
     post.mark_dot(post.claim_one())
     post.store.write(
         lambda t: t.take_connection(post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
+    )
+    post.store.write(
+        lambda t: t.slow_account(berta, pace.first(1, NOW, NOW), reason="too fast", tried_at=NOW, now=NOW)
     )
     lines = [line.message_id for line in post.store.unwritten_log_lines(2)]
     post.store.write(lambda t: t.begin_log_batch(start=5, messages=lines, writer="somebody"))

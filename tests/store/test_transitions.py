@@ -277,7 +277,7 @@ class TestAccountsDue:
         if worked:
             post.store.write(lambda transaction: transaction.account_worked(post.anna, NOW))
         else:
-            post.store.write(lambda transaction: transaction.resume_account(post.anna))
+            post.store.write(lambda transaction: transaction.resume_account(post.anna, LATER))
         assert self._due(post, NOW) == [post.anna]
         stored = post.store.account(post.anna)
         assert stored is not None

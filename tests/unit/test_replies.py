@@ -1,21 +1,26 @@
-"""What servers say, row by row: each reply of replies.csv means what it says there."""
+"""What servers say, row by row: each reply means what the tables beside this file say."""
 
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
 
-from postroom.model import Reply
-from postroom.replies import Circumstances, read
-from postroom.reply_table import DAY, HOUR, Place
+from postroom.model import SECOND, Meaning, Reply
+from postroom.replies import UNKNOWN, Circumstances, provider_of, read
+from postroom.reply_table import DAY, HOUR, MINUTE, TABLE, Place
 from postroom.status import parse_enhanced
 
 PERIODS = {"day": DAY, "hour": HOUR}
-ROWS = list(
-    csv.DictReader((Path(__file__).parent / "cases/replies.csv").read_text(encoding="utf-8").splitlines())
-)
+FIRST = Circumstances(logged_in=True)
+CARRIED = Circumstances(logged_in=True, carried=True)
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    text = (Path(__file__).parent / "cases" / name).read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
 
 
 def reply(text: str) -> Reply:
@@ -24,16 +29,149 @@ def reply(text: str) -> Reply:
     return Reply(int(code), rest.removeprefix(enhanced or "").strip(), enhanced)
 
 
+ROWS = rows("replies.csv") + rows("more_replies.csv")
+
+
+def test_there_are_enough_rows_and_each_is_there_once() -> None:
+    assert len(ROWS) >= 80 + 33
+    assert len({(row["at"], row["reply"]) for row in ROWS}) >= len(ROWS) - 8  # some are in both
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['at']} {row['reply'][:60]}")
 def test_a_reply_means(row: dict[str, str]) -> None:
     place = Place(row["at"])
-    found = read(
-        reply(row["reply"]),
-        place,
-        Circumstances(
-            logged_in=place is not Place.AUTH, carried=True, some_taken="some were taken" in row["reply"]
-        ),
+    circumstances = Circumstances(
+        logged_in=place is not Place.AUTH, carried=True, some_taken="some were taken" in row["reply"]
     )
+    found = read(reply(row["reply"]), place, circumstances)
     assert found.meaning.value == row["meaning"]
     if row["period"]:
         assert found.period == PERIODS[row["period"]]
+    assert (found.period is not None) >= (found.meaning is Meaning.LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "period"),
+    [
+        ("451 4.7.1 too many messages per second", Place.MAIL, SECOND),
+        ("451 4.7.1 too many messages per minute", Place.MAIL, MINUTE),
+        ("550 5.7.1 sending limit of this hour reached", Place.DOT, HOUR),
+        ("550 5.7.1 sending limit of this month reached", Place.DOT, 30 * DAY),
+        ("550 5.7.1 sending limit reached", Place.DOT, HOUR),
+        ("454 4.7.0 Too many login attempts", Place.AUTH, 2 * MINUTE),
+    ],
+)
+def test_the_period_is_the_one_that_the_words_name(text: str, place: Place, period: int) -> None:
+    assert read(reply(text), place, FIRST).period == period
+
+
+@pytest.mark.parametrize(
+    "text", ["452 4.5.3 Too many messages per session", "550 5.7.0 Too many messages in this connection"]
+)
+def test_a_first_message_cannot_be_one_too_many_for_its_connection(text: str) -> None:
+    assert read(reply(text), Place.MAIL, CARRIED).meaning is Meaning.SESSION
+    assert read(reply(text), Place.MAIL, FIRST).meaning is Meaning.RATE
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [("451 4.3.0 no", Meaning.RATE), ("550 5.7.1 no", Meaning.MESSAGE), ("452 4.3.9 no", Meaning.RATE)],
+)
+def test_a_refusal_of_mail_is_the_connections_where_it_has_carried_messages(
+    text: str, first: Meaning
+) -> None:
+    assert read(reply(text), Place.MAIL, CARRIED).meaning is Meaning.SESSION
+    assert read(reply(text), Place.MAIL, FIRST).meaning is first
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "553 5.7.1 <a@corp.example>: Sender address rejected: not owned by user b@corp.example",
+        "554 5.2.252 SendAsDenied; a@corp.example not allowed to send as b@corp.example",
+        "501 mail from address must be same as authorization user",
+    ],
+)
+@pytest.mark.parametrize("place", [Place.MAIL, Place.RCPT, Place.DATA, Place.DOT])
+def test_a_refused_sender_is_the_accounts_unless_the_message_chose_it(text: str, place: Place) -> None:
+    assert read(reply(text), place, FIRST).meaning is Meaning.ACCOUNT
+    chosen = Circumstances(logged_in=True, chose_from=True)
+    assert read(reply(text), place, chosen).meaning is Meaning.MESSAGE
+
+
+@pytest.mark.parametrize(("taken", "meaning"), [(True, Meaning.RECIPIENT), (False, Meaning.RATE)])
+@pytest.mark.parametrize(
+    "text", ["452 4.5.3 Too many recipients", "452 too many rcpts", "552 5.5.3 Too many recipients"]
+)
+def test_too_many_recipients_is_the_accounts_where_none_was_taken(
+    text: str, taken: bool, meaning: Meaning
+) -> None:
+    found = read(reply(text), Place.RCPT, Circumstances(logged_in=True, some_taken=taken))
+    assert found.meaning is meaning
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "host", "advice"),
+    [
+        ("534 5.7.9 Application-specific password required.", Place.AUTH, "smtp.gmail.com", "Google"),
+        ("535 5.7.8 not accepted", Place.AUTH, "smtp.gmail.com", "app passwords"),
+        (
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+            Place.AUTH,
+            "smtp.office365.com",
+            "aka.ms",
+        ),
+        ("554 5.1.8 Email Outgoing Blocked.", Place.DOT, "smtp.zoho.eu", "zoho.com"),
+        (
+            "554 Message rejected: Email address is not verified.",
+            Place.DOT,
+            "email-smtp.eu-west-1.amazonaws.com",
+            "SES",
+        ),
+        ("550 5.7.0 From address is not one of your addresses", Place.DOT, "smtp.mail.me.com", "Apple"),
+    ],
+)
+def test_a_providers_advice_is_given_at_that_provider_only(
+    text: str, place: Place, host: str, advice: str
+) -> None:
+    assert advice in read(reply(text), place, Circumstances(host)).fix
+    for other in ("mail.corp.example", "127.0.0.1", "", "smtp.fastmail.com", "smtp.gmail.com.corp.example"):
+        elsewhere = read(reply(text), place, Circumstances(other))
+        assert elsewhere.meaning is Meaning.ACCOUNT
+        assert advice not in elsewhere.fix + elsewhere.explanation
+
+
+def test_a_bare_code_of_a_provider_means_nothing_elsewhere() -> None:
+    assert read(reply("550 5.4.5 no"), Place.DOT, Circumstances("smtp.gmail.com")).meaning is Meaning.LIMIT
+    assert read(reply("550 5.4.5 no"), Place.DOT, UNKNOWN).meaning is Meaning.MESSAGE
+
+
+@pytest.mark.parametrize(
+    ("host", "provider"),
+    [
+        ("smtp.gmail.com", "google"),
+        ("SMTP.Office365.com.", "microsoft"),
+        ("email-smtp.us-east-1.amazonaws.com", "ses"),
+        ("mysmtp.gmail.com.example", None),
+        ("notgmx.net", None),
+        ("localhost", None),
+    ],
+)
+def test_providers_are_told_by_the_end_of_the_hosts_name(host: str, provider: str | None) -> None:
+    assert provider_of(host) == provider
+
+
+def test_each_row_of_the_table_has_a_source_and_something_to_be_told_by() -> None:
+    for row in TABLE:
+        assert row.source, row
+        assert row.words or row.code or row.enhanced, row
+        re.compile(row.words)
+
+
+def test_only_the_beginning_of_a_long_reply_is_read() -> None:
+    """A server may say 64 KiB, and some patterns would take minutes over them."""
+    assert read(reply(f"550 5.7.1 {'too many ' * 7000} of it"), Place.DOT, FIRST).meaning is Meaning.MESSAGE
+    assert (
+        read(reply(f"550 5.7.1 {'x ' * 200} daily limit exceeded"), Place.DOT, FIRST).meaning
+        is Meaning.MESSAGE
+    )
