@@ -21,7 +21,8 @@ from postroom.status import printable
 _LONGEST_S: Final = 10.0  # for one look-up, over all name servers
 _NO_DOMAIN_S: Final = 60.0  # how long it is believed that a domain does not exist
 _ASK_AGAIN_S: Final = 30.0  # after a look-up that failed, where there is an answer from before
-_SHOWN: Final = 3  # exchangers in a sentence
+_SHOWN: Final = 2  # exchangers in a sentence
+_LONGEST_SHOWN: Final = 80  # characters of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,7 @@ class Exchangers:
         exchangers = sorted(
             (each.preference, each.exchange.to_text(omit_final_dot=True)) for each in found.rrset
         )
-        shown = printable(", ".join(host for _, host in exchangers[:_SHOWN]))
+        shown = printable(", ".join(host[:_LONGEST_SHOWN] for _, host in exchangers[:_SHOWN]))
         return _Answer(
             server_by_exchangers(exchangers), f"({shown}) is no provider's that Postroom knows", until
         )

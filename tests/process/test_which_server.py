@@ -13,7 +13,9 @@ import pytest
 import trustme
 
 from postroom.cli.accounts import _row
-from postroom.model import MessageState
+from postroom.config import Settings
+from postroom.model import SECOND, MessageState
+from postroom.worker.dial import _timeouts
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.dns import NameServer
@@ -169,3 +171,16 @@ def test_a_provider_s_name_that_does_not_exist_is_the_machine_s_fault(
     request_id = installation.accept("you@x.example")
     installation.run_until(lambda: state_of(installation, request_id) is MessageState.DEFERRED)
     assert "this machine's name server" in str(installation.status(request_id))
+
+
+def test_the_settings_of_the_conversation_reach_it(
+    installed: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    installation = installed(
+        f"key,ann@x.example,secret,127.0.0.1,{server.port},none", POSTROOM_EHLO_NAME="mail.example.com"
+    )
+    installation.send_a_mail()
+    assert server.commands[0] == "EHLO mail.example.com"
+    assert _timeouts(Settings(smtp_timeout=2 * SECOND)).dot == 600.0
+    assert _timeouts(Settings(smtp_timeout=2 * SECOND, smtp_dot_timeout=7 * SECOND)).dot == 7.0

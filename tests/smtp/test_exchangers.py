@@ -137,6 +137,16 @@ def test_an_exchanger_with_control_characters_is_shown_without_them(
     assert "\n" not in str(fault(run, exchangers, "odd.example"))
 
 
+def test_long_names_do_not_push_the_advice_out_of_the_status(
+    run: Run, exchangers: Exchangers, name_server: NameServer
+) -> None:
+    long = ".".join(["a" * 60] * 4)
+    name_server.mx["long.example"] = [f"{number} {long}." for number in range(5)]
+    outcome = classify_fault(fault(run, exchangers, "long.example"))
+    assert isinstance(outcome, Failed)
+    assert "column host of data.csv" in outcome.reason
+
+
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("ill", ["mute", "SERVFAIL", "REFUSED"])
 def test_a_name_server_that_cannot_be_asked_defers(
