@@ -287,6 +287,12 @@ class Store:
             return [WorkerRecord(*row) for row in q.living_workers(db)]
 
     @_twice
+    def tokens_of(self, worker_id: int) -> set[int]:
+        """Return the claim tokens of the jobs that the database has as this worker's."""
+        with self._engine.reading() as (db, q):
+            return {row[0] for row in q.tokens_of(db, worker_id=worker_id)}
+
+    @_twice
     def gone_with_hands_full(self) -> list[int]:
         """Return the buried workers that still own jobs or connections."""
         with self._engine.reading() as (db, q):

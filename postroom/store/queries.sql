@@ -225,6 +225,9 @@ UPDATE account SET resume_at = :now WHERE resume_at > :latest;
 -- name: message_id$
 SELECT id FROM message WHERE request_id = :request_id;
 
+-- name: tokens_of
+SELECT claim_token FROM job WHERE claimed_by = :worker_id AND state = 'claimed';
+
 -- name: release_held!
 UPDATE job SET held = 0, crashes = 0, due_at = :now WHERE message_id = :message_id AND state = 'queued' AND held = 1;
 

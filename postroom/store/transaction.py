@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
@@ -761,6 +761,27 @@ class Transaction:
             self.recover(orphan, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
             passing("recover.inside")
         return len(orphans)
+
+    def take_back(
+        self,
+        worker_id: int,
+        tokens: Collection[int],
+        marked: Collection[int],
+        *,
+        now: Instant,
+        in_doubt: InDoubtPolicy,
+    ) -> int:
+        """Give back jobs that the database has as a living worker's and the worker does not have; return how many.
+
+        Those among `marked` are in doubt: their dot left, whatever the database has forgotten.
+        """
+        rows = [row for row in self._q.jobs_owned_by(self._db, worker_id=worker_id) if row[3] in tokens]
+        for row in rows:
+            dot_at = now if row[5] is None and row[3] in marked else row[5]
+            orphan = Orphan((*row[:5], dot_at, *row[6:]), is_suspect=False)
+            self.recover(orphan, worker_id, now=now, in_doubt=in_doubt)
+        self.wakes = True
+        return len(rows)
 
     def orphans_of(self, worker_id: int) -> list[Orphan]:
         """Return a buried worker's jobs, and free its connections."""

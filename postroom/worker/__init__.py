@@ -25,7 +25,7 @@ from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
-from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Undertaker
+from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Stocktaker, Undertaker
 from postroom.worker.retention import Retention
 from postroom.worker.standing import Context
 
@@ -61,6 +61,7 @@ class Worker:
         report(self._accounts_file.sync())  # a worker that is there knows the accounts
         self._registration = Registration(store, var / "workers", clock)
         self._undertaker = Undertaker(store, clock, settings.in_doubt)
+        self._stocktaker = Stocktaker(store, self._registration.worker_id, clock, settings.in_doubt)
         self._email_log = EmailLog(store, settings.email_log, var / "email_log.lock")
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -272,6 +273,7 @@ class Worker:
     def _renew(self) -> None:
         if not self._registration.renew():
             raise Buried
+        self._stocktaker.compare(self._context.in_hand, self._context.take_marked())
 
     def _prune(self) -> None:
         """The eldest worker prunes for all."""

@@ -105,6 +105,7 @@ class Lane:
     def feed(self, jobs: list[ClaimedJob]) -> None:
         """Take in claimed jobs and see that there are connections for them."""
         self._jobs.extend(jobs)
+        self._context.in_hand.update(job.token for job in jobs)
         self._context.bytes_in_hand += sum(len(job.mime) for job in jobs)
         self._staff()
 
@@ -373,6 +374,7 @@ class Lane:
 
         async def mark() -> None:
             nonlocal marked
+            context.marked.add(job.token)
             await context.seam.submit(lambda transaction: transaction.mark_dot(job, context.clock()))
             marked = True
             self._marked.add(session)
@@ -454,7 +456,7 @@ class Lane:
                 job, result, worker_id=context.worker_id, started_at=started_at, now=now
             ),
             f"the result of {job.request_id}",
-            context.finished,
+            lambda: self._recorded(job, finished=True),
         )
 
     def _result(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], now: Instant) -> Result:
@@ -485,8 +487,15 @@ class Lane:
         now = self._context.clock()
         self._let_go(job)
         self._context.seam.persist(
-            lambda transaction: transaction.release(job, now), f"that {job.request_id} goes back to the queue"
+            lambda transaction: transaction.release(job, now),
+            f"that {job.request_id} goes back to the queue",
+            lambda: self._recorded(job, finished=False),
         )
+
+    def _recorded(self, job: ClaimedJob, *, finished: bool) -> None:
+        self._context.in_hand.discard(job.token)
+        if finished:
+            self._context.finished()
 
 
 def _were_too_many(outcomes: Collection[Outcome]) -> bool:

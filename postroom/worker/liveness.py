@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -25,6 +26,7 @@ LEASE = 60 * SECOND
 RENEW_S = 10.0
 RENEW_AGAIN_S = 1.0  # after a renewal that failed
 _RENEWAL_MISSED_S = 1.5 * RENEW_S
+_MARKS_KEPT = 4  # renewals: what a standby has not heard is younger than that
 _LOOKED_LATELY_S = 3.0  # after a longer pause in looking, nobody can say who has missed a renewal
 
 
@@ -114,6 +116,54 @@ def recover_each(
         if result.error is not None and not isinstance(result.error, LeaseLost):
             log.error("a job of worker %d cannot be given back", worker_id, exc_info=result.error)
     return sum(result.error is None for result in settled)
+
+
+class Stocktaker:
+    """Compares what a worker has in hand with what the database has as its own.
+
+    They differ after a failover to a standby that had not heard the last: what only the database knows would be
+    `sending` for as long as the worker lives. A difference counts when it is found twice, since claims and ends
+    are on their way for a moment.
+    """
+
+    def __init__(self, store: Store, worker_id: int, clock: Clock, in_doubt: InDoubtPolicy) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._clock = clock
+        self._in_doubt = in_doubt
+        self._marked: deque[set[int]] = deque(maxlen=_MARKS_KEPT)
+        self._only_there: set[int] = set()
+        self._only_here: set[int] = set()
+        self._said: set[int] = set()
+
+    def compare(self, in_hand: set[int], marked: set[int]) -> int:
+        """Give back what only the database has as ours for the second time; return how many jobs.
+
+        Both are claim tokens: of the jobs in hand, and of those whose dot was to leave since the last time.
+        """
+        self._marked.append(marked)
+        mine, theirs = set(in_hand), self._store.tokens_of(self._worker_id)
+        lost = (mine - theirs) & self._only_here - self._said
+        found = (theirs - mine) & self._only_there
+        self._only_here, self._only_there = mine - theirs, theirs - mine
+        if lost:
+            self._said |= lost
+            log.warning("%d jobs in hand are no longer ours by the database: none of them is sent", len(lost))
+        return self._give_back(found) if found else 0
+
+    def _give_back(self, tokens: set[int]) -> int:
+        now, sent = self._clock(), tokens & set().union(*self._marked)
+        count = self._store.write(
+            lambda transaction: transaction.take_back(
+                self._worker_id, tokens, sent, now=now, in_doubt=self._in_doubt
+            )
+        )
+        log.warning(
+            "the database had %d jobs as ours that are not in our hands; they were given back, %d of them in doubt",
+            count,
+            len(sent),
+        )
+        return count
 
 
 class Undertaker:

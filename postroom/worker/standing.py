@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,8 +62,16 @@ class Context:
     hungry: Callable[[], None]
     finished: Callable[[], None]
     bytes_in_hand: int = 0
+    in_hand: set[int] = field(default_factory=set)  # claim tokens, until what became of each is recorded
+    marked: set[int] = field(
+        default_factory=set
+    )  # claim tokens whose dot was to leave since they were last taken
     draining: bool = False
     workers: int = 1  # that are alive, this one among them
+
+    def take_marked(self) -> set[int]:
+        taken, self.marked = self.marked, set()
+        return taken
 
     async def read(self, call: Callable[[], T]) -> T:
         """Return what `call` reads from the store: at once from a file of this machine, in a thread from a server."""
