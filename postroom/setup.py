@@ -19,9 +19,10 @@ from postroom.accounts import AccountsFile, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, load_settings
 from postroom.errors import ConfigError
+from postroom.model import system_clock
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
-from postroom.store import MOVED, MOVING, Store, open_store
+from postroom.store import MOVED, MOVING, Store, open_store, position
 from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -84,11 +85,19 @@ def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = la
     else:
         store.check_schema()
     _check_it_stays(store)
+    check_position(store, settings)
     if migrate:
         note_servers(store, settings)
     if store.is_remote:
         _check_secret_key(store, vault)
     return Service(settings, store, vault)
+
+
+def check_position(store: Store, settings: Settings, *, accept: bool = False) -> int:
+    """See that the database has not stepped back (`position.check`); return how many messages are held because it has."""
+    VAR.mkdir(mode=0o700, exist_ok=True)
+    path = VAR / position.FILE
+    return position.check(store, path, now=system_clock(), keep=settings.keep_history, accept=accept)
 
 
 def note_servers(store: Store, settings: Settings) -> None:

@@ -180,7 +180,12 @@ def _lifeline() -> int | None:
 
 
 @cli.command()
-def migrate() -> None:
+@click.option(
+    "--accept-server",
+    is_flag=True,
+    help="Go on with a server that is not the one that was used last, or a dump that was restored; what is queued is held.",
+)
+def migrate(accept_server: bool) -> None:
     """Prepare the database, or bring it up to date. Safe to run at any time."""
     from postroom import setup
     from postroom.config import load_settings
@@ -191,6 +196,9 @@ def migrate() -> None:
     store = open_store(settings.database_url, bouncer=settings.database_bouncer)
     applied = store.migrate()
     setup.note_servers(store, settings)
+    if accept_server:
+        held = setup.check_position(store, settings, accept=True)
+        click.echo(f"this server is the right one from now on; {held} messages are held", err=True)
     store.close()
     click.echo("\n".join(f"applied {name}" for name in applied) or "the database is up to date", err=True)
 

@@ -30,7 +30,7 @@ from postroom.model import (
 from postroom.status import summarise
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Take, Work
-from postroom.store.engine import Engine
+from postroom.store.engine import Engine, Server
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
@@ -203,6 +203,10 @@ class Store:
         """Commit the works that `take` hands over once a transaction can begin; each settles by itself."""
         return self._committer.run_late(take)
 
+    def server(self) -> Server | None:
+        """Return which server has the database; None on SQLite, or where the server does not say."""
+        return self._engine.server()
+
     def is_in_place(self) -> bool:
         """Whether what is committed would be found after a restart: nobody has taken the database's files away."""
         try:
@@ -285,6 +289,13 @@ class Store:
     def living_workers(self) -> list[WorkerRecord]:
         with self._engine.reading() as (db, q):
             return [WorkerRecord(*row) for row in q.living_workers(db)]
+
+    @_twice
+    def newest_message(self) -> tuple[str, Instant] | None:
+        """Return the id of the message that came last, and when it was accepted."""
+        with self._engine.reading() as (db, q):
+            row = q.newest_message(db)
+        return (row[0], row[1]) if row else None
 
     @_twice
     def tokens_of(self, worker_id: int) -> set[int]:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from postroom.store.committer import Settled, Work
 from postroom.store.floors import Floors
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which server has the database: PostgreSQL's system identifier, and its timeline, which grows at each promotion."""
+
+    system: str | None
+    timeline: int
 
 
 class Engine(Protocol):
@@ -35,6 +44,9 @@ class Engine(Protocol):
 
     def change_counter(self) -> int:
         """Return a number that changes when any process has committed mail; it costs no look at the database."""
+
+    def server(self) -> Server | None:
+        """Return which server has the database; None where there is none, or it does not say."""
 
     def check_place(self) -> None:
         """Raise StoreUnavailable when what is committed would not be found again; it costs no look at the database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import select
 import tempfile
@@ -20,6 +21,7 @@ from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
 
 from postroom.errors import ConfigError, StoreUnavailable
+from postroom.store.engine import Server
 from postroom.store.pg_errors import said, state_of
 
 log = logging.getLogger(__name__)
@@ -111,6 +113,10 @@ class Connection(psycopg.Connection[Any]):
             self.answer_within_s = before
 
 
+class StaleServer(psycopg.OperationalError):
+    """The server is another one than was seen before, or on an older timeline."""
+
+
 class _NoAnswer(psycopg.OperationalError):
     """The server has taken and given nothing for too long."""
 
@@ -186,6 +192,7 @@ class Connector:
         self.where = shown(self.parameters)
         self.bouncer = bouncer
         self.settings = {**_RELIED_ON, "lock_timeout": f"'{round(lock_timeout_s * 1000)}'"}
+        self.server: Server | None = None  # the newest that was seen
         self._secrets = [value for name in _SECRET if len(value := self.parameters.get(name, "")) > 2]
 
     # -- sessions
@@ -209,13 +216,51 @@ class Connector:
 
     def connect(self) -> Connection:
         """Open a session on which all that we rely on is set. Raises psycopg.Error, ConfigError."""
-        connection = Connection.connect(self.conninfo, **self.options())
+        last: psycopg.Error | None = None
+        for place in self._places():
+            try:
+                return self._connect_to(place)
+            except psycopg.OperationalError as error:
+                last = error
+        assert last is not None
+        raise last
+
+    def _places(self) -> list[str]:
+        """Return the URL for each of the hosts: where one is refused, the next may be right."""
+        hosts, ports = self.parameters.get("host", "").split(","), self.parameters.get("port", "").split(",")
+        if len(hosts) == 1 or "hostaddr" in self.parameters:
+            return [self.conninfo]
+        ports = ports * len(hosts) if len(ports) == 1 else ports
+        pairs = list(zip(hosts, ports, strict=True))
+        if self.parameters.get("load_balance_hosts") == "random":
+            random.shuffle(pairs)
+        return [make_conninfo(self.conninfo, host=host, port=port or None) for host, port in pairs]
+
+    def _connect_to(self, place: str) -> Connection:
+        connection = Connection.connect(place, **self.options())
         try:
             self.prepare(connection)
+            self._compare(connection)
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _compare(self, connection: Connection) -> None:
+        """See that the server is the one that was seen before, on that timeline or a later one."""
+        found = _server(connection)
+        before = self.server
+        if found is None or before is None or found.timeline == 0:
+            self.server = found if before is None else before
+        elif found.system != before.system or found.timeline < before.timeline:
+            log.error(
+                "%s is refused: it is on timeline %d of %s, and %d of %s was seen before. Is an old primary back? Stop it, "
+                "or make it a standby of the new one (pg_rewind)",
+                self.where, found.timeline, found.system, before.timeline, before.system,
+            )  # fmt: skip
+            raise StaleServer("the server is an older one than was seen before")
+        else:
+            self.server = found
 
     def prepare(self, connection: psycopg.Connection[Any]) -> None:
         """Set all that we rely on, and see that it is set; behind a bouncer each transaction does."""
@@ -362,6 +407,19 @@ class Connector:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
+
+
+def _server(connection: Connection) -> Server | None:
+    """Ask a server who it is. A standby has no timeline of its own (0); some services do not say."""
+    asked = (
+        "SELECT (SELECT system_identifier FROM pg_control_system())::text, "
+        "CASE WHEN pg_is_in_recovery() THEN '00000000' ELSE pg_walfile_name(pg_current_wal_lsn()) END"
+    )
+    try:
+        [[system, log_file]] = connection.execute(asked, prepare=False).fetchall()
+    except (psycopg.ProgrammingError, psycopg.NotSupportedError):
+        return None
+    return Server(system, int(log_file[:8], 16))
 
 
 def _poll(connection: pq.abc.PGconn) -> None:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiosql
 import psycopg
@@ -28,6 +28,7 @@ from psycopg_pool import ConnectionPool
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
+from postroom.store.engine import Server
 from postroom.store.floors import Floors
 from postroom.store.pg_connect import CONNECT_WITHIN_S, Connection, Connector
 from postroom.store.pg_errors import (
@@ -57,6 +58,7 @@ _CHECK_AFTER_S = 1.0
 _MOST_TRIES = 6
 _LISTEN_AGAIN_S = 1.0
 _NOTIFY_WAIT_S = 5.0
+_MARKS_COUNT_S = 300.0  # after so long a commit is not missed any more
 _MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
 _marks = random.Random()  # noqa: S311  # they must differ, not be secret
 os.register_at_fork(after_in_child=_marks.seed)  # or each of the web process's children would draw the same
@@ -215,6 +217,15 @@ class _Evidence:
         return str(number)
 
 
+class _Last(NamedTuple):
+    """Our last commit: its mark, when it was, and on which server."""
+
+    mark: int
+    at: float  # monotonic
+    clock: int
+    server: Server | None
+
+
 def _is_under_way(connection: psycopg.Connection[Any], xid: str) -> bool:
     try:
         [[status]] = connection.execute("SELECT pg_xact_status(%s::text::xid8)", [xid]).fetchall()
@@ -264,6 +275,8 @@ class PostgresEngine:
         self._writer: Connection | None = None
         self._listener: _Listener | None = None
         self._closed = False
+        self._last: _Last | None = None
+        self._stepped_back_to: int | None = None  # when our last commit was that the server has lost
         self._suspect_since = 0.0  # when a connection was last found to be lost
         self._pool: ConnectionPool[Connection] | None = None
         self._pool_mutex = threading.Lock()
@@ -287,8 +300,7 @@ class PostgresEngine:
             if self._pool is None:
                 self._pool = ConnectionPool(
                     self._connector.conninfo,
-                    connection_class=Connection,
-                    kwargs=self._connector.options(),
+                    connection_class=self._reader_class(),
                     min_size=0,
                     max_size=_READERS,
                     timeout=_BORROW_WITHIN_S,
@@ -300,8 +312,17 @@ class PostgresEngine:
                 )
             return self._pool
 
+    def _reader_class(self) -> type[Connection]:
+        connector = self._connector
+
+        class Reader(Connection):
+            @classmethod
+            def connect(cls, conninfo: str = "", **_: Any) -> Any:
+                return connector.connect()
+
+        return Reader
+
     def _configure_reader(self, connection: Connection) -> None:
-        self._connector.prepare(connection)
         if not self._bouncer:
             connection.execute("SET default_transaction_read_only = on")
 
@@ -345,7 +366,8 @@ class PostgresEngine:
             for number in range(_MOST_TRIES):
                 connection = self._own()
                 try:
-                    return self._try_batch(connection, works, is_new=is_new)
+                    self._hold_if_stepped_back(connection)
+                    return self._try_batch(self._own(), works, is_new=is_new)
                 except AGAIN as error:
                     log.info("a transaction met another one and is run again: %s", said(error))
                     time.sleep(random.uniform(0, 0.01) * 2**number)  # noqa: S311  # not a secret
@@ -361,6 +383,17 @@ class PostgresEngine:
         connection.execute("BEGIN ISOLATION LEVEL read committed")
         if self._bouncer:  # there are no sessions that could have the settings
             connection.execute(self._connector.setting_statement(local=True).encode())
+
+    def _hold_if_stepped_back(self, connection: psycopg.Connection[Any]) -> None:
+        until = self._stepped_back_to
+        if until is not None:
+            now = time.time_ns() // 1000
+            self._try_batch(
+                connection,
+                [lambda transaction: transaction.hold_queued(now, until=until, claimed=False)],
+                is_new=True,
+            )
+            self._stepped_back_to = None
 
     def _try_batch(
         self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]], *, is_new: bool
@@ -378,7 +411,24 @@ class PostgresEngine:
             self._writer = None
         if self._writer is None:
             self._writer = self._connect()
+            self._look_for_the_last_commit(self._writer)
         return self._writer
+
+    def _look_for_the_last_commit(self, connection: Connection) -> None:
+        """See, after a failover, whether the new server has our last commit: else it has stepped back."""
+        server, last = self._connector.server, self._last
+        if last is None or server is None or last.server is None or server.timeline == last.server.timeline:
+            return
+        look = "SELECT EXISTS (SELECT 1 FROM commit_mark WHERE mark = %s)"
+        [[is_there]] = connection.execute(look, [last.mark], prepare=False).fetchall()
+        is_recent = time.monotonic() - last.at < _MARKS_COUNT_S
+        self._last = None
+        if not is_there and is_recent:
+            self._stepped_back_to = last.clock
+            log.error(
+                "%s has lost what was committed last: it was no synchronous standby. What was accepted in its last moments "
+                "is gone, and what is queued may have been sent: it is held", self.where,
+            )  # fmt: skip
 
     def _drop(self) -> None:
         """Give up the writing connection: something failed on it.
@@ -476,6 +526,7 @@ class PostgresEngine:
         else:
             if done.statusmessage != "COMMIT":
                 raise StoreUnavailable(f"the database {self.where} answered COMMIT with {done.statusmessage}")
+        self._last = _Last(mark, time.monotonic(), time.time_ns() // 1000, self._connector.server)
 
     def _was_committed(self, xid: str, mark: int) -> bool:
         """Look what became of a transaction, once it is over. Raises CommitUnknown when nobody can tell."""
@@ -496,6 +547,9 @@ class PostgresEngine:
         raise CommitUnknown(
             f"the database {self.where} was lost during COMMIT, and what became of it is not known: {reason}"
         )
+
+    def server(self) -> Server | None:
+        return self._connector.server
 
     def check_place(self) -> None:
         """The server looks after its files."""

@@ -225,6 +225,25 @@ UPDATE account SET resume_at = :now WHERE resume_at > :latest;
 -- name: message_id$
 SELECT id FROM message WHERE request_id = :request_id;
 
+-- name: newest_message^
+SELECT request_id, accepted_at FROM message ORDER BY id DESC LIMIT 1;
+
+-- name: doubt_deliveries!
+UPDATE delivery SET possible_duplicate = 1, reason = :reason
+WHERE state = 'pending' AND message_id IN (
+    SELECT job.message_id FROM job JOIN message ON message.id = job.message_id
+    WHERE (job.state = 'queued' OR (job.state = 'claimed' AND :claimed = 1)) AND job.held = 0 AND message.accepted_at <= :until);
+
+-- name: add_held_events!
+INSERT INTO event (message_id, at, kind, detail)
+SELECT job.message_id, :now, 'held', :reason FROM job JOIN message ON message.id = job.message_id
+WHERE (job.state = 'queued' OR (job.state = 'claimed' AND :claimed = 1)) AND job.held = 0 AND message.accepted_at <= :until;
+
+-- name: hold_jobs!
+UPDATE job SET state = 'queued', held = 1, claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE (state = 'queued' OR (state = 'claimed' AND :claimed = 1)) AND held = 0
+  AND message_id IN (SELECT id FROM message WHERE accepted_at <= :until);
+
 -- name: tokens_of
 SELECT claim_token FROM job WHERE claimed_by = :worker_id AND state = 'claimed';
 

@@ -272,6 +272,9 @@ class SQLiteEngine:
         )
         self._on_broken(self._broken)
 
+    def server(self) -> None:
+        """There is none."""
+
     def check_place(self) -> None:
         self._check_files(closely=True)
 

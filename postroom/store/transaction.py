@@ -43,6 +43,9 @@ CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
 DAMAGED = "the stored {} is not what was accepted: the database or its disk has altered it"
 _NEIGHBOUR_DAMAGED = "another recipient's stored envelope was altered"
+STEPPED_BACK = (
+    "held: the database was restored or has lost its newest state, and this may have been sent already"
+)
 SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
@@ -844,6 +847,16 @@ class Transaction:
         self._event(job.message_id, None, "held", now, reason)
 
     # -- what a person decides
+
+    def hold_queued(self, now: Instant, *, until: Instant, claimed: bool) -> int:
+        """Hold what was accepted until then and waits, or, with `claimed`, is in the hands of a worker that is no more.
+
+        For a database that has stepped back: it may have been sent, so each is flagged and waits for a person.
+        """
+        chosen = {"until": until, "claimed": int(claimed)}
+        self._q.doubt_deliveries(self._db, reason=STEPPED_BACK, **chosen)
+        self._q.add_held_events(self._db, now=now, reason=STEPPED_BACK, **chosen)
+        return int(self._q.hold_jobs(self._db, **chosen))
 
     def release_held(self, request_id: str, now: Instant) -> bool:
         """Send a message that waits for a person after all; False when it does not wait for one."""

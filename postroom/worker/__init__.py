@@ -20,7 +20,7 @@ from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
-from postroom.store import Store, StoredAccount, Transaction
+from postroom.store import Store, StoredAccount, Transaction, position
 from postroom.supervise import watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
@@ -273,6 +273,7 @@ class Worker:
     def _renew(self) -> None:
         if not self._registration.renew():
             raise Buried
+        position.note(self._store, self._context.var / position.FILE)
         self._stocktaker.compare(self._context.in_hand, self._context.take_marked())
 
     def _prune(self) -> None:

@@ -1,0 +1,110 @@
+"""Which server the database was last seen on, and how far it was: whether it has stepped back since.
+
+An old primary that comes back, or a dump that was restored, knows nothing of what was accepted and sent later. What this
+machine has seen is kept in a file beside its other ones; which server has the database, in the database too, where a
+dump takes it along.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from postroom.errors import ConfigError
+from postroom.model import Instant
+from postroom.store import Store
+from postroom.store.engine import Server
+
+log = logging.getLogger(__name__)
+
+FILE = "database.json"
+_SETTING = "server"
+_FENCE = (
+    "was not used: {}. Where a standby was promoted, the server that was the primary before must be fenced: stopped, or "
+    "made a standby of the new one (pg_rewind), before Postroom can reach it. If it is right, because you have "
+    "restored a dump or moved to another server, run `postroom migrate --accept-server` once: what is queued there is "
+    "held then, since it may have been sent"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The server, and the newest message on it."""
+
+    system: str | None = None
+    timeline: int = 0
+    newest: str | None = None
+    newest_at: Instant = 0
+
+
+def read(path: Path) -> Position:
+    """Return what is remembered; nothing where that cannot be read."""
+    with suppress(OSError, ValueError, TypeError):
+        return Position(**json.loads(path.read_text(encoding="utf-8")))
+    return Position()
+
+
+def write(path: Path, position: Position) -> None:
+    """Remember a position. A crash leaves the old one or the new one; a disk that is full, the old one."""
+    if read(path) == position:
+        return
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(asdict(position)), encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        log.warning("cannot write %s: %s", path, error.strerror)
+        draft.unlink(missing_ok=True)
+
+
+def note(store: Store, path: Path) -> None:
+    """Remember how far the database is now."""
+    server = store.server() or Server(None, 0)
+    newest = store.newest_message() or (None, 0)
+    write(path, Position(server.system, server.timeline, *newest))
+
+
+def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accept: bool = False) -> int:
+    """See that the database has not stepped back; what is queued is held where it has, and counted.
+
+    Raises ConfigError when it is on another server, or on one of an older timeline, unless that is to be accepted.
+    `keep` is how long messages are known: one that was forgotten for its age is not missed.
+    """
+    seen, server = read(path), store.server()
+    known = [Server(seen.system, seen.timeline)] if seen.system else []
+    if (noted := store.setting(_SETTING)) is not None:
+        system, _, timeline = noted.partition(" ")
+        known.append(Server(system, int(timeline)))
+    wrong = _what_is_wrong(server, known) if server is not None else None
+    if wrong and not accept:
+        raise ConfigError("DATABASE_URL", f"the server that it names {_FENCE.format(wrong)}")
+    missed = seen.newest is not None and store.status(seen.newest) is None
+    is_missed = missed and (keep is None or seen.newest_at + keep > now)
+    held = 0
+    if wrong or is_missed:
+        held = store.write(lambda transaction: transaction.hold_queued(now, until=now, claimed=True))
+        log.warning(
+            "the database has stepped back (%s): %d messages that were queued may have been sent, and are held; "
+            "`postroom release ID` sends one, `postroom cancel ID` gives it up",
+            wrong or f"it does not know {seen.newest}, which was accepted",
+            held,
+        )
+    if server is not None:
+        described = f"{server.system} {server.timeline}"
+        if described != noted:
+            store.write(lambda transaction: transaction.set_setting(_SETTING, described))
+    note(store, path)
+    return held
+
+
+def _what_is_wrong(server: Server, known: list[Server]) -> str | None:
+    for each in known:
+        if server.system != each.system:
+            return f"it is another server (system identifier {server.system}, before {each.system})"
+        if server.timeline < each.timeline:
+            return f"its timeline is {server.timeline}, and {each.timeline} was seen before"
+    return None
