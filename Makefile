@@ -10,7 +10,7 @@ SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test quick check controls soak bench peers lint types imports pythons lock clean
+.PHONY: run install test quick check controls servers soak bench peers lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -20,6 +20,7 @@ install: $(VENV)/.run
 
 test: $(VENV)/.dev
 	sh tools/debian-packages.sh
+	$(if $(filter tests tests/peers,$(TESTS)),$(BIN)/python -m tests.servers.peers)
 	$(BIN)/python -m pytest -n $(WORKERS) $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
 # What needs no server, for the hour-by-hour work: half a minute.
@@ -33,6 +34,13 @@ check: lint types imports test
 controls: $(VENV)/.dev
 	POSTROOM_CONTROLS=all $(BIN)/python -m pytest -n $(WORKERS) tests/controls
 
+# Mail servers of other people, each as it comes and with its limits set low, unpacked beside each other in .peers/.
+# `make test` has their floods and most of their limits; this has all of them, and servers that hang or die.
+servers: $(VENV)/.dev
+	sh tools/debian-packages.sh
+	$(BIN)/python -m tests.servers.peers
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peers
+
 # The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
 # move house, the kill points 25 times each on both engines, and whole what `make test` samples. Takes some hours; -rP prints
 # the figures.
@@ -42,6 +50,7 @@ soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
 	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
+	$(MAKE) servers
 	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 

@@ -25,6 +25,7 @@ from typing import Self
 import trustme
 
 from tests.servers import logs
+from tests.servers.installation import descendants
 from tests.servers.programs import StartupError, answers, end, free_port, require, unavailable, wait_ready
 from tests.servers.waiting import eventually
 
@@ -363,6 +364,23 @@ class Postfix:
         end(self._master)
         self._master = None
 
+    @property
+    def pid(self) -> int:
+        """The pid of Postfix' master."""
+        return int((self.folder / "queue/pid/master.pid").read_text())
+
+    def kill(self) -> None:
+        """End all processes of Postfix at once, with SIGKILL; `start` starts them again."""
+        if self._master is None:
+            return
+        first = self.pid
+        os.kill(first, signal.SIGSTOP)  # it starts no more
+        for pid in [first, *descendants(first)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end(self._master, signal.SIGKILL)
+        self._master = None
+
     def mails(self, expected: int | None = None, timeout: float = 30.0) -> list[bytes]:
         """Return the raw mails of the Maildir, oldest first, after waiting until `expected` have arrived.
 
@@ -373,8 +391,8 @@ class Postfix:
             eventually(self.idle, timeout, "Postfix to deliver what it has queued")
         else:
             message = f"{expected} mails in {self.maildir}"
-            eventually(lambda: len(self._files()) >= expected, timeout, message)
-        mails = [path.read_bytes() for path in sorted(self._files(), key=_arrival)]
+            eventually(lambda: len(self.files()) >= expected, timeout, message)
+        mails = [path.read_bytes() for path in sorted(self.files(), key=_arrival)]
         if expected is not None and len(mails) > expected:
             raise AssertionError(f"{len(mails)} mails arrived, {expected} were expected")
         return mails
@@ -383,7 +401,8 @@ class Postfix:
         """The same, parsed."""
         return [message_from_bytes(mail, policy=policy.default) for mail in self.mails(expected, timeout)]
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the files of the Maildir, one for each delivery."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self.maildir / "new") as entries:
             return [Path(entry.path) for entry in entries]
         return []
@@ -402,7 +421,7 @@ class Postfix:
     def clear(self, timeout: float = 30.0) -> None:
         """Empty the Maildir, after what is queued has arrived."""
         eventually(self.idle, timeout, "Postfix to deliver what it has queued")
-        for path in self._files():
+        for path in self.files():
             path.unlink()
 
 

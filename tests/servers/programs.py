@@ -27,6 +27,7 @@ PACKAGES = {
     "redis-server": "redis-server",
     "memcached": "memcached",
     "pgbouncer": "pgbouncer",
+    "node": "nodejs",
 }
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Below Linux' range for outgoing connections (32768 and up), so that no client takes a port between our look and its use.

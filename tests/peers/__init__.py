@@ -1,0 +1,1 @@
+"""A whole installation against mail servers of other people."""
