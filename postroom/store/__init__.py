@@ -146,12 +146,15 @@ class Store:
 
     def migrate(self) -> list[str]:
         """Bring the schema up to date; return the names of the migrations applied."""
-        return _migrate.migrate(self._engine)
+        applied = _migrate.migrate(self._engine)
+        self._engine.check_rights()
+        return applied
 
     @_twice
     def check_schema(self) -> None:
         """Raise SchemaMismatch unless the schema is the one that this code needs."""
         _migrate.check(self._engine)
+        self._engine.check_rights()
 
     def close(self) -> None:
         self._engine.close()

@@ -45,6 +45,9 @@ class Engine(Protocol):
     def change_counter(self) -> int:
         """Return a number that changes when any process has committed mail; it costs no look at the database."""
 
+    def check_rights(self) -> None:
+        """Raise ConfigError, with what is missing, unless we may read and write every table; looked at once."""
+
     def server(self) -> Server | None:
         """Return which server has the database; None where there is none, or it does not say."""
 

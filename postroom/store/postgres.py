@@ -63,6 +63,15 @@ _MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
 _marks = random.Random()  # noqa: S311  # they must differ, not be secret
 os.register_at_fork(after_in_child=_marks.seed)  # or each of the web process's children would draw the same
 
+_RIGHTS_MISSING = """
+SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', ' ORDER BY needed), relname, current_user)
+FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
+WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_migration'))
+  AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'worker', 'delivery', 'job', 'attempt', 'event',
+                  'idempotency', 'log_batch', 'log_line', 'account_usage', 'connection', 'commit_mark')
+  AND NOT has_table_privilege(oid, needed)
+GROUP BY relname ORDER BY relname
+""".replace("%%", "%")
 # The statements that also have a form for many at once, each with the key that tells its rows apart.
 _TOGETHER = {
     "accept_message": "request_id",
@@ -275,6 +284,7 @@ class PostgresEngine:
         self._writer: Connection | None = None
         self._listener: _Listener | None = None
         self._closed = False
+        self._has_rights = False
         self._last: _Last | None = None
         self._stepped_back_to: int | None = None  # when our last commit was that the server has lost
         self._suspect_since = 0.0  # when a connection was last found to be lost
@@ -548,6 +558,17 @@ class PostgresEngine:
             f"the database {self.where} was lost during COMMIT, and what became of it is not known: {reason}"
         )
 
+    def check_rights(self) -> None:
+        if self._has_rights:
+            return
+        with self.reading() as (session, _):
+            rows = session.connection.execute(_RIGHTS_MISSING).fetchall()
+        if rows:
+            raise ConfigError(
+                "DATABASE_URL", f"the role lacks rights at {self.where}: {'; '.join(row[0] for row in rows)}"
+            )
+        self._has_rights = True
+
     def server(self) -> Server | None:
         return self._connector.server
 
@@ -593,6 +614,13 @@ class PostgresEngine:
                     connection.execute("SET LOCAL statement_timeout = 0")
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
                     yield _Session(connection, self._queries), self._queries
+            except psycopg.errors.InsufficientPrivilege as error:
+                self._drop()
+                raise ConfigError(
+                    "DATABASE_URL",
+                    f"the role may not change the schema at {self.where} ({said(error)}): run `postroom migrate` with the "
+                    "role that owns it, or GRANT USAGE, CREATE ON SCHEMA public",
+                ) from error
             except BaseException:
                 self._drop()
                 raise

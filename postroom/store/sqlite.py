@@ -272,6 +272,9 @@ class SQLiteEngine:
         )
         self._on_broken(self._broken)
 
+    def check_rights(self) -> None:
+        """The file's are seen when it is opened."""
+
     def server(self) -> None:
         """There is none."""
 

@@ -63,7 +63,7 @@ class WriterLock:
         if not granted:
             raise StoreUnavailable(
                 f"another process has held {self._path} for {self._longest_wait_s:g} s; is one of Postroom's "
-                f"processes stopped?"
+                f"processes stopped, or does another program, such as a backup, keep the database locked?"
             )
 
     def __exit__(self, *_: object) -> None:

@@ -107,7 +107,8 @@ class Throttle:
         self._fallback = fallback
         self._memory = _Memory()
         shared = uri != "memory://"
-        self._shared: Storage | None = _open(uri) if shared else None
+        self._uri = uri if shared else None
+        self._shared: Storage | None = None  # opened at the first question: it may be away at the start
         self._away_until = 0.0
         self._pause = 1.0
         self._mutex = threading.Lock()
@@ -130,7 +131,7 @@ class Throttle:
 
     def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, counts: bool) -> Window | None:
         key = f"{_PREFIX}/{'/'.join(identity)}/{limit.amount}/{limit.multiples}/{limit.GRANULARITY.name}"
-        shared = self._shared is not None
+        shared = self._uri is not None
         if shared and time.monotonic() >= self._away_until:
             try:
                 window = self._ask_shared(_Question(limit, key, counts))
@@ -146,12 +147,15 @@ class Throttle:
 
     def _answer(self, questions: Sequence[_Question]) -> list[Window]:
         """Ask the server once for each of the counters, however many requests count there."""
-        assert self._shared is not None
+        assert self._uri is not None
         if time.monotonic() < self._away_until:
             raise ConnectionError("it was found to be away just now")
+        if self._shared is None:
+            self._shared = _open(self._uri)
+        storage = self._shared
         left = Counter(questions)
         last = {
-            question: _read(self._shared, question.limit, question.key, number if question.counts else 0)
+            question: _read(storage, question.limit, question.key, number if question.counts else 0)
             for question, number in left.items()
         }
         windows = []
@@ -191,9 +195,26 @@ def _read(storage: Storage, limit: RateLimitItem, key: str, number: int) -> Wind
 def _open(uri: str) -> Storage:
     options: dict[str, Any] = {}
     if uri.startswith("redis"):
-        options = {"socket_connect_timeout": _PATIENCE_S, "socket_timeout": _PATIENCE_S}
+        options = _redis_options()
+        if uri.startswith("redis+sentinel"):
+            options |= {
+                "use_replicas": False,
+                "sentinel_kwargs": _redis_options(),
+            }  # a replica is a little behind
     elif uri.startswith("memcached"):
         options = {"connect_timeout": _PATIENCE_S, "timeout": _PATIENCE_S}
     storage = storage_from_string(uri, **options)
     assert isinstance(storage, Storage)
     return storage
+
+
+def _redis_options() -> dict[str, Any]:
+    """No tries of its own: we ask again after a pause."""
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    return {
+        "socket_connect_timeout": _PATIENCE_S,
+        "socket_timeout": _PATIENCE_S,
+        "retry": Retry(NoBackoff(), 0),
+    }

@@ -168,6 +168,41 @@ def test_a_database_with_another_encoding_is_refused(postgres_server: Postgres, 
     postgres_server.drop_database(name)
 
 
+class TestARoleWithRightsOnTheDataAlone:
+    @pytest.fixture
+    def url(self, named: PostgresDatabase) -> Iterator[str]:
+        role = f"clerk_{named.name}"
+        named.change(f"CREATE ROLE {role} LOGIN")
+        named.change("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        named.change(f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")
+        yield named.url.replace("postroom@", f"{role}@")
+        named.change(f"DROP OWNED BY {role}")
+        named.change(f"DROP ROLE {role}")
+
+    def test_serves_what_is_up_to_date(self, post: Post, url: str) -> None:
+        store = open_store(url)
+        assert store.migrate() == []
+        own, post.store = post.store, store
+        request_id = post.add()
+        assert [job.request_id for job in post.claim()] == [request_id]
+        post.store = own
+        store.close()
+
+    def test_is_told_which_grant_is_missing(self, named: PostgresDatabase, url: str) -> None:
+        named.change(f"REVOKE DELETE, UPDATE ON job FROM clerk_{named.name}")
+        store = open_store(url)
+        with pytest.raises(ConfigError, match=f"GRANT DELETE, UPDATE ON job TO clerk_{named.name}"):
+            store.migrate()
+        store.close()
+
+    def test_cannot_migrate_and_is_told_so(self, named: PostgresDatabase, url: str) -> None:
+        named.change("DELETE FROM schema_migration WHERE version > 1")
+        store = open_store(url)
+        with pytest.raises(ConfigError, match="postroom migrate"):
+            store.migrate()
+        store.close()
+
+
 CANARY = "c4n4ry"
 BAD = [
     "postgresql://u:{}%zz@h/d",

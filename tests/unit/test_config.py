@@ -122,7 +122,16 @@ BAD = [
     ("DATABASE_URL", "sqlite://postroom.db"),
     ("DATABASE_URL", "sqlite:///"),
     ("DATABASE_URL", "sqlite:///:memory:"),
-    ("DATABASE_URL", f"postgresql://u:{CANARY}@h:port/x"),
+    ("RATELIMIT_STORAGE_URI", f"redis://:{CANARY}@h:notaport"),
+    ("RATELIMIT_STORAGE_URI", f"redis://:a@{CANARY}@h:6379"),
+    ("RATELIMIT_STORAGE_URI", f"redis://:a#{CANARY}@h:6379"),
+    ("RATELIMIT_STORAGE_URI", f"redis://:a/{CANARY}@h:6379"),
+    ("RATELIMIT_STORAGE_URI", f"redis://:{CANARY}%zz@h:6379"),
+    ("RATELIMIT_STORAGE_URI", f"redis://:{CANARY} x@h:6379"),
+    ("RATELIMIT_STORAGE_URI", f"redis://h:6379/{CANARY}"),
+    ("RATELIMIT_STORAGE_URI", f"redis+sentinel://:{CANARY}@h:26379"),
+    ("RATELIMIT_STORAGE_URI", f"memcached://h:{CANARY}"),
+    ("RATELIMIT_STORAGE_URI", f"redis+cluster://h:1,{CANARY}:x"),
     ("DATABASE_URL", f"postgresql+psycopg://u:{CANARY}@h/x"),
     ("POSTROOM_SMTP_HOST", "smtp.example.com:587"),
     ("POSTROOM_SMTP_PORT", "x"),
@@ -372,3 +381,21 @@ def test_plain_text_without_a_host_is_refused_at_start(monkeypatch: pytest.Monke
     with pytest.raises(ConfigError, match="in the clear to the server of each sender's domain") as caught:
         load_settings()
     assert caught.value.variable == "POSTROOM_SMTP_SECURITY"
+
+
+@pytest.mark.parametrize(
+    ("given", "taken"),
+    [
+        ("memcached://127.0.0.1", "memcached://127.0.0.1:11211"),
+        ("memcached://a,b:1", "memcached://a:11211,b:1"),
+        ("valkey://h:6379/1", "redis://h:6379/1"),
+        ("valkeys://:p%40ss@h", "rediss://:p%40ss@h"),
+        ("valkey+sentinel://a,b:1/mine", "redis+sentinel://a:26379,b:1/mine"),
+        ("redis+cluster://a,b:7001", "redis+cluster://a:6379,b:7001"),
+        ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
+        ("redis://[::1]:6379", "redis://[::1]:6379"),
+        ("rediss://u:p@h:6380/0?ssl_cert_reqs=none", "rediss://u:p@h:6380/0?ssl_cert_reqs=none"),
+    ],
+)
+def test_storage_uris_that_are_taken(given: str, taken: str) -> None:
+    assert Settings(ratelimit_storage_uri=given).ratelimit_storage_uri == taken
