@@ -78,6 +78,16 @@ class AccountState(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class ServerLacks:
+    """What the server of an account offers and does not take, by what it said, and since when that is known."""
+
+    server: str  # host:port
+    extensions: tuple[str, ...]
+    said: str
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A mailbox that we send through, with its server and credentials.
 
@@ -107,6 +117,7 @@ class Account:
     passed_at: Instant | None = None  # when a message last showed that it goes on after it was set aside
     gap: int | None = None  # between messages, in microseconds; None: as fast as it goes
     paid_until: Instant | None = None  # nothing is claimed before, by that pace
+    server_lacks: ServerLacks | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ class Session:
         self._peer = None if wire.transport is None else wire.transport.get_extra_info("peername")
         self._extensions: dict[str, str] = {}
         self._mechanisms: tuple[str, ...] = ()  # of AUTH
-        self._greeting = ""
+        self._names_itself: list[str] = []  # its greeting, and the first line of its answer to EHLO
         self._own_name = ""  # as we last said it in EHLO
         self._other_names: list[str] = []
         self._round_trip = float("inf")  # the quickest answer to a command, in seconds
@@ -165,7 +165,7 @@ class Session:
             _be_more_patient(host, seconds)
             raise SMTPFault(fault.kind, fault.verb, f"{fault}{_silence(endpoint)}") from fault
         self._expect(greeting, "greeting")
-        self._greeting = greeting.text
+        self._names_itself = [greeting.text]
 
     async def _hello(self) -> None:
         """Introduce ourselves; where the name is refused, by our address, and the other way round."""
@@ -195,6 +195,8 @@ class Session:
 
     def _learn(self, reply: Reply) -> None:
         """Read what the server offers off its answer to EHLO."""
+        name, *_ = reply.text.split("\n")
+        self._names_itself = [*self._names_itself[:1], name]
         lines = reply.text.upper().split("\n")[1:]
         self._extensions = {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
         # Some announce AUTH in several lines, and in the form with "=" of drafts before RFC 2554.
@@ -206,7 +208,7 @@ class Session:
 
         Sendmail, when a limit is reached, answers EHLO without what it can do, and every command with the reason.
         """
-        self._expect(await self._command("NOOP", "NOOP"), "NOOP")
+        self._expect(await self._command("NOOP", "NOOP"), "EHLO")  # it is what EHLO should have said
 
     def wants_another_name(self, refusals: Iterable[Reply]) -> bool:
         """Whether these refusals are of our name, and a new connection is to try another one; this one is closed then."""
@@ -367,11 +369,11 @@ class Session:
         self._round_trip = min(self._round_trip, time.perf_counter() - began)
         return reply
 
-    async def _say(self, verb: str, line: str) -> None:
-        """Send a command, unless the server has spoken unasked: that must not pass for the answer."""
+    async def _say(self, verb: str, line: str, text: bytes = b"") -> None:
+        """Send a command, and `text` behind it, unless the server has spoken unasked: that must not pass for the answer."""
         if self._wire.has_unread:
             raise self._out_of_turn(verb, await self._wire.reply(verb, self._timeouts.command))
-        await self._wire.write(line.encode() + b"\r\n", verb, self._timeouts.command)
+        await self._wire.write(line.encode() + b"\r\n" + text, verb, self._timeouts.command)
 
     def _out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
         if reply.code == 421:

@@ -12,6 +12,7 @@ from postroom.model import SECOND, rfc3339, system_clock
 from postroom.status import printable
 
 if TYPE_CHECKING:
+    from postroom.model import Account
     from postroom.setup import Service
     from postroom.store import StoredAccount
 
@@ -81,7 +82,27 @@ def _row(service: Service, stored: StoredAccount) -> dict[str, Any]:
         "recipients_in_24h": service.store.recipients_used(account.id, now),
         "daily_limit": daily_limit,
         "messages_per_minute": None if account.gap is None else round(60 * SECOND / account.gap, 1),
+        "server_lacks": _lacks(account),
     }
+
+
+def _lacks(account: Account) -> dict[str, Any] | None:
+    """Return what the account's server offers and does not take."""
+    lacks = account.server_lacks
+    if lacks is None:
+        return None
+    return {
+        "server": lacks.server,
+        "extensions": list(lacks.extensions),
+        "said": lacks.said,
+        "since": rfc3339(lacks.since),
+    }
+
+
+def _reason(row: dict[str, Any]) -> str:
+    lacks = row["server_lacks"]
+    without = f"without {' and '.join(lacks['extensions'])}: {lacks['said']}" if lacks else ""
+    return "; ".join(part for part in (row["reason"], without) if part)
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
@@ -103,7 +124,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             (row["until"] or "")[:19],
             used,
             "" if row["messages_per_minute"] is None else f"{row['messages_per_minute']:g}/min",
-            row["reason"] or "",
+            _reason(row),
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)

@@ -6,6 +6,7 @@ methods of `Transaction`: hand `Store.write` a piece of work that calls them.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from postroom.model import (
     MessageStatus,
     Secret,
     Security,
+    ServerLacks,
 )
 from postroom.status import summarise
 from postroom.store import migrate as _migrate
@@ -414,8 +416,16 @@ def _stored_account(row: tuple[Any, ...]) -> StoredAccount:
         passed_at=state[6],
         gap=state[7],
         paid_until=state[8],
+        server_lacks=_server_lacks(state[9]),
     )
     return StoredAccount(account, credential)
+
+
+def _server_lacks(text: str | None) -> ServerLacks | None:
+    if text is None:
+        return None
+    found = json.loads(text)
+    return ServerLacks(found["server"], tuple(found["extensions"]), found["said"], found["since"])
 
 
 def _overall(

@@ -17,14 +17,14 @@ ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
        logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
        worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
-       (SELECT paid_until FROM pace WHERE pace.account_id = account.id)
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
 FROM account ORDER BY id;
 
 -- name: one_account^
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
        logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
        worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
-       (SELECT paid_until FROM pace WHERE pace.account_id = account.id)
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
 FROM account WHERE id = :account_id;
 
 -- name: find_account$
@@ -63,6 +63,9 @@ UPDATE account SET worked_at = :now, worked_with = :worked_with WHERE id = :acco
 
 -- name: keep_server!
 UPDATE account SET worked_with = :worked_with WHERE id = :account_id;
+
+-- name: note_server_lacks!
+UPDATE account SET server_lacks = :lacks WHERE id = :account_id;
 
 -- name: resume_account!
 UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL, setbacks = 0
@@ -122,7 +125,7 @@ INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_i
 SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
        logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
        worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
-       (SELECT paid_until FROM pace WHERE pace.account_id = account.id)
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
 FROM account
 WHERE (state = 'active' OR resume_at <= :soon)
   AND EXISTS (SELECT 1 FROM job
@@ -182,6 +185,9 @@ SELECT id, forward_path, checksum FROM delivery WHERE message_id = :message_id A
 
 -- name: mark_dot!
 UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: unmark_dot!
+UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
 -- name: requeue_job!
 UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund,

@@ -11,7 +11,7 @@ import json
 import os
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 from zlib import crc32
 
@@ -33,6 +33,7 @@ from postroom.model import (
     PendingDelivery,
     Reply,
     Sent,
+    ServerLacks,
 )
 from postroom.pace import Pace
 from postroom.store.floors import Floors
@@ -194,6 +195,10 @@ class Transaction:
         self._q.call_drawn(self._db, account_id=account_id, now=now)
         self._q.resume_account(self._db, account_id=account_id)
         self.wakes = True
+
+    def note_server_lacks(self, account_id: int, lacks: ServerLacks) -> None:
+        """Note what the account's server offers and does not take, for all workers."""
+        self._q.note_server_lacks(self._db, account_id=account_id, lacks=json.dumps(asdict(lacks)))
 
     def set_account_aside(
         self,
@@ -573,6 +578,10 @@ class Transaction:
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
         self._must(self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now))
+
+    def unmark_dot(self, job: ClaimedJob) -> None:
+        """Take the mark back: nothing was sent after all, and the job goes on over another connection."""
+        self._must(self._q.unmark_dot(self._db, job_id=job.id, token=job.token))
 
     def release(self, job: ClaimedJob, now: Instant) -> None:
         """Give back a job of which nothing was sent; the attempt does not count."""

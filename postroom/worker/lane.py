@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -25,9 +26,10 @@ from postroom.model import (
     Outcome,
     Sent,
 )
-from postroom.smtp import Connection
+from postroom.smtp import Connection, Suspicion
 from postroom.status import classify_fault
 from postroom.store import Result, Slot, StoredAccount
+from postroom.worker.known import KnownServer
 from postroom.worker.standing import (
     Context,
     Standing,
@@ -44,6 +46,7 @@ _OLDEST_S = 300.0  # how long one connection is used
 _LOGIN_SLICE_S = 0.1
 _TURNED_AWAY_S = 60.0  # how long an account makes do with its connections when the server wants no more
 _CONNECTION_PAUSE_S = 1.0  # how long a worker leaves an account alone whose connections others hold
+_SAY_AGAIN_S = 60.0  # how often the log says that a connection was changed
 _STORE_PAUSE_S = 1.0  # how long it leaves alone one for which the database could not be asked
 
 
@@ -68,15 +71,21 @@ class Lane:
     def __init__(self, context: Context, stored: StoredAccount) -> None:
         self._context = context
         self._standing = Standing(context, stored)
+        self._server = KnownServer(context, self._standing)
         self._jobs: deque[ClaimedJob] = deque()
         self._sessions: set[asyncio.Task[None]] = set()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._leaving: set[asyncio.Task[None]] = set()  # sessions that end, for there are too many
         self._opening: set[asyncio.Task[None]] = set()  # sessions that are about to take a job
         self._lines: set[_Line] = set()
+        self._kept: dict[
+            asyncio.Task[None], ClaimedJob
+        ] = {}  # by the sessions that send them over a new connection
+        self._doubted: dict[int, Suspicion] = {}  # by job: what is to be asked again, one command at a time
+        self._said_at = -math.inf  # by the loop's clock: when a change of connections was last said
         self._most: int | None = None  # sessions that there may be for the moment
         self._pause: asyncio.TimerHandle | None = None  # until there may be more again
-        self._marked: set[asyncio.Task[None] | None] = set()  # sessions whose dot may be out, unanswered
+        self._marked: set[asyncio.Task[None]] = set()  # sessions whose dot may be out, unanswered
 
     # -- for the dispatcher
 
@@ -116,7 +125,7 @@ class Lane:
         idle = len(self._idle)
         for _ in range(min(len(self._jobs), idle)):
             self._wake_one()
-        wanted = len(self._jobs) - idle - len(self._opening)
+        wanted = len(self._jobs) - idle - len(self._opening - self._kept.keys())
         allowed = self._standing.connections if self._most is None else self._most
         for _ in range(min(wanted, min(allowed, self._standing.connections) - len(self._sessions))):
             task = asyncio.create_task(self._session())
@@ -219,25 +228,40 @@ class Lane:
     async def _session(self) -> None:
         """Send jobs over one connection at a time, until there are none for a while."""
         line: _Line | None = None
+        session = _this_session()
         try:
-            while not self._leave_to_others() and await self._work(_IDLE_S if line else 0.0):
-                if line is not None and line.is_over():
+            while session in self._kept or (
+                not self._leave_to_others() and await self._work(_IDLE_S if line else 0.0)
+            ):
+                if line is not None and (session in self._kept or line.is_over()):
                     await self._close(line)
                     line = None
                 if line is None:
                     line = await self._open()
                     if line is None:
                         return
-                    if not self._jobs or self._context.draining:
-                        continue
                 # Not asked again whether a new line is usable: a server that leaves as soon as it has let us in costs
                 # the job a try, or we would log in again and again.
-                await self._send(line, self._take())
+                job = self._next_job()
+                if job is not None:
+                    await self._send(line, job)
                 if self._is_closed:
                     self.release_waiting()
         finally:
+            kept = self._kept.pop(session, None)
+            if kept is not None:
+                self._release(kept)
             if line is not None:
                 await self._close(line)
+
+    def _next_job(self) -> ClaimedJob | None:
+        """Return the job that the session that asks has kept, or one that waits."""
+        kept = self._kept.pop(_this_session(), None)
+        if kept is not None:
+            if not self._is_closed:
+                return kept
+            self._release(kept)
+        return self._take() if self._jobs and not self._context.draining else None
 
     @property
     def _are_too_many(self) -> bool:
@@ -257,8 +281,24 @@ class Lane:
         """Nothing more may be begun: the worker ends, or the account was set aside."""
         return self._context.draining or not self._standing.is_active
 
-    def _put_back(self, job: ClaimedJob) -> None:
-        self._jobs.appendleft(job)
+    def _keep(self, job: ClaimedJob, why: NotBegun) -> None:
+        """Have this session send the job over a new connection; no other may take it meanwhile.
+
+        One that had carried messages would draw the same answer again.
+        """
+        self._kept[_this_session()] = job
+        if why.doubted is not None:
+            self._doubted[job.id] = why.doubted
+        now = asyncio.get_running_loop().time()
+        if now - self._said_at > _SAY_AGAIN_S:
+            self._said_at = now
+            log.info("account %s goes on over a new connection: %s", self._standing.account.email, why)
+
+    def _put_back_kept(self) -> None:
+        """There is no new connection for it: the job shares the fate of those that wait."""
+        kept = self._kept.pop(_this_session(), None)
+        if kept is not None:
+            self._jobs.appendleft(kept)
 
     async def _close(self, line: _Line) -> None:
         self._lines.discard(line)
@@ -271,7 +311,7 @@ class Lane:
 
     async def _open(self) -> _Line | None:
         """Open one of the account's connections when there is a free one; on failure settle all that wait for it."""
-        session = cast("asyncio.Task[None]", asyncio.current_task())
+        session = _this_session()
         self._opening.add(session)
         started_at = self._context.clock()
         slot: Slot | None = None
@@ -291,6 +331,7 @@ class Lane:
                 self._wait_for_store()
                 return None
             self._standing.block()
+            self._put_back_kept()
             self.release_waiting()
             if isinstance(error, Buried):
                 return None
@@ -299,6 +340,7 @@ class Lane:
             self._opening.discard(session)
         if connection.authenticated:
             self._note_worked()
+        connection.traits = self._server.traits(connection.where)
         line = _Line(connection, slot, asyncio.get_running_loop().time())
         self._lines.add(line)
         self._let_in()
@@ -329,7 +371,7 @@ class Lane:
             return None
         turn = asyncio.get_running_loop().time() + (slot.login_at - context.clock()) / SECOND
         while (wait := turn - asyncio.get_running_loop().time()) > 0:
-            if context.draining or not self._jobs:
+            if context.draining or not (self._jobs or _this_session() in self._kept):
                 self._give_back(slot)
                 return None
             await asyncio.sleep(min(wait, _LOGIN_SLICE_S))
@@ -337,6 +379,7 @@ class Lane:
 
     def _do_without(self) -> None:
         """Other workers hold all connections: what waits is theirs, unless this one has some too."""
+        self._put_back_kept()
         others = self._others()
         if others:
             self._make_do_with(others, _CONNECTION_PAUSE_S, self._try_for_all)
@@ -361,6 +404,7 @@ class Lane:
 
     def _wait_for_store(self) -> None:
         """The database is away, which is no fault of the account: what waits goes back and is claimed soon."""
+        self._put_back_kept()
         self._standing.leave_alone(_STORE_PAUSE_S)
         self.release_waiting()
 
@@ -370,7 +414,7 @@ class Lane:
         """Carry one job over and record what came of it; it waits on when the server had left before it began."""
         context = self._context
         started_at = context.clock()
-        marked, session = False, asyncio.current_task()
+        marked, session = False, _this_session()
 
         async def mark() -> None:
             nonlocal marked
@@ -380,15 +424,19 @@ class Lane:
             self._marked.add(session)
 
         try:
-            outcomes = await deliver(line.connection, job, mark)
+            try:
+                outcomes = await deliver(line.connection, job, mark, self._doubted.get(job.id))
+            except NotBegun as why:
+                if marked:
+                    marked = False
+                    await context.seam.submit(lambda transaction: transaction.unmark_dot(job))
+                self._keep(job, why)
+                return
             line.is_spent = any(is_session_over(outcome) for outcome in outcomes.values())
         except asyncio.CancelledError:
             if not marked:  # the mark may be under way, but the dot is not
                 self._release(job)
             raise
-        except NotBegun:
-            self._put_back(job)
-            return
         except LeaseLost:
             log.warning("message %s was taken over by another worker; nothing was sent", job.request_id)
             self._let_go(job)
@@ -430,6 +478,7 @@ class Lane:
 
     def _cannot_open(self, outcome: Outcome, started_at: Instant) -> None:
         """No connection: the other sessions send what waits, or, without any, all that waits shares the reason."""
+        self._put_back_kept()
         others = self._others()
         if others and not is_account_fault(outcome):
             log.info("account %s makes do with the connections it has", self._standing.account.email)
@@ -482,6 +531,7 @@ class Lane:
     def _let_go(self, job: ClaimedJob) -> None:
         """A job is in hand from the claim until what became of it is on its way into the database."""
         self._context.bytes_in_hand -= len(job.mime)
+        self._doubted.pop(job.id, None)
 
     def _release(self, job: ClaimedJob) -> None:
         now = self._context.clock()
@@ -496,6 +546,10 @@ class Lane:
         self._context.in_hand.discard(job.token)
         if finished:
             self._context.finished()
+
+
+def _this_session() -> asyncio.Task[None]:
+    return cast("asyncio.Task[None]", asyncio.current_task())
 
 
 def _were_too_many(outcomes: Collection[Outcome]) -> bool:

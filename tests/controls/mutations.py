@@ -74,8 +74,8 @@ CONTROLS = (
     Control(
         "the dot mark is awaited before the dot leaves",
         "postroom/smtp.py",
-        "        await before_dot()\n",
-        "",
+        '        await before_dot()\n        passing("send.marked")\n        return not',
+        '        passing("send.marked")\n        return not',
         "tests/smtp/test_transaction.py::test_the_mark_comes_after_the_body_and_before_the_dot",
         quick=True,
     ),
@@ -276,15 +276,15 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a dot that starts a line is doubled",
         "postroom/smtp.py",
-        "        text = dot_stuff(envelope.mime)\n",
-        "        text = envelope.mime\n",
+        "        text = dot_stuff(mime)\n",
+        "        text = mime\n",
         "tests/smtp/test_transaction.py::test_what_arrives_is_what_was_given",
     ),
     Control(
         "a reply that nobody asked for never pairs with a command",
         "postroom/session.py",
-        "        if self._wire.has_unread:\n",
-        "        if False:\n",
+        "        if self._wire.has_unread:\n            raise self._out_of_turn(verb,",
+        "        if False:\n            raise self._out_of_turn(verb,",
         "tests/smtp/test_transaction.py::test_a_reply_between_transactions[250 2.0.0 again]",
     ),
     Control(
@@ -293,6 +293,67 @@ WHERE id = :job_id AND state = 'claimed';
         "            transcript.fault = fault\n            self._wire.abort()\n",
         "            transcript.fault = fault\n",
         "tests/smtp/test_transaction.py::test_421_ends_the_connection_at_any_verb",
+    ),
+    Control(
+        "a message that leaves in one write is marked before",
+        "postroom/smtp.py",
+        """        await self._expect_silence("MAIL")
+        await before_dot()
+""",
+        """        await self._expect_silence("MAIL")
+""",
+        "tests/smtp/test_groups.py::test_a_message_leaves_in_one_write_after_its_mark",
+    ),
+    Control(
+        "a break of a message that leaves in one write is a doubt",
+        "postroom/smtp.py",
+        """        transcript.dot_sent = True
+        chunk =""",
+        """        chunk =""",
+        "tests/smtp/test_groups.py::test_what_may_go_wrong[MAIL drop]",
+    ),
+    Control(
+        "what a server does not take in a group is asked again",
+        "postroom/smtp.py",
+        "        if reply is None or reply.code not in _NOT_TAKEN or self.traits.is_believed:",
+        "        if reply is not None or self.traits.is_believed:",
+        "tests/smtp/test_groups.py::test_what_was_sent_ahead_is_asked_again_one_at_a_time[REFUSE-data]",
+    ),
+    Control(
+        "a server's first chunk is not the last",
+        "postroom/smtp.py",
+        "        if not self._chunks or self.traits.took_chunks:",
+        "        if self._transactions:",
+        "tests/smtp/test_groups.py::test_a_chunk_that_is_not_taken_leaves_no_doubt[CHUNKING PIPELINING-drop]",
+    ),
+    Control(
+        "a refusal of MAIL after other messages is the connection's",
+        "postroom/deliver.py",
+        "    if not transcript.carried or mail is None or mail.positive:",
+        "    if not transcript.carried or mail is not None:",
+        "tests/smtp/test_groups.py::test_a_refusal_of_mail_after_other_messages_is_the_connections[data-452]",
+    ),
+    Control(
+        "a mark that is taken back asks for the claim token",
+        "postroom/store/queries.sql",
+        "UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;",
+        "UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed';",
+        f"{_STALE_OWNER}[sqlite-False-unmark_dot]",
+    ),
+    Control(
+        "the password is no answer to a prompt for the user name",
+        "postroom/session.py",
+        "            if asked is not None and asked not in left:",
+        "            asked = asked if asked in left else None\n            if asked in ():",
+        "tests/smtp/test_login.py::test_the_password_is_no_answer_to_a_second_prompt_for_the_name",
+    ),
+    Control(
+        "a server that leaves out AUTH is asked why",
+        "postroom/session.py",
+        "            await self._expect_service()\n            self._expect_no_login()",
+        "            self._expect_no_login()",
+        "tests/smtp/test_login.py::test_a_server_that_turns_the_connection_away_says_so_to_every_command"
+        "[log-in-tls-busy]",
     ),
     Control(
         "plain text before TLS is an attack",

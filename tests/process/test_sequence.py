@@ -135,7 +135,7 @@ def test_a_break_at_the_dot_puts_one_mail_in_doubt_and_not_the_next(
     tmp_path: Path, scripted: StartScripted
 ) -> None:
     server = scripted(chunking=True)
-    server.on("BDAT", do=Drop(""), times=1)
+    server.on("BDAT", do=Drop(""), match="LAST", times=1)
     with install(tmp_path, server) as service:
         ids = send(service, 3)
         for request_id in ids:

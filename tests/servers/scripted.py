@@ -30,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -154,6 +155,18 @@ Action: TypeAlias = (
     Reply | Held | Also | Hang | Drop | Leave | Reset | HalfClose | Garbage | Endless | Drip | BareHandshake
 )
 
+
+class Ahead(Enum):
+    """What a server that offers PIPELINING does with what came behind a command, before its answer."""
+
+    REFUSE = "refuses it"
+    END = "ends"
+    DISCARD = "throws it away"
+    LEAVE = "answers the command and leaves"
+    PUNISH = "refuses the message for it"
+    CUT = "cuts a command in half"
+
+
 # The verb whose reply comes right before this verb's command, in a session with TLS and AUTH.
 PRECEDES = {
     "EHLO": "GREETING",
@@ -222,6 +235,8 @@ class Connection:
     tls_error: str = ""
     closed: bool = False
     username: str | None = None
+    turned_away: bool = False  # there are too many
+    punished: bool = False  # the message is to be refused for what came ahead
 
     @property
     def plaintext(self) -> bytes:
@@ -256,9 +271,11 @@ class Rule:
 class ScriptedServer:
     """See the module. `tls` alone offers STARTTLS; with `implicit_tls` the connection begins with TLS.
 
-    `users` None accepts any password. `extensions` is what EHLO lists when the connection is as secure as it gets,
-    `plain_extensions` what it lists before STARTTLS. `receive_buffer` (octets of SO_RCVBUF) makes `Hang(read=False)`
-    stop the client early.
+        `users` None accepts any password. `extensions` is what EHLO lists when the connection is as secure as it gets,
+        `plain_extensions` what it lists before STARTTLS. `ahead` is what it does with what is sent ahead of an answer.
+    `spent` is what it says to MAIL after so many messages on a connection. With `most_at_once` connections open, others are
+    treated as Sendmail does then: EHLO lists next to nothing, and every command draws the reason. `receive_buffer`
+    (octets of SO_RCVBUF) makes `Hang(read=False)` stop the client early.
     """
 
     host = "127.0.0.1"
@@ -275,6 +292,9 @@ class ScriptedServer:
         max_size: int = 40_000_000,
         chunking: bool = False,
         receive_buffer: int | None = None,
+        ahead: Ahead | None = None,
+        spent: tuple[int, str] | None = None,
+        most_at_once: int | None = None,
     ) -> None:
         base = ["PIPELINING", "8BITMIME", f"SIZE {max_size}", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
         base += ["CHUNKING"] if chunking else []
@@ -287,6 +307,9 @@ class ScriptedServer:
         self.auth_required = auth_required
         self.max_size = max_size
         self.receive_buffer = receive_buffer
+        self.ahead = ahead
+        self.spent = spent
+        self.most_at_once = most_at_once
         self.port = 0
         self.connections: list[Connection] = []
         self.most_open = 0  # connections at the same time, those not counted that the client has closed
@@ -529,20 +552,50 @@ class _Conversation:
     def run(self) -> None:
         if self.server.implicit_tls:
             self.handshake()
+        others = self.server.open_connections - 1
+        self.session.turned_away = self.server.most_at_once is not None and others >= self.server.most_at_once
         self.answer("GREETING", "", "220 scripted.example ESMTP")
         while True:
             line = self.read_line()
             self.session.commands.append(line)
             verb, _, argument = line.partition(" ")
+            behind = self.take(len(self.buffer)) if self.server.ahead is not None else b""
+            if self.session.turned_away and verb.upper() != "QUIT":
+                bare = "250-scripted.example\r\n250 ENHANCEDSTATUSCODES"
+                self.send(wire(bare if verb.upper() == "EHLO" else "452 4.3.2 Too many open connections."))
+                continue
             instead = self.server.find("LINE", line, self.session)
             if instead is not None:
                 self.perform(instead, b"")
                 continue
             handler = self.HANDLERS.get(verb.upper())
+            if behind:
+                self.take_ahead(behind)
             if handler is None:
                 self.answer(verb.upper(), line, "500 5.5.2 Command unknown")
             else:
                 handler(self, line, argument)
+            if behind:
+                self.answer_ahead(behind)
+
+    def take_ahead(self, behind: bytes) -> None:
+        """Do with what came behind a command what this server does, before the command is answered."""
+        match self.server.ahead:
+            case Ahead.END:
+                raise _Gone
+            case Ahead.PUNISH:
+                self.buffer[:0] = behind
+                self.session.punished = True
+            case Ahead.CUT:
+                self.buffer[:0] = behind[len(behind) // 2 :]
+
+    def answer_ahead(self, behind: bytes) -> None:
+        """The same, after the command was answered."""
+        if self.server.ahead is Ahead.LEAVE:
+            raise _Gone
+        if self.server.ahead is Ahead.REFUSE:
+            for _ in behind.splitlines():
+                self.send(b"503 5.5.0 Bad sequence of commands - pipelined\r\n")
 
     # --- bytes
 
@@ -748,15 +801,20 @@ class _Conversation:
     def mail(self, line: str, argument: str) -> None:
         path, parameters = parse_path(argument, "FROM")
         proper = self.judge_mail(path, parameters)
-        if self.answer("MAIL", line, proper)[:1] == b"2":
+        said = self.answer("MAIL", line, proper)
+        if said[:1] == b"2":
             self.reset()
             self.reverse_path, self.parameters = path or "", parameters
+        if said[:3] == b"421":
+            raise _Gone
 
     def judge_mail(self, path: str | None, parameters: str) -> str:
         if path is None:
             return "501 5.5.4 Syntax: MAIL FROM:<reverse-path>"
         if self.server.auth_required and self.session.username is None:
             return "530 5.7.0 Authentication required"
+        if self.server.spent is not None and len(self.session.transactions) >= self.server.spent[0]:
+            return self.server.spent[1]
         if self.reverse_path is not None:
             return "503 5.5.1 Nested MAIL"
         if not path.isascii() and "SMTPUTF8" not in parameters.upper():
@@ -841,12 +899,14 @@ class _Conversation:
         )
         self.session.transactions.append(transaction)
         self.reset()
+        punished, self.session.punished = self.session.punished, False
         number = sum(len(connection.transactions) for connection in self.server.connections)
         proper = (
             "552 5.3.4 Message too big"
             if len(data) > self.server.max_size
             else f"250 2.0.0 queued as {number}"
         )
+        proper = "554 5.5.0 Improper pipelining" if punished else proper
 
         def note(said: bytes) -> None:
             transaction.reply = said

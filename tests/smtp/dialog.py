@@ -14,7 +14,7 @@ from postroom.deliver import deliver, for_all
 from postroom.errors import SMTPFault
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, Outcome, PendingDelivery, Secret, Security
 from postroom.session import Endpoint, Timeouts
-from postroom.smtp import Connection, Envelope, Mark
+from postroom.smtp import Connection, Envelope, Mark, ServerTraits
 from postroom.status import classify_fault
 from postroom.wire import Wire
 from tests.servers.scripted import ScriptedServer
@@ -125,10 +125,17 @@ async def attempt(
 ) -> tuple[list[Outcome], Connection | None]:
     """Open a connection and deliver a job, as the worker does; return the outcomes and the connection."""
     try:
-        connection = await Connection.open(where)
+        connection = await opened(where)
     except SMTPFault as fault:
         return list(for_all(claimed, classify_fault(fault)).values()), None
     return list((await deliver(connection, claimed, before_dot(connection))).values()), connection
+
+
+async def opened(where: Endpoint) -> Connection:
+    """Open a connection to a server that has shown before that it takes commands in groups, and chunks."""
+    connection = await Connection.open(where)
+    connection.traits = ServerTraits(took_group=True, took_chunks=True)
+    return connection
 
 
 def verdict(outcome: Outcome) -> tuple[type[Outcome], Blame | None]:

@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroom.model import Reply
-from postroom.smtp import Connection, Transcript
+from postroom.smtp import Transcript
 from tests.conftest import StartScripted
 from tests.servers.scripted import Drop, ScriptedServer
-from tests.smtp.dialog import BOB, CAROL, MIME, body_of, endpoint, envelope, nothing, run
+from tests.smtp.dialog import BOB, CAROL, MIME, body_of, endpoint, envelope, nothing, opened, run
 from tests.smtp.test_transaction import bodies
 
 KIB = 1024
@@ -29,7 +29,7 @@ def mail(
         marks += 1
 
     async def dialogue() -> tuple[Transcript, bool]:
-        connection = await Connection.open(endpoint(server, pipelining=pipelining, chunking=chunking))
+        connection = await opened(endpoint(server, pipelining=pipelining, chunking=chunking))
         transcript = await connection.transact(envelope(*paths, mime=mime), mark)
         usable = connection.usable
         await connection.quit()
@@ -122,7 +122,7 @@ def test_the_same_arrives_as_data_and_in_chunks(
 ) -> None:
     async def send(server: ScriptedServer) -> list[bytes]:
         seen = len(server.transactions)
-        connection = await Connection.open(endpoint(server))
+        connection = await opened(endpoint(server))
         for mime in mimes:
             transcript = await connection.transact(envelope(mime=mime), nothing)
             assert transcript.final is not None

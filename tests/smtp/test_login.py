@@ -225,12 +225,13 @@ BUSY = "452 4.3.2 Too many open connections."
 DENIED = "550 5.7.1 Access denied"
 
 
-@pytest.mark.parametrize(("text", "kind"), [(BUSY, Deferred), (DENIED, Failed)])
+@pytest.mark.parametrize(("text", "kind"), [(BUSY, Deferred), (DENIED, Failed)], ids=["busy", "denied"])
 @pytest.mark.parametrize(
     ("security", "verb"),
-    [(Security.STARTTLS, "STARTTLS"), (Security.NONE, "NOOP"), (Security.TLS, "NOOP")],
+    [(Security.STARTTLS, "STARTTLS"), (Security.NONE, "EHLO"), (Security.TLS, "EHLO")],
+    ids=["starttls", "none", "tls"],
 )
-@pytest.mark.parametrize("password", ["", PASSWORD])
+@pytest.mark.parametrize("password", ["", PASSWORD], ids=["no log-in", "log-in"])
 def test_a_server_that_turns_the_connection_away_says_so_to_every_command(
     scripted: StartScripted,
     client_tls: ssl.SSLContext,

@@ -15,7 +15,7 @@ from postroom.errors import FaultKind, LeaseLost
 from postroom.mime import gate
 from postroom.model import Blame, Deferred, Failed, InDoubt, Reply, Security, Sent
 from postroom.session import Endpoint
-from postroom.smtp import Connection, Envelope, Transcript, dot_stuff
+from postroom.smtp import Envelope, Transcript, dot_stuff
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Also, Drop, HalfClose, Hang, Late, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say
@@ -31,6 +31,7 @@ from tests.smtp.dialog import (
     envelope,
     job,
     nothing,
+    opened,
     run,
     verdict,
 )
@@ -59,7 +60,7 @@ def mail(
     """Carry these over one connection; `usable` is asked without giving the loop a chance to notice anything."""
 
     async def dialogue() -> list[Mailed]:
-        connection = await Connection.open(where)
+        connection = await opened(where)
         mailed = []
         for each in envelopes:
             transcript = await connection.transact(each, before_dot)
@@ -146,7 +147,7 @@ def test_deliver_gives_each_recipient_an_outcome(scripted: StartScripted) -> Non
     server.on("RCPT", "452 4.5.3 too many", match=DAVE)
 
     async def dialogue() -> None:
-        connection = await Connection.open(endpoint(server))
+        connection = await opened(endpoint(server))
         outcomes = await deliver(connection, job((BOB, CAROL, DAVE)), nothing)
         assert {id_: verdict(outcome) for id_, outcome in outcomes.items()} == {
             0: (Sent, None),
@@ -219,7 +220,7 @@ def test_a_reader_that_stops_is_given_up_at_the_deadline_for_a_block(scripted: S
 
 def shortcoming(server: ScriptedServer, asked: Envelope) -> str | None:
     async def dialogue() -> str | None:
-        connection = await Connection.open(endpoint(server))
+        connection = await opened(endpoint(server))
         await connection.quit()
         return connection.shortcoming(asked)
 
@@ -253,7 +254,7 @@ def test_a_shortcoming_fails_the_message_before_anything_is_said(scripted: Start
     server = scripted(extensions=["SIZE 10"])
 
     async def dialogue() -> None:
-        connection = await Connection.open(endpoint(server))
+        connection = await opened(endpoint(server))
         outcomes = await deliver(connection, job((BOB, CAROL)), nothing)
         assert [verdict(outcome) for outcome in outcomes.values()] == [(Failed, Blame.MESSAGE)] * 2
         assert connection.usable
@@ -401,7 +402,7 @@ def test_without_the_mark_the_server_never_sees_the_dot(
     server = scripted()
 
     async def dialogue() -> None:
-        connection = await Connection.open(endpoint(server))
+        connection = await opened(endpoint(server))
         with pytest.raises(type(error)) as raised:
             await connection.transact(envelope(), Mark(error))
         assert raised.value is error
@@ -478,7 +479,7 @@ def test_a_reply_while_the_mark_is_made(
     server.on("BODY", do=action)
 
     async def dialogue() -> None:
-        connection = await Connection.open(endpoint(server))
+        connection = await opened(endpoint(server))
 
         async def mark() -> None:
             await connection._wire._wait("DATA", 5)

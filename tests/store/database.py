@@ -367,6 +367,9 @@ class Post:
     def mark_dot(self, job: ClaimedJob, now: Instant = NOW) -> None:
         self.store.write(lambda transaction: transaction.mark_dot(job, now))
 
+    def unmark_dot(self, job: ClaimedJob) -> None:
+        self.store.write(lambda transaction: transaction.unmark_dot(job))
+
     def release(self, job: ClaimedJob, now: Instant = NOW) -> None:
         self.store.write(lambda transaction: transaction.release(job, now))
 

@@ -12,7 +12,7 @@ import pytest
 
 from postroom.accounts import AccountsFile, KeyRing, SyncReport, report, unlock
 from postroom.errors import StoreUnavailable
-from postroom.model import SECOND, Account, AccountState, Secret
+from postroom.model import SECOND, Account, AccountState, Secret, ServerLacks
 from postroom.store import Store, StoredAccount
 from postroom.store.postgres import PostgresEngine
 from postroom.vault import Vault
@@ -362,3 +362,18 @@ class TestKeyRing:
         ring = KeyRing(busy, office.vault)
         assert account_of(ring, "anna-canary-key") is not None
         eventually(lambda: account_of(ring, "berta-canary-key"))
+
+
+class TestTheServer:
+    LACKS = ServerLacks("mx.example:587", ("CHUNKING",), '502 5.5.1 what? \u00e9 "', NOW)
+
+    def test_whose_lacks_are_known_to_all(self, office: Installation) -> None:
+        office.sync(ANNA, BERTA)
+        anna = office.stored("anna@example.com").account
+        assert anna.server_lacks is None
+        office.store.write(lambda transaction: transaction.note_server_lacks(anna.id, self.LACKS))
+        assert office.stored("anna@example.com").account.server_lacks == self.LACKS
+        found = office.store.account(anna.id)
+        assert found is not None
+        assert found.account.server_lacks == self.LACKS
+        assert office.stored("berta@example.com").account.server_lacks is None

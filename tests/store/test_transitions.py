@@ -595,6 +595,25 @@ class TestRelease:
         assert post.claim_one(LATER).attempt == 1
 
 
+class TestTheMark:
+    def test_that_was_taken_back_leaves_no_doubt(self, post: Post) -> None:
+        request_id = post.add()
+        job = post.claim_one()
+        post.mark_dot(job)
+        post.unmark_dot(job)
+        assert post.job(request_id)["dot_at"] is None
+        assert post.bury() == 1
+        assert post.status(request_id) == "queued"
+
+    def test_can_be_made_again(self, post: Post) -> None:
+        request_id = post.add()
+        job = post.claim_one()
+        post.mark_dot(job)
+        post.unmark_dot(job)
+        post.mark_dot(job, LATER)
+        assert post.job(request_id)["dot_at"] == LATER
+
+
 class TestBurial:
     def test_without_a_dot_is_a_plain_retry(self, post: Post) -> None:
         request_id = post.add()
@@ -771,6 +790,7 @@ class TestABuriedWorker:
 Move = Callable[[Post, ClaimedJob], None]
 MOVES: dict[str, Move] = {
     "mark_dot": lambda post, job: post.mark_dot(job, LATER),
+    "unmark_dot": lambda post, job: post.unmark_dot(job),
     "release": lambda post, job: post.release(job, LATER),
     "finish sent": lambda post, job: post.finish(job, SENT),
     "finish deferred": lambda post, job: post.finish(job, DEFERRED),
@@ -822,7 +842,8 @@ class TestMatrix:
         before = post.database.contents()
         if state in OWNED:
             MOVES[move](post, job)
-            assert post.database.contents() != before
+            changes = (state, move) != ("claimed", "unmark_dot")
+            assert (post.database.contents() != before) == changes
         else:
             with pytest.raises(LeaseLost):
                 MOVES[move](post, job)
