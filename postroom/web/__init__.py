@@ -15,7 +15,7 @@ from postroom.vault import Vault
 from postroom.web import api, errors, health
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call, current
-from postroom.web.gateway import Gateway
+from postroom.web.gateway import NO_STORE, Gateway
 from postroom.web.hub import Hub
 from postroom.web.limits import SEND, Limits
 
@@ -42,10 +42,11 @@ class Application(Flask):
         environ.pop(
             "HTTP_UPGRADE", None
         )  # ignored (RFC 9110 §7.8); werkzeug would look for a WebSocket's route
+        answer = _unkept(start_response)
         is_send = environ["PATH_INFO"] == "/send-email" and environ["REQUEST_METHOD"] == "POST"
         if not is_send:
-            return super().wsgi_app(environ, start_response)
-        return self._send_email(environ)(environ, start_response)
+            return super().wsgi_app(environ, answer)
+        return self._send_email(environ)(environ, answer)
 
     def _send_email(self, environ: WSGIEnvironment) -> Response:
         call = Call(environ)
@@ -55,17 +56,23 @@ class Application(Flask):
             response = api.accept_mail(self.extensions["postroom"], call)
         except Exception as error:
             response = errors.answer_to(error)
-        return self.settle(call, SEND, response)
+        return self.limits.settle(call, SEND, response)
 
     def admit(self, call: Call, endpoint: str | None) -> None:
         """Look at what stands before every call. Raises Rejected."""
         call.check_headers(behind_a_proxy=self.behind_a_proxy)
         self.limits.admit(call, endpoint)
 
-    def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
-        """Add what every answer has."""
-        response.headers.setdefault(*errors.NO_STORE)
-        return self.limits.settle(call, endpoint, response)
+
+def _unkept(start_response: StartResponse) -> StartResponse:
+    """Start an answer that no cache may keep, unless it says otherwise: one in front would tell what was true once."""
+
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        if not any(name == "Cache-Control" for name, _ in headers):
+            headers.append(NO_STORE)
+        return start_response(status, headers, *error)
+
+    return start
 
 
 def most_body_bytes(settings: Settings) -> int:
@@ -93,7 +100,7 @@ def create_app(
     app.register_blueprint(health.blueprint)
     app.limits = Limits(settings, doorkeeper, hub)
     app.before_request(lambda: app.admit(current(), current().endpoint))
-    app.after_request(lambda response: app.settle(current(), current().endpoint, response))
+    app.after_request(lambda response: app.limits.settle(current(), current().endpoint, response))
     return app
 
 

@@ -14,15 +14,15 @@ from postroom.web.body import read_json
 from postroom.web.throttle import Window
 
 # The headers that this service acts on.
-_ACTED_ON = {
-    "HTTP_AUTHORIZATION": "Authorization",
-    "HTTP_X_API_KEY": "X-API-Key",
-    "HTTP_IDEMPOTENCY_KEY": "Idempotency-Key",
-    "HTTP_CONTENT_ENCODING": "Content-Encoding",
-    "CONTENT_TYPE": "Content-Type",
-    "CONTENT_LENGTH": "Content-Length",
-}
-_ACTED_ON_BEHIND_A_PROXY = {"HTTP_X_FORWARDED_FOR": "X-Forwarded-For"}
+_ACTED_ON = (
+    ("HTTP_AUTHORIZATION", "Authorization"),
+    ("HTTP_X_API_KEY", "X-API-Key"),
+    ("HTTP_IDEMPOTENCY_KEY", "Idempotency-Key"),
+    ("HTTP_CONTENT_ENCODING", "Content-Encoding"),
+    ("CONTENT_TYPE", "Content-Type"),
+    ("CONTENT_LENGTH", "Content-Length"),
+)
+_ACTED_ON_BEHIND_A_PROXY = (*_ACTED_ON, ("HTTP_X_FORWARDED_FOR", "X-Forwarded-For"))
 
 
 class Call(Request):
@@ -47,17 +47,11 @@ class Call(Request):
 
     def check_headers(self, *, behind_a_proxy: bool) -> None:
         """Raise MalformedSubmission for a header that this service acts on and cannot read."""
-        for key, name in _ACTED_ON.items():
-            self._check_header(key, name)
-        if behind_a_proxy:
-            for key, name in _ACTED_ON_BEHIND_A_PROXY.items():
-                self._check_header(key, name)
-
-    def _check_header(self, key: str, name: str) -> None:
-        value = self.environ.get(key)
-        if value is not None and not value.isascii():
-            message = "must be ASCII"
-            raise MalformedSubmission(f"the header {name} {message}", errors=((name, message),))
+        environ = self.environ
+        for key, name in _ACTED_ON_BEHIND_A_PROXY if behind_a_proxy else _ACTED_ON:
+            if key in environ and not environ[key].isascii():
+                message = "must be ASCII"
+                raise MalformedSubmission(f"the header {name} {message}", errors=((name, message),))
 
 
 @lru_cache(1024)

@@ -45,7 +45,6 @@ _HINTS = {
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
 _KEPT_HEADERS = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate")
 _BUSY_FOR_S = 10
-NO_STORE = ("Cache-Control", "no-store")  # a cache in front would answer with what was true once
 
 
 def problem(
@@ -68,7 +67,7 @@ def problem(
     return Response(
         json.dumps(document) + "\n",
         status,
-        headers=[NO_STORE, *(headers or {}).items()],
+        headers=dict(headers or {}),
         content_type="application/problem+json",
     )
 

@@ -21,6 +21,7 @@ _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up th
 _LARGE_AT_ONCE = 16  # bounds the memory that parsing and rendering take
 _BODY_WITHIN_S = 120.0
 _SLOT_WITHIN_S = 25.0
+NO_STORE = ("Cache-Control", "no-store")
 
 
 class _Refused(Exception):
@@ -66,7 +67,7 @@ class Gateway:
             await self._serve(protocol, environ, upload)
         except _Refused as refused:
             answer = refused.response
-            _send(protocol, upload, answer.status_code, list(answer.headers), answer.get_data())
+            _send(protocol, upload, answer.status_code, [*answer.headers, NO_STORE], answer.get_data())
         if not upload.is_over:
             await upload.linger()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import lru_cache
 from typing import Any
 
 UNREADABLE = "\ufffd"  # stands for a value with octets that are not ASCII, which granian does not hand over
+_IGNORED = "postroom.ignored"
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _SAME_FOR_ALL = {
     "SCRIPT_NAME": "",
@@ -35,23 +37,23 @@ def environ_of(scope: Any) -> dict[str, Any]:
         "REMOTE_PORT": client_port,
         "wsgi.url_scheme": scope.scheme,
     }
-    readable = scope.headers.items()
-    for name, value in readable:
-        _add(environ, name, value)
-    names = scope.headers.keys()
-    if len(names) > len({name for name, _ in readable}):
-        for name in set(names).difference(name for name, _ in readable):
-            _add(environ, name, UNREADABLE)
+    for name in scope.headers.keys():  # noqa: SIM118 - it is no mapping
+        environ[_key(name)] = UNREADABLE
+    for name, value in scope.headers.items():
+        key = _key(name)
+        before = environ[key]
+        environ[key] = value if before is UNREADABLE else f"{before},{value}"
+    environ.pop(_IGNORED, None)
     return environ
 
 
-def _add(environ: dict[str, Any], name: str, value: str) -> None:
+@lru_cache(256)
+def _key(name: str) -> str:
+    """Return a header's name in the environment."""
     if "_" in name:
-        return  # it would pass for the header with hyphens
+        return _IGNORED  # it would pass for the header with hyphens
     key = name.upper().replace("-", "_")
-    if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
-        key = f"HTTP_{key}"
-    environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
 def fault_of(environ: dict[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ ANSWER_WITHIN_S = (
     50.0  # from the end of a body; proxies give up after 60, and the store settles a commit in 45
 )
 _ASIDE_WITHIN_S = 20.0
+_LOOK_S = 1.0
 _here = (
     threading.local()
 )  # `answer_by`: when the request in this thread is to be answered, in the loop's time
@@ -46,6 +48,8 @@ class Hub:
         self._seam: Seam | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
         self._idle: list[_Steps] = []
+        self._commits: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -54,6 +58,8 @@ class Hub:
     def close(self) -> None:
         """Close the store, once the commit that is under way has ended."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._seam is not None:
             self._seam.close()
         self._store.close()
@@ -113,10 +119,35 @@ class Hub:
         seconds = answer_by - self._loop.time()
         try:
             if isinstance(steps, _Steps):
-                return self._within(seconds, self._seam.submit(promise))
+                return self._watched(answer_by, self._seam.submit(promise))
             return self._write_from_thread(seconds, promise)
         except TimeoutError:
             raise promise.give_up() from None
+
+    def _watched(self, answer_by: float, future: asyncio.Future[T]) -> T:
+        """Wait for a commit. One alarm looks after all of them, since an alarm for each costs more than the rest of this."""
+        assert self._loop is not None
+        while self._commits and self._commits[0][1].done():
+            self._commits.popleft()
+        self._commits.append((answer_by, future))
+        if self._alarm is None:
+            self._alarm = self._loop.call_later(_LOOK_S, self._look)
+        try:
+            value: T = _wait(future)
+        except asyncio.CancelledError:
+            assert self._loop is not None
+            if self._loop.time() >= answer_by:
+                raise TimeoutError from None
+            raise  # it is the request that was cancelled
+        return value
+
+    def _look(self) -> None:
+        """Give up the commits that are late; they are in the order of their coming."""
+        assert self._loop is not None
+        now = self._loop.time()
+        while self._commits and (self._commits[0][1].done() or self._commits[0][0] <= now):
+            self._commits.popleft()[1].cancel()
+        self._alarm = self._loop.call_later(_LOOK_S, self._look) if self._commits else None
 
     def _write_from_thread(self, seconds: float, promise: _Promise[T]) -> T:
         assert self._loop is not None
