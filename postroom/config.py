@@ -43,6 +43,8 @@ _UNITS: Final = {
 _LONGEST: Final = 520 * _UNITS["w"]
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) *(ms|s|m|h|d|w)")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+UNIX: Final = "unix:"
+_LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), with its NUL
 _HOSTNAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
 
@@ -98,6 +100,19 @@ def parse_host(text: str) -> str:
             "must be a bare host name such as smtp.example.com, or an IP address, without a port or scheme"
         )
     return host
+
+
+def parse_listening_host(text: str) -> str:
+    """Return a host as `parse_host` does, or `unix:` and the absolute path of a socket. Raises ValueError."""
+    path = text.strip().removeprefix(UNIX)
+    if path == text.strip():
+        return parse_host(text)
+    if not path.startswith("/") or len(path.encode()) > _LONGEST_SOCKET_PATH:
+        raise ValueError(
+            f"must be unix: and an absolute path of at most {_LONGEST_SOCKET_PATH} bytes, such as "
+            "unix:/run/postroom/http.sock"
+        )
+    return f"{UNIX}{path}"
 
 
 def parse_ehlo_name(text: str) -> str:
@@ -343,7 +358,7 @@ class Settings(BaseModel):
         hide_input_in_errors=True,
     )
 
-    host: Annotated[str, _from_text(parse_host)] = "127.0.0.1"
+    host: Annotated[str, _from_text(parse_listening_host)] = "127.0.0.1"
     port: Annotated[int, _from_text(parse_port)] = 5000
     database_url: Annotated[str, _from_text(_database_url), Field(repr=False)] = "sqlite:///var/postroom.db"
     database_bouncer: Annotated[bool, _from_text(parse_truth)] = False

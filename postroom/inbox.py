@@ -21,7 +21,6 @@ import logging
 import os
 import re
 import secrets
-import signal
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from postroom.errors import NotFound
 from postroom.model import SECOND, Clock, Instant, system_clock
+from postroom.supervise import ignore_stray_signals, report_ready, stop_signals
 
 if TYPE_CHECKING:
     import asyncio
@@ -213,6 +213,7 @@ async def _serve(
     port = int(server.sockets[0].getsockname()[1])
     try:
         _write_port(folder, port)
+        report_ready()
         if ready is not None:
             ready(port)
         await ended.wait()
@@ -318,7 +319,7 @@ def _storage_refusal(error: OSError) -> str:
 
 def _end_on_signals(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             loop.add_signal_handler(number, ended.set)
 
 
@@ -611,6 +612,7 @@ def printable(text: str) -> str:
 
 def main(lifeline: int | None = None) -> None:
     """Serve the installation in the current folder; `serve` starts this module by itself, without the command line."""
+    ignore_stray_signals()
     serve_inbox(FOLDER, lifeline=lifeline)
 
 

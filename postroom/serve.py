@@ -7,13 +7,14 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
+from postroom import listen
 from postroom.config import Settings
-from postroom.supervise import watch_lifeline
+from postroom.supervise import report_ready, stop_signals, watch_lifeline
 
 if TYPE_CHECKING:
     from granian.server.common import AbstractServer
 
-_HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
+HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
 _MOST_REQUESTS = 4096  # at once; each waits without a thread
 _tie: tuple[int, int] | None = None
 
@@ -25,17 +26,21 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     from granian.log import LogLevels
     from granian.server import Server
 
+    path = listen.socket_path(settings)
+    address = "" if path else listen.address_of(settings)
     if lifeline is not None:
         watch_lifeline(lifeline)
     _tie_workers()
     server = Server(
         "postroom.serve:web_application",
-        address=settings.host,
+        address=address,
         port=settings.port,
+        uds=path,
+        uds_permissions=listen.SOCKET_MODE,
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,
         websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_WITHIN_MS),
+        http1_settings=HTTP1Settings(header_read_timeout=HEAD_WITHIN_MS),
         workers=settings.web_concurrency,
         backpressure=_MOST_REQUESTS,
         respawn_failed_workers=True,
@@ -45,6 +50,12 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     )
     os.register_at_fork(after_in_child=lambda: _end_at_a_signal(server))
     server.main_loop_interrupt = Interrupt(server)
+    at_hangup = server.signal_handler_interrupt if signal.SIGHUP in stop_signals() else signal.SIG_IGN
+    server.on_startup(
+        lambda: signal.signal(signal.SIGHUP, at_hangup)
+    )  # granian's own would start new workers
+    if path:
+        listen.remove_left_socket(path)
     server.serve()
 
 
@@ -90,4 +101,5 @@ def web_application() -> Any:
     service = setup.open_service(on_broken=setup.stop_this_process)
     gateway = create_gateway(service.settings, service.store, service.vault)
     setup.settle_memory()
+    report_ready()
     return gateway

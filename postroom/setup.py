@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import os
 import secrets
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -176,21 +174,6 @@ def write_demo_accounts(path: Path) -> str | None:
     except FileExistsError:
         return None
     return key
-
-
-def check_port(settings: Settings) -> None:
-    """Raise ConfigError when something listens on our port already: two services would share its requests."""
-    try:
-        found = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        variable = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
-        raise ConfigError(
-            variable, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another"
-        ) from error
 
 
 def uses_inbox(service: Service) -> bool:

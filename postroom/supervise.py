@@ -11,16 +11,21 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 log = logging.getLogger("postroom.supervise")
 
 LIFELINE = "POSTROOM_LIFELINE"
+READY = "POSTROOM_READY"
 _GRACE_S = 20.0
 _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
+_PAUSE_S = 0.1
 _SLOWEST_RESTART_S = 5.0
 _USABLE_FOR_S = 10.0
+_EX_TEMPFAIL = 75  # sysexits.h
 _EX_CONFIG = 78  # sysexits.h: starting again would not help
+_FALSE_STARTS = 5  # of a process that was never ready, until it is believed that it cannot start
 
 
 def watch_lifeline(fd: int) -> None:
@@ -34,6 +39,28 @@ def watch_lifeline(fd: int) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
+def ignore_stray_signals() -> None:
+    """Let SIGUSR1 and SIGUSR2 do nothing, here and in what is started from here."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that end a process in order: SIGHUP (a terminal that closes) too, unless `nohup` ignores it."""
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    return numbers
+
+
+def report_ready() -> None:
+    """Tell the supervisor, if there is one, that this process could start."""
+    fd = os.environ.pop(READY, None)
+    if fd is not None:
+        os.write(int(fd), b"1")
+        os.close(int(fd))
+
+
 @dataclass(slots=True)
 class _Child:
     """One process of the service, and when it may be started (again)."""
@@ -43,6 +70,20 @@ class _Child:
     started: float = 0.0
     failures: int = field(default=0)
     start_at: float = 0.0
+    false_starts: int = 0
+    readiness: tuple[int, int] = field(default_factory=os.pipe)
+    was_ready: bool = False
+
+    def note_false_start(self, status: int) -> bool:
+        """Count an end before it was ever ready; return whether it can be believed that it cannot start."""
+        os.set_blocking(self.readiness[0], False)
+        with suppress(BlockingIOError):
+            self.was_ready = self.was_ready or bool(os.read(self.readiness[0], 1))
+        if (
+            not self.was_ready and status > 0 and status != _EX_TEMPFAIL
+        ):  # no signal, and no server that is away
+            self.false_starts += 1
+        return not self.was_ready and self.false_starts >= _FALSE_STARTS
 
     @property
     def grace_s(self) -> float:
@@ -61,7 +102,8 @@ class Supervisor:
     When this process dies, however it dies, the pipe closes and the children end too.
     """
 
-    def __init__(self, commands: Sequence[Sequence[str]]) -> None:
+    def __init__(self, commands: Sequence[Sequence[str]], *, pause_s: float = _PAUSE_S) -> None:
+        self._pause_s = pause_s  # before the first start again; it doubles with each
         self._children = [_Child(command) for command in commands]
         self._lifeline, self._held = os.pipe()
         self._wake_read, self._wake_write = os.pipe()
@@ -73,7 +115,8 @@ class Supervisor:
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        ignore_stray_signals()
+        for number in stop_signals():
             signal.signal(number, self._on_stop)
         while not self._stopping:
             self._start_what_is_due()
@@ -101,8 +144,8 @@ class Supervisor:
                 child.process = subprocess.Popen(  # noqa: S603
                     [sys.executable, "-m", *child.command],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[self._lifeline],
-                    env={**os.environ, LIFELINE: str(self._lifeline)},
+                    pass_fds=[self._lifeline, child.readiness[1]],
+                    env={**os.environ, LIFELINE: str(self._lifeline), READY: str(child.readiness[1])},
                     start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
                 )
 
@@ -118,9 +161,15 @@ class Supervisor:
         if status == _EX_CONFIG:
             self._exit, self._stopping = _EX_CONFIG, True
             return
+        if child.note_false_start(status):
+            log.error(
+                "%s cannot start: it has ended with status %d; see above for the reason", child.name, status
+            )
+            self._exit, self._stopping = _EX_CONFIG, True
+            return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
-        pause = min(0.1 * 2**child.failures, _SLOWEST_RESTART_S)
+        pause = min(self._pause_s * 2**child.failures, _SLOWEST_RESTART_S)
         child.start_at = now + pause
         log.warning("%s ended with status %d; starting it again in %.1f s", child.name, status, pause)
 

@@ -104,11 +104,13 @@ def serve(host: str | None, port: str | None) -> None:
     serves until Ctrl-C or SIGTERM, which lets mail that is being sent finish. What dies is
     started again.
     """
-    from postroom import setup
+    from postroom import listen, setup
+    from postroom.supervise import ignore_stray_signals
 
+    ignore_stray_signals()
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
     service = setup.open_service(migrate=True)
-    setup.check_port(service.settings)
+    listen.check(service.settings)
     key = setup.write_demo_accounts(service.settings.accounts_csv)
     setup.read_accounts_file(service)
     _greet(service, key)
@@ -133,16 +135,16 @@ def _home_option() -> str:
 
 
 def _greet(service: Service, key: str | None) -> None:
+    from postroom import listen
+
     settings = service.settings
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    url = f"http://{host}:{settings.port}"
-    click.echo(f"Postroom {__version__} serves on {url}", err=True)
+    click.echo(f"Postroom {__version__} serves on {listen.described(settings)}", err=True)
     if key is None:
         return
     body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
     click.echo(
         f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
-        f"  curl {url}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
+        f"  {listen.curl(settings)}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
         f"  {_program()}{_home_option()} inbox show latest\n",
         err=True,
     )
@@ -151,12 +153,14 @@ def _greet(service: Service, key: str | None) -> None:
 @cli.command()
 def web() -> None:
     """Run the HTTP side alone. The database must be prepared (`postroom migrate`)."""
-    from postroom import setup
+    from postroom import listen, setup
     from postroom.serve import run_web
+    from postroom.supervise import ignore_stray_signals
 
+    ignore_stray_signals()
     settings, lifeline = setup.check_service(), _lifeline()
     if lifeline is None:  # under `serve`, the last of our own may still be ending after a kill
-        setup.check_port(settings)
+        listen.check(settings)
     run_web(settings, lifeline)
 
 
@@ -164,10 +168,13 @@ def web() -> None:
 def worker() -> None:
     """Run one delivery process alone. The database must be prepared (`postroom migrate`)."""
     from postroom import setup
+    from postroom.supervise import ignore_stray_signals, report_ready
     from postroom.worker import run_worker
 
+    ignore_stray_signals()
     service = setup.open_service(on_broken=setup.stop_this_process)
     setup.settle_memory()
+    report_ready()
     run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
     service.store.close()
 

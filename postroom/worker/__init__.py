@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
 from postroom.store import Store, StoredAccount, Transaction, position
-from postroom.supervise import watch_lifeline
+from postroom.supervise import stop_signals, watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
@@ -335,7 +334,7 @@ def run_worker(
     async def main() -> None:
         worker = Worker(settings, store, vault, var=var)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             loop.add_signal_handler(number, worker.stop)
         if lifeline is not None:
             watch_lifeline(lifeline)

@@ -1,0 +1,200 @@
+"""Signals, Unix sockets, and children that cannot start: the service as terminals, systemd and proxies treat it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.servers.installation import KEY, ROOT, Installation, account_rows, descendants
+from tests.servers.programs import end, free_port
+from tests.servers.waiting import eventually
+
+MAIL = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self._path))
+
+
+def post(path: Path) -> int:
+    client = UnixConnection(path)
+    try:
+        client.request("POST", "/send-email", json.dumps(MAIL), {"Content-Type": "application/json"})
+        return client.getresponse().status
+    finally:
+        client.close()
+
+
+class Serving:
+    """`postroom WORDS` in a folder, without a TCP port that a test could ask."""
+
+    def __init__(self, folder: Path, *words: str, **settings: str) -> None:
+        (folder / "data.csv").write_text("\n".join(account_rows(9)) + "\n", encoding="utf-8")
+        self.log = folder / "log"
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("POSTROOM_")}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-W", "error", "-m", "postroom", *words],
+                cwd=folder,
+                env={**environment, "PYTHONPATH": str(ROOT), **settings},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+def test_a_unix_socket_and_signals(tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))  # as a service that was killed leaves it
+    serving = Serving(tmp_path, "serve", HOST=f"unix:{path}")
+    process = serving.process
+    try:
+        eventually(lambda: answers(path), 60, "serve to answer")
+        assert post(path) == 202
+        before = sorted(descendants(process.pid))
+        for pid in (process.pid, *before):
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                os.kill(pid, number)
+        assert post(path) == 202
+        assert sorted(descendants(process.pid)) == before
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0
+        assert not path.exists()
+    finally:
+        end(process)
+    log = serving.log.read_text()
+    assert f"serves on unix:{path}" in log
+    assert "Traceback" not in log
+    assert "ended with status" not in log
+
+
+def answers(path: Path) -> bool:
+    try:
+        return post(path) == 202
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("words", ["web", "worker"])
+def test_sighup_ends_each_process_as_sigterm_does(tmp_path: Path, words: str) -> None:
+    installation = Installation(tmp_path, account_rows(9), HOST="localhost")
+    installation.command("migrate")
+    serving = Serving(tmp_path, words, HOST="localhost", PORT=str(installation.port))
+    process = serving.process
+    try:
+        if words == "web":
+            eventually(lambda: listens(installation.port), 60, "web to answer")
+        eventually(lambda: catches(process.pid, signal.SIGHUP), 60, "its handlers")
+        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(60) == 0, serving.log.read_text()
+    finally:
+        end(process)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_nohup_keeps_it(tmp_path: Path) -> None:
+    """What is ignored already stays ignored, in granian's main process too."""
+    installation = Installation(tmp_path, account_rows(9))
+    installation.command("migrate")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        serving = Serving(tmp_path, "web", PORT=str(installation.port))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process = serving.process
+    try:
+        eventually(lambda: listens(installation.port), 60, "web to answer")
+        process.send_signal(signal.SIGHUP)
+        assert installation.post().status == 401  # no worker has read data.csv
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        installation.client.close()
+        end(process)
+
+
+def test_a_name_that_is_nobodys_ends_with_78(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, "serve", HOST="no-such-host.invalid", PORT=str(free_port()))
+    try:
+        assert serving.process.wait(60) == 78
+    finally:
+        end(serving.process)
+    assert "HOST: cannot listen on no-such-host.invalid:" in serving.log.read_text()
+    assert "Traceback" not in serving.log.read_text()
+
+
+SUPERVISE = "import sys; from postroom.supervise import Supervisor; sys.exit(Supervisor([['child']], pause_s=0.001).run())"
+
+
+def supervise(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "child.py").write_text(source, encoding="utf-8")
+    return subprocess.run(
+        [sys.executable, "-c", SUPERVISE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_child_that_cannot_start_ends_the_service_with_78(tmp_path: Path) -> None:
+    ended = supervise(tmp_path, "raise RuntimeError('it is broken')")
+    assert ended.returncode == 78
+    assert "child cannot start" in ended.stderr
+    assert "with status 1" in ended.stderr
+    assert ended.stderr.count("RuntimeError: it is broken") == 5
+
+
+@pytest.mark.parametrize("how", ["ready", "75", "killed"])
+def test_a_child_that_could_start_is_started_again(tmp_path: Path, how: str) -> None:
+    """Seven times here; then it says 78 itself."""
+    ends = {
+        "ready": "report_ready(); sys.exit(1)",
+        "75": "sys.exit(75)",
+        "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    }
+    ended = supervise(
+        tmp_path,
+        f"""
+import os, pathlib, signal, sys
+from postroom.supervise import report_ready
+count = pathlib.Path("count")
+count.write_text(count.read_text() + "x" if count.exists() else "x")
+if len(count.read_text()) > 7:
+    sys.exit(78)
+{ends[how]}
+""",
+    )
+    assert ended.returncode == 78
+    assert len((tmp_path / "count").read_text()) == 8
+    assert "cannot start" not in ended.stderr
