@@ -13,15 +13,17 @@ from typing import Any
 
 import click
 import pytest
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from postroom.accountfile import COLUMNS
 from postroom.cli import cli
 from postroom.config import Settings, variables
 from postroom.errors import Rejected
 from postroom.model import MessageState
+from postroom.serve import HEAD_WITHIN_MS
 from postroom.store import open_store
 from postroom.vault import Vault
-from postroom.web import create_app
+from postroom.web import create_app, most_body_bytes
 from postroom.web import errors as web_errors
 from tests.controls.mutations import CONTROLS
 from tests.servers.installation import Client
@@ -241,6 +243,28 @@ def test_the_make_targets_that_are_documented_are_those_there_are() -> None:
     code = "\n".join(part for pair in snippets for part in pair)
     mentioned = set(re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z]+)", code, re.MULTILINE))
     assert mentioned == set(found[1].split())
+
+
+# --- deploy/
+
+
+def test_nginx_refuses_what_we_refuse_and_as_we_do(bare: Path) -> None:
+    """A request that is too large gets the same answer on either side of the limit."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text(encoding="utf-8")
+    limit = re.search(r"client_max_body_size (\d+);", text)
+    answer = re.search(r"return 413 '(.*)\\n';", text)
+    assert limit
+    assert answer
+    assert int(limit[1]) == most_body_bytes(Settings())
+    ours = web_errors.answer_to(RequestEntityTooLarge())
+    assert json.loads(answer[1]) == json.loads(ours.data)
+
+
+def test_proxies_close_idle_connections_before_we_do() -> None:
+    text = (ROOT / "deploy" / "Caddyfile").read_text(encoding="utf-8")
+    found = re.search(r"^\s*keepalive (\d+)s$", text, re.MULTILINE)
+    assert found
+    assert int(found[1]) * 1000 <= HEAD_WITHIN_MS * 2 / 3
 
 
 # --- Negative controls.
