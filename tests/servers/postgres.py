@@ -54,8 +54,8 @@ class Postgres:
 
     host = "127.0.0.1"
 
-    def __init__(self, *, durable: bool = False, **settings: str) -> None:
-        self._binaries = binaries()
+    def __init__(self, *, durable: bool = False, programs: Path | None = None, **settings: str) -> None:
+        self._binaries = programs or binaries()
         self._user = "postgres" if os.getuid() == 0 else None
         self._settings = {**_SETTINGS, **settings}
         if not durable:
@@ -204,3 +204,22 @@ class Postgres:
     ) -> None:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Standby(Postgres):
+    """A hot standby of another cluster, from the same programs."""
+
+    def __init__(self, primary: Postgres) -> None:
+        super().__init__(durable=True, programs=primary._binaries)
+        self._primary = primary
+
+    def initialise(self) -> None:
+        if self._user is not None:
+            shutil.chown(self.folder, self._user)
+        place = ["-h", self._primary.host, "-p", str(self._primary.port), "-U", "postroom"]
+        self._run(
+            "pg_basebackup", *place, "-D", str(self.folder / "data"), "-R", "-X", "stream", "-c", "fast"
+        )
+
+    def promote(self) -> None:
+        self._run("pg_ctl", "promote", "-D", str(self.folder / "data"), "-w")

