@@ -42,7 +42,6 @@ class OpenSmtpd(PrivatePeer):
             "messages a session, which stays open",
             "Too many messages sent",
             {"smtp limit": "max-mails 5"},
-            long=True,
         ),
     )
 
