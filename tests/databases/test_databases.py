@@ -26,7 +26,11 @@ from tests.store.database import Post, PostgresDatabase, accepting, new_message
 SOAK = os.environ.get("POSTROOM_SOAK") == "1"
 VERSIONS = (13, 14, 15, 16, 17, 18)
 KINDS = ("synchronous", "asynchronous")
-pytestmark = pytest.mark.timeout(600)
+# A server that dies while the test itself looks at it leaves the driver's connection to the garbage collector.
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 of_make_databases = pytest.mark.skipif(not SOAK, reason="`make databases` runs it")
 
 
