@@ -191,7 +191,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a write-ahead log that was taken away is missed",
         "postroom/store/sqlite.py",
-        "            self._refuse_without_log()\n",
+        "        self._refuse_without_log()\n",
         "",
         "tests/process/test_disk.py::test_a_write_ahead_log_that_was_taken_away_is_missed",
     ),
