@@ -208,6 +208,7 @@ class SQLiteEngine:
         return connection
 
     def _connect_reader(self) -> apsw.Connection:
+        self._check_files(closely=True)  # another file with this one's log looks damaged
         connection = self._connect(_READER_PRAGMAS)
         try:
             self._check_files(closely=True)  # or this one may have another file open
