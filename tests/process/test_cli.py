@@ -24,8 +24,16 @@ import postroom
 from postroom.config import Settings, variables
 from postroom.model import SECOND, rfc3339, system_clock
 from postroom.store import open_store
-from tests.servers.commands import commands
-from tests.servers.installation import KEY, Client, Installation, account_rows, is_gone, kill
+from tests.servers.forked import forker
+from tests.servers.installation import (
+    KEY,
+    Client,
+    Installation,
+    StartedInstallation,
+    account_rows,
+    is_gone,
+    kill,
+)
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
@@ -63,7 +71,7 @@ class Folder:
         self.path = path
 
     def run(self, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
-        return commands().run(*arguments, cwd=self.path, environment=environment(settings), stdin=stdin)
+        return forker().run(*arguments, cwd=self.path, environment=environment(settings), stdin=stdin)
 
     def accounts(self, *rows: str) -> None:
         text = "\n".join(("key,email,app_password,host", *rows)) + "\n"
@@ -459,14 +467,21 @@ def sent_to(tmp_path: Path) -> Iterator[Sink]:
         yield sink
 
 
+def make_service(kind: type[Installation], folder: Path, sink: Sink) -> Installation:
+    settings = {"POSTROOM_RETRY_SCHEDULE": "200ms", "POSTROOM_TRUSTED_PROXIES": "1"}
+    return kind(folder / "service", account_rows(sink.port), **settings)
+
+
 @pytest.fixture
 def service(tmp_path: Path, sent_to: Sink) -> Iterator[Installation]:
-    with Installation(
-        tmp_path / "service",
-        account_rows(sent_to.port),
-        POSTROOM_RETRY_SCHEDULE="200ms",
-        POSTROOM_TRUSTED_PROXIES="1",
-    ) as installation:
+    with make_service(Installation, tmp_path, sent_to) as installation:
+        yield installation
+
+
+@pytest.fixture
+def started(tmp_path: Path, sent_to: Sink) -> Iterator[Installation]:
+    """A service whose processes are all started as `python -m`: for the tests of how they begin and end."""
+    with make_service(StartedInstallation, tmp_path, sent_to) as installation:
         yield installation
 
 
@@ -475,37 +490,36 @@ def all_pids(service: Installation) -> set[int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_stop_ends_all_processes_in_order(service: Installation, how: signal.Signals) -> None:
-    request_id = service.send()
-    service.wait_for(request_id)
-    pids = all_pids(service)
+def test_a_stop_ends_all_processes_in_order(started: Installation, how: signal.Signals) -> None:
+    request_id = started.send()
+    started.wait_for(request_id)
+    pids = all_pids(started)
     assert len(pids) >= 3, "granian, its worker, ours"
-    began = time.monotonic()
-    assert service.stop(how) == 0
-    assert time.monotonic() - began < 9.5  # at 10 s it is killed
+    assert started.stop(how) == 0
+    assert not (started.folder / "var/postroom.db-wal").exists(), "each closed the database: none was killed"
     assert not [pid for pid in pids if not is_gone(pid)]
-    assert "Traceback" not in service.log()
+    assert "Traceback" not in started.log()
 
 
-def test_a_kill_of_the_supervisor_ends_its_children(service: Installation) -> None:
-    pids = all_pids(service)
-    assert service.stop(signal.SIGKILL) == -signal.SIGKILL
+def test_a_kill_of_the_supervisor_ends_its_children(started: Installation) -> None:
+    pids = all_pids(started)
+    assert started.stop(signal.SIGKILL) == -signal.SIGKILL
     eventually(lambda: not [pid for pid in pids if not is_gone(pid)], 15, f"{pids} live on")
 
 
 @pytest.mark.parametrize("name", ["web", "worker"])
-def test_a_killed_child_is_started_again(service: Installation, name: str) -> None:
-    service.wait_for(service.send())
-    pids = service.pids("-m", "postroom", name)
+def test_a_killed_child_is_started_again(started: Installation, name: str) -> None:
+    started.wait_for(started.send())
+    pids = started.pids("-m", "postroom", name)
     main = min(pids)
     assert kill(main)
     eventually(
-        lambda: service.pids("-m", "postroom", name) and main not in service.pids("-m", "postroom", name), 15
+        lambda: started.pids("-m", "postroom", name) and main not in started.pids("-m", "postroom", name), 15
     )
     eventually(lambda: not [pid for pid in pids if not is_gone(pid)], 15, "what the killed one left behind")
-    request_id = eventually(lambda: accepted(service), 20)
-    service.wait_for(request_id)
-    assert f"postroom {name} ended with status -9" in service.log()
+    request_id = eventually(lambda: accepted(started), 20)
+    started.wait_for(request_id)
+    assert f"postroom {name} ended with status -9" in started.log()
 
 
 def accepted(service: Installation) -> str:
@@ -553,7 +567,10 @@ def test_a_stop_while_a_web_worker_starts(service: Installation, pause: float) -
     time.sleep(pause)
     began = time.monotonic()
     assert service.stop() == 0
-    assert time.monotonic() - began < 9.5  # at 10 s it is killed
+    seconds = time.monotonic() - began  # usually less than one
+    assert seconds < 9.5, (
+        f"the stop took {seconds:.1f} s: granian kills after ten what does not end by itself"
+    )
     assert not [pid for pid in pids if not is_gone(pid)]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,7 +22,7 @@ from postroom.model import SECOND, MessageState, MessageStatus, Submission
 from postroom.store import Transaction
 from postroom.worker import Worker
 from tests.conftest import StartScripted
-from tests.servers.installation import KEY, ROOT, Installation
+from tests.servers.installation import KEY, Installation
 from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
 from tests.servers.waiting import eventually
 
@@ -85,15 +83,7 @@ def test_a_mail_s_own_policy_goes_first_and_a_person_lets_it_go_on(
         service.wait_for(held, "deferred")
         service.wait_for(service.send(), "sent")
         assert service.query("SELECT held FROM job WHERE state = 'queued'") == [(1,)]
-        released = subprocess.run(
-            [sys.executable, "-m", "postroom", "release", held],
-            cwd=service.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        assert "released" in released.stdout
+        assert "released" in service.command("release", held)
         service.wait_for(held, "sent")
         answer = service.client.call("GET", f"/email-status/{held}").document
         assert answer["possible_duplicate"] is True

@@ -23,6 +23,7 @@ from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
 MIB = 1024 * 1024
+SOAK = os.environ.get("POSTROOM_SOAK") == "1"
 
 
 @contextlib.contextmanager
@@ -73,13 +74,11 @@ SPILLING = (
     ("calls", "first", "size"),
     [
         ("fdatasync,fsync", 1, 100),
-        ("fdatasync,fsync", 2, 100),
         ("fdatasync,fsync", 5, 100),
-        ("pwrite64", 1, 100),
         ("pwrite64", 2, 100),
-        ("pwrite64", 7, 100),
         ("pwrite64", 50, 100),
         ("pwrite64", 1, SPILLING),
+        *((("fdatasync,fsync", 2, 100), ("pwrite64", 1, 100), ("pwrite64", 7, 100)) if SOAK else ()),
     ],
 )
 def test_a_disk_that_fails_under_the_web_process(tmp_path: Path, calls: str, first: int, size: int) -> None:
@@ -132,13 +131,10 @@ def test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on(tmp_path: 
     ("calls", "first"),
     [
         ("fdatasync,fsync", 1),
-        ("fdatasync,fsync", 2),
         ("fdatasync,fsync", 3),
-        ("fdatasync,fsync", 6),
-        ("pwrite64", 1),
         ("pwrite64", 2),
-        ("pwrite64", 7),
         ("pwrite64", 50),
+        *((("fdatasync,fsync", 2), ("fdatasync,fsync", 6), ("pwrite64", 1), ("pwrite64", 7)) if SOAK else ()),
     ],
 )
 def test_a_disk_that_fails_under_the_worker(tmp_path: Path, calls: str, first: int) -> None:

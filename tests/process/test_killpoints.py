@@ -27,8 +27,8 @@ from postroom.model import Submission
 from postroom.store import open_store
 from postroom.store.sqlite import MIGRATIONS
 from tests.conftest import StartScripted
-from tests.servers.commands import commands
 from tests.servers.engines import in_turn
+from tests.servers.forked import forker
 from tests.servers.installation import KEY, Installation, is_gone
 from tests.servers.ledger import Receiving, all_ended, check_ledger, held_mails
 from tests.servers.programs import end, unavailable
@@ -126,22 +126,22 @@ def kill_and_settle(
     """Post while a process dies again and again, see that all is sent in the end; return what was sent twice."""
     with installation as service:
         with posting:
-            eventually(lambda: posting.accepted, 120, "a first mail")
+            eventually(lambda: posting.accepted, 60, "a first mail")
             early = deaths(note)  # a start commits too: a process may die before it has taken any mail
-            eventually(lambda: deaths(note) - early >= KILLS, 120 + 15 * KILLS, f"{KILLS} deaths at {point}")
+            eventually(lambda: deaths(note) - early >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at {point}")
         if SOAK:  # what the last one left behind is for processes that start afresh
             service.stop()
         no_more_deaths(note)
         if SOAK:
             service.start()
-        eventually(lambda: all_ended(service), 120 + 4 * KILLS, "the queue to empty")
+        eventually(lambda: all_ended(service), 60 + 4 * KILLS, "the queue to empty")
         held = held_mails(service)
         assert len(held) <= max(0, deaths(note) - 2), (
             "each death from the third on sets aside one mail at most"
         )
         for request_id in held:
             service.command("release", request_id)
-        eventually(lambda: all_ended(service), 120, "what was released to be sent")
+        eventually(lambda: all_ended(service), 60, "what was released to be sent")
         twice = check_ledger(service, sink, posting.accepted)
     print(
         f"{point}: {len(posting.accepted)} mails, {deaths(note)} deaths, {len(twice)} twice, {len(held)} held"
@@ -215,9 +215,9 @@ def test_a_kill_at_a_later_recipient_sends_each_of_them_one_copy(way: Way, tmp_p
             nth = 2 + (number + way.pipelining) % 4
             with Installation(tmp_path / "service", rows, **{VARIABLE: f"send.rcpt:{nth}:{note}"}) as service:
                 accepted.append(accept_for(service, RECIPIENTS))
-                eventually(partial(deaths, note), 150, f"a death at recipient {nth}")
+                eventually(partial(deaths, note), 30, f"a death at recipient {nth}")
                 no_more_deaths(note)  # before a third worker dies with it: then it would be set aside
-                service.wait_for(accepted[-1], timeout=150)
+                service.wait_for(accepted[-1])
                 assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)]
         copies = sorted(sink.ledger())
         assert {name.partition("@")[0].strip("<") for name, _ in copies} == set(accepted)
@@ -275,13 +275,13 @@ def test_a_kill_while_dead_workers_are_buried(tmp_path: Path, database_settings:
         rows = CROWD.rows(sink.port)
         with Installation(folder, rows, **database_settings, **{VARIABLE: f"send.marked:5:{note}"}) as armed:
             with Posting(armed, 500) as posting:
-                eventually(lambda: deaths(note) >= 1, 120, "a worker's death with mail in its hands")
+                eventually(lambda: deaths(note) >= 1, 60, "a worker's death with mail in its hands")
             armed.stop(9)
         settings = {**database_settings, VARIABLE: f"recover.inside:1:{burials}"}
         with Installation(folder, rows, **settings) as service:
-            eventually(lambda: deaths(burials) >= KILLS, 120 + 15 * KILLS, f"{KILLS} deaths at a burial")
+            eventually(lambda: deaths(burials) >= KILLS, 60 + 15 * KILLS, f"{KILLS} deaths at a burial")
             no_more_deaths(burials)
-            eventually(lambda: all_ended(service), 120, "the queue to empty")
+            eventually(lambda: all_ended(service), 60, "the queue to empty")
             check_ledger(service, sink, posting.accepted)
 
 
@@ -293,7 +293,7 @@ def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(
 
     def migrate(failpoint: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, **database_settings, VARIABLE: failpoint}
-        return commands().run("migrate", cwd=tmp_path, environment=environment)
+        return forker().run("migrate", cwd=tmp_path, environment=environment)
 
     for number in range(KILLS):  # always in the first: nothing of it is left
         assert migrate(f"migrate.inside:1:{note}").returncode == -9
@@ -319,7 +319,7 @@ def killed_at_write(service: Installation, pids: list[int], nth: int) -> Iterato
     command += [word for pid in pids for word in ("-p", str(pid))]
     tracer = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: tracer.poll() is not None or all(map(is_traced, pids)), 60, "strace to attach")
+        eventually(lambda: tracer.poll() is not None or all(map(is_traced, pids)), 10, "strace to attach")
         if tracer.poll() is not None:
             unavailable("strace may not attach to a process here")
         yield
@@ -351,13 +351,13 @@ def test_a_kill_in_the_midst_of_a_checkpoint(tmp_path: Path) -> None:
         service = Installation(tmp_path / "service", CROWD.rows(sink.port))
         with service, Posting(service, 200_000) as posting:
             for number in range(KILLS):
-                pids = eventually(partial(writers, service), 150, "a web process and a worker")
+                pids = eventually(partial(writers, service), 30, "a web process and a worker")
                 with killed_at_write(service, pids, nth=1 + 37 * number):
-                    eventually(partial(any_is_gone, pids), 300, "a kill at a write")
+                    eventually(partial(any_is_gone, pids), 60, "a kill at a write")
             enough = len(posting.accepted) + 10
-            eventually(lambda: len(posting.accepted) >= enough, 150, "mail to be taken again")
+            eventually(lambda: len(posting.accepted) >= enough, 60, "mail to be taken again")
         with Installation(tmp_path / "service", CROWD.rows(sink.port)) as service:
-            eventually(lambda: all_ended(service), 150, "the queue to empty")
+            eventually(lambda: all_ended(service), 60, "the queue to empty")
             check_ledger(service, sink, posting.accepted)
             connection = apsw.Connection(str(service.folder / "var/postroom.db"))
             assert connection.pragma("integrity_check") == "ok"

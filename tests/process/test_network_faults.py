@@ -32,7 +32,7 @@ def row(port: int, key: str = KEY, host: str = "127.0.0.1", password: str = "") 
 # --- Row 11: one account's server is away. What it costs the others in throughput is `python -m bench --scenario fairness`
 
 
-def good_mail_passes(service: Installation, count: int = 300) -> None:
+def good_mail_passes(service: Installation, count: int = 60) -> None:
     for request_id in [service.send() for _ in range(count)]:
         service.wait_for(request_id)
 

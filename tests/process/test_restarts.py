@@ -9,7 +9,6 @@ import contextlib
 import http.client
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,17 +17,17 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartScripted
-from tests.servers.installation import Installation, account_rows, is_gone
+from tests.servers.installation import Installation, StartedInstallation, account_rows, is_gone
 from tests.servers.ledger import all_ended, check_ledger
-from tests.servers.programs import end
+from tests.servers.programs import Process, end
 from tests.servers.scripted import Held, Late, ScriptedServer
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
 SOAK = os.environ.get("POSTROOM_SOAK") == "1"
-RESTARTS = 100 if SOAK else 10
-# Ten for what is being sent, one for everything else; where other tests run beside it, more. At 20 it is killed.
-DRAIN_S = 11.0 if SOAK else 18.0
+RESTARTS = 100 if SOAK else 6
+# Ten for what is being sent, one for everything else; five times that on a busy machine.
+DRAIN_S = 11.0 if SOAK else 55.0
 CLIENTS = 4
 LEASE_S = 60.0
 
@@ -101,7 +100,9 @@ def test_restarts_under_load_lose_nothing_and_send_nothing_twice(
     start, drains = time.monotonic(), {"worker": [0.0], "web": [0.0], "service": [0.0]}
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
-        Installation(tmp_path / "service", account_rows(sink.port), **long_database_settings) as service,
+        StartedInstallation(
+            tmp_path / "service", account_rows(sink.port), **long_database_settings
+        ) as service,
     ):
         with Load(service) as load:
             for number in range(RESTARTS):
@@ -119,7 +120,8 @@ def test_restarts_under_load_lose_nothing_and_send_nothing_twice(
         assert twice == set(), "a drain sends nothing twice"
         assert service.query("SELECT count(*) FROM event WHERE kind IN ('in_doubt', 'crashed')") == [(0,)]
         assert set(load.refused) <= {503}
-        assert max(map(max, drains.values())) <= DRAIN_S
+        assert max(map(max, drains.values())) <= DRAIN_S, longest
+        assert "did not end in time" not in service.log()
 
 
 def install(folder: Path, server: ScriptedServer, **settings: str) -> Installation:
@@ -144,8 +146,9 @@ def test_a_second_sigterm_cuts_nothing_off(
         answer = threading.Timer(1, answered.set)
         answer.start()
         drain = seconds_of(lambda: eventually(lambda: is_gone(worker), 30))
+        assert answered.is_set(), "it waits for the answer"
+        assert drain < DRAIN_S, f"and for no more than that: it ended after {drain:.1f} s"
         answer.join()
-        assert 0.5 < drain < DRAIN_S, "it waits for the answer, and for no more than that"
         if whom == "service":
             service.halt()
             service.start()
@@ -167,7 +170,7 @@ def is_draining(service: Installation, worker: int) -> bool:
 
 
 @contextlib.contextmanager
-def second_worker(service: Installation, alive: int = 2) -> Iterator[subprocess.Popen[bytes]]:
+def second_worker(service: Installation, alive: int = 2) -> Iterator[Process]:
     """A worker that nobody restarts, on the same database."""
     process = service.spawn_worker()
     try:

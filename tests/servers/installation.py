@@ -22,12 +22,13 @@ import apsw
 import psycopg
 
 from tests.servers import logs
-from tests.servers.commands import commands
-from tests.servers.programs import end, free_port
+from tests.servers.forked import forker
+from tests.servers.programs import Process, end, free_port
 from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "a-key-for-the-tests"
+FORKED = os.environ.get("POSTROOM_SOAK") != "1" and os.environ.get("POSTROOM_KILLS", "1") == "1"
 _KEPT_S = 20.0  # the server closes a connection that is not used for longer
 
 
@@ -74,11 +75,14 @@ class Client:
 class Installation:
     """`postroom serve` in `folder`, whose data.csv holds `rows` (header first)."""
 
+    forked = FORKED
+
     def __init__(self, folder: Path, rows: Sequence[str], **settings: str) -> None:
         self.folder = folder
+        self._forked = self.forked and "PYTHONPATH" not in settings  # which is read at a start
         self.port = free_port()
         self._settings = {"POSTROOM_RATE_LIMIT": "", **settings}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._local = threading.local()
         self._clients: list[Client] = []
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,15 +101,7 @@ class Installation:
         }
 
     def start(self) -> None:
-        with (self.folder / "serve.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "postroom", "serve"],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._process = self._run("serve.log", "serve", strict=True)
         logs.watch(self.folder / "serve.log")
         try:
             eventually(self._answers, 30, "serve to answer")
@@ -113,15 +109,29 @@ class Installation:
             self.stop(signal.SIGKILL)
             raise
 
-    def spawn_worker(self) -> subprocess.Popen[bytes]:
+    def spawn_worker(self) -> Process:
         """Start one more worker, which nobody restarts."""
-        with (self.folder / "spawned.log").open("ab") as log:
+        return self._run("spawned.log", "worker")
+
+    def _run(self, log: str, word: str, *, strict: bool = False) -> Process:
+        with (self.folder / log).open("ab") as file:
+            if self._forked:
+                return forker().start(
+                    "postroom",
+                    word,
+                    cwd=self.folder,
+                    environment=self.environment,
+                    stdout=file.fileno(),
+                    stderr=file.fileno(),
+                    strict=strict,
+                )
             return subprocess.Popen(
-                [sys.executable, "-m", "postroom", "worker"],
+                [sys.executable, *(("-W", "error") if strict else ()), "-m", "postroom", word],
                 cwd=self.folder,
                 env=self.environment,
-                stdout=log,
-                stderr=log,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
     def _answers(self) -> bool:
@@ -152,7 +162,7 @@ class Installation:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run `postroom WORDS`, which may fail."""
-        return commands().run(*words, cwd=self.folder, environment=self.environment)
+        return forker().run(*words, cwd=self.folder, environment=self.environment)
 
     def log(self) -> str:
         path = self.folder / "serve.log"
@@ -286,6 +296,12 @@ class Installation:
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
+class StartedInstallation(Installation):
+    """One that is started by `python -m postroom serve`, as a person would."""
+
+    forked = False
+
+
 def account_rows(port: int, key: str = KEY) -> list[str]:
     """Return a data.csv for one account whose server is an open sink on loopback."""
     return ["key,email,app_password,host,port,security", f"{key},me@postroom.example,,127.0.0.1,{port},none"]
@@ -315,9 +331,12 @@ def _descendants(pid: int) -> list[int]:
 
 def _command(pid: int) -> list[str]:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        if "tests.servers.forked" in words:  # what it is since says its name
+            words = ["-m", *Path(f"/proc/{pid}/comm").read_text(encoding="ascii").split()]
     except OSError:
         return []
+    return words
 
 
 def _is_stopped(pid: int) -> bool:

@@ -14,9 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
-
-import pytest
+from typing import IO, NoReturn, Protocol, Self
 
 from tests.servers import logs
 from tests.servers.waiting import POLL
@@ -45,6 +43,8 @@ class StartupError(AssertionError):
 def unavailable(reason: str) -> NoReturn:
     """Skip the test; where the servers are promised (CI, POSTROOM_REQUIRE_SERVERS=1), fail it instead."""
     reason = f"{WANTING} {reason}"
+    import pytest  # which the servers in processes of their own do without
+
     if os.environ.get("CI") or os.environ.get("POSTROOM_REQUIRE_SERVERS") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
@@ -98,7 +98,22 @@ def answers(host: str, port: int, say: bytes, expect: bytes, timeout: float = 1.
         return False
 
 
-def end(process: subprocess.Popen[bytes], how: int = signal.SIGTERM, timeout: float = 10.0) -> int:
+class Process(Protocol):
+    """A process of ours, started or forked."""
+
+    pid: int
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, number: int, /) -> None: ...
+
+    def kill(self) -> None: ...
+
+
+def end(process: Process, how: int = signal.SIGTERM, timeout: float = 10.0) -> int:
     """End a process of ours, forcibly when it takes too long, and return its exit status."""
     if process.poll() is None:
         process.send_signal(how)

@@ -14,13 +14,12 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from tests.servers.programs import StartupError, end, free_port
+from tests.servers.forked import forker
+from tests.servers.programs import Process, StartupError, end, free_port
 from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -269,17 +268,22 @@ class Sink:
         self.chunking = chunking
         self.timeout = timeout
         self.port = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     def start(self) -> None:
         """Start and wait for its port; later starts use the same port and add to the same ledger."""
         port = self.port or free_port()
-        command = [sys.executable, "-m", "tests.servers.sink", "--port", str(port)]
-        command += ["--host", self._listen]
+        command = ["--port", str(port), "--host", self._listen]
         command += ["--ledger", str(self.ledger_file.resolve())] if self.ledger_file else []
         command += ["--chunking"] if self.chunking else []
-        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-        assert process.stdout is not None
+        read, write = os.pipe()
+        try:
+            process = forker().start(
+                "tests.servers.sink", *command, cwd=ROOT, environment=os.environ, stdout=write
+            )
+        finally:
+            os.close(write)
+        process.stdout = os.fdopen(read, "rb")
         ready, _, _ = select.select([process.stdout], [], [], self.timeout)
         line = process.stdout.readline() if ready else b""
         if not line.strip().isdigit():

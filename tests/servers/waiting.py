@@ -10,19 +10,22 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL = 0.01
+PATIENCE = 5  # times what is waited for on a quiet machine: a busy one must not fail a test
 
 
-def eventually(condition: Callable[[], T], timeout: float = 60.0, message: str = "") -> T:
-    """Return the first truthy value of `condition`; raise AssertionError when none came in `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+def eventually(
+    condition: Callable[[], T], timeout: float = 12.0, message: str = "", pause: float = POLL
+) -> T:
+    """Return the first truthy value of `condition`; fail when none came in PATIENCE times `timeout` seconds."""
+    deadline = time.monotonic() + PATIENCE * timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() >= deadline:
             what = message or getattr(condition, "__name__", "the condition")
-            raise AssertionError(f"waited {timeout:g} s in vain for {what}; last value: {value!r}")
-        time.sleep(POLL)
+            raise AssertionError(f"waited {PATIENCE * timeout:g} s in vain for {what}; last value: {value!r}")
+        time.sleep(pause)
 
 
 @contextmanager
