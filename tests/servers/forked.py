@@ -15,6 +15,7 @@ import importlib
 import json
 import logging
 import os
+import runpy
 import select
 import signal
 import socket
@@ -306,7 +307,11 @@ def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     failpoint.arm()
     module, *rest = words
     sys.argv = [module, *rest]
+    sys.orig_argv = [sys.executable, "-m", *words]
     try:
+        for folder in environment.get("PYTHONPATH", "").split(os.pathsep):
+            if folder.startswith(f"{ROOT}/"):  # a fault of the tests' own, put in at the start
+                runpy.run_path(f"{folder}/sitecustomize.py")
         start_of(module)()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)

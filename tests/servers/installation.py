@@ -79,7 +79,6 @@ class Installation:
 
     def __init__(self, folder: Path, rows: Sequence[str], **settings: str) -> None:
         self.folder = folder
-        self._forked = self.forked and "PYTHONPATH" not in settings  # which is read at a start
         self.port = free_port()
         self._settings = {"POSTROOM_RATE_LIMIT": "", **settings}
         self._process: Process | None = None
@@ -115,7 +114,7 @@ class Installation:
 
     def _run(self, log: str, word: str, *, strict: bool = False) -> Process:
         with (self.folder / log).open("ab") as file:
-            if self._forked:
+            if self.forked:
                 return forker().start(
                     "postroom",
                     word,
