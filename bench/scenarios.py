@@ -222,7 +222,7 @@ def connections(options: Options) -> Section:
         for count, delayed in ((near, False), (min(far, 40 * number), True)):
 
             def run(folder: Path, number: int = number, count: int = count, delayed: bool = delayed) -> float:
-                with sink(folder) as port:
+                with sink(folder, chunking=delayed) as port:  # as the large providers offer it
                     if not delayed:
                         return drain_postroom(folder, count, port, connections=number)
                     with _delayed(port, folder) as proxy:
