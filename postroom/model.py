@@ -236,6 +236,7 @@ class Meaning(Enum):
     LIMIT = "limit"  # the account has used up what it may send for now: keep its messages, count no attempt
     RATE = "rate"  # too fast: the same for seconds to minutes, and slower afterwards
     ACCOUNT = "account"  # blocked, misconfigured, or not entitled to its own address: pause it
+    CONNECTIONS = "connections"  # no more connections just now: use those that are open, count no attempt
     SESSION = "session"  # this connection has done enough: go on at once over a new one, count no attempt
     RECIPIENT = "recipient"  # this recipient alone; the basic code decides between deferred and failed
     MESSAGE = "message"  # this message alone; the same

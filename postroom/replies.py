@@ -102,6 +102,7 @@ def provider_of(host: str) -> str | None:
 _PATTERNS = {row.words: re.compile(row.words) for row in TABLE if row.words}
 _FIX: dict[Meaning, str] = {
     Meaning.LIMIT: "messages wait until the provider takes some again",
+    Meaning.CONNECTIONS: "messages go over the connections that are open, and wait where there are none",
     Meaning.RATE: "messages go on more slowly by themselves",
 }
 _LOOKED_AT = 400  # characters of a reply: what comes behind them is no shorter way to say the same
@@ -169,6 +170,10 @@ def _period(text: str, meaning: Meaning) -> int | None:
 
 def _by_code(reply: Reply, place: Place, circumstances: Circumstances) -> Reading:
     refused = reply.transient or reply.permanent
+    if reply.code == 421 and place is Place.GREETING:
+        return Reading(
+            Meaning.CONNECTIONS, source=RFC_5321
+        )  # of a server that goes on for those that it has let in
     if reply.code == 421 or not refused or place is Place.OTHER:
         return Reading(Meaning.LATER, source=RFC_5321)
     if place in SETUP | LOGIN:

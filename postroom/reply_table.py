@@ -46,6 +46,7 @@ ANYWHERE = frozenset(Place)
 SETUP = frozenset({Place.GREETING, Place.EHLO, Place.STARTTLS, Place.OTHER})
 LOGIN = frozenset({Place.AUTH})
 TEXT = frozenset({Place.DATA, Place.DOT})
+OPENING = SETUP - {Place.OTHER} | LOGIN  # before a message
 SENDING = frozenset({Place.MAIL, Place.RCPT, Place.DATA, Place.DOT})
 BEFORE_RCPT = frozenset({Place.AUTH, Place.MAIL})
 NOT_SETUP = ANYWHERE - SETUP
@@ -135,6 +136,39 @@ def _both(one: str, other: str) -> str:
     """Match a text that has both, in either order."""
     return rf"(?=.*{one})(?=.*{other})"
 
+
+# A server that takes no more connections says so at any step before MAIL. Exim, Postfix and smtp-server in the greeting,
+# Dovecot in its answer to AUTH, Sendmail in the answer to every command.
+_FULL = (
+    Row(
+        Meaning.CONNECTIONS,
+        r"^(?!.*(?:fail|invalid|wrong|\bbad\b|errors|password|daily|messages (?:per|in)\b)).*(?:"
+        + _any(
+            r"(?:too many|no more|concurren|simultaneous|parallel|maxim|\bmax\b|limit (?:of|on|for)|number of).{0,40}"
+            r"(?:connect|session|client|socket|process)",
+            r"(?:connections?|sessions?|clients?) (?:[\w+]+ ){0,3}(?:limit|exceed|reached|too many)",
+            r"exceed.{0,30}connections?\b",
+            r"\bconcurren|\bsimultaneous",
+        )
+        + ")",
+        at=OPENING,
+        transient=True,
+        explanation="the server takes no more connections just now",
+        source=f"{_EXIM}; {_POSTFIX}#smtpd_client_connection_count_limit; Dovecot, mail_max_userip_connections",
+    ),
+    Row(
+        Meaning.CONNECTIONS,
+        _any(
+            r"(?:server|system|service|ports?|resources?|too|is|are)\b.{0,20}\b(?:busy|overload\w*)",
+            r"load (?:average|is )?.{0,10}too high",
+            r"high load",
+        ),
+        at=OPENING - LOGIN,
+        code="4..",
+        explanation="the server is too busy for another connection just now",
+        source=f"{_POSTFIX}#smtpd_timeout; {_EXIM}",
+    ),
+)
 
 # What is said of one message or one recipient, and sounds as if it were said of the account.
 _OF_THE_MESSAGE = (
@@ -849,6 +883,7 @@ _NAMES = (
 
 TABLE = (
     *_NAMES,
+    *_FULL,
     *_OF_THE_MESSAGE,
     *_OF_THE_SESSION,
     *OF_THE_RIGHT,

@@ -53,7 +53,7 @@ def classify(reply: Reply, place: Place, circumstances: Circumstances = UNKNOWN)
     reason, meaning = explain(reply, reading), reading.meaning
     if meaning in (Meaning.LIMIT, Meaning.RATE):
         return Deferred(reason, Blame.ACCOUNT, reply, False, meaning, reading.period)
-    if meaning is Meaning.SESSION:
+    if meaning in (Meaning.SESSION, Meaning.CONNECTIONS):
         return Deferred(reason, Blame.CONNECTION, reply, False, meaning)
     blame = _blame(meaning, reply, place)
     if reply.permanent and meaning is not Meaning.LATER and not reading.transient:

@@ -35,6 +35,8 @@ from postroom.worker.standing import (
     Standing,
     as_of_the_message,
     is_account_fault,
+    is_full,
+    is_passing,
     is_session_over,
 )
 
@@ -480,11 +482,14 @@ class Lane:
         """No connection: the other sessions send what waits, or, without any, all that waits shares the reason."""
         self._put_back_kept()
         others = self._others()
-        if others and not is_account_fault(outcome):
+        if others and is_passing(outcome):
             log.info("account %s makes do with the connections it has", self._standing.account.email)
             self._make_do_with(others, _TURNED_AWAY_S, self._try_one_more)
             return
         self._most = None  # who lets nobody in does not mean the number
+        if is_full(outcome):
+            self._wait_for_place(outcome, started_at)
+            return
         charged = self._standing.charge(outcome)
         while self._jobs:
             job = self._take()
@@ -493,6 +498,19 @@ class Lane:
             self._leave(outcome, started_at, sending=False)
         else:
             self._standing.block()
+
+    def _wait_for_place(self, outcome: Outcome, started_at: Instant) -> None:
+        """Others have all the server's places: one message says so, and all wait for some seconds, uncounted.
+
+        A message for which that has gone on for as long as it is retried has its tries counted, so that it ends some day.
+        """
+        self._standing.wait_for_place()
+        if self._jobs:
+            job = self._take()
+            assert isinstance(outcome, Deferred)
+            is_late = self._context.clock() > job.accepted_at + self._context.settings.retry_for
+            self._finish(job, for_all(job, replace(outcome, burns_attempt=is_late)), started_at)
+        self.release_waiting()
 
     def _finish(
         self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant, *, drew: bool = False

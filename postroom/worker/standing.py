@@ -43,6 +43,8 @@ _MOST_DRAWN = (
 _MOST_DRAWN_AT_RATE = 6  # where chance decides which one is refused
 _LONGEST_MEMORY = 60 * SECOND  # of what was sent without a pace
 _LONGEST_BLOCK = 60 * SECOND
+# For a server that takes no connection just now.
+_PLACE_WAITS = tuple(seconds * SECOND for seconds in (1, 2, 4, 8, 16, 30))
 _REFUSED_BLOCK = SECOND  # then a probe has the rest of the mail of an account that never worked fail too
 _REFUSED_AT_ONCE = 500  # mails that share the fate of a probe
 
@@ -168,6 +170,12 @@ class Standing:
         wait = min(retry.delay(self._failures, schedule, random.random), longest)
         self.leave_alone(wait / SECOND)
 
+    def wait_for_place(self) -> None:
+        """The server has no connection for us, not even one: ask again soon, each time after twice as long."""
+        self._failures += 1
+        self._refused = False
+        self.leave_alone(retry.delay(self._failures, _PLACE_WAITS, random.random) / SECOND)
+
     def _refuse(self) -> None:
         """Its own fault, and it never worked: the rest of its mail is to hear of it soon."""
         if self.is_closed() and self._refused:
@@ -286,6 +294,18 @@ class Standing:
 
 def is_account_fault(outcome: Outcome) -> bool:
     return isinstance(outcome, Deferred | Failed) and outcome.blame is Blame.ACCOUNT
+
+
+def is_full(outcome: Outcome) -> bool:
+    """The server takes no more connections just now; it says nothing of the account or its messages."""
+    return isinstance(outcome, Deferred) and outcome.meaning is Meaning.CONNECTIONS
+
+
+def is_passing(outcome: Outcome) -> bool:
+    """What keeps a new connection from being opened leaves those that are open as they are."""
+    return not is_account_fault(outcome) or (
+        isinstance(outcome, Deferred) and outcome.meaning is Meaning.RATE
+    )
 
 
 def is_session_over(outcome: Outcome) -> bool:

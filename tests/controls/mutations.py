@@ -72,6 +72,22 @@ CONTROLS = (
         "tests/unit/test_replies.py::test_a_providers_advice_is_given_at_that_provider_only",
     ),
     Control(
+        "connections that work go on when a log-in is refused for its number",
+        "postroom/worker/lane.py",
+        "        if others and is_passing(outcome):\n",
+        "        if others and not is_account_fault(outcome):\n",
+        "tests/process/test_lane.py::test_connections_that_work_go_on_whatever_keeps_another_from_being_opened"
+        "[AUTH-454 4.7.0 Too many login attempts, please try again later.]",
+    ),
+    Control(
+        "a server that has no place for an account costs no try",
+        "postroom/worker/lane.py",
+        "        if is_full(outcome):\n",
+        "        if False:\n",
+        "tests/process/test_lane.py::test_an_account_that_finds_no_place_at_its_server_waits_for_one_uncounted"
+        "[GREETING-421 Too many concurrent SMTP connections; please try again later.-True]",
+    ),
+    Control(
         "the dot mark is awaited before the dot leaves",
         "postroom/smtp.py",
         '        await before_dot()\n        passing("send.marked")\n        return not',

@@ -72,6 +72,80 @@ def test_a_server_that_takes_fewer_connections_gets_the_mail_over_those(
     assert kinds == {"accepted", "sent"}, "nobody's attempt was spent on it"
 
 
+@pytest.mark.parametrize(
+    ("verb", "reply"),
+    [
+        ("EHLO", "421 4.3.2 Too many open connections."),
+        ("EHLO", "452 4.3.2 Connection rate limit exceeded."),
+        (
+            "AUTH",
+            "421 4.7.0 Maximum number of connections from user+IP exceeded (mail_max_userip_connections=3)",
+        ),
+        ("AUTH", "432 4.3.2 Concurrent connections limit exceeded"),
+        ("AUTH", "454 4.7.0 Too many login attempts, please try again later."),
+    ],
+)
+def test_connections_that_work_go_on_whatever_keeps_another_from_being_opened(
+    verb: str, reply: str, install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    server = scripted()
+    server.on("DOT", do=Late(0.02))
+    installation = install(server, connections=10, POSTROOM_RETRY_SCHEDULE="1h")
+    installation.send_a_mail()
+    server.on(verb, reply, skip=3)
+    ids = [installation.accept("you@x.example") for _ in range(60)]
+    installation.run_until(lambda: installation.are_sent(ids))
+    kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
+    assert kinds == {"accepted", "sent"}
+    [stored] = installation.service.store.accounts()
+    assert (stored.account.state, stored.account.gap) == (AccountState.ACTIVE, None)
+
+
+@pytest.mark.parametrize("has_worked", [True, False])
+@pytest.mark.parametrize(
+    ("verb", "reply"),
+    [
+        ("GREETING", "421 Too many concurrent SMTP connections; please try again later."),
+        ("GREETING", "421 4.3.2 Service not available, closing transmission channel"),
+        ("EHLO", "452 4.3.2 Connection rate limit exceeded."),
+        ("AUTH", "421 4.7.0 Maximum number of connections from user+IP exceeded"),
+    ],
+)
+def test_an_account_that_finds_no_place_at_its_server_waits_for_one_uncounted(
+    verb: str,
+    reply: str,
+    has_worked: bool,
+    install: Callable[..., InProcess],
+    scripted: StartScripted,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("postroom.worker.standing._PLACE_WAITS", (50_000,))
+    server = scripted()
+    installation = install(server, connections=1, POSTROOM_RETRY_SCHEDULE="1h")
+    if has_worked:
+        installation.send_a_mail()
+    server.on(verb, reply, times=4)
+    ids = [installation.accept("you@x.example") for _ in range(20)]
+    installation.run_until(lambda: installation.are_sent(ids))
+    events = [event for request_id in ids for event in installation.service.store.events(request_id)]
+    assert {event.kind for event in events} == {"accepted", "deferred", "sent"}
+    assert [event.kind for event in events].count("deferred") <= 4, "one message says it for all"
+    [stored] = installation.service.store.accounts()
+    assert stored.account.state is AccountState.ACTIVE
+
+
+def test_a_server_that_never_has_a_place_is_given_up_in_the_end(
+    install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("postroom.worker.standing._PLACE_WAITS", (50_000,))
+    server = scripted()
+    server.on("GREETING", "421 Too many concurrent SMTP connections; please try again later.")
+    installation = install(server, connections=1, POSTROOM_RETRY_SCHEDULE="100ms", POSTROOM_RETRY_FOR="300ms")
+    request_id = installation.accept("you@x.example")
+    installation.run_until(lambda: installation.status(request_id).state is MessageState.FAILED)
+    assert "Too many concurrent" in str(installation.status(request_id))
+
+
 def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:

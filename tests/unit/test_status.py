@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, Deferred, Failed, Meaning, Reply, Sent
-from postroom.replies import Circumstances, Reading
+from postroom.replies import Circumstances, Reading, read
 from postroom.reply_table import Place
 from postroom.status import (
     classify,
@@ -119,7 +119,6 @@ def test_421_and_codes_that_mean_nothing_here_blame_the_connection(text: str, pl
     ("text", "meaning"),
     [
         ("454 4.7.0 Too many requests, please slow down.", Meaning.RATE),
-        ("432 4.3.2 Concurrent connections limit exceeded", Meaning.RATE),
         ("550 5.4.5 Daily user sending limit exceeded.", Meaning.LIMIT),
         (
             "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException; Failed",
@@ -132,6 +131,54 @@ def test_a_busy_account_waits_and_burns_no_attempt(text: str, meaning: Meaning, 
     assert isinstance(outcome, Deferred)
     assert (outcome.blame, outcome.burns_attempt) == (Blame.ACCOUNT, False)
     assert (outcome.reply, outcome.meaning) == (reply(text), meaning)
+
+
+@pytest.mark.parametrize("place", [Place.MAIL, Place.RCPT, Place.DATA, Place.DOT])
+def test_too_many_connections_slows_the_account_once_it_sends(place: Place) -> None:
+    outcome = classify(reply("432 4.3.2 Concurrent connections limit exceeded"), place)
+    assert isinstance(outcome, Deferred)
+    assert (outcome.blame, outcome.burns_attempt) == (Blame.ACCOUNT, False)
+    assert outcome.meaning is Meaning.RATE
+
+
+@pytest.mark.parametrize("place", [Place.GREETING, Place.EHLO, Place.STARTTLS, Place.AUTH])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "421 4.7.0 Maximum number of connections from user+IP exceeded (mail_max_userip_connections=10)",
+        "421 4.3.2 Too many open connections.",
+        "452 4.3.2 Connection rate limit exceeded.",
+        "421 4.7.0 mail.example Error: too many connections from 127.0.0.1",
+        "421 mail.example Too many connected clients, try again in a moment",
+        "421 4.7.0 Too many concurrent SMTP sessions",
+        "432 4.3.2 Concurrent connections limit exceeded",
+        "450 4.3.2 No more connections allowed",
+        "421 4.4.5 Too many sessions opened",
+        "421 you have exceeded your 10 connections",
+        "554 5.7.1 Too many simultaneous connections from your address",
+    ],
+)
+def test_too_many_connections_are_the_connections_before_a_message(text: str, place: Place) -> None:
+    outcome = classify(reply(text), place)
+    assert isinstance(outcome, Deferred)
+    assert (outcome.blame, outcome.burns_attempt) == (Blame.CONNECTION, False)
+    assert outcome.meaning is Meaning.CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "meaning"),
+    [
+        ("421 4.7.0 Try again later", Place.GREETING, Meaning.CONNECTIONS),
+        ("421 4.3.2 All server ports are busy", Place.EHLO, Meaning.CONNECTIONS),
+        ("421 4.7.0 Try again later", Place.AUTH, Meaning.LATER),
+        ("454 4.7.0 Too many login attempts, please try again later", Place.AUTH, Meaning.RATE),
+        ("535 5.7.0 Too many failed attempts over this connection", Place.AUTH, Meaning.ACCOUNT),
+        ("535 Authentication failed: daily limit of this session exceeded", Place.AUTH, Meaning.LIMIT),
+        ("554 5.7.1 Connection refused", Place.GREETING, Meaning.ACCOUNT),
+    ],
+)
+def test_what_sounds_like_too_many_connections(text: str, place: Place, meaning: Meaning) -> None:
+    assert read(reply(text), place).meaning is meaning
 
 
 NOT_TAKEN = [
