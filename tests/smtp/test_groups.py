@@ -39,12 +39,17 @@ async def opened(where: Endpoint, traits: ServerTraits) -> Connection:
 
 
 def ask(
-    server: ScriptedServer, traits: ServerTraits, doubted: Suspicion | None = None, **more: Any
+    server: ScriptedServer,
+    traits: ServerTraits,
+    doubted: Suspicion | None = None,
+    *,
+    within: float = 30.0,
+    **more: Any,
 ) -> Transcript:
-    """Carry one message over a new connection."""
+    """Carry one message over a new connection; an answer is awaited for so many seconds."""
 
     async def dialogue() -> Transcript:
-        connection = await opened(endpoint(server, deadlines={"command": 0.5, "data": 0.5}), traits)
+        connection = await opened(endpoint(server, deadlines={"command": within, "data": within}), traits)
         transcript = await connection.transact(envelope(**more), nothing, doubted)
         await connection.quit()
         return transcript
@@ -61,7 +66,7 @@ def test_what_was_sent_ahead_is_asked_again_one_at_a_time(
     lacks: list[Suspicion] = []
     traits = ServerTraits(on_lack=lacks.append)
     while True:
-        first = ask(server, traits)
+        first = ask(server, traits, within=1.5)
         if first.suspicion is None:
             break
         assert not first.dot_sent or (first.final is not None and not first.final.positive), "it is in doubt"
@@ -90,7 +95,7 @@ def test_a_chunk_that_is_not_taken_leaves_no_doubt(
     server = scripted(extensions=extensions)
     server.on("BDAT", do=action)
     traits = ServerTraits()
-    transcript = ask(server, traits)
+    transcript = ask(server, traits, within=1.5)
     assert transcript.suspicion is not None
     assert transcript.suspicion.extension is CHUNKING
     assert not transcript.dot_sent
