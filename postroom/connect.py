@@ -144,8 +144,8 @@ def avoid(host: str, port: int, address: Any) -> None:
 
 async def _race(addresses: Sequence[AddrInfoType]) -> tuple[Wire, Any]:
     reached = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S)
-    address = reached.getpeername()
     try:
+        address = reached.getpeername()  # an error where the server has reset it already
         _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=reached)
     except BaseException:
         reached.close()
