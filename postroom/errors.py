@@ -15,6 +15,7 @@
     │   ├── StoreUnavailable        not durable just now: try again
     │   │   ├── CommitUnknown       nobody can say whether it is durable
     │   │   └── DatabaseReplaced    the files of the open database no longer have their names
+    │   │       └── ReplacedSinceCommit    … and had them when a commit began
     │   ├── SessionInDoubt          the session with the database may be to blame: it was closed
     │   ├── StoreDamaged            the database must be looked at by a person
     │   ├── SchemaMismatch          the database is older or newer than the code
@@ -160,6 +161,10 @@ class SessionInDoubt(StoreError):
 
 class DatabaseReplaced(StoreUnavailable):
     """The files of the open database were moved, removed or replaced by others."""
+
+
+class ReplacedSinceCommit(DatabaseReplaced):
+    """The files were replaced while a commit was under way: it is stored where they were taken to, if anywhere."""
 
 
 class StoreDamaged(StoreError):

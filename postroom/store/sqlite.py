@@ -22,7 +22,14 @@ import aiosql
 import apsw
 from aiosql.adapters.sqlite3 import SQLite3Adapter
 
-from postroom.errors import ConfigError, DatabaseReplaced, StoreDamaged, StoreError, StoreUnavailable
+from postroom.errors import (
+    ConfigError,
+    DatabaseReplaced,
+    ReplacedSinceCommit,
+    StoreDamaged,
+    StoreError,
+    StoreUnavailable,
+)
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.files import DatabaseFiles
@@ -244,21 +251,23 @@ class SQLiteEngine:
                     settled: list[Settled | None] = [None] * len(works)
                     while works and not self._try_batch(works, settled):
                         pass
-                self._check_files()  # before anybody is told
+                self._check_files(error=ReplacedSinceCommit)  # before anybody is told
             except apsw.IOError as error:
                 if self._writer.system_errno not in _NO_ROOM:
                     self._break(error)
                 raise
         return [result for result in settled if result is not None]
 
-    def _check_files(self, *, closely: bool = False) -> None:
-        """Raise DatabaseReplaced when what is committed would not be found after a restart."""
+    def _check_files(
+        self, *, closely: bool = False, error: type[DatabaseReplaced] = DatabaseReplaced
+    ) -> None:
+        """Raise `error` when what is committed would not be found after a restart."""
         replaced = self._replacement(closely=closely)
         if replaced is not None and not self._is_replaced:
             log.error("%s", replaced)
         self._is_replaced = replaced is not None
         if replaced is not None:
-            raise replaced
+            raise error(str(replaced)) from replaced
 
     def _replacement(self, *, closely: bool) -> DatabaseReplaced | None:
         try:

@@ -21,6 +21,7 @@ from postroom.errors import (
     NotPermitted,
     QuotaExceeded,
     Rejected,
+    ReplacedSinceCommit,
     StoreError,
     StoreUnavailable,
     TooLarge,
@@ -128,7 +129,7 @@ def _on_unavailable(error: StoreUnavailable) -> Response:
     )
 
 
-def _on_unknown(error: CommitUnknown) -> Response:
+def _on_unknown(error: CommitUnknown | ReplacedSinceCommit) -> Response:
     log.error("not known to be durable: %s", error)
     return problem(
         503,
@@ -182,6 +183,7 @@ _HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Response]], ...] = (
     (LimiterUnavailable, _on_uncounted),
     (HTTPException, _on_http),
     (CommitUnknown, _on_unknown),
+    (ReplacedSinceCommit, _on_unknown),
     (DiskFull, _on_disk_full),
     (StoreUnavailable, _on_unavailable),
     (StoreError, _on_store_error),

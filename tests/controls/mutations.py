@@ -222,7 +222,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a move during a commit is noticed before the answer",
         "postroom/store/sqlite.py",
-        "                self._check_files()  # before anybody is told\n",
+        "                self._check_files(error=ReplacedSinceCommit)  # before anybody is told\n",
         "",
         "tests/store/test_files.py::test_a_move_during_a_commit_is_noticed_before_the_answer",
     ),

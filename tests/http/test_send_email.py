@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from postroom.errors import CommitUnknown, DiskFull, StoreUnavailable
+from postroom.errors import CommitUnknown, DiskFull, ReplacedSinceCommit, StoreUnavailable
 from postroom.setup import Service
 from postroom.store.sqlite import SQLiteEngine
 from postroom.web.errors import answer_to
@@ -981,6 +981,7 @@ def test_json_test_suite(client: FlaskClient, alice: str, kept: Callable[[], int
         (StoreUnavailable("away"), "The message could not be stored safely", "5"),
         (DiskFull(1, 2), "The disk of this service is nearly full", "60"),
         (CommitUnknown("lost"), "It is not known whether the message was stored", "5"),
+        (ReplacedSinceCommit("moved"), "It is not known whether the message was stored", "5"),
     ],
 )
 def test_what_could_not_be_stored_is_told_from_what_may_have_been(
@@ -990,7 +991,8 @@ def test_what_could_not_be_stored_is_told_from_what_may_have_been(
     document = json.loads(answer.get_data())
     assert (answer.status_code, document["title"], answer.headers["Retry-After"]) == (503, title, wait)
     assert document["type"] == "urn:problem:postroom:store-unavailable"
-    assert ("nothing was accepted" in document["detail"]) is not isinstance(error, CommitUnknown)
+    is_unknown = isinstance(error, CommitUnknown | ReplacedSinceCommit)
+    assert ("nothing was accepted" in document["detail"]) is not is_unknown
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from postroom.errors import ConfigError, DatabaseReplaced, StoreDamaged
+from postroom.errors import ConfigError, DatabaseReplaced, ReplacedSinceCommit, StoreDamaged
 from postroom.store import Store, open_store
 from postroom.store.sqlite import SQLiteEngine
 from tests.store.database import Post, SQLiteDatabase
@@ -148,8 +148,11 @@ def test_a_checkpoint_by_another_program_is_none_of_that(post: Post, sqlite: SQL
 
 
 def test_a_move_during_a_commit_is_noticed_before_the_answer(post: Post, sqlite: SQLiteDatabase) -> None:
-    with pytest.raises(DatabaseReplaced):
+    with pytest.raises(ReplacedSinceCommit):  # and not: "nothing was accepted"
         post.store.write(lambda transaction: move_away(sqlite.path))
+    with pytest.raises(DatabaseReplaced) as later:
+        post.add()
+    assert not isinstance(later.value, ReplacedSinceCommit), "that one was not begun"
 
 
 def test_it_goes_on_when_the_file_is_back(post: Post, sqlite: SQLiteDatabase) -> None:
