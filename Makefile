@@ -21,6 +21,7 @@ install: $(VENV)/.run
 test: $(VENV)/.dev
 	sh tools/debian-packages.sh
 	$(if $(filter tests tests/peers,$(TESTS)),$(BIN)/python -m tests.servers.peers)
+	$(if $(filter tests tests/databases,$(TESTS)),$(BIN)/python -m tests.databases)
 	$(BIN)/python -m pytest -n $(WORKERS) $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
 # What needs no server, for the hour-by-hour work: half a minute.
@@ -41,9 +42,11 @@ servers: $(VENV)/.dev
 	$(BIN)/python -m tests.servers.peers
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peers
 
-# PostgreSQL 13 to 18 (npm's embedded-postgres, cached in .peers/), failovers, and operators' commands in mid-flood.
+# PostgreSQL 13 to 18 (npm's embedded-postgres, cached in .peers/), PgBouncer, failovers, and operators' commands in
+# mid-flood, ids counted. `make test` has a sample of it.
 databases: $(VENV)/.dev
 	sh tools/debian-packages.sh
+	POSTROOM_SOAK=1 $(BIN)/python -m tests.databases
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/databases tests/store/test_pg_connect.py \
 	  tests/store/test_sessions.py tests/store/test_position.py tests/process/test_database_away.py
 

@@ -81,6 +81,7 @@ class Postgres:
     def initialise(self) -> None:
         if self._user is not None:
             shutil.chown(self.folder, self._user)
+            self._binaries = self._reachable(self._binaries)
         data = str(self.folder / "data")
         self._run(
             "initdb",
@@ -98,6 +99,15 @@ class Postgres:
         text = "".join(f"{name} = {value}\n" for name, value in self._settings.items())
         with (self.folder / "data/postgresql.conf").open("a", encoding="ascii") as file:
             file.write(text)
+
+    def _reachable(self, programs: Path) -> Path:
+        """Return the programs, or a copy of them where their folder is closed to others, as one in /root is."""
+        if all(path.stat().st_mode & 0o001 for path in (programs / "postgres", *programs.parents)):
+            return programs
+        copy = self.folder / "programs"
+        shutil.copytree(programs.parent, copy, symlinks=True)
+        subprocess.run(["chown", "-R", str(self._user), str(copy)], check=True)
+        return copy / "bin"
 
     def start(self) -> None:
         """Start and wait until it answers; the first start picks a port, later ones use the same."""

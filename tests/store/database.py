@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,17 @@ COMMIT;
 """
 
 
+def _lock_all(connection: psycopg.Connection[Any]) -> bool:
+    """Lock every table; a writer that goes through them in another order may be waiting for us, and we for it."""
+    try:
+        for table in TABLES:
+            connection.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+    except psycopg.errors.DeadlockDetected:
+        connection.rollback()
+        return False
+    return True
+
+
 class PostgresDatabase(Database):
     """A database of a server. What the tests look at goes over one connection, which is made again when it is ended."""
 
@@ -207,8 +219,7 @@ class PostgresDatabase(Database):
     @contextmanager
     def writes_held(self) -> Iterator[None]:
         with psycopg.connect(self.url) as foreign:
-            for table in TABLES:
-                foreign.execute(f"LOCK TABLE {table} IN EXCLUSIVE MODE")
+            eventually(partial(_lock_all, foreign), 120, "all tables to be locked")
             yield
             foreign.rollback()
 

