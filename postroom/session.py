@@ -206,9 +206,12 @@ class Session:
     async def _expect_service(self) -> None:
         """Where something is missing in EHLO, ask whether the server serves this connection at all.
 
-        Sendmail, when a limit is reached, answers EHLO without what it can do, and every command with the reason.
+        Sendmail, when a limit is reached, answers EHLO without what it can do, and other commands with the reason;
+        not EHLO, NOOP, RSET and QUIT. HELP asks for nothing that a server could refuse for another reason.
         """
-        self._expect(await self._command("NOOP", "NOOP"), "EHLO")  # it is what EHLO should have said
+        reply = await self._command("HELP", "HELP")
+        if reply.code not in _FORM:
+            self._expect(reply, "EHLO")  # it is what EHLO should have said
 
     def wants_another_name(self, refusals: Iterable[Reply]) -> bool:
         """Whether these refusals are of our name, and a new connection is to try another one; this one is closed then."""

@@ -560,7 +560,7 @@ class _Conversation:
             self.session.commands.append(line)
             verb, _, argument = line.partition(" ")
             behind = self.take(len(self.buffer)) if self.server.ahead is not None else b""
-            if self.session.turned_away and verb.upper() != "QUIT":
+            if self.session.turned_away and verb.upper() not in ("QUIT", "NOOP", "RSET"):
                 bare = "250-scripted.example\r\n250 ENHANCEDSTATUSCODES"
                 self.send(wire(bare if verb.upper() == "EHLO" else "452 4.3.2 Too many open connections."))
                 continue
