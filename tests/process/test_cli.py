@@ -300,6 +300,7 @@ def test_no_account_and_no_such_mail_are_2(folder: Folder) -> None:
 
 
 def test_an_empty_inbox(folder: Folder) -> None:
+    folder.run("migrate")
     assert folder.run("inbox", "--json").stdout == "[]\n"
     listed = folder.run("inbox")
     assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "the inbox is empty\n")
