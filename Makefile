@@ -10,7 +10,7 @@ SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test quick check controls servers databases soak bench peers lint types imports pythons lock clean
+.PHONY: run install test quick check controls servers databases clients soak bench peers lint types imports pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -22,6 +22,7 @@ test: $(VENV)/.dev
 	sh tools/debian-packages.sh
 	$(if $(filter tests tests/peers,$(TESTS)),$(BIN)/python -m tests.servers.peers)
 	$(if $(filter tests tests/databases,$(TESTS)),$(BIN)/python -m tests.databases)
+	$(if $(filter tests tests/clients,$(TESTS)),$(BIN)/python -m tests.servers.clients)
 	$(BIN)/python -m pytest -n $(WORKERS) $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
 # What needs no server, for the hour-by-hour work: half a minute.
@@ -51,6 +52,12 @@ databases: $(VENV)/.dev
 	  tests/store/test_sessions.py tests/store/test_position.py tests/process/test_database_away.py \
 	  tests/http/test_limits.py tests/process/test_shared_limits.py
 
+# Other people's HTTP clients and proxies, from Debian, npm and PyPI, in every pair; posts that are given up at every quarter.
+# `make test` has curl, httpx, Node and nginx.
+clients: $(VENV)/.dev
+	$(BIN)/python -m tests.servers.clients --all
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 600 tests/clients
+
 # The long proofs: 10,000 mails under 200 kills, 100 restarts, leases that run out, a fleet of machines, a million mails that
 # move house, the kill points 25 times each on both engines, and whole what `make test` samples. Takes some hours; -rP prints
 # the figures.
@@ -62,6 +69,7 @@ soak: $(VENV)/.dev
 	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
 	$(MAKE) servers
 	$(MAKE) databases
+	$(MAKE) clients
 	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
@@ -116,6 +124,8 @@ lock:
 	  --custom-compile-command 'make lock' --upgrade -o requirements/dev.txt requirements/dev.in
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/bench.txt requirements/bench.in
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command 'make lock' --upgrade -o requirements/clients.txt requirements/clients.in
 
 clean:
 	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

