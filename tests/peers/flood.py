@@ -135,7 +135,7 @@ def check_is_in_force(peer: Peer, low: Limit) -> None:
             client = smtplib.SMTP(timeout=30)
             stack.callback(client.close)
             with _noting(said):
-                _open(client, peer, low.securities[-1])
+                _open(client, peer, low.securities[0])
                 said.append(str(client.docmd("MAIL", f"FROM:<{USER}>")))
                 client.rset()
                 clients.append(client)
@@ -170,8 +170,10 @@ def _open(client: smtplib.SMTP, peer: Peer, security: Security) -> None:
     if security is Security.STARTTLS and client.has_extn("starttls"):
         client._host = peer.host  # type: ignore[attr-defined]  # the name that it checks
         client.starttls(context=context)
+        client.ehlo()
     if security is not Security.NONE and client.has_extn("auth"):
-        client.login(peer.user_of(address_for(security)), PASSWORD)
+        client.user, client.password = peer.user_of(address_for(security)), PASSWORD
+        client.auth("PLAIN", client.auth_plain)  # `login` would try another mechanism after 421
 
 
 def wait_until_ended(service: Installation, timeout: float) -> None:
