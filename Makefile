@@ -63,7 +63,8 @@ clients: $(VENV)/.dev
 # the figures.
 soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP \
-	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py
+	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py \
+	  tests/process/test_disk.py tests/process/test_verb_matrix.py tests/process/test_compose.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
 	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py

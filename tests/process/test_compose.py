@@ -1,4 +1,7 @@
-"""Every step of the Dockerfile and every command of compose.yaml, without a container engine."""
+"""Every step of the Dockerfile and every command of compose.yaml, without a container engine.
+
+`make test` downloads no package that is installed here; `make soak` begins with nothing, as the image does.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -21,6 +25,7 @@ from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SOAK = os.environ.get("POSTROOM_SOAK") == "1"
 COMPOSE = (ROOT / "compose.yaml").read_text()
 
 
@@ -42,6 +47,19 @@ def environment_of_all() -> dict[str, str]:
     return dict(re.findall(r'^    (\w+): "?(.*?)"?$', section, re.MULTILINE))
 
 
+def borrow_packages(environment: Path) -> None:
+    """Let an environment of the same Python have what ours has, but for Postroom: pip finds each pinned version there."""
+    [folder] = environment.glob("lib/python*/site-packages")
+    ours, borrowed = Path(sysconfig.get_path("purelib")), environment / "borrowed"
+    if folder.parent.name != ours.parent.name:
+        return
+    borrowed.mkdir()
+    for entry in ours.iterdir():
+        if "postroom" not in entry.name:
+            (borrowed / entry.name).symlink_to(entry)
+    (folder / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """The image's /opt/postroom, made by the Dockerfile's own steps in a folder that holds nothing else."""
@@ -56,9 +74,14 @@ def image(tmp_path: Path) -> Path:
                 copy = place / target / source if target.endswith("./") else place / target
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / source, copy)
-    quickly = {**os.environ, "PIP_NO_COMPILE": "1"}  # most of what is installed is never imported here
     for words in instructions("RUN"):
-        subprocess.run(["sh", "-ec", words], cwd=place, env=quickly, check=True, timeout=900)
+        environment = {
+            **os.environ,
+            "PIP_NO_COMPILE": "1",
+        }  # most of what is installed is never imported here
+        subprocess.run(["sh", "-ec", words], cwd=place, env=environment, check=True, timeout=900)
+        if "-m venv" in words and not SOAK:
+            borrow_packages(place / ".venv")
     return place
 
 

@@ -29,6 +29,7 @@ RESTARTS = 100 if SOAK else 6
 # Ten for what is being sent, one for everything else; five times that on a busy machine.
 DRAIN_S = 11.0 if SOAK else 55.0
 CLIENTS = 4
+PAUSE_S = 0.005 if SOAK else 0.02
 LEASE_S = 60.0
 
 
@@ -58,7 +59,7 @@ class Load:
         eventually(lambda: len(self.accepted) >= enough, 30, "mail to be accepted again")
 
     def _post(self) -> None:
-        while not self._ended.wait(0.005):
+        while not self._ended.wait(PAUSE_S):
             try:
                 answer = self._service.post()
             except (OSError, http.client.HTTPException):
