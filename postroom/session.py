@@ -206,13 +206,12 @@ class Session:
     async def _expect_service(self) -> None:
         """Where something is missing in EHLO, ask whether the server serves this connection at all.
 
-        Sendmail, when a limit is reached, answers EHLO without what it can do, and every command but NOOP and RSET with
-        the reason. A server need not know HELP (RFC 5321 §4.5.1).
+        Sendmail, when a limit is reached, answers EHLO without what it can do, and other commands with the reason;
+        not EHLO, NOOP, RSET and QUIT. HELP asks for nothing that a server could refuse for another reason.
         """
         reply = await self._command("HELP", "HELP")
-        if reply.permanent:
-            reply = await self._command("NOOP", "NOOP")
-        self._expect(reply, "EHLO")  # it is what EHLO should have said
+        if reply.code not in _FORM:
+            self._expect(reply, "EHLO")  # it is what EHLO should have said
 
     def wants_another_name(self, refusals: Iterable[Reply]) -> bool:
         """Whether these refusals are of our name, and a new connection is to try another one; this one is closed then."""
@@ -261,8 +260,6 @@ class Session:
             self._wire.abort()
             endpoint = self._endpoint
             said = await secondlook.greeting_in_clear(endpoint.host, endpoint.port, self._timeouts.connect)
-            if said is None:
-                raise _spoke_once(endpoint) from fault
             raise _speaks_first(endpoint, said) from fault
 
     async def _secure(self) -> None:
@@ -281,10 +278,11 @@ class Session:
 
     async def _authenticate(self) -> None:
         """Log in by the first mechanism whose form the server takes. A refused password is not tried in another form."""
-        reply: Reply | None = None
-        if not self._mechanisms and self._endpoint.security is Security.NONE:
-            await self._expect_service()  # no password goes in clear to a server that asks for none
+        if not self._mechanisms:
+            await self._expect_service()
+            self._expect_no_login()
             return
+        reply: Reply | None = None
         for way in self._ways_to_log_in():
             reply = await way()
             if reply.positive:
@@ -295,13 +293,9 @@ class Session:
                 await self._cancel_exchange()
             elif reply.code not in _FORM:
                 break
-        if not self._mechanisms and (reply is None or reply.code in _FORM):
-            raise self._no_login()
         raise self._no_way(reply)
 
     def _ways_to_log_in(self) -> list[Callable[[], Awaitable[Reply]]]:
-        if not self._mechanisms:
-            return [self._auth_plain_prompted]  # missing in EHLO or not: see `_expect_service`
         ways: tuple[tuple[str, Callable[[], Awaitable[Reply]]], ...] = (
             ("PLAIN", self._auth_plain),
             ("LOGIN", self._auth_login),
@@ -320,14 +314,15 @@ class Session:
             message = f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {names}"
         return SMTPFault(FaultKind.UNSUPPORTED, "AUTH", message)
 
-    def _no_login(self) -> SMTPFault:
-        """Without a log-in the server would relay nothing, and blame the recipients."""
-        return SMTPFault(
-            FaultKind.UNSUPPORTED,
-            "AUTH",
-            f"{self._endpoint} offers no log-in (AUTH), but a password is set; check host and port, "
-            f"or leave the password empty if this server asks for none",
-        )
+    def _expect_no_login(self) -> None:
+        """Without TLS a server may ask for none; with it the server would relay nothing, and blame the recipients."""
+        if self._endpoint.security is not Security.NONE:
+            raise SMTPFault(
+                FaultKind.UNSUPPORTED,
+                "AUTH",
+                f"{self._endpoint} offers no log-in (AUTH), but a password is set; check host and port, "
+                f"or leave the password empty if this server asks for none",
+            )
 
     async def _auth_plain(self) -> Reply:
         return await self._command("AUTH", f"AUTH PLAIN {self._plain_response()}")
@@ -437,18 +432,9 @@ def _silence(endpoint: Endpoint) -> str:
     return f"; {endpoint} may wait for TLS from the start, {how}: set the security to tls then"
 
 
-def _spoke_once(endpoint: Endpoint) -> SMTPFault:
-    """A server that is full says so in clear; the second connection may find a place, and a server that waits for TLS."""
-    message = (
-        f"{endpoint} answered in clear where TLS had to begin, and was silent when it was asked again: it may have been "
-        "busy, or it does not speak SMTP"
-    )
-    return SMTPFault(FaultKind.DISCONNECTED, "greeting", message)
-
-
-def _speaks_first(endpoint: Endpoint, said: Reply) -> SMTPFault:
+def _speaks_first(endpoint: Endpoint, said: Reply | None) -> SMTPFault:
     """What a server said in clear where TLS had to begin: a refusal counts, a greeting says that the row is wrong."""
-    if not said.positive:
+    if said is not None and not said.positive:
         return SMTPFault(FaultKind.REFUSED, "greeting", f"{endpoint} refused us: {said}", said)
     message = (
         f"{endpoint} answered in clear where TLS had to begin: it does not speak TLS from the start; "

@@ -80,13 +80,6 @@ CONTROLS = (
         "[AUTH-454 4.7.0 Too many login attempts, please try again later.]",
     ),
     Control(
-        "a log-in that EHLO leaves out is asked for",
-        "postroom/session.py",
-        "        if not self._mechanisms:\n            return [self._auth_plain_prompted]",
-        "        if not self._mechanisms:\n            return []",
-        "tests/smtp/test_login.py::test_a_log_in_that_is_not_announced_may_be_there",
-    ),
-    Control(
         "a server that has no place for an account costs no try",
         "postroom/worker/lane.py",
         "        if is_full(outcome):\n",

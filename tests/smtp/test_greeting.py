@@ -21,7 +21,7 @@ from postroom.session import Endpoint, Timeouts
 from postroom.smtp import Connection
 from postroom.status import classify_fault
 from tests.conftest import MakeContext, StartScripted
-from tests.servers.scripted import BareHandshake, Hang, Held, ScriptedServer
+from tests.servers.scripted import BareHandshake, Held, ScriptedServer
 from tests.servers.waiting import eventually
 from tests.smtp.dialog import PASSWORD, USER, attempt, endpoint, job, run
 
@@ -342,20 +342,6 @@ def test_a_busy_server_that_says_so_in_clear_where_tls_was_meant_is_no_wrong_row
     outcome = classify_fault(fault)
     assert isinstance(outcome, Deferred)
     assert "Too many concurrent" in outcome.reason
-
-
-def test_a_server_that_has_a_place_when_it_is_asked_again_is_no_wrong_row(
-    scripted: StartScripted, client_tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It waits for TLS then, and says nothing in clear."""
-    monkeypatch.setattr("postroom.secondlook.LONGEST_S", 0.3)
-    server = scripted()
-    server.on("GREETING", "421 Too many concurrent SMTP connections; please try again later.", times=1)
-    server.on("GREETING", do=Hang())
-    fault = fault_of(endpoint(server, Security.TLS, client_tls))
-    outcome = classify_fault(fault)
-    assert isinstance(outcome, Deferred)
-    assert outcome.blame is Blame.CONNECTION
 
 
 # --- certificates

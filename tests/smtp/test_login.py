@@ -204,7 +204,7 @@ def test_helo_where_ehlo_is_unknown(scripted: StartScripted, code: int) -> None:
         await connection.quit()
 
     run(dialogue())
-    assert server.verbs == ["EHLO", "HELO", "HELP", "NOOP", "MAIL", "RCPT", "DATA", "QUIT"]
+    assert server.verbs == ["EHLO", "HELO", "HELP", "MAIL", "RCPT", "DATA", "QUIT"]
     assert server.messages[0].data == MIME
 
 
@@ -225,11 +225,7 @@ BUSY = "452 4.3.2 Too many open connections."
 DENIED = "550 5.7.1 Access denied"
 
 
-@pytest.mark.parametrize(
-    ("text", "kind", "refuses_noop"),
-    [(BUSY, Deferred, False), (BUSY, Deferred, True), (DENIED, Failed, True)],
-    ids=["sendmail", "busy", "denied"],
-)
+@pytest.mark.parametrize(("text", "kind"), [(BUSY, Deferred), (DENIED, Failed)], ids=["busy", "denied"])
 @pytest.mark.parametrize(
     ("security", "verb"),
     [(Security.STARTTLS, "STARTTLS"), (Security.NONE, "EHLO"), (Security.TLS, "EHLO")],
@@ -241,7 +237,6 @@ def test_a_server_that_turns_the_connection_away_says_so_to_every_command(
     client_tls: ssl.SSLContext,
     text: str,
     kind: type,
-    refuses_noop: bool,
     security: Security,
     verb: str,
     password: str,
@@ -249,10 +244,8 @@ def test_a_server_that_turns_the_connection_away_says_so_to_every_command(
     """As Sendmail does: its EHLO lists next to nothing, which says nothing of what it can do."""
     server = scripted(tls=True, implicit_tls=security is Security.TLS)
     server.on("EHLO", "250-sendmail.example\r\n250 ENHANCEDSTATUSCODES")
-    for each in ("STARTTLS", "HELP", "MAIL", "AUTH", "CHALLENGE", *(["NOOP"] if refuses_noop else [])):
-        server.on(each, text)
-    if security is Security.TLS and password:
-        verb = "AUTH"
+    for each in ("STARTTLS", "HELP", "MAIL", "AUTH"):
+        server.on("LINE", text, match=each)
     fault = opened(server, security, client_tls, password=password)
     assert isinstance(fault, SMTPFault)
     assert (fault.kind, fault.verb) == (FaultKind.REFUSED, verb)
@@ -261,34 +254,6 @@ def test_a_server_that_turns_the_connection_away_says_so_to_every_command(
     assert type(outcome) is kind
     assert text in outcome.reason
     assert outcome.blame is (Blame.CONNECTION if kind is Deferred else Blame.ACCOUNT)
-    assert not server.logins
-
-
-def test_a_log_in_that_is_not_announced_may_be_there(
-    scripted: StartScripted, client_tls: ssl.SSLContext
-) -> None:
-    """Over TLS it is asked for, without the password at first."""
-    server = scripted(tls=True, implicit_tls=True)
-    server.on("EHLO", "250-mail.example\r\n250 8BITMIME")
-    connection = opened(server, Security.TLS, client_tls, password=PASSWORD)
-    assert not isinstance(connection, SMTPFault)
-    assert connection.authenticated
-    assert server.verbs[:2] == ["EHLO", "AUTH"]
-
-
-@pytest.mark.parametrize(
-    "text", ["500 5.5.1 what?", "502 5.5.1 what?", "503 5.5.1 authentication not enabled", "504 5.5.4 no"]
-)
-def test_a_log_in_that_is_unknown_names_the_row(
-    scripted: StartScripted, client_tls: ssl.SSLContext, text: str
-) -> None:
-    server = scripted(tls=True, implicit_tls=True)
-    server.on("EHLO", "250-mail.example\r\n250 8BITMIME")
-    server.on("CHALLENGE", text)
-    fault = opened(server, Security.TLS, client_tls, password=PASSWORD)
-    assert isinstance(fault, SMTPFault)
-    assert (fault.kind, fault.verb) == (FaultKind.UNSUPPORTED, "AUTH")
-    assert "offers no log-in" in str(fault)
     assert not server.logins
 
 
