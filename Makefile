@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
-WORKERS ?= auto
+# Two for each core, since many tests wait for servers and processes. They take over what another has not begun.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 # `make test SEED=4711` runs the tests in the random order of that seed, REPORT=FILE writes a line of JSON for each.
 SEED ?=
 SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
@@ -23,12 +24,12 @@ test: $(VENV)/.dev
 	$(if $(filter tests tests/peers,$(TESTS)),$(BIN)/python -m tests.servers.peers)
 	$(if $(filter tests tests/databases,$(TESTS)),$(BIN)/python -m tests.databases)
 	$(if $(filter tests tests/clients,$(TESTS)),$(BIN)/python -m tests.servers.clients)
-	$(BIN)/python -m pytest -n $(WORKERS) $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
 # What needs no server, for the hour-by-hour work: half a minute.
 quick: TESTS = tests/unit tests/store
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not server and not slow" $(TESTS)
+	$(BIN)/python -m pytest -n auto -m "not server and not slow" $(TESTS)
 
 check: lint types imports test
 

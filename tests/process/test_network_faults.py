@@ -106,7 +106,8 @@ def test_an_answer_after_our_time_out_is_in_doubt_and_no_other_mail_s(
     given_up = threading.Event()
     server.on("DOT", do=Held(given_up), times=1)
     server.on("DOT", reply="554 5.6.0 not this one", times=1)
-    rows = [HEADER + ",connections", row(server.port) + ",1"]
+    # One command at a time: a refusal in a group is asked about once more.
+    rows = [HEADER + ",connections,pipelining", row(server.port) + ",1,no"]
     settings = {"POSTROOM_RETRY_SCHEDULE": "15s", "POSTROOM_SMTP_DOT_TIMEOUT": "2s"}
     with Installation(tmp_path, rows, **settings) as service:
         late = service.send()
