@@ -13,7 +13,12 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 import trustme
 
-from tests.reporting import pytest_runtest_makereport, pytest_runtest_setup, pytest_terminal_summary
+from tests.reporting import (
+    pytest_configure,
+    pytest_runtest_makereport,
+    pytest_runtest_setup,
+    pytest_terminal_summary,
+)
 from tests.servers.memcached import Memcached
 from tests.servers.postfix import Postfix
 from tests.servers.postgres import Postgres
@@ -23,6 +28,7 @@ from tests.servers.sink import Sink
 from tests.soak import choose_examples
 
 __all__ = [
+    "pytest_configure",
     "pytest_runtest_makereport",
     "pytest_runtest_setup",
     "pytest_terminal_summary",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Generator
 
@@ -9,6 +10,13 @@ import pytest
 
 from tests.servers import logs, programs
 from tools.flaky import FAILURE
+
+
+def pytest_configure() -> None:
+    """Let the processes that tests start heed signals, also where this run was started by nohup or in the background."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup() -> None:
