@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import os
 import socket
 import threading
 import time
@@ -112,7 +113,6 @@ class _Memory:
         return sorted(found, key=lambda info: (info[4] == address) is not good)
 
 
-_resolver = _Resolver()
 _memory = _Memory()
 
 
@@ -142,10 +142,20 @@ def avoid(host: str, port: int, address: Any) -> None:
     _memory.note((host, port), address, good=False)
 
 
+def _peer_of(reached: socket.socket) -> Any:
+    """Return the address that a socket is connected to. Raises ConnectionResetError where it is no longer."""
+    try:
+        return reached.getpeername()
+    except OSError as error:
+        if error.errno == errno.ENOTCONN:
+            raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)) from error
+        raise
+
+
 async def _race(addresses: Sequence[AddrInfoType]) -> tuple[Wire, Any]:
     reached = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S)
     try:
-        address = reached.getpeername()  # an error where the server has reset it already
+        address = _peer_of(reached)
         _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=reached)
     except BaseException:
         reached.close()

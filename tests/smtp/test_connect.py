@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
+import struct
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 
-from postroom.connect import _Memory, connect
+from postroom.connect import _Memory, _peer_of, connect
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Security
 from postroom.session import Endpoint, Timeouts
 from postroom.smtp import Connection
 from tests.conftest import StartScripted
+from tests.servers.waiting import eventually
 from tests.smtp import dialog
 
 FIRST, SECOND = "127.0.0.2", "127.0.0.1"
@@ -151,3 +153,14 @@ def test_all_addresses_share_one_deadline(run: Run, clock: Clock, resolved: Call
         run(connect("smtp.example", port, 0.6))
     assert caught.value.kind is FaultKind.TIMEOUT
     assert "no answer within 0.6 s" in str(caught.value)
+
+
+def test_a_server_that_has_reset_before_we_look_is_said_to_have_reset() -> None:
+    """getpeername() says ENOTCONN then, which tells nobody anything."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+        client.connect(listener.getsockname())
+        accepted, _ = listener.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+        with pytest.raises(ConnectionResetError):
+            eventually(lambda: _peer_of(client) is None, message="the reset to arrive")
