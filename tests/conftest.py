@@ -18,6 +18,7 @@ from tests.reporting import (
     pytest_runtest_makereport,
     pytest_runtest_setup,
     pytest_terminal_summary,
+    pytest_unconfigure,
 )
 from tests.servers.memcached import Memcached
 from tests.servers.postfix import Postfix
@@ -32,6 +33,7 @@ __all__ = [
     "pytest_runtest_makereport",
     "pytest_runtest_setup",
     "pytest_terminal_summary",
+    "pytest_unconfigure",
 ]  # pytest finds them here
 
 MakeContext: TypeAlias = Callable[[str], ssl.SSLContext]

@@ -19,6 +19,10 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_unconfigure() -> None:
+    logs.close_all()
+
+
 def pytest_runtest_setup() -> None:
     """Let a failure show only what the servers write from here on."""
     logs.begin_test()

@@ -52,7 +52,7 @@ def run(folder: Path, test: str) -> tuple[int, str]:
         if not name.startswith(("PYTEST_", "POSTROOM_CONTROLS"))
     }
     ended = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", *_OPTIONS, test],
+        [sys.executable, "-B", "-m", "pytest", *_OPTIONS, f"--basetemp={folder}/temporary", test],
         cwd=folder,
         env={**environment, "PYTHONPATH": str(folder)},
         capture_output=True,

@@ -71,3 +71,10 @@ def last_lines() -> Iterator[tuple[str, str]]:
         text = os.pread(file.fileno(), size - start, start).decode(errors="replace") if size > start else ""
         if text:
             yield str(path), "\n".join(text.splitlines()[-_SHOWN_LINES:])
+
+
+def close_all() -> None:
+    """Close every log: the run is over."""
+    for watched in _watched.values():
+        watched.close()
+    _watched.clear()

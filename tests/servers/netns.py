@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -130,15 +131,17 @@ def _run_inside(node: str, enter: Sequence[str] = UNSHARE, setup: str = SETUP) -
     environment |= {"PATH": PATH, INSIDE: "1"}
     if not _allowed(environment, enter, setup):
         unavailable("no network namespaces here: `unshare --map-root-user --net --mount` or iproute2 fails")
-    pytest = [sys.executable, "-m", "pytest", "-q", "-rP", "-p", "no:cacheprovider", node]
-    ended = subprocess.run(
-        [*enter, setup + 'exec "$@"', "sh", *pytest],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    # With a folder of its own: runs that share pytest's clear up each other's old ones at the same time.
+    with tempfile.TemporaryDirectory(prefix="inside-", ignore_cleanup_errors=True) as folder:
+        options = ["-q", "-rP", "-p", "no:cacheprovider", f"--basetemp={folder}/run"]
+        ended = subprocess.run(
+            [*enter, setup + 'exec "$@"', "sh", sys.executable, "-m", "pytest", *options, node],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     print(ended.stdout)
     assert ended.returncode == 0, f"inside the namespace:\n{ended.stdout[-6000:]}\n{ended.stderr[-2000:]}"
     assert " passed" in ended.stdout, "the test inside did not run"

@@ -41,7 +41,8 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def run(tests: str) -> tuple[int, str]:
         Path("conftest.py").write_text(CONFTEST)
         Path("test_some.py").write_text(tests)
-        command = [sys.executable, "-m", "pytest", "--report-log=report", "-p", "no:cacheprovider", "."]
+        command = [sys.executable, "-m", "pytest", "--report-log=report", "-p", "no:cacheprovider"]
+        command += ["--basetemp=temporary", "."]
         subprocess.run(command, capture_output=True, check=False)
         return flaky.judge(flaky.read(Path("report"))), capsys.readouterr().out
 
