@@ -9,13 +9,15 @@ import logging
 import math
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 from limits import RateLimitItem
-from limits.storage import MemoryStorage, Storage, storage_from_string
+from limits.storage import MemcachedStorage, MemoryStorage, Storage, storage_from_string
 
 from postroom.config import RateLimitFallback
 from postroom.errors import LimiterUnavailable
@@ -202,9 +204,38 @@ def _open(uri: str) -> Storage:
                 "sentinel_kwargs": _redis_options(),
             }  # a replica is a little behind
     elif uri.startswith("memcached"):
-        options = {"connect_timeout": _PATIENCE_S, "timeout": _PATIENCE_S}
+        return _open_memcached(uri)
     storage = storage_from_string(uri, **options)
     assert isinstance(storage, Storage)
+    return storage
+
+
+def _open_memcached(uri: str) -> Storage:
+    """Share one pool of connections between all threads, and close it with the storage.
+
+    The library makes a client for each thread, and closes none: sockets stay open until the collector finds them.
+    """
+    from pymemcache.client.base import PooledClient
+    from pymemcache.client.hash import HashClient
+
+    def make(_: ModuleType, hosts: list[Any], **options: Any) -> Any:
+        return (
+            HashClient(hosts, use_pooling=True, **options)
+            if len(hosts) > 1
+            else PooledClient(*hosts, **options)
+        )
+
+    clients: list[Any] = []
+    mutex = threading.Lock()
+
+    def get(module: ModuleType, hosts: list[Any], **options: Any) -> Any:
+        with mutex:
+            if not clients:
+                clients.append(make(module, hosts, **options))
+            return clients[0]
+
+    storage = MemcachedStorage(uri, client_getter=get, connect_timeout=_PATIENCE_S, timeout=_PATIENCE_S)  # type: ignore[arg-type]
+    weakref.finalize(storage, lambda: [client.close() for client in clients])
     return storage
 
 

@@ -77,7 +77,7 @@ def make_app(service: Service) -> Iterator[Callable[..., Flask]]:
 
     yield make
     apps.clear()
-    if has_clients:  # of Redis and Memcached: they leave closing to this, which takes as long as ten tests
+    if has_clients:  # of Redis: they leave closing to this, which takes as long as ten tests
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
