@@ -36,7 +36,14 @@ SWITCHES: Final = ("pipelining", "chunking")
 COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
 
 _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
-_DELIMITERS: Final = (",", ";", "\t")  # Excel writes semicolons where the comma is the decimal sign
+_DELIMITERS: Final[tuple[str, ...]] = (
+    ",",
+    ";",
+    "\t",
+)  # Excel writes semicolons where the comma is the decimal sign
+_NAMED_DELIMITER: Final = re.compile(
+    r'\s*"?sep=(.)"?(\1|\s)*', re.IGNORECASE
+)  # a first line that spreadsheets write
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
 _MOST_A_DAY: Final = 1_000_000_000
 _MOST_LOGINS: Final = 100_000
@@ -163,8 +170,9 @@ def _lines(data: bytes) -> list[str]:
     return list(io.StringIO(text, newline=""))
 
 
-def _first_line(lines: list[str]) -> int:
-    return next((number for number, line in enumerate(lines, 1) if not _skipped(line)), 1)
+def _first_line(lines: list[str], after: int = 0) -> int:
+    """Return the number of the first line behind line `after` that is not skipped, else 1."""
+    return next((number for number, line in enumerate(lines[after:], after + 1) if not _skipped(line)), 1)
 
 
 def _skipped(line: str) -> bool:
@@ -172,11 +180,14 @@ def _skipped(line: str) -> bool:
 
 
 def _header(lines: list[str]) -> _Header:
-    line = _first_line(lines)
+    line, delimiters = _first_line(lines), _DELIMITERS
+    if lines and (named := _NAMED_DELIMITER.fullmatch(lines[line - 1])):
+        lines[line - 1] = "\n"
+        line, delimiters = _first_line(lines, line), _delimiters(named[1])
     if not lines or _skipped(lines[line - 1]):
         raise _Fault(f"the file is empty; its first line must be {','.join(REQUIRED)}")
     header = max(
-        (_header_split_at(lines, line, delimiter) for delimiter in _DELIMITERS),
+        (_header_split_at(lines, line, delimiter) for delimiter in delimiters),
         key=lambda header: len(set(header.columns) - {None}),
     )
     missing = [column for column in REQUIRED if column not in header.columns]
@@ -189,6 +200,12 @@ def _header(lines: list[str]) -> _Header:
     if twice:
         raise _Fault(f"column {', '.join(twice)} is there twice; remove one")
     return header
+
+
+def _delimiters(named: str) -> tuple[str, ...]:
+    """Return the delimiters to try where a line `sep=` names one: a file that was edited later may have another."""
+    usable = not named.isalnum() and named not in '" _-\n\r'
+    return (named, *_DELIMITERS) if usable else _DELIMITERS
 
 
 def _header_split_at(lines: list[str], line: int, delimiter: str) -> _Header:
@@ -315,8 +332,8 @@ def _optional(cells: dict[str, str], column: str, parse: Callable[[str], T]) -> 
 def _key(text: str) -> Secret:
     if not text:
         raise _Fault("key is empty")
-    if any(letter.isspace() or not letter.isprintable() for letter in text):
-        raise _Fault("key contains a space or a control character")
+    if not all(letter.isprintable() or unicodedata.category(letter) == "Zs" for letter in text):
+        raise _Fault("key contains a control character")
     return Secret(text)
 
 

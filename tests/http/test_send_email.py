@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
+from postroom.accounts import AccountsFile
 from postroom.errors import CommitUnknown, DiskFull, ReplacedSinceCommit, StoreUnavailable
 from postroom.setup import Service
 from postroom.store.sqlite import SQLiteEngine
@@ -118,6 +119,25 @@ def test_the_key_may_come_in_a_header(
     given = {name: value.format(alice) for name, value in headers.items()}
     key = {name: value and value.format(alice) for name, value in also.items()}
     check_accepted(post(client, {**MAIL, **key}, given))
+
+
+@pytest.mark.parametrize(
+    ("also", "headers"),
+    [
+        ({"key": "my old key"}, {}),
+        ({}, {"X-API-Key": "my old key"}),
+        ({}, {"Authorization": "Bearer my old key"}),
+        ({"key": "my old key"}, {"X-API-Key": "my old key"}),
+    ],
+)
+def test_a_key_may_have_spaces(
+    client: FlaskClient, service: Service, also: Mapping[str, str], headers: Mapping[str, str]
+) -> None:
+    path = service.settings.accounts_csv
+    path.write_text("sep=;\nkey;email;app_password;host\n my old key ;carol@example.com;;inbox\n")
+    AccountsFile(service.store, service.vault, path).sync()
+    check_accepted(post(client, {**MAIL, **also}, headers))
+    check_problem(post(client, {**MAIL, "key": "myoldkey"}), "not-authenticated", ("key", "not known"))
 
 
 @pytest.mark.parametrize(

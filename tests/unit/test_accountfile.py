@@ -77,6 +77,44 @@ class TestRows:
             (6, "k2", 'p;w"2'),
         ]
 
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    @pytest.mark.parametrize("start", [b"", codecs.BOM_UTF8, b"\n", b"# written by a spreadsheet\n"])
+    @pytest.mark.parametrize(
+        ("named", "delimiter"),
+        [
+            ("sep=;", ";"),
+            ("SEP=,", ","),
+            ('"sep=;"', ";"),
+            ("sep=;;;", ";"),  # saved again, filled up to as many columns as the others
+            ("sep=\t", "\t"),
+            ("sep=|", "|"),
+            ("sep=;", ","),  # edited by hand later
+            ("sep=x", ","),  # nothing that could separate
+            ('sep="', ","),
+            ("sep= ", ";"),
+        ],
+    )
+    def test_after_a_line_that_names_the_delimiter(
+        self, named: str, delimiter: str, start: bytes, end: str
+    ) -> None:
+        text = f"{named}\n\n{HEADER}k1,ann@gmail.com,{APP_PASSWORD}\n".replace("\n", end)
+        text = text.replace(",", delimiter) if "," not in named else text
+        file = read_accounts(start + text.encode())
+        assert file.faults == ()
+        assert [(row.line, row.email) for row in file.rows] == [(4 + start.count(b"\n"), "ann@gmail.com")]
+
+    @pytest.mark.parametrize("text", ["sep=;", "sep=;\n", "sep=;\n# nothing\n"])
+    def test_of_a_file_that_only_names_the_delimiter(self, text: str) -> None:
+        assert "the file is empty" in _only_fault(text).message
+
+    def test_that_name_the_delimiter_further_down_are_rows(self) -> None:
+        file = _read(HEADER + "sep=;\n")
+        assert [fault.line for fault in file.faults] == [2]
+
+    @pytest.mark.parametrize("key", ["two words", "three  of them", "a\u00a0b"])
+    def test_with_spaces_in_the_key(self, key: str) -> None:
+        assert _only_row(HEADER + f" {key} ,ann@gmail.com,{APP_PASSWORD}\n").key == Secret(key)
+
     @pytest.mark.parametrize(
         "header",
         [
@@ -158,9 +196,8 @@ FULL_ROW = {
     ("column", "value", "message"),
     [
         ("key", "", "key is empty"),
-        ("key", "canary key", "key contains a space"),
-        ("key", "canary\x07", "key contains a space or a control character"),
-        ("key", "canary\u200b", "key contains a space or a control character"),
+        ("key", "canary\x07", "key contains a control character"),
+        ("key", "canary\u200b", "key contains a control character"),
         ("email", "", "email is empty"),
         ("email", "canary-password", "email: it is no mailbox"),
         ("email", "ann@canary..com", "email: it is no mailbox"),
