@@ -396,12 +396,25 @@ _STOPPED_ACCOUNTS = (
     Row(
         Meaning.ACCOUNT,
         _any(
-            r"smtpclientauth\w* is disabled",
-            r"5\.7\.139.*(?:tenant|mailbox|disabled)",
+            r"smtpclientauth\w* is disabled for the tenant",
+            r"5\.7\.139.*tenant",
         ),
         at=ANYWHERE,
         provider="microsoft",
-        explanation="the log-in over SMTP (SMTP AUTH) is switched off for this mailbox or its organisation",
+        explanation="the log-in over SMTP (SMTP AUTH) is switched off for the whole organisation; the password may be right",
+        fix="an administrator switches it on for this mailbox alone (Microsoft 365 admin centre, Mail, Manage email apps, "
+        "Authenticated SMTP), or for all: aka.ms/smtp_auth_disabled",
+        source=_MICROSOFT_SMTP_AUTH,
+    ),
+    Row(
+        Meaning.ACCOUNT,
+        _any(
+            r"smtpclientauth\w* is disabled",
+            r"5\.7\.139.*(?:mailbox|disabled)",
+        ),
+        at=ANYWHERE,
+        provider="microsoft",
+        explanation="the log-in over SMTP (SMTP AUTH) is switched off for this mailbox; the password may be right",
         fix="an administrator switches on Authenticated SMTP for the mailbox: aka.ms/smtp_auth_disabled",
         source=_MICROSOFT_SMTP_AUTH,
     ),
@@ -746,6 +759,24 @@ _MAKE_ONE = (
     "Google wants an app password here: switch on 2-step verification and make one at "
     "myaccount.google.com/apppasswords"
 )
+
+
+def _wrong_password(provider: str | None, fix: str) -> tuple[Row]:
+    """Return what 535 means; what a first-timer is most likely to lack comes first."""
+    explanation = "the server does not accept this user name and password"
+    return (
+        Row(
+            Meaning.ACCOUNT,
+            at=LOGIN,
+            code="535",
+            provider=provider,
+            explanation=explanation,
+            fix=fix,
+            source=_RFC_4954,
+        ),
+    )
+
+
 _LOGINS = (
     Row(
         Meaning.ACCOUNT,
@@ -776,7 +807,7 @@ _LOGINS = (
         enhanced=r"5\.7\.8",
         provider="google",
         explanation="the server does not accept this user name and password",
-        fix="app passwords are revoked when the account's password changes: make a new one",
+        fix=_MAKE_ONE + ". One that worked is revoked when the account's password changes: make a new one",
         source="support.google.com/accounts/answer/185833",
     ),
     Row(
@@ -825,10 +856,42 @@ _LOGINS = (
     ),
     Row(
         Meaning.ACCOUNT,
+        _any(
+            r"try again later",
+            r"temporar\w+ (?:locked|blocked|disabled|suspended|denied)",
+        ),
         at=LOGIN,
-        code="535",
-        explanation="the server does not accept this user name and password",
+        code="5..",
+        explanation="the provider takes no log-ins from this account for now, often after several with a wrong password",
+        fix="wait as long as the provider says, see that the password in data.csv is right, then: postroom accounts resume",
         source=_RFC_4954,
+    ),
+    *_wrong_password(
+        "yahoo", "Yahoo wants an app password: login.yahoo.com/account/security, Generate app password"
+    ),
+    *_wrong_password(
+        "icloud", "Apple wants an app-specific password: account.apple.com, Sign-In and Security"
+    ),
+    *_wrong_password(
+        "fastmail", "Fastmail wants an app password: Settings, Privacy & Security, Manage app passwords"
+    ),
+    *_wrong_password(
+        "zoho",
+        "with two-factor log-in Zoho wants an app password: accounts.zoho.com, Security, App passwords",
+    ),
+    *_wrong_password(
+        "microsoft",
+        "with two-step verification Microsoft wants an app password: account.microsoft.com/security; many organisations "
+        "take no passwords over SMTP at all",
+    ),
+    *_wrong_password(
+        "gmx",
+        "switch on POP3 and IMAP for the mailbox in its settings on the web; with two-factor log-in, make an app password",
+    ),
+    *_wrong_password(
+        None,
+        "if the provider has app passwords, it may want one in place of the mailbox's own; else compare email, username and "
+        "app_password in data.csv with what a mail program uses",
     ),
     Row(Meaning.ACCOUNT, at=LOGIN, code="5..", explanation="the server refuses the log-in", source=_RFC_4954),
     Row(

@@ -24,7 +24,7 @@ class _Errand:
 
     work: Work[Any]
     what: str
-    then: Callable[[], None] | None
+    then: Callable[[Any], None] | None
     done: asyncio.Future[None]
     pause: float = 0.05
 
@@ -54,11 +54,12 @@ class Seam:
         return future
 
     def persist(
-        self, work: Work[Any], what: str, then: Callable[[], None] | None = None
+        self, work: Work[Any], what: str, then: Callable[[Any], None] | None = None
     ) -> asyncio.Future[None]:
         """Commit work that must not be given up, trying again for as long as the store is unavailable.
 
-        The future is done, and `then` called, once it is recorded, or has proved impossible.
+        The future is done, and `then` called with what `work` returned, once it is recorded; with None when it has
+        proved impossible.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._persisting.add(done)
@@ -83,7 +84,7 @@ class Seam:
         self._persisting.discard(errand.done)
         errand.done.set_result(None)
         if errand.then is not None:
-            errand.then()
+            errand.then(None if error is not None else future.result())
 
     async def _flush(self) -> None:
         try:

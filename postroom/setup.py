@@ -17,6 +17,7 @@ from postroom.accounts import AccountsFile, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, load_settings
 from postroom.errors import ConfigError
+from postroom.logs import LineFormatter, is_journal
 from postroom.model import system_clock
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _VAULT = "vault"  # setting: the fingerprint of the secret key
 VAR = Path("var")
+_STANDARD_ERROR = 2
 _EX_TEMPFAIL = 75  # sysexits.h
 _LAST_ANSWERS_S = 0.3
 _REPETITIVE = (
@@ -48,10 +50,10 @@ class Service:
 
 def start_logging(settings: Settings) -> None:
     """Log to standard error; one line for each record, but for those of a worker that repeat."""
-    logging.basicConfig(
-        level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
-    )
+    logging.basicConfig(level=settings.log_level, force=True)
+    for_journal = is_journal(_STANDARD_ERROR)
     for handler in logging.getLogger().handlers:
+        handler.setFormatter(LineFormatter(for_journal=for_journal))
         quieten(handler, *_REPETITIVE)
 
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from postroom.logs import LineFormatter, is_journal
+
 log = logging.getLogger("postroom.supervise")
 
 LIFELINE = "POSTROOM_LIFELINE"
@@ -192,7 +194,9 @@ class Supervisor:
 
 def main() -> None:
     """Run the commands given as arguments, each one argument with its words separated by spaces."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig()
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(LineFormatter(for_journal=is_journal(2)))
     sys.exit(Supervisor([argument.split() for argument in sys.argv[1:]]).run())
 
 

@@ -590,8 +590,8 @@ class Transaction:
 
     def finish(
         self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
-    ) -> None:
-        """Record the result of a claimed job, exactly once.
+    ) -> bool:
+        """Record the result of a claimed job, exactly once; return whether its message has reached its end.
 
         Writes attempt, delivery states, events and the next due time. Raises
         LeaseLost, writing nothing, when another worker holds the job.
@@ -603,7 +603,7 @@ class Transaction:
             self._finish_deliveries(job, result, now)
         elif over and job.one_recipient and isinstance(result.only, Sent):
             self._conclude(job, result, worker_id=worker_id, started_at=started_at, now=now)
-            return
+            return True
         elif over:
             self._finish_deliveries(job, result, now)
             self._end(job, result, now)
@@ -619,6 +619,7 @@ class Transaction:
         unsent = [each for each in result.outcomes.values() if not isinstance(each, Sent | InDoubt)]
         self._return_usage(job, len(unsent))
         self._record_attempt(job, result.outcomes, worker_id=worker_id, started_at=started_at, now=now)
+        return over and not job.partial
 
     @staticmethod
     def _is_final(outcome: Outcome, policy: InDoubtPolicy) -> bool:

@@ -497,6 +497,7 @@ class Lane:
         if is_account_fault(outcome):
             self._leave(outcome, started_at, sending=False)
         else:
+            self._standing.tell_trouble(outcome)
             self._standing.block()
 
     def _wait_for_place(self, outcome: Outcome, started_at: Instant) -> None:
@@ -504,7 +505,7 @@ class Lane:
 
         A message for which that has gone on for as long as it is retried has its tries counted, so that it ends some day.
         """
-        self._standing.wait_for_place()
+        self._standing.wait_for_place(outcome)
         if self._jobs:
             job = self._take()
             assert isinstance(outcome, Deferred)
@@ -523,7 +524,7 @@ class Lane:
                 job, result, worker_id=context.worker_id, started_at=started_at, now=now
             ),
             f"the result of {job.request_id}",
-            lambda: self._recorded(job, finished=True),
+            lambda over: self._recorded(job, result.outcomes if over else None, finished=True),
         )
 
     def _result(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], now: Instant) -> Result:
@@ -557,11 +558,14 @@ class Lane:
         self._context.seam.persist(
             lambda transaction: transaction.release(job, now),
             f"that {job.request_id} goes back to the queue",
-            lambda: self._recorded(job, finished=False),
+            lambda _: self._recorded(job, None, finished=False),
         )
 
-    def _recorded(self, job: ClaimedJob, *, finished: bool) -> None:
+    def _recorded(self, job: ClaimedJob, ended: Mapping[int, Outcome] | None, *, finished: bool) -> None:
+        """Forget the job; `ended` is what became of its message where that has reached its end."""
         self._context.in_hand.discard(job.token)
+        if ended is not None:
+            self._context.finished_messages.note(job, ended)
         if finished:
             self._context.finished()
 

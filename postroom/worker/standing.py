@@ -33,6 +33,7 @@ from postroom.seam import Seam
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
+from postroom.worker.finished import FinishedMessages
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -40,6 +41,7 @@ T = TypeVar("T")
 _MOST_DRAWN = (
     3  # refusals of the account by one message, others having passed in between: it is the message's
 )
+_ANY = ()  # trouble of which the log has spoken, whatever comes next
 _MOST_DRAWN_AT_RATE = 6  # where chance decides which one is refused
 _LONGEST_MEMORY = 60 * SECOND  # of what was sent without a pace
 _LONGEST_BLOCK = 60 * SECOND
@@ -68,6 +70,7 @@ class Context:
     marked: set[int] = field(
         default_factory=set
     )  # claim tokens whose dot was to leave since they were last taken
+    finished_messages: FinishedMessages = field(default_factory=FinishedMessages)
     draining: bool = False
     workers: int = 1  # that are alive, this one among them
 
@@ -91,6 +94,7 @@ class Standing:
         self._setting_aside: asyncio.Future[None] | None = None
         self._since: Instant | None = None  # when the messages began that are counted
         self._taken = 0
+        self._trouble: tuple[object, ...] | None = None  # that the log last named, until it works again
         self.stored = stored
         self.most_connections = 1  # over all workers
         self.logins_per_minute: int | None = None
@@ -106,6 +110,8 @@ class Standing:
         """Take over what the database says of the account now; new credentials deserve a try at once."""
         if stored.credential != self.stored.credential:
             self._failures, self._refused, self._blocked_until = 0, False, 0.0
+            if self._trouble is not None:
+                self._trouble = _ANY
         worked_at = stored.account.worked_at or self.account.worked_at  # it may be on its way to the database
         worked_with = stored.account.worked_with or self.account.worked_with
         account = replace(stored.account, worked_at=worked_at, worked_with=worked_with)
@@ -159,6 +165,25 @@ class Standing:
 
     # -- faults
 
+    def tell_trouble(self, outcome: Outcome) -> None:
+        """Have the log say once what keeps the account from sending, and again when it is something else."""
+        assert isinstance(outcome, Deferred | Failed)
+        reply = outcome.reply
+        what = (type(outcome), reply.code, reply.enhanced) if reply else (type(outcome), outcome.reason)
+        if what == self._trouble:
+            return
+        self._trouble = what
+        account = self.account
+        never = account.worked_at is None
+        log.warning(
+            "account %s %s: %s", account.email, "has never worked" if never else "cannot send", outcome.reason
+        )
+
+    def _tell_recovery(self) -> None:
+        if self._trouble is not None or not self.is_active:
+            self._trouble = None
+            log.warning("account %s works now", self.account.email)
+
     def leave_alone(self, seconds: float) -> None:
         self._blocked_until = asyncio.get_running_loop().time() + seconds
 
@@ -170,9 +195,11 @@ class Standing:
         wait = min(retry.delay(self._failures, schedule, random.random), longest)
         self.leave_alone(wait / SECOND)
 
-    def wait_for_place(self) -> None:
+    def wait_for_place(self, full: Outcome) -> None:
         """The server has no connection for us, not even one: ask again soon, each time after twice as long."""
         self._failures += 1
+        if self._failures > len(_PLACE_WAITS):  # that is about a minute
+            self.tell_trouble(full)
         self._refused = False
         self.leave_alone(retry.delay(self._failures, _PLACE_WAITS, random.random) / SECOND)
 
@@ -208,12 +235,14 @@ class Standing:
         assert isinstance(blamed, Deferred | Failed)
         account, now = self.account, self._context.clock()
         if isinstance(blamed, Failed) and account.worked_at is None:
+            self.tell_trouble(blamed)
             self._refuse()
             return False
         is_busy = isinstance(blamed, Deferred) and blamed.meaning is not Meaning.ACCOUNT
         state = AccountState.PARKED if is_busy else AccountState.PAUSED
         if self.is_active or (account.state_since or 0) <= tried_at:
             log.warning("account %s is %s: %s", account.email, state.value, blamed.reason)
+        self._trouble = _ANY
         self.stored = replace(self.stored, account=replace(account, state=state, state_since=now))
         self._setting_aside = self._context.seam.persist(
             self._aside(blamed, tried_at, now, sending=sending), f"that {account.email} is {state.value}"
@@ -246,6 +275,8 @@ class Standing:
         What began before it was set aside tells nothing of now.
         """
         self._failures = 0
+        if self.is_active or began_at >= (self.account.state_since or 0):
+            self._tell_recovery()
         self._count_taken(began_at)
         account, now = self.account, self._context.clock()
         if account.gap is not None:

@@ -452,6 +452,6 @@ def _burying(worker: int) -> Work[int]:
     return lambda transaction: transaction.bury_worker(worker, now=NOW, in_doubt=InDoubtPolicy.RETRY)
 
 
-def _sending(job: ClaimedJob, worker: int) -> Work[None]:
+def _sending(job: ClaimedJob, worker: int) -> Work[bool]:
     result = Result({delivery.id: SENT for delivery in job.deliveries}, None)
     return lambda transaction: transaction.finish(job, result, worker_id=worker, started_at=NOW, now=LATER)

@@ -114,7 +114,7 @@ def test_too_many_recipients_is_the_accounts_where_none_was_taken(
     ("text", "place", "host", "advice"),
     [
         ("534 5.7.9 Application-specific password required.", Place.AUTH, "smtp.gmail.com", "Google"),
-        ("535 5.7.8 not accepted", Place.AUTH, "smtp.gmail.com", "app passwords"),
+        ("535 5.7.8 not accepted", Place.AUTH, "smtp.gmail.com", "myaccount.google.com"),
         (
             "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
             Place.AUTH,

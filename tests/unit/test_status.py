@@ -380,3 +380,54 @@ def test_enhanced_status_codes(text: str, enhanced: str | None) -> None:
 def test_summarise(deliveries: list[tuple[str, str | None]], phrase: str | None) -> None:
     assert summarise(deliveries) == phrase
     assert summarise(iter(deliveries)) == phrase
+
+
+@pytest.mark.parametrize(
+    ("reply", "host", "said", "unsaid"),
+    [
+        (
+            "535 5.7.8 Username and Password not accepted.",
+            "smtp.gmail.com",
+            "myaccount.google.com/apppasswords",
+            "",
+        ),
+        (
+            "535 5.7.0 (#AUTH005) Too many bad auth attempts.",
+            "smtp.mail.yahoo.com",
+            "locked the log-in",
+            "app password",
+        ),
+        ("535 5.7.0 Authentication failed", "smtp.mail.yahoo.com", "login.yahoo.com", ""),
+        (
+            "535 Authentication failed, try again later",
+            "mail.corp.example",
+            "wait as long",
+            "app passwords",
+        ),
+        ("535 5.7.8 Error: authentication failed:", "mail.corp.example", "app passwords", ""),
+        (
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+            "smtp.office365.com",
+            "whole organisation",
+            "app password",
+        ),
+        (
+            "535 5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Mailbox.",
+            "smtp.office365.com",
+            "for this mailbox; the password may be right",
+            "organisation",
+        ),
+        ("535 5.7.3 Authentication unsuccessful", "smtp.office365.com", "app password", "switched off"),
+    ],
+)
+def test_the_advice_on_a_refused_log_in(reply: str, host: str, said: str, unsaid: str) -> None:
+    code, _, text = reply.partition(" ")
+    enhanced = parse_enhanced(text)
+    outcome = classify(
+        Reply(int(code), text.removeprefix(f"{enhanced} "), enhanced), Place.AUTH, Circumstances(host)
+    )
+    assert isinstance(outcome, Failed)
+    assert outcome.blame is Blame.ACCOUNT
+    advice = outcome.reason.partition(" [")[2]
+    assert said in advice
+    assert not unsaid or unsaid not in advice
