@@ -18,10 +18,12 @@ from postroom.web.call import Call, current
 from postroom.web.gateway import NO_STORE, Gateway
 from postroom.web.hub import Hub
 from postroom.web.limits import SEND, Limits
+from postroom.web.refusals import Refusals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+_OWN_FAULTS = 500  # and above: logged where they arise
 _JSON_OVERHEAD = 65_536
 
 
@@ -33,6 +35,7 @@ class Application(Flask):
     """
 
     limits: Limits
+    refusals: Refusals
     behind_a_proxy: bool
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +59,13 @@ class Application(Flask):
             response = api.accept_mail(self.extensions["postroom"], call)
         except Exception as error:
             response = errors.answer_to(error)
-        return self.limits.settle(call, SEND, response)
+        return self.settle(call, SEND, response)
+
+    def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
+        """Do what is done with every answer before it leaves."""
+        if isinstance(response, errors.Problem) and response.status_code < _OWN_FAULTS:
+            self.refusals.note(call, response)
+        return self.limits.settle(call, endpoint, response)
 
     def admit(self, call: Call, endpoint: str | None) -> None:
         """Look at what stands before every call. Raises Rejected."""
@@ -98,9 +107,10 @@ def create_app(
     app.register_blueprint(api.blueprint)
     app.extensions["postroom.readiness"] = health.Readiness()
     app.register_blueprint(health.blueprint)
+    app.refusals = Refusals()
     app.limits = Limits(settings, doorkeeper, hub)
     app.before_request(lambda: app.admit(current(), current().endpoint))
-    app.after_request(lambda response: app.limits.settle(current(), current().endpoint, response))
+    app.after_request(lambda response: app.settle(current(), current().endpoint, response))
     return app
 
 

@@ -28,6 +28,7 @@ _ACTED_ON_BEHIND_A_PROXY = (*_ACTED_ON, ("HTTP_X_FORWARDED_FOR", "X-Forwarded-Fo
 class Call(Request):
     """A request to this service. `window` is the named rate limit that its answer tells of."""
 
+    account: str | None = None  # the mailbox of the key, once it has proved to be one
     window: tuple[str, Window] | None = None
 
     @cached_property

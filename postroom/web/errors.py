@@ -48,6 +48,13 @@ _KEPT_HEADERS = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate")
 _BUSY_FOR_S = 10
 
 
+class Problem(Response):
+    """A refusal as a problem document, with what the log says of it."""
+
+    reason = ""
+    faults: tuple[tuple[str, str], ...] = ()
+
+
 def problem(
     status: int,
     code: str,
@@ -56,35 +63,38 @@ def problem(
     *,
     errors: Iterable[tuple[str, str]] = (),
     headers: Mapping[str, str] | None = None,
-) -> Response:
+) -> Problem:
     """Build a problem document; `errors` are (field, message) pairs."""
+    faults = tuple(errors)
     document: dict[str, Any] = {
         "type": f"urn:problem:postroom:{code.replace('_', '-')}",
         "title": title,
         "status": status,
         "detail": printable(detail),
-        "errors": [{"field": printable(field), "message": printable(message)} for field, message in errors],
+        "errors": [{"field": printable(field), "message": printable(message)} for field, message in faults],
     }
-    return Response(
+    answer = Problem(
         json.dumps(document) + "\n",
         status,
         headers=dict(headers or {}),
         content_type="application/problem+json",
     )
+    answer.reason, answer.faults = detail, faults
+    return answer
 
 
-def too_slow(seconds: float) -> Response:
+def too_slow(seconds: float) -> Problem:
     """Answer a client whose request has a body that does not arrive."""
     detail = f"the body of the request did not arrive within {seconds:g} seconds"
     return problem(408, "request_timeout", "The request is too slow", detail)
 
 
-def unreadable(detail: str) -> Response:
+def unreadable(detail: str) -> Problem:
     """Answer a request whose head is not HTTP, or whose body was cut off."""
     return _on_rejected(MalformedSubmission(detail))
 
 
-def overloaded() -> Response:
+def overloaded() -> Problem:
     """Answer a request that waited for its turn until a proxy would give it up."""
     log.warning("refused: too many large requests are under way")
     return problem(
@@ -96,7 +106,7 @@ def overloaded() -> Response:
     )
 
 
-def _on_rejected(error: Rejected) -> Response:
+def _on_rejected(error: Rejected) -> Problem:
     status, title = next((row[1], row[2]) for row in _TABLE if isinstance(error, row[0]))
     errors = error.errors if isinstance(error, MalformedSubmission) else ()
     if not errors and error.field:
@@ -106,11 +116,10 @@ def _on_rejected(error: Rejected) -> Response:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, NotAuthenticated):
         headers["WWW-Authenticate"] = 'Bearer realm="postroom"'
-    log.info("refused: %s", printable(str(error)))
     return problem(status, error.code, title, str(error), errors=errors, headers=headers)
 
 
-def _on_http(error: HTTPException) -> Response:
+def _on_http(error: HTTPException) -> Problem:
     status = error.code or 500
     headers = {name: value for name, value in error.get_headers() if name in _KEPT_HEADERS}
     detail = _HINTS.get(status) or error.description or error.name
@@ -118,7 +127,7 @@ def _on_http(error: HTTPException) -> Response:
     return problem(status, code, error.name, detail, headers=headers)
 
 
-def _on_unavailable(error: StoreUnavailable) -> Response:
+def _on_unavailable(error: StoreUnavailable) -> Problem:
     log.error("not durable: %s", error)
     return problem(
         503,
@@ -129,7 +138,7 @@ def _on_unavailable(error: StoreUnavailable) -> Response:
     )
 
 
-def _on_unknown(error: CommitUnknown | ReplacedSinceCommit) -> Response:
+def _on_unknown(error: CommitUnknown | ReplacedSinceCommit) -> Problem:
     log.error("not known to be durable: %s", error)
     return problem(
         503,
@@ -141,7 +150,7 @@ def _on_unknown(error: CommitUnknown | ReplacedSinceCommit) -> Response:
     )
 
 
-def _on_disk_full(error: DiskFull) -> Response:
+def _on_disk_full(error: DiskFull) -> Problem:
     log.error("not accepted: %s", error)
     return problem(
         503,
@@ -152,7 +161,7 @@ def _on_disk_full(error: DiskFull) -> Response:
     )
 
 
-def _on_uncounted(error: LimiterUnavailable) -> Response:
+def _on_uncounted(error: LimiterUnavailable) -> Problem:
     log.warning("refused: %s", error)
     return problem(
         503,
@@ -163,12 +172,12 @@ def _on_uncounted(error: LimiterUnavailable) -> Response:
     )
 
 
-def _on_store_error(error: StoreError) -> Response:
+def _on_store_error(error: StoreError) -> Problem:
     log.error("the store failed: %s", error, exc_info=error)
     return _on_unavailable(StoreUnavailable(retry_after=30))
 
 
-def _on_surprise(error: Exception) -> Response:
+def _on_surprise(error: Exception) -> Problem:
     log.error("unexpected", exc_info=error)
     return problem(
         500,
@@ -178,7 +187,7 @@ def _on_surprise(error: Exception) -> Response:
     )
 
 
-_HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Response]], ...] = (
+_HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Problem]], ...] = (
     (Rejected, _on_rejected),
     (LimiterUnavailable, _on_uncounted),
     (HTTPException, _on_http),
@@ -191,7 +200,7 @@ _HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Response]], ...] = (
 )
 
 
-def answer_to(error: Exception) -> Response:
+def answer_to(error: Exception) -> Problem:
     """Turn any error into its problem document."""
     return next(handle for kind, handle in _HANDLERS if isinstance(error, kind))(error)
 

@@ -8,11 +8,13 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask
 
-from postroom.web.errors import overloaded, too_slow, unreadable
+from postroom.web.call import Call
+from postroom.web.errors import Problem, overloaded, too_slow, unreadable
 from postroom.web.head import environ_of, fault_of, length_of
 from postroom.web.hub import ANSWER_WITHIN_S, Hub
+from postroom.web.refusals import Refusals
 from postroom.web.upload import CutOff, Overloaded, Room, TooMuch, TooSlow, Upload, read_in_pieces
 
 log = logging.getLogger(__name__)
@@ -21,13 +23,14 @@ _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up th
 _LARGE_AT_ONCE = 16  # bounds the memory that parsing and rendering take
 _BODY_WITHIN_S = 120.0
 _SLOT_WITHIN_S = 25.0
+_OWN_FAULTS = 500
 NO_STORE = ("Cache-Control", "no-store")
 
 
 class _Refused(Exception):
     """The request is answered here."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Problem) -> None:
         super().__init__()
         self.response = response
 
@@ -53,6 +56,7 @@ class Gateway:
         self._slot_within_s = slot_within_s
         self._large = asyncio.Semaphore(large_at_once)
         self._room = room or Room()
+        self._refusals = Refusals()
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
@@ -67,6 +71,8 @@ class Gateway:
             await self._serve(protocol, environ, upload)
         except _Refused as refused:
             answer = refused.response
+            if answer.status_code < _OWN_FAULTS:
+                self._refusals.note(Call(environ), answer)
             _send(protocol, upload, answer.status_code, [*answer.headers, NO_STORE], answer.get_data())
         if not upload.is_over:
             await upload.linger()
