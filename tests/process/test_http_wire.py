@@ -220,15 +220,14 @@ def test_a_client_that_leaves_costs_one_line(service: Installation, reset: bool)
         client.close()
 
     def lines() -> list[str]:
-        return service.log().removeprefix(log).splitlines()
+        new = service.log().removeprefix(log).splitlines()
+        return [line for line in new if " postroom.worker" not in line and " postroom.messages" not in line]
 
     eventually(lambda: not ports & _clients_of(service), 60, "the service to be done with them")
     assert service.post().status == 202
     assert messages(service) == before + 1
     assert len(lines()) <= len(CUT_OFF) + 2, "what is held back is counted"
-    expected = re.compile(
-        r" INFO (?:postroom\.web\.refusals: refused (?:400 .*the body was cut off|\d+ more)|postroom\.messages: )"
-    )
+    expected = re.compile(r" INFO postroom\.web\.refusals: refused (?:400 .*the body was cut off|\d+ more)")
     assert [line for line in lines() if not expected.search(line)] == []
 
 
