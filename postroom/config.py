@@ -200,6 +200,16 @@ def _kept_for(text: str) -> int | None:
     return None if text.strip().lower() == "forever" else parse_duration(text)
 
 
+def _stop_delay(text: str) -> int:
+    """Return a duration of at most five minutes, or 0 for none."""
+    if re.fullmatch(r"0 *(ms|s|m)?", text.strip().lower()):
+        return 0
+    micros = parse_duration(text)
+    if micros > 5 * _UNITS["m"]:
+        raise ValueError("must be no longer than 5m")
+    return micros
+
+
 def _database_url(text: str) -> str:
     """Return a URL that is one; a PostgreSQL's is read by the store."""
     scheme, separator, rest = text.partition("://")
@@ -387,6 +397,7 @@ class Settings(BaseModel):
     retry_schedule: Annotated[tuple[int, ...], _from_text(_schedule)] = _schedule("30s,2m,10m,30m,1h,2h,4h")
     in_doubt: Annotated[InDoubtPolicy, _from_text(_named(InDoubtPolicy))] = InDoubtPolicy.RETRY
     secret_key: Annotated[Secret | None, _from_text(_secret_key)] = None
+    stop_delay: Annotated[int, _from_text(_stop_delay)] = parse_duration("500ms")
     web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
     log_level: Annotated[str, _from_text(_log_level)] = "INFO"
 

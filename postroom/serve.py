@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from postroom import listen
 from postroom.config import Settings
+from postroom.model import SECOND
 from postroom.supervise import report_ready, stop_signals, watch_lifeline
 
 if TYPE_CHECKING:
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
 _MOST_REQUESTS = 4096  # at once; each waits without a thread
 _tie: tuple[int, int] | None = None
+_stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
 
 
 def run_web(settings: Settings, lifeline: int | None) -> None:
@@ -30,7 +34,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     address = "" if path else listen.address_of(settings)
     if lifeline is not None:
         watch_lifeline(lifeline)
-    _tie_workers()
+    _share_with_workers()
     server = Server(
         "postroom.serve:web_application",
         address=address,
@@ -48,9 +52,11 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         factory=True,
         log_level=LogLevels.error,
     )
-    os.register_at_fork(after_in_child=lambda: _end_at_a_signal(server))
     server.main_loop_interrupt = Interrupt(server)
-    at_hangup = server.signal_handler_interrupt if signal.SIGHUP in stop_signals() else signal.SIG_IGN
+    stop = Stop(server, settings.stop_delay / SECOND)
+    server.signal_handler_interrupt = stop  # type: ignore[method-assign]
+    os.register_at_fork(after_in_child=lambda: _end_at_a_signal(server, stop))
+    at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN
     server.on_startup(
         lambda: signal.signal(signal.SIGHUP, at_hangup)
     )  # granian's own would start new workers
@@ -59,7 +65,38 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     server.serve()
 
 
-def _end_at_a_signal(server: AbstractServer[Any]) -> None:
+class Stop:
+    """The handler of the signals to stop: `/readyz` says so from then on, and the listener closes after the delay.
+
+    A load balancer needs that time to send its requests elsewhere. A second signal ends the delay.
+    """
+
+    def __init__(self, server: AbstractServer[Any], delay_s: float) -> None:
+        self._delay_s = delay_s
+        self._close: Callable[..., None] = server.signal_handler_interrupt
+        self._noted_by: int | None = None
+
+    @property
+    def is_noted_here(self) -> bool:
+        """Whether this process, and not the one that it was forked from, has had the signal."""
+        return self._noted_by == os.getpid()
+
+    def __call__(self, *_: object) -> None:
+        if self.is_noted_here or not self._delay_s:
+            self._close()
+            return
+        self._noted_by = os.getpid()
+        if _stopping is not None:
+            _stopping[0] = 1
+        signal.signal(signal.SIGALRM, self._close)  # a thread could not be started here: its lock may be held
+        signal.setitimer(signal.ITIMER_REAL, self._delay_s)
+
+
+def _is_stopping() -> bool:
+    return _stopping is not None and _stopping[0] != 0
+
+
+def _end_at_a_signal(server: AbstractServer[Any], stop: Stop) -> None:
     """Let SIGTERM end a worker that has only just been forked.
 
     Until granian's own handlers are there it has its parent's, which only note the signal:
@@ -67,7 +104,7 @@ def _end_at_a_signal(server: AbstractServer[Any]) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
-    if server.interrupt_signal:  # it was noted before we could say so
+    if server.interrupt_signal or stop.is_noted_here:  # it was noted before we could say so
         os._exit(0)
 
 
@@ -84,10 +121,11 @@ class Interrupt(threading.Event):
             self.set()
 
 
-def _tie_workers() -> None:
-    """Open the pipe through which granian's workers notice that its main process has died."""
-    global _tie
+def _share_with_workers() -> None:
+    """Open what granian's workers inherit: a pipe that tells that its main process has died, and a mark of the stop."""
+    global _tie, _stopping
     _tie = os.pipe()
+    _stopping = mmap.mmap(-1, 1)
 
 
 def web_application() -> Any:
@@ -99,7 +137,7 @@ def web_application() -> Any:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = setup.open_service(on_broken=setup.stop_this_process)
-    gateway = create_gateway(service.settings, service.store, service.vault)
+    gateway = create_gateway(service.settings, service.store, service.vault, _is_stopping)
     setup.settle_memory()
     report_ready()
     return gateway

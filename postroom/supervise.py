@@ -20,6 +20,7 @@ log = logging.getLogger("postroom.supervise")
 
 LIFELINE = "POSTROOM_LIFELINE"
 READY = "POSTROOM_READY"
+DELAY = "--stop-delay="  # in seconds
 _GRACE_S = 20.0
 _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
 _PAUSE_S = 0.1
@@ -87,10 +88,9 @@ class _Child:
             self.false_starts += 1
         return not self.was_ready and self.false_starts >= _FALSE_STARTS
 
-    @property
-    def grace_s(self) -> float:
+    def grace_s(self, stop_delay_s: float) -> float:
         """How long it may take to end: a worker ends by itself as soon as nothing in its hands can go twice."""
-        return _WORKER_GRACE_S if self.command[-1] == "worker" else _GRACE_S
+        return _WORKER_GRACE_S if self.command[-1] == "worker" else stop_delay_s + _GRACE_S
 
     @property
     def name(self) -> str:
@@ -104,7 +104,10 @@ class Supervisor:
     When this process dies, however it dies, the pipe closes and the children end too.
     """
 
-    def __init__(self, commands: Sequence[Sequence[str]], *, pause_s: float = _PAUSE_S) -> None:
+    def __init__(
+        self, commands: Sequence[Sequence[str]], *, pause_s: float = _PAUSE_S, stop_delay_s: float = 0.0
+    ) -> None:
+        self._stop_delay_s = stop_delay_s  # HTTP goes on for so long after the signal to stop
         self._pause_s = pause_s  # before the first start again; it doubles with each
         self._children = [_Child(command) for command in commands]
         self._lifeline, self._held = os.pipe()
@@ -185,7 +188,7 @@ class Supervisor:
         for child in running:
             assert child.process is not None
             try:
-                child.process.wait(max(0.0, began + child.grace_s - time.monotonic()))
+                child.process.wait(max(0.0, began + child.grace_s(self._stop_delay_s) - time.monotonic()))
             except subprocess.TimeoutExpired:
                 log.warning("%s did not end in time and was killed", child.name)
                 child.process.kill()
@@ -197,7 +200,9 @@ def main() -> None:
     logging.basicConfig()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(LineFormatter(for_journal=is_journal(2)))
-    sys.exit(Supervisor([argument.split() for argument in sys.argv[1:]]).run())
+    delays = [argument.removeprefix(DELAY) for argument in sys.argv[1:] if argument.startswith(DELAY)]
+    commands = [argument.split() for argument in sys.argv[1:] if not argument.startswith(DELAY)]
+    sys.exit(Supervisor(commands, stop_delay_s=max(map(float, delays), default=0.0)).run())
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from postroom.errors import (
     StoreDamaged,
     StoreUnavailable,
 )
-from postroom.model import rfc3339, system_clock
+from postroom.model import SECOND, rfc3339, system_clock
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -105,7 +105,7 @@ def serve(host: str | None, port: str | None) -> None:
     started again.
     """
     from postroom import listen, setup
-    from postroom.supervise import ignore_stray_signals
+    from postroom.supervise import DELAY, ignore_stray_signals
 
     ignore_stray_signals()
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
@@ -114,7 +114,7 @@ def serve(host: str | None, port: str | None) -> None:
     key = setup.write_demo_accounts(service.settings.accounts_csv)
     setup.read_accounts_file(service)
     _greet(service, key)
-    commands = setup.child_commands(service)
+    commands = [f"{DELAY}{service.settings.stop_delay / SECOND}", *setup.child_commands(service)]
     service.store.close()
     # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
     os.execv(sys.executable, [sys.executable, "-m", "postroom.supervise", *commands])  # noqa: S606

@@ -582,12 +582,22 @@ class PostgresEngine:
 
     def try_write(self) -> None:
         with self._mutex, translated(self.where):
+            was_open = self._writer is not None and not self._writer.closed
             try:
-                connection = self._own()
-                self._begin(connection)
-                self._queries.write_setting(_Session(connection, self._queries), name="tried", value="")
-            finally:
-                self._undo()
+                self._try_write()
+            except psycopg.Error as error:
+                if not was_open or not may_be_the_session(error):
+                    raise
+                self._drop()
+                self._try_write()
+
+    def _try_write(self) -> None:
+        try:
+            connection = self._own()
+            self._begin(connection)
+            self._queries.write_setting(_Session(connection, self._queries), name="tried", value="")
+        finally:
+            self._undo()
 
     def _undo(self) -> None:
         connection = self._writer

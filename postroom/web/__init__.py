@@ -89,10 +89,22 @@ def most_body_bytes(settings: Settings) -> int:
     return 2 * settings.max_message_bytes + _JSON_OVERHEAD
 
 
+def _never() -> bool:
+    return False
+
+
 def create_app(
-    settings: Settings, store: Store, vault: Vault, clock: Clock = system_clock, hub: Hub | None = None
+    settings: Settings,
+    store: Store,
+    vault: Vault,
+    clock: Clock = system_clock,
+    hub: Hub | None = None,
+    is_stopping: Callable[[], bool] = _never,
 ) -> Flask:
-    """Build the application on an open store. It holds no state but caches."""
+    """Build the application on an open store. It holds no state but caches.
+
+    `is_stopping` tells whether the listener will be closed soon; `/readyz` says so.
+    """
     app = Application("postroom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
     app.behind_a_proxy = bool(settings.trusted_proxies)
@@ -105,7 +117,7 @@ def create_app(
     app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock, hub)
     errors.install(app)
     app.register_blueprint(api.blueprint)
-    app.extensions["postroom.readiness"] = health.Readiness()
+    app.extensions["postroom.readiness"] = health.Readiness(is_stopping)
     app.register_blueprint(health.blueprint)
     app.refusals = Refusals()
     app.limits = Limits(settings, doorkeeper, hub)
@@ -114,7 +126,10 @@ def create_app(
     return app
 
 
-def create_gateway(settings: Settings, store: Store, vault: Vault) -> Gateway:
+def create_gateway(
+    settings: Settings, store: Store, vault: Vault, is_stopping: Callable[[], bool] = _never
+) -> Gateway:
     """Build what granian serves: the application, on an event loop."""
     hub = Hub(store)
-    return Gateway(create_app(settings, store, vault, hub=hub), hub, most_bytes=most_body_bytes(settings))
+    app = create_app(settings, store, vault, hub=hub, is_stopping=is_stopping)
+    return Gateway(app, hub, most_bytes=most_body_bytes(settings))

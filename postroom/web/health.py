@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -25,6 +25,7 @@ _WAIT_S = 2.0
 _RENEWED_WITHIN_S = 15.0  # workers renew their leases every ten seconds
 _LEASE_S = 60.0
 _WELL = {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"}
+_STOPPING = {"status": "stopping"}
 _UNREADABLE = "cannot be read"
 _UNWRITABLE = "cannot be written: nothing is accepted or sent"
 
@@ -53,7 +54,8 @@ class Leases:
 class Readiness:
     """What was found at the last look."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_stopping: Callable[[], bool]) -> None:
+        self.is_stopping = is_stopping
         self._mutex = threading.Lock()
         self._leases = Leases()
         self._looked = float("-inf")
@@ -118,9 +120,14 @@ def readyz() -> Response:
     """Say whether mail can be taken and sent now: 200, or 503 with what is missing."""
     readiness: Readiness = current_app.extensions["postroom.readiness"]
     shared = services()
+    if readiness.is_stopping():
+        return _answer(_STOPPING)
     if not readiness.is_fresh:
         with suppress(StoreUnavailable):
             shared.hub.read(lambda: readiness.look(shared))
-    found = readiness.found
+    return _answer(readiness.found)
+
+
+def _answer(found: dict[str, Any]) -> Response:
     status = 200 if found["status"] == "ready" else 503
     return Response(json.dumps(found) + "\n", status, content_type="application/json")

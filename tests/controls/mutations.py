@@ -283,6 +283,27 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_position.py::TestAServer::test_that_is_behind_is_not_used_while_we_run[postgres]",
     ),
     Control(
+        "a server that has become read-only is found out by a trial write",
+        "postroom/store/postgres.py",
+        '            self._queries.write_setting(_Session(connection, self._queries), name="tried", value="")\n',
+        "            pass\n",
+        "tests/store/test_postgres.py::TestAServerThatGoes::test_comes_back_read_only_is_found_not_to_be_writable[postgres]",
+    ),
+    Control(
+        "a stop turns the readiness of all web processes",
+        "postroom/serve.py",
+        "            _stopping[0] = 1\n",
+        "            pass\n",
+        "tests/process/test_signals.py::test_a_stop_turns_readiness_before_the_listener_closes",
+    ),
+    Control(
+        "a stop keeps the listener open for a while",
+        "postroom/serve.py",
+        "        if self.is_noted_here or not self._delay_s:\n",
+        "        if True:\n",
+        "tests/process/test_signals.py::test_a_stop_turns_readiness_before_the_listener_closes",
+    ),
+    Control(
         "what is accepted passes the byte gate",
         "postroom/accept.py",
         "    gate(message.mime, smtputf8=message.smtputf8)\n",

@@ -42,6 +42,17 @@ def test_livez_asks_nobody(store: Store, tmp_path: Path) -> None:
     assert (answer.status_code, answer.json) == (200, {"status": "alive"})
 
 
+def test_readyz_while_it_is_being_stopped(store: Store, tmp_path: Path) -> None:
+    add_worker(store, 60 * SECOND)
+    chosen = Settings()
+    answer = (
+        create_app(chosen, store, Vault.open(chosen, tmp_path), is_stopping=lambda: True)
+        .test_client()
+        .get("/readyz")
+    )
+    assert (answer.status_code, answer.json) == (503, {"status": "stopping"})
+
+
 def test_readyz_with_a_worker(store: Store, tmp_path: Path) -> None:
     add_worker(store, 60 * SECOND)
     answer = client(store, tmp_path).get("/readyz")

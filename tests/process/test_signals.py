@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.installation import KEY, ROOT, Installation, account_rows, descendants
+from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants, is_gone
 from tests.servers.programs import end, free_port
 from tests.servers.waiting import eventually
 
@@ -84,6 +84,38 @@ def test_a_unix_socket_and_signals(tmp_path: Path) -> None:
     assert f"serves on unix:{path}" in log
     assert "Traceback" not in log
     assert "ended with status" not in log
+
+
+def test_a_stop_turns_readiness_before_the_listener_closes(tmp_path: Path) -> None:
+    """In all web processes, for new connections and old ones, while requests are still taken."""
+    settings = {"WEB_CONCURRENCY": "2", "POSTROOM_STOP_DELAY": "5m"}
+    with Installation(tmp_path, account_rows(9), **settings) as service:
+        eventually(lambda: service.client.call("GET", "/readyz").status == 200, 60, "it to be ready")
+        [web] = [pid for pid in service.pids("postroom", "web") if is_main(pid)]
+        os.kill(service.pid, signal.SIGTERM)
+        try:
+            eventually(lambda: readiness(service.port) == (503, {"status": "stopping"}), 10, "it to say so")
+            assert {readiness(service.port)[0] for _ in range(20)} == {503}
+            assert service.client.call("GET", "/readyz").status == 503
+            assert service.post().status == 202
+        finally:
+            if not is_gone(web):
+                os.kill(web, signal.SIGTERM)  # a second signal ends the delay
+        eventually(lambda: not listens(service.port), 60, "its listener to close")
+
+
+def is_main(pid: int) -> bool:
+    """Whether this is granian's main process, which has the others."""
+    return len(descendants(pid)) == 2
+
+
+def readiness(port: int) -> tuple[int, object]:
+    client = Client(port)
+    try:
+        answer = client.call("GET", "/readyz")
+        return answer.status, answer.document
+    finally:
+        client.close()
 
 
 def answers(path: Path) -> bool:

@@ -222,6 +222,26 @@ class TestAServerThatGoes:
         for _ in range(3):
             assert post.store.accounts()
 
+    def test_comes_back_read_only_is_found_not_to_be_writable(
+        self, post: Post, database: Database, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`/readyz` says so before anybody has tried to post."""
+        assert isinstance(database, PostgresDatabase)
+        post.add()
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + 20)
+        post.store.check_writable()
+        with contextlib.closing(psycopg.connect(postgres_server.url("postgres"), autocommit=True)) as other:
+            other.execute(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+            try:
+                postgres_server.terminate_backends(database.name)
+                with pytest.raises(StoreUnavailable, match="read-only"):
+                    post.store.check_writable()
+            finally:
+                other.execute(f"ALTER DATABASE {database.name} RESET default_transaction_read_only")
+        postgres_server.terminate_backends(database.name)
+        post.store.check_writable()
+
     def test_is_waited_for_a_bounded_time(self, postgres_server: Postgres) -> None:
         store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
         with at_most(20, "a writer and a reader that find nobody"):
