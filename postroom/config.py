@@ -20,6 +20,7 @@ import idna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from postroom.errors import ConfigError
+from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
 
 E = TypeVar("E", bound=Enum)
@@ -243,47 +244,6 @@ class RateLimitFallback(Enum):
     REFUSE = "refuse"
 
 
-_STORAGE_SCHEMES: Final = frozenset(
-    {
-        "memory", "memcached", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster",
-        "valkey", "valkeys", "valkey+unix", "valkey+sentinel", "valkey+cluster",
-    }
-)  # fmt: skip
-_USERINFO: Final = re.compile(r"(?:[^\s@/?#%]|%[0-9A-Fa-f]{2})*")
-_PLACE: Final = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
-_ESCAPED: Final = (
-    "with special characters in user and password written as %XX "
-    "(@ is %40, / is %2F, # is %23, ? is %3F, % is %25)"
-)
-
-
-def _storage_uri(text: str) -> str:
-    scheme, separator, rest = text.partition("://")
-    if not separator or scheme not in _STORAGE_SCHEMES:
-        raise ValueError("must be memory://, redis://HOST:PORT, valkey://HOST:PORT or memcached://HOST:PORT")
-    scheme, kind = scheme.replace("valkeys", "rediss").replace("valkey", "redis"), scheme.partition("+")[2]
-    if scheme == "memory":
-        return text
-    authority, path = re.match(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
-    userinfo, at, places = authority.rpartition("@")
-    if not _USERINFO.fullmatch(userinfo) or "#" in path or re.search(r"\s|%(?![0-9A-Fa-f]{2})|@", path):
-        raise ValueError(f"must be a URL {_ESCAPED}")
-    if kind == "unix":
-        return f"{scheme}://{rest}"
-    found = [_PLACE.fullmatch(place) for place in places.split(",")]
-    if not all(place and int(place[2] or 1) in range(1, 65536) for place in found):
-        raise ValueError(f"must name hosts, each with a port from 1 to 65535, {_ESCAPED}")
-    if kind == "sentinel" and not re.fullmatch(r"/[^/?]+(\?.*)?", path):
-        raise ValueError(
-            "must end with the name of the service that the sentinels watch: redis+sentinel://HOST:26379/NAME"
-        )
-    if re.fullmatch("rediss?", scheme) and not re.fullmatch(r"(/[0-9]*)?(\?.*)?", path):
-        raise ValueError("must end with the number of a database, as in redis://HOST:6379/0")
-    port = {"memcached": ":11211", "redis+sentinel": ":26379", "redis+cluster": ":6379"}.get(scheme, "")
-    whole = ",".join(place[0] if place[2] else f"{place[0]}{port}" for place in found if place)
-    return f"{scheme}://{userinfo}{at}{whole}{path}"
-
-
 def _log_level(text: str) -> str:
     level = text.strip().upper()
     if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
@@ -386,7 +346,7 @@ class Settings(BaseModel):
     keep_bodies: Annotated[int | None, _from_text(_kept_for)] = parse_duration("7d")
     keep_history: Annotated[int | None, _from_text(_kept_for)] = parse_duration("90d")
     rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
-    ratelimit_storage_uri: Annotated[str, _from_text(_storage_uri), Field(repr=False)] = "memory://"
+    ratelimit_storage_uri: Annotated[str, _from_text(parse_limiter_url), Field(repr=False)] = "memory://"
     rate_limit_fallback: Annotated[RateLimitFallback, _from_text(_named(RateLimitFallback))] = (
         RateLimitFallback.COUNT
     )

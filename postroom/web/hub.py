@@ -34,6 +34,8 @@ ANSWER_WITHIN_S = (
 )
 _ASIDE_WITHIN_S = 20.0
 _LOOK_S = 1.0
+_STALLED_S = 0.05
+_ASKING_THREADS = 8
 _here = (
     threading.local()
 )  # `answer_by`: when the request in this thread is to be answered, in the loop's time
@@ -47,6 +49,7 @@ class Hub:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._seam: Seam | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
+        self._asking: list[ThreadPoolExecutor] = []
         self._idle: list[_Steps] = []
         self._commits: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
@@ -57,7 +60,8 @@ class Hub:
 
     def close(self) -> None:
         """Close the store, once the commit that is under way has ended."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, *self._asking):
+            threads.shutdown(wait=False, cancel_futures=True)
         if self._alarm is not None:
             self._alarm.cancel()
         if self._seam is not None:
@@ -176,30 +180,42 @@ class Hub:
             return call()
         return self._within(_ASIDE_WITHIN_S, self._loop.run_in_executor(self._threads, call))
 
-    def together(self, answer: Callable[[Sequence[Q]], Sequence[T]]) -> Callable[[Q], T]:
+    def together(
+        self, answer: Callable[[Sequence[Q]], Sequence[T]], within_s: float = _ASIDE_WITHIN_S
+    ) -> Callable[[Q], T]:
         """Return what answers one question: along with those of other requests, which gather while some are under way.
 
-        `answer` may have to wait for another server, and is called in a thread, once at a time. Raises
-        TimeoutError, and whatever `answer` raises, for each that it was asked for.
+        `answer` may have to wait for another server, and is called in a thread, once at a time on the loop. Raises
+        TimeoutError after `within_s`, whatever the answer waits for, and whatever `answer` raises, for each that it
+        was asked for.
         """
-        desk = _Desk(answer, self._threads)
+        # Those of `aside` may all be taken.
+        threads = ThreadPoolExecutor(_ASKING_THREADS, thread_name_prefix="ask")
+        self._asking.append(threads)
+        desk = _Desk(answer, threads)
 
         def ask(question: Q) -> T:
             if self._loop is None or not isinstance(getcurrent(), _Steps):
-                return answer([question])[0]
-            return self._within(_ASIDE_WITHIN_S, desk.ask(self._loop, question))
+                return threads.submit(answer, [question]).result(within_s)[0]
+            return self._within(within_s, desk.ask(self._loop, question))
 
         return ask
 
     def _within(self, seconds: float, future: asyncio.Future[T]) -> T:
         assert self._loop is not None
+        loop = self._loop
         is_over = False
+        alarm: asyncio.TimerHandle | None = None
 
-        def give_up() -> None:
-            nonlocal is_over
-            is_over = future.cancel()
+        def give_up(due: float) -> None:
+            nonlocal alarm, is_over
+            late = loop.time() - due
+            if late > _STALLED_S:  # the loop has stood still: an answer that is here has not been seen yet
+                alarm = loop.call_later(late, give_up, loop.time() + late)
+            else:
+                is_over = future.cancel()
 
-        alarm = self._loop.call_later(seconds, give_up)
+        alarm = loop.call_later(seconds, give_up, loop.time() + seconds)
         try:
             value: T = _wait(future)
         except asyncio.CancelledError:
@@ -207,7 +223,8 @@ class Hub:
                 raise TimeoutError from None
             raise  # it is the request that was cancelled
         finally:
-            alarm.cancel()
+            if alarm is not None:
+                alarm.cancel()
         return value
 
 

@@ -5,6 +5,7 @@ To ask a server costs more than all else before the commit, so requests that arr
 
 from __future__ import annotations
 
+import importlib
 import logging
 import math
 import threading
@@ -102,14 +103,18 @@ class Throttle:
     def __init__(
         self,
         uri: str,
-        together: Callable[[Callable[[Sequence[_Question]], list[Window]]], Callable[[_Question], Window]],
+        together: Callable[
+            [Callable[[Sequence[_Question]], list[Window]], float], Callable[[_Question], Window]
+        ],
         fallback: RateLimitFallback,
     ) -> None:
-        self._ask_shared = together(self._answer)
+        self._ask_shared = together(self._answer, _PATIENCE_S)
         self._fallback = fallback
         self._memory = _Memory()
         shared = uri != "memory://"
         self._uri = uri if shared else None
+        if shared:
+            _load_driver(uri)  # now, since the first request has no time for it
         self._shared: Storage | None = None  # opened at the first question: it may be away at the start
         self._away_until = 0.0
         self._pause = 1.0
@@ -176,7 +181,9 @@ class Throttle:
         with self._mutex:
             if time.monotonic() >= self._away_until:
                 self._away_until = time.monotonic() + self._pause
-                log.warning("the rate limiter's storage is away, %s: %s", _SAID[self._fallback], error)
+                log.warning(
+                    "the rate limiter's storage is away, %s: %s", _SAID[self._fallback], _reason(error)
+                )
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE_S[self._fallback])
 
     def _note_back(self) -> None:
@@ -192,6 +199,18 @@ def _read(storage: Storage, limit: RateLimitItem, key: str, number: int) -> Wind
         return Window(limit, storage.incr(key, limit.get_expiry(), number), storage.get_expiry(key))
     used = storage.get(key) + 1
     return Window(limit, used, storage.get_expiry(key) if used > limit.amount else 0.0)
+
+
+def _reason(error: Exception) -> str:
+    """Return why a storage cannot be asked. What stands behind a colon in redis' own words is the form of an object."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return f"it has not answered within {_PATIENCE_S:g} s"
+    return str(error).split(" : <", 1)[0] or type(error).__name__
+
+
+def _load_driver(uri: str) -> None:
+    for name in ("redis", "redis.cluster", "redis.sentinel") if uri.startswith("redis") else ("pymemcache",):
+        importlib.import_module(name)
 
 
 def _open(uri: str) -> Storage:

@@ -297,6 +297,27 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/process/test_signals.py::test_a_stop_turns_readiness_before_the_listener_closes",
     ),
     Control(
+        "the time for which the loop stood still does not count against another server",
+        "postroom/web/hub.py",
+        "            if late > _STALLED_S:",
+        "            if late > 3600:",
+        "tests/http/test_answers_in_time.py::test_an_answer_that_came_while_the_loop_stood_still_is_taken",
+    ),
+    Control(
+        "a limiter's replicas are not read from",
+        "postroom/web/throttle.py",
+        '"use_replicas": False',
+        '"use_replicas": True',
+        "tests/http/test_limits.py::test_a_sentinels_replicas_are_not_asked",
+    ),
+    Control(
+        "a limiter of many servers holds up a request no longer than one",
+        "postroom/web/throttle.py",
+        "together(self._answer, _PATIENCE_S)",
+        "together(self._answer, 600)",
+        "tests/http/test_limits.py::test_many_servers_that_do_not_answer_hold_up_a_request_no_longer_than_one[redis+sentinel://u:{}@{}/limits]",
+    ),
+    Control(
         "a stop keeps the listener open for a while",
         "postroom/serve.py",
         "        if self.is_noted_here or not self._delay_s:\n",

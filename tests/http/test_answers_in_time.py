@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,54 @@ def test_a_commit_that_waits_for_too_long_is_not_made(
             monkeypatch.setattr(hub_module, "ANSWER_WITHIN_S", 60)
             await hub.run(hub.write, lambda transaction: transaction.set_setting("later", "yes"))
             assert (store.setting(SETTING), store.setting("later")) == (None, "yes")
+        finally:
+            hub.close()
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("on_the_loop", [False, True])
+def test_whoever_asks_another_server_is_told_in_time_whatever_that_waits_for(
+    store: Store, on_the_loop: bool
+) -> None:
+    answered = threading.Event()
+
+    def answer(questions: Sequence[int]) -> list[int]:
+        if 1 in questions:
+            assert answered.wait(60)
+        return [10 * question for question in questions]
+
+    async def ask() -> None:
+        hub = Hub(store)
+        asking, patiently = hub.together(answer, 0.1), hub.together(answer, 60)
+        if on_the_loop:
+            hub.start(asyncio.get_running_loop())
+        try:
+            with pytest.raises(TimeoutError):
+                await hub.run(asking, 1) if on_the_loop else asking(1)
+            answered.set()
+            assert (await hub.run(patiently, 2) if on_the_loop else patiently(2)) == 20
+        finally:
+            answered.set()
+            hub.close()
+
+    asyncio.run(ask())
+
+
+def test_an_answer_that_came_while_the_loop_stood_still_is_taken(store: Store) -> None:
+    """The loop finds both at once then, the answer and the alarm."""
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+
+        def answer(questions: Sequence[int]) -> list[int]:
+            loop.call_soon_threadsafe(time.sleep, 0.5)
+            return list(questions)
+
+        hub = Hub(store)
+        hub.start(loop)
+        try:
+            assert await hub.run(hub.together(answer, 0.2), 1) == 1
         finally:
             hub.close()
 

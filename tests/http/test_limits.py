@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 import time
@@ -17,10 +18,12 @@ from werkzeug.test import TestResponse
 
 from postroom.model import Account
 from postroom.web.auth import Doorkeeper
+from postroom.web.throttle import _open
+from tests.servers.installation import ROOT
 from tests.servers.memcached import Memcached
 from tests.servers.programs import PATH, free_port
 from tests.servers.redis import Redis, RedisCluster, Valkey, WatchedRedis
-from tests.servers.waiting import eventually
+from tests.servers.waiting import at_most, eventually
 from tests.soak import SOAK
 
 MakeApp = Callable[..., Flask]
@@ -297,6 +300,65 @@ def test_a_storage_that_is_away_from_the_start(make_app: MakeApp, redis_server: 
     redis_server.stop()
     app = make_app(rate_limit="3/minute", ratelimit_storage_uri=redis_server.uri)
     assert [post(app, alice).status_code for _ in range(4)] == [202, 202, 202, 429]
+
+
+@pytest.mark.parametrize("form", ["redis+sentinel://u:{}@{}/limits", "redis+cluster://u:{}@{}"])
+def test_many_servers_that_do_not_answer_hold_up_a_request_no_longer_than_one(
+    make_app: MakeApp, form: str, alice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The driver asks one after the other, half a second each."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        uri = form.format("a-canary", ",".join([place] * 60))
+        app = make_app(rate_limit="3/minute", ratelimit_storage_uri=uri)
+        with at_most(15, "half a second"):
+            assert post(app, alice).status_code == 202
+    [said] = [record.getMessage() for record in caplog.records if "storage is away" in record.getMessage()]
+    assert said.endswith("counting in memory: it has not answered within 0.5 s")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "redis://{0}:{0}@127.0.0.1:{1}", "rediss://{0}:{0}@127.0.0.1:{1}", "redis+unix://{0}:{0}@/{0}.sock",
+        "redis+sentinel://{0}:{0}@127.0.0.1:{1}/{0}", "redis+cluster://{0}:{0}@127.0.0.1:{1}",
+        "valkey+cluster://{0}:{0}@127.0.0.1:{1}",
+    ],
+)  # fmt: skip
+def test_a_storage_that_is_away_tells_no_password(
+    make_app: MakeApp, uri: str, alice: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(ratelimit_storage_uri=uri.format("c%40nary", free_port()), rate_limit="3/minute")
+    assert post(app, alice).status_code == 202
+    assert "storage is away" in caplog.text
+    for secret in ("c@nary:", ":c@nary", "c%40nary:", ":c%40nary", "'c@nary'", "=c@nary"):
+        assert secret not in caplog.text
+
+
+def test_a_sentinels_replicas_are_not_asked() -> None:
+    """They are a little behind: a limit would be exceeded, and its window would end in a second."""
+    storage: Any = _open("redis+sentinel://127.0.0.1:1/limits")
+    assert storage.get_connection(readonly=True) is storage.storage
+
+
+@pytest.mark.redis
+@pytest.mark.server
+@pytest.mark.parametrize("form", [Redis, lambda: RedisCluster(nodes=1), WatchedRedis])
+def test_the_rights_in_the_documentation_are_enough(
+    make_app: MakeApp, form: Callable[[], Redis], alice: str
+) -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    rights = re.findall(r"may have an ACL: `(.*?)`.*?sentinel.*?: `(.*?)`", page)[0]
+    server = form()
+    server.port = free_port()
+    with server:
+        server.let_in("limiter", "a-password", *(words.split() for words in rights))
+        uri = server.uri.replace("://", "://limiter:a-password@").removesuffix("/0") + (
+            "/3" if form is Redis else ""
+        )
+        one, other = (make_app(rate_limit="3/minute", ratelimit_storage_uri=uri) for _ in range(2))
+        assert [post(app, alice).status_code for app in (one, other, one, other)] == [202, 202, 202, 429]
+        assert server.has_counts() or form is Redis
 
 
 def cluster() -> RedisCluster:

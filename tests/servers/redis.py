@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis
@@ -38,6 +39,10 @@ class Redis(Daemon):
 
     def has_counts(self) -> bool:
         return self.ask("DBSIZE") != 0
+
+    def let_in(self, user: str, password: str, rights: Sequence[str], at_a_sentinel: Sequence[str]) -> None:
+        """Make a user who has these rights; there are others at a sentinel."""
+        self.ask("ACL", "SETUSER", user, "on", f">{password}", *rights)
 
     @property
     def uri(self) -> str:
@@ -80,6 +85,10 @@ class WatchedRedis(Redis):
     def start(self) -> None:
         super().start()
         self._sentinel.start()
+
+    def let_in(self, user: str, password: str, rights: Sequence[str], at_a_sentinel: Sequence[str]) -> None:
+        super().let_in(user, password, rights, at_a_sentinel)
+        self._sentinel.let_in(user, password, at_a_sentinel, ())
 
     def stop(self, how: int = signal.SIGKILL) -> None:
         self._sentinel.stop(how)
