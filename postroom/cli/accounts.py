@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+import os
+import shutil
+import textwrap
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from postroom.errors import ConfigError
-from postroom.model import SECOND, rfc3339, system_clock
+from postroom.model import SECOND, AccountState, rfc3339, system_clock
 from postroom.status import printable
 
 if TYPE_CHECKING:
@@ -16,12 +20,22 @@ if TYPE_CHECKING:
     from postroom.setup import Service
     from postroom.store import StoredAccount
 
+_INDENT: Final = " " * 9
+_COLOURS: Final = {
+    "active": "green", "removed": "bright_black", "parked": "yellow", "paused": "red", "failing": "red",
+}  # fmt: skip
+
 
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def accounts(context: click.Context, as_json: bool) -> None:
-    """List the accounts: state, reason, since and until when, and how much of the daily limit is used.
+    """List the accounts: state, server, how much of the daily limit is used, until when, and why.
+
+    \b
+    active   works, or has had nothing to send yet   parked    rests for a limit
+    failing  has never worked                        removed   has left data.csv
+    paused   does not work any more
 
     \b
     postroom accounts                        all of them
@@ -32,13 +46,14 @@ def accounts(context: click.Context, as_json: bool) -> None:
     from postroom import setup
 
     service = setup.open_service()
-    rows = [_row(service, stored) for stored in service.store.accounts()]
+    in_use = set(service.store.active_keys().values())
+    rows = [_row(service, stored, in_use) for stored in service.store.accounts()]
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
         click.echo("there are no accounts; add a row to data.csv", err=True)
     else:
-        _print_table(rows)
+        _print_rows(rows)
 
 
 @accounts.command()
@@ -60,7 +75,7 @@ def _resume(service: Service, account_id: int) -> None:
     service.store.write(lambda transaction: transaction.resume_account(account_id, system_clock()))
 
 
-def _row(service: Service, stored: StoredAccount) -> dict[str, Any]:
+def _row(service: Service, stored: StoredAccount, in_use: Collection[int]) -> dict[str, Any]:
     from postroom.providers import ServerUndecided, server_for
 
     account, now = stored.account, system_clock()
@@ -71,11 +86,12 @@ def _row(service: Service, stored: StoredAccount) -> dict[str, Any]:
         where, daily_limit = f"by the MX of {error.domain}", account.daily_limit
     except ConfigError as error:
         where, daily_limit = str(error), account.daily_limit
+    state, reason = _state(service, account, in_use)
     return {
         "account": account.email,
         "server": where,
-        "state": account.state.value,
-        "reason": account.state_reason,
+        "state": state,
+        "reason": reason,
         "since": None if account.state_since is None else rfc3339(account.state_since),
         "until": None if account.resume_at is None else rfc3339(account.resume_at),
         "worked_at": None if account.worked_at is None else rfc3339(account.worked_at),
@@ -105,26 +121,42 @@ def _reason(row: dict[str, Any]) -> str:
     return "; ".join(part for part in (row["reason"], without) if part)
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple[str, str | None]:
+    """Return an account's state and its reason. What never worked fails for what its newest message says."""
+    if account.id not in in_use:
+        return "removed", "no row of data.csv names it; what was accepted before still goes out"
+    if account.state is AccountState.ACTIVE and account.worked_at is None:
+        reason = service.store.last_reason(account.id)
+        return ("failing" if reason else "active"), reason
+    return account.state.value, account.state_reason
 
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("Account", "Server", "State", "Until", "24 h", "Pace", "Reason"):
-        table.add_column(name, no_wrap=name in ("State", "Until"))
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """Print each account on a line, whole; what does not fit beside it, and the reason, on lines below."""
+    width = shutil.get_terminal_size().columns
+    coloured = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
     for row in rows:
-        limit = row["daily_limit"]
-        used = f"{row['recipients_in_24h']} of {limit}" if limit else "no limit"
-        cells = (
-            row["account"],
-            row["server"],
-            row["state"],
-            (row["until"] or "")[:19],
-            used,
-            "" if row["messages_per_minute"] is None else f"{row['messages_per_minute']:g}/min",
-            _reason(row),
-        )
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    Console().print(table)
+        head = f"{row['state']:8} {printable(row['account'])}"
+        details = _details(row)
+        beside = f"{head}  {details}" if len(head) + 2 + len(details) <= width else head
+        below = [] if beside != head else _wrapped(details, width)
+        below += _wrapped(_reason(row), width)
+        shown = beside.replace(row["state"], click.style(row["state"], fg=_COLOURS[row["state"]]), 1)
+        click.echo("\n".join((shown, *below)), color=coloured)
+
+
+def _details(row: dict[str, Any]) -> str:
+    limit = row["daily_limit"]
+    parts = [
+        row["server"],
+        f"{row['recipients_in_24h']} of {limit} in 24 h" if limit else "no limit",
+        "" if row["messages_per_minute"] is None else f"{row['messages_per_minute']:g}/min",
+        "" if row["until"] is None else f"until {row['until'][:19]}Z",
+    ]
+    return printable(", ".join(part for part in parts if part))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        printable(text), width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
+    )

@@ -252,6 +252,13 @@ class Store:
         return _stored_account(row) if row else None
 
     @_twice
+    def last_reason(self, account_id: int) -> str | None:
+        """Return why the newest message of an account that was not sent was not, or None."""
+        with self._engine.reading() as (db, q):
+            reason: str | None = q.last_reason(db, account_id=account_id)
+        return reason
+
+    @_twice
     def recipients_used(self, account_id: int, now: Instant) -> int:
         """Return how many recipients of its daily limit an account has used in the 24 hours until now."""
         with self._engine.reading() as (db, q):
@@ -322,8 +329,10 @@ class Store:
             if found is None:
                 return None
             deliveries = list(q.deliveries_of(db, message_id=found[0]))
-        _, account_id, job_state, held, due_at, resume_at = found
+        _, account_id, job_state, held, due_at, resume_at, paused_for = found
         state, reason = _overall(job_state, deliveries)
+        if job_state == "queued" and not held and paused_for is not None:
+            state, reason = MessageState.DEFERRED, f"account paused: {paused_for}"
         possible_duplicate = any(row[3] for row in deliveries)
         waits = job_state == "queued" and not held and (resume_at is not None or reason is not None)
         will_send_at = max(due_at, resume_at or 0) if waits else None

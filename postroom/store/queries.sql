@@ -27,6 +27,21 @@ SELECT id, email, name, host, port, security, username, credential, daily_limit,
        (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
 FROM account WHERE id = :account_id;
 
+-- name: last_reason$
+-- Why the newest message of an account that was given up, or is deferred, was not sent. A deferred one is due later than the others.
+SELECT reason FROM (
+    SELECT job.id, delivery.reason
+    FROM (SELECT id, message_id FROM job WHERE account_id = :account_id AND state = 'failed'
+          ORDER BY id DESC LIMIT 1) AS job
+    JOIN delivery ON delivery.message_id = job.message_id
+    UNION ALL
+    SELECT job.id, delivery.reason
+    FROM (SELECT id, message_id FROM job WHERE account_id = :account_id AND state = 'queued' AND held = 0
+          ORDER BY due_at DESC LIMIT 10) AS job
+    JOIN delivery ON delivery.message_id = job.message_id
+) AS newest
+WHERE reason IS NOT NULL ORDER BY id DESC LIMIT 1;
+
 -- name: find_account$
 SELECT id FROM account
 WHERE email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(port, -1) = coalesce(:port, -1)
@@ -323,7 +338,8 @@ WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lea
 -- ---------------------------------------------------------------- what became of it
 
 -- name: message_state^
-SELECT message.id, message.account_id, job.state, job.held, job.due_at, account.resume_at
+SELECT message.id, message.account_id, job.state, job.held, job.due_at, account.resume_at,
+       CASE WHEN account.state = 'paused' THEN account.state_reason END
 FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
 WHERE message.request_id = :request_id;
 

@@ -22,8 +22,8 @@ import pytest
 
 import postroom
 from postroom.config import Settings, variables
-from postroom.model import SECOND, rfc3339, system_clock
-from postroom.store import open_store
+from postroom.model import SECOND, Blame, Failed, rfc3339, system_clock
+from postroom.store import Result, open_store
 from tests.servers.forked import forker
 from tests.servers.installation import (
     KEY,
@@ -276,6 +276,45 @@ def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
     assert folder.run("accounts", "resume", "Alice@gmail.com").returncode == 0
     states = {row["state"] for row in json.loads(folder.run("accounts", "--json").stdout)}
     assert states == {"active"}
+
+
+def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
+    mailbox = f"somebody.with.a.long.name.{'x' * 30}@a-long-domain.example.com"
+    folder.accounts(
+        f"the-key-of-alice,{mailbox},secret,mail.example.com", "key-of-bob,bob@example.com,,inbox"
+    )
+    folder.run("migrate")
+    ids = [
+        folder.run("send", "--from", mailbox, "--to", "you@example.com", "--body", "x").stdout.strip()
+        for _ in range(2)
+    ]
+    reason = "535 5.7.8 no [the server does not accept this user name and password; " + "a fix " * 30 + "]"
+    store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
+    worker = store.write(
+        lambda t: t.register_worker(host="here", pid=1, lock_file="x", now=now, lease_until=now + SECOND)
+    )
+    (job,) = store.write(
+        lambda t: t.claim(account_id=1, worker_id=worker, most=1, most_bytes=10**6, now=system_clock())
+    )
+    failed = Result({job.deliveries[0].id: Failed(reason, Blame.ACCOUNT)}, None)
+    store.write(lambda t: t.finish(job, failed, worker_id=worker, started_at=now, now=now))
+    folder.accounts(f"the-key-of-alice,{mailbox},secret,mail.example.com")
+    folder.run("send", "--to", "you@example.com", "--body", "x")  # reads data.csv anew
+    rows = {row["account"]: row for row in json.loads(folder.run("accounts", "--json").stdout)}
+    assert (rows[mailbox]["state"], rows[mailbox]["reason"]) == ("failing", reason)
+    assert rows["bob@example.com"]["state"] == "removed"
+    shown = folder.run("accounts", COLUMNS="80").stdout
+    assert max(len(line) for line in shown.splitlines() if mailbox not in line) <= 80
+    assert f"failing  {mailbox}\n" in shown
+    assert "\x1b" not in shown, "colours are for terminals"
+    assert " ".join(reason.split()) in " ".join(shown.split())
+    assert "queued" in folder.run("status", ids[1]).stdout
+    store.write(
+        lambda t: t.set_account_aside(1, state="paused", reason="535 no", resume_at=now + SECOND, now=now)
+    )
+    store.close()
+    assert f"{ids[1]}  deferred (account paused: 535 no)" in folder.run("status", ids[1]).stdout
+    assert "account paused" not in folder.run("status", ids[0]).stdout, "it has had its end"
 
 
 @pytest.mark.parametrize(
