@@ -7,8 +7,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
@@ -16,6 +17,7 @@ import click
 
 from postroom import __version__
 from postroom.cli.accounts import accounts
+from postroom.cli.backup import backup, restore
 from postroom.errors import (
     ConfigError,
     PostroomError,
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from postroom.inbox import InboxMail, MailSummary
     from postroom.model import Account
     from postroom.setup import Service
+    from postroom.store import Transaction
 
 EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h
+_DECIDED_AT_ONCE = 500  # messages in one transaction
 
 _EPILOG = """\b
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 75 try again later, 78 wrong configuration.
@@ -350,30 +354,59 @@ def status(request_id: str, as_json: bool) -> None:
     _print_status(setup.open_service(), request_id, as_json=as_json)
 
 
-@cli.command()
-@click.argument("request_id")
-def release(request_id: str) -> None:
-    """Send a mail after all that waits for a person: held in doubt, or set aside after crashes."""
-    from postroom import setup
-
-    service = setup.open_service()
-    now = system_clock()
-    if not service.store.write(lambda transaction: transaction.release_held(request_id.lower(), now)):
-        _refuse(service, request_id, "it is not held")
-    _print_status(service, request_id, as_json=False)
+_held_option = click.option("--held", is_flag=True, help="All messages that are held, instead of one.")
 
 
 @cli.command()
-@click.argument("request_id")
-def cancel(request_id: str) -> None:
-    """Give up a mail that waits. Recipients who have had it are not affected."""
+@click.argument("request_id", required=False)
+@_held_option
+def release(request_id: str | None, held: bool) -> None:
+    """Send a message after all that waits for a person: held in doubt, set aside after crashes, or since a restore."""
+    now = system_clock()
+    _decide(
+        request_id,
+        held,
+        lambda transaction, id_: transaction.release_held(id_, now),
+        "released",
+        "it is not held",
+    )
+
+
+@cli.command()
+@click.argument("request_id", required=False)
+@_held_option
+def cancel(request_id: str | None, held: bool) -> None:
+    """Give up a message that waits. Recipients who have had it are not affected."""
+    now = system_clock()
+    why = "only a message that waits can be cancelled"
+    _decide(request_id, held, lambda transaction, id_: transaction.cancel(id_, now), "cancelled", why)
+
+
+def _decide(
+    request_id: str | None, held: bool, move: Callable[[Transaction, str], bool], done: str, why_not: str
+) -> None:
+    """Move one message, or all that are held."""
     from postroom import setup
 
+    if held == (request_id is not None):
+        raise click.UsageError("give the id of one message, or --held for all that are held")
     service = setup.open_service()
-    now = system_clock()
-    if not service.store.write(lambda transaction: transaction.cancel(request_id.lower(), now)):
-        _refuse(service, request_id, "only a mail that waits can be cancelled")
-    _print_status(service, request_id, as_json=False)
+    if request_id is not None:
+        if not service.store.write(lambda transaction: move(transaction, request_id.lower())):
+            _refuse(service, request_id, why_not)
+        _print_status(service, request_id, as_json=False)
+        return
+    moved = 0
+    waiting = service.store.held_messages()
+    for start in range(0, len(waiting), _DECIDED_AT_ONCE):
+        some = waiting[start : start + _DECIDED_AT_ONCE]
+        moved += service.store.write(partial(_move_all, move, some))
+    service.store.close()
+    click.echo(f"{moved} messages are {done}")
+
+
+def _move_all(move: Callable[[Transaction, str], bool], ids: Sequence[str], transaction: Transaction) -> int:
+    return sum(move(transaction, request_id) for request_id in ids)
 
 
 def _refuse(service: Service, request_id: str, why: str) -> Never:
@@ -422,6 +455,8 @@ def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> 
 
 
 cli.add_command(accounts)
+cli.add_command(backup)
+cli.add_command(restore)
 
 
 # ---------------------------------------------------------------- inbox

@@ -32,6 +32,7 @@ from postroom.model import (
 from postroom.status import summarise
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Take, Work
+from postroom.store.copies import check_copy, is_in_use
 from postroom.store.engine import Engine, Server
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
@@ -61,6 +62,8 @@ __all__ = [
     "Transaction",
     "Work",
     "WorkerRecord",
+    "check_copy",
+    "is_in_use",
     "open_store",
 ]
 
@@ -339,6 +342,16 @@ class Store:
         return MessageStatus(request_id, state, reason, possible_duplicate, account_id, will_send_at)
 
     @_twice
+    def held_messages(self) -> list[str]:
+        """Return the ids of all messages that wait for a person, oldest first; every queued job is looked at."""
+        with self._engine.reading() as (db, q):
+            return [row[0] for row in q.held_messages(db)]
+
+    def copy_to(self, path: Path) -> None:
+        """Write a consistent copy of the database into a file that is not there yet, while others use it."""
+        self._engine.copy_to(path)
+
+    @_twice
     def events(self, request_id: str) -> list[Event]:
         """Return everything that happened to a message, oldest first."""
         with self._engine.reading() as (db, q):
@@ -359,6 +372,11 @@ class Store:
                 return None
             lines = _log_lines(q.log_lines_of_batch(db, batch=batch[0]))
         return LogBatch(batch[0], batch[1], tuple(lines))
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Return the database file that a URL names; None where it names a server."""
+    return Path(url.removeprefix(_SCHEME)) if url.startswith(_SCHEME) else None
 
 
 def open_store(

@@ -60,6 +60,9 @@ class Engine(Protocol):
     def forget_commits(self) -> None:
         """Drop what is kept to settle commits whose answer was lost, as far as it is old."""
 
+    def copy_to(self, path: Path) -> None:
+        """Write a consistent copy into a new file, while others use the database."""
+
     def free_bytes(self) -> int:
         """Return how much room is left where the database is, as far as that can be known."""
 

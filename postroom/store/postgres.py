@@ -25,7 +25,7 @@ import psycopg
 from aiosql.adapters.pyformat import PyFormatAdapter
 from psycopg_pool import ConnectionPool
 
-from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
+from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreError, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.engine import Server
@@ -657,6 +657,9 @@ class PostgresEngine:
         if self._listener is None:
             self._listener = _Listener(self._connect, self.where)
         return self._listener.count
+
+    def copy_to(self, path: Path) -> None:
+        raise StoreError("a database on PostgreSQL is copied with pg_dump")
 
     def free_bytes(self) -> int:
         """The server's disk is the server's affair."""

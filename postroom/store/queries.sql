@@ -268,6 +268,10 @@ WHERE (state = 'queued' OR (state = 'claimed' AND :claimed = 1)) AND held = 0
 -- name: tokens_of
 SELECT claim_token FROM job WHERE claimed_by = :worker_id AND state = 'claimed';
 
+-- name: held_messages
+SELECT message.request_id FROM job JOIN message ON message.id = job.message_id
+WHERE job.state = 'queued' AND job.held = 1 ORDER BY job.id;
+
 -- name: release_held!
 UPDATE job SET held = 0, crashes = 0, due_at = :now WHERE message_id = :message_id AND state = 'queued' AND held = 1;
 

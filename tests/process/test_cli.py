@@ -52,6 +52,8 @@ COMMANDS = [
     ("accounts",),
     ("accounts", "resume"),
     ("migrate",),
+    ("backup",),
+    ("restore",),
     ("inbox",),
     ("inbox", "show"),
     ("inbox", "serve"),

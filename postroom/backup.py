@@ -1,0 +1,287 @@
+"""An installation in one file: its database, secret key, accounts and settings, and back again.
+
+The file is a plain tar archive of mode 0600, whose first member says what the others must be. After it was restored
+nothing that was queued is sent by itself: it may have gone out since the backup.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from postroom import __version__
+from postroom.config import Settings
+from postroom.errors import PostroomError
+from postroom.model import Clock, rfc3339
+from postroom.store import Store, check_copy, is_in_use, open_store, sqlite_path
+
+_MANIFEST: Final = "manifest.json"
+DATABASE, SECRET, ACCOUNTS, ENVIRONMENT = "postroom.db", "secret.key", "data.csv", ".env"
+_FORMAT: Final = 1
+_LARGEST_MANIFEST: Final = 65_536
+_PIECE: Final = 1 << 20
+_FOR_EVER: Final = 1 << 62  # microseconds
+
+
+class BackupError(PostroomError):
+    """A backup could not be made, or cannot be restored; nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a backup holds: names with their sizes."""
+
+    path: Path
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was restored. `held`: messages that were queued; `kept`: what the files before are called now."""
+
+    files: tuple[str, ...]
+    made_at: str
+    held: int
+    kept: tuple[Path, ...]
+
+
+# ---------------------------------------------------------------- saving
+
+
+def save(store: Store, settings: Settings, var: Path, path: Path, clock: Clock) -> Saved:
+    """Write a backup to `path`, whole and verified before it has that name. Raises BackupError."""
+    try:
+        with _scratch(path.parent) as scratch:
+            files = _gather(store, settings, var, scratch)
+            draft = scratch / "backup.tar"
+            manifest: dict[str, Any] = {
+                "format": _FORMAT,
+                "postroom": __version__,
+                "made_at": rfc3339(clock()),
+                "files": {name: _described(file) for name, file in files.items()},
+            }
+            _pack(draft, manifest, files)
+            _verify(draft, scratch / "verified")
+            draft.replace(path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise BackupError(f"cannot write {path}: {error.strerror}; no backup was made") from error
+    return Saved(path, {name: each["size"] for name, each in manifest["files"].items()})
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """Lend a folder for this user alone, on the same file system."""
+    folder = Path(tempfile.mkdtemp(prefix=".postroom-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _gather(store: Store, settings: Settings, var: Path, scratch: Path) -> dict[str, Path]:
+    files = {ACCOUNTS: settings.accounts_csv, ENVIRONMENT: Path(ENVIRONMENT), SECRET: var / SECRET}
+    if settings.secret_key:
+        files[SECRET] = scratch / SECRET
+        files[SECRET].write_text(settings.secret_key.reveal() + "\n", encoding="utf-8")
+    if not store.is_remote:
+        files[DATABASE] = scratch / DATABASE
+        store.copy_to(files[DATABASE])
+        check_copy(files[DATABASE])
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"size": path.stat().st_size, "sha256": _digest(file)}
+
+
+def _digest(file: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := file.read(_PIECE):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pack(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            content = json.dumps(manifest, indent=2).encode()
+            _add(archive, _MANIFEST, len(content), io.BytesIO(content))
+            for name, source in files.items():
+                with source.open("rb") as opened:
+                    _add(archive, name, manifest["files"][name]["size"], opened)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = size, 0o600, int(time.time())
+    archive.addfile(member, content)
+
+
+# ---------------------------------------------------------------- restoring
+
+
+def restore(path: Path, settings: Settings, var: Path, clock: Clock) -> Restored:
+    """Put a backup in place of what is here, which is kept under other names. Raises BackupError.
+
+    Everything is verified, and what was queued is held, before anything is changed.
+    """
+    place = sqlite_path(settings.database_url)
+    if place is not None and is_in_use(place):
+        raise BackupError(f"{place} is in use: stop Postroom first")
+    try:
+        var.mkdir(mode=0o700, exist_ok=True)
+        with _scratch(var) as scratch:
+            manifest = _verify(path, scratch)
+            names = tuple(manifest["files"])
+            _check_secret(scratch, names, settings)
+            if DATABASE in names and place is None:
+                raise BackupError("the backup holds an SQLite database, and DATABASE_URL is of PostgreSQL")
+            held = _hold_queued(scratch / DATABASE, clock) if DATABASE in names else 0
+            kept = _put_in_place(scratch, _places(names, settings, var, place), _stamp(clock))
+        if DATABASE in names:
+            (var / "database.json").unlink(missing_ok=True)  # what was seen of the database before
+    except OSError as error:
+        raise BackupError(f"cannot restore {path}: {error.filename or path}: {error.strerror}") from error
+    return Restored(names, manifest["made_at"], held, kept)
+
+
+def restore_settings(path: Path) -> bool:
+    """Write the backup's `.env` where there is none, since it decides where the rest goes. Raises BackupError."""
+    if Path(ENVIRONMENT).exists():
+        return False
+    try:
+        with _scratch(Path()) as scratch:
+            if ENVIRONMENT not in _verify(path, scratch)["files"]:
+                return False
+            (scratch / ENVIRONMENT).replace(ENVIRONMENT)
+    except OSError as error:
+        raise BackupError(f"cannot restore {path}: {error.filename or path}: {error.strerror}") from error
+    return True
+
+
+def _verify(path: Path, folder: Path) -> dict[str, Any]:
+    """Unpack a backup into `folder` and see that each file is as its manifest says. Raises BackupError, OSError."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            manifest = _manifest(path, archive)
+            for name, expected in manifest["files"].items():
+                source = archive.extractfile(name)
+                if source is None or _unpacked(source, folder / name) != expected:
+                    raise BackupError(f"{path} is damaged: {name} is not as it was saved")
+    except (tarfile.TarError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise BackupError(f"{path} is no backup of Postroom, or is damaged") from error
+    if DATABASE in manifest["files"]:
+        check_copy(folder / DATABASE)
+    return manifest
+
+
+def _manifest(path: Path, archive: tarfile.TarFile) -> dict[str, Any]:
+    source = archive.extractfile(_MANIFEST)
+    manifest: dict[str, Any] = json.loads(source.read(_LARGEST_MANIFEST)) if source else {}
+    if manifest["format"] != _FORMAT:
+        raise BackupError(f"{path} was made by Postroom {manifest['postroom']}, and this is {__version__}")
+    if not set(manifest["files"]) <= {DATABASE, SECRET, ACCOUNTS, ENVIRONMENT}:
+        raise BackupError(f"{path} holds files that this version of Postroom does not know")
+    return manifest
+
+
+def _unpacked(source: IO[bytes], target: Path) -> dict[str, Any]:
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        shutil.copyfileobj(source, file, _PIECE)
+        file.flush()
+        os.fsync(descriptor)
+    return _described(target)
+
+
+def _check_secret(scratch: Path, names: tuple[str, ...], settings: Settings) -> None:
+    if settings.secret_key is None or SECRET not in names:
+        return
+    if (scratch / SECRET).read_text(encoding="utf-8").strip() != settings.secret_key.reveal().strip():
+        raise BackupError(
+            "POSTROOM_SECRET_KEY is not the key of this backup, with which its passwords and keys were stored; set it to "
+            "that one, or unset it: the backup brings its own"
+        )
+
+
+def _hold_queued(database: Path, clock: Clock) -> int:
+    """Bring the copy up to date and hold what is queued in it; return how many messages are held."""
+    store = open_store(f"sqlite:///{database}")
+    try:
+        store.migrate()
+        now = clock()
+        store.write(lambda transaction: transaction.hold_queued(now, until=_FOR_EVER, claimed=True))
+        return len(store.held_messages())
+    finally:
+        store.close()
+
+
+def _places(names: tuple[str, ...], settings: Settings, var: Path, database: Path | None) -> dict[str, Path]:
+    """Return where each file belongs, the database last: until it is there, everything can be done again."""
+    places = {ACCOUNTS: settings.accounts_csv}
+    if settings.secret_key is None:
+        places[SECRET] = var / SECRET
+    if database is not None:
+        places[DATABASE] = database
+    return {name: place for name, place in places.items() if name in names}
+
+
+def _put_in_place(scratch: Path, places: Mapping[str, Path], stamp: str) -> tuple[Path, ...]:
+    kept: list[Path] = []
+    for name, place in places.items():
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = place.with_name(f".{place.name}.{stamp}")
+        shutil.copyfile(scratch / name, draft)
+        draft.chmod(0o600)
+        _sync(draft)
+        if place.exists():
+            kept.append(place.with_name(f"{place.name}.before-{stamp}"))
+            place.replace(kept[-1])
+        if name == DATABASE:
+            _move_log_along(place, stamp)
+        draft.replace(place)
+        _sync_folder(place.parent)
+    return tuple(kept)
+
+
+def _move_log_along(place: Path, stamp: str) -> None:
+    """Let the old database keep its write-ahead log; the index is made anew, and the lock file knows the old one."""
+    log = place.with_name(f"{place.name}-wal")
+    if log.exists():
+        log.replace(place.with_name(f"{place.name}.before-{stamp}-wal"))
+    for end in ("-shm", "-lock"):
+        place.with_name(place.name + end).unlink(missing_ok=True)
+
+
+def _stamp(clock: Clock) -> str:
+    return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock() // 1_000_000))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    _sync(folder)

@@ -1,0 +1,64 @@
+"""`postroom backup` and `postroom restore`: an installation in one file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from postroom.model import system_clock
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def backup(file: Path) -> None:
+    """Save the database, the secret key, data.csv and .env in FILE, while the service runs or not.
+
+    FILE is a tar archive that only you can read; one that is there is replaced once the new one is whole. It holds
+    passwords in clear. With PostgreSQL the database is not in it: use pg_dump.
+    """
+    from postroom import setup
+    from postroom.backup import save
+
+    service = setup.open_service()
+    try:
+        saved = save(service.store, service.settings, setup.VAR, file, system_clock)
+        if service.store.is_remote:
+            click.echo(
+                "the database is on PostgreSQL and is not in this backup: save it with pg_dump, after this",
+                err=True,
+            )
+    finally:
+        service.store.close()
+    for name, size in saved.files.items():
+        click.echo(f"{name}: {size} bytes")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+def restore(file: Path) -> None:
+    """Put the backup FILE in place of what is in this folder, which is kept under other names. Stop Postroom first.
+
+    Nothing that was queued when the backup was made is sent by itself, since most of it has gone out since: it is held
+    and flagged. `postroom release --held` sends it, `postroom cancel --held` gives it up.
+    """
+    from postroom import setup
+    from postroom.backup import DATABASE, restore, restore_settings
+    from postroom.config import load_settings
+
+    if restore_settings(file):
+        click.echo(".env was written", err=True)
+    done = restore(file, load_settings(), setup.VAR, system_clock)
+    click.echo(f"restored {', '.join(done.files)}, as of {done.made_at}")
+    for path in done.kept:
+        click.echo(f"what was here before is {path}", err=True)
+    if DATABASE not in done.files:
+        click.echo(
+            "the database is not in this backup: use pg_restore, then `postroom migrate --accept-server`",
+            err=True,
+        )
+    elif done.held:
+        click.echo(
+            f"{done.held} messages are held, since they may have been sent: `postroom release --held` sends them, "
+            "`postroom cancel --held` gives them up"
+        )
