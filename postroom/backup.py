@@ -23,8 +23,8 @@ from typing import IO, Any, Final
 from postroom import __version__
 from postroom.config import Settings
 from postroom.errors import PostroomError
-from postroom.model import Clock, rfc3339
-from postroom.store import Store, check_copy, is_in_use, open_store, sqlite_path
+from postroom.model import Clock, InDoubtPolicy, rfc3339
+from postroom.store import Store, Transaction, check_copy, is_in_use, open_store, sqlite_path
 
 _MANIFEST: Final = "manifest.json"
 DATABASE, SECRET, ACCOUNTS, ENVIRONMENT = "postroom.db", "secret.key", "data.csv", ".env"
@@ -228,7 +228,14 @@ def _hold_queued(database: Path, clock: Clock) -> int:
     try:
         store.migrate()
         now = clock()
-        store.write(lambda transaction: transaction.hold_queued(now, until=_FOR_EVER, claimed=True))
+        workers = [record.id for record in store.living_workers()]
+
+        def hold(transaction: Transaction) -> None:
+            transaction.hold_queued(now, until=_FOR_EVER, claimed=True)
+            for worker_id in workers:  # those of the backup's time: their connections are nobody's
+                transaction.bury_worker(worker_id, now=now, in_doubt=InDoubtPolicy.HOLD)
+
+        store.write(hold)
         return len(store.held_messages())
     finally:
         store.close()
