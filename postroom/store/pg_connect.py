@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import random
 import re
 import select
+import struct
 import tempfile
+import termios
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Never
 
@@ -30,6 +33,7 @@ OLDEST_SERVER = 13_00_00
 CONNECT_WITHIN_S = 5
 _ANSWER_WITHIN_S = 15.0  # more than a statement may take
 _VARIABLE = "DATABASE_URL"
+_INT = struct.Struct("i")
 
 # Written as text, each octet of a message that is not printable becomes four or five, which takes a hundred times as long.
 _AS_THEY_ARE = AdaptersMap(psycopg.adapters)
@@ -38,7 +42,7 @@ _AS_THEY_ARE.register_dumper(list, ListBinaryDumper)
 
 # What we rely on, whatever the server, the database or the role has; SQL that gives the value. A session's own setting
 # outlives a reload, so each is set in each session, or, behind a bouncer, in each transaction.
-_RELIED_ON = {
+RELIED_ON = {
     # An answer means that it is durable. remote_apply is more than on.
     "synchronous_commit": "CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END",
     "array_nulls": "'on'",  # many works go in one statement, as arrays
@@ -88,7 +92,8 @@ class Connection(psycopg.Connection[Any]):
     """A connection that gives up on a server that does not answer.
 
     A server that is frozen still acknowledges what it is sent, so nothing but the time tells of it. The time runs from
-    the last octet that went either way: a large message may need longer than that on a slow link.
+    the last octet that went either way, out of the kernel's own queue too: a large message may need longer than that on a
+    slow link.
     """
 
     answer_within_s: float | None = _ANSWER_WITHIN_S
@@ -98,10 +103,17 @@ class Connection(psycopg.Connection[Any]):
         if timeout is not None or self.answer_within_s is None:  # whoever waits for a notification
             return super().wait(gen, interval, timeout)
         try:
-            return super().wait(_in_time(gen, self.answer_within_s), interval, None)
+            return super().wait(_in_time(gen, self.answer_within_s, self._unsent), interval, None)
         except _NoAnswer:
             self.close()  # what it is doing nobody knows
             raise
+
+    def _unsent(self) -> int:
+        """Return how many octets the kernel holds that the other end has not acknowledged: megabytes on a slow link."""
+        with suppress(OSError, psycopg.Error):
+            found = fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(_INT.size))
+            return int(_INT.unpack(found)[0])
+        return 0
 
     @contextmanager
     def answering_within(self, seconds: float | None) -> Iterator[None]:
@@ -121,15 +133,16 @@ class _NoAnswer(psycopg.OperationalError):
     """The server has taken and given nothing for too long."""
 
 
-def _in_time(gen: Any, seconds: float) -> Any:
+def _in_time(gen: Any, seconds: float, unsent: Callable[[], int]) -> Any:
     """Run a generator of the driver's until nothing was sent for so long, and no answer came."""
-    latest = time.monotonic() + seconds
+    latest, waiting = time.monotonic() + seconds, 0
     try:
         asked = next(gen)
         while True:
             ready = yield asked
-            if ready:
-                latest = time.monotonic() + seconds
+            left = 0 if ready else unsent()
+            if ready or left != waiting:
+                latest, waiting = time.monotonic() + seconds, left
             elif time.monotonic() > latest:
                 gen.close()
                 raise _NoAnswer(f"the server has not answered within {seconds:g} s")
@@ -191,7 +204,7 @@ class Connector:
             self.parameters["target_session_attrs"] = "read-write"
         self.where = shown(self.parameters)
         self.bouncer = bouncer
-        self.settings = {**_RELIED_ON, "lock_timeout": f"'{round(lock_timeout_s * 1000)}'"}
+        self.settings = {**RELIED_ON, "lock_timeout": f"'{round(lock_timeout_s * 1000)}'"}
         self.server: Server | None = None  # the newest that was seen
         self._secrets = [value for name in _SECRET if len(value := self.parameters.get(name, "")) > 2]
 

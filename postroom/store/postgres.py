@@ -30,7 +30,7 @@ from postroom.failpoint import passing
 from postroom.store.committer import Settled, Work
 from postroom.store.engine import Server
 from postroom.store.floors import Floors
-from postroom.store.pg_connect import CONNECT_WITHIN_S, Connection, Connector
+from postroom.store.pg_connect import CONNECT_WITHIN_S, RELIED_ON, Connection, Connector
 from postroom.store.pg_errors import (
     AGAIN,
     DAMAGED,
@@ -81,8 +81,10 @@ _TOGETHER = {
     "conclude_sent": "job_id",
 }
 _LARGE = 262_144  # octets of a message that goes alone
-_PATIENCE = "SET LOCAL statement_timeout = '120s'"
-_NO_PATIENCE = "SET LOCAL statement_timeout = '10s'"
+# Both run while the server reads a statement: the first where others are under way with it, the second where none is.
+_WAITED_FOR = ("statement_timeout", "idle_in_transaction_session_timeout")
+_PATIENCE = "SELECT " + ", ".join(f"set_config('{name}', '120s', true)" for name in _WAITED_FOR)
+_NO_PATIENCE = "SELECT " + ", ".join(f"set_config('{name}', {RELIED_ON[name]}, true)" for name in _WAITED_FOR)
 
 
 class _Session:

@@ -297,6 +297,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/process/test_signals.py::test_a_stop_turns_readiness_before_the_listener_closes",
     ),
     Control(
+        "the database waits for a large message to arrive",
+        "postroom/store/postgres.py",
+        "        self.connection.execute(_PATIENCE)\n",
+        "        pass\n",
+        "tests/store/test_postgres.py::TestASlowLink::test_takes_a_large_message[postgres-one by one]",
+    ),
+    Control(
+        "the time for the database's answer runs from the last octet sent",
+        "postroom/store/pg_connect.py",
+        "            left = 0 if ready else unsent()\n",
+        "            left = 0\n",
+        "tests/store/test_postgres.py::TestASlowLink::test_takes_a_large_message[postgres-in a batch]",
+    ),
+    Control(
         "the time for which the loop stood still does not count against another server",
         "postroom/web/hub.py",
         "            if late > _STALLED_S:",

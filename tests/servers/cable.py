@@ -5,25 +5,31 @@ from __future__ import annotations
 import selectors
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Self
+
+_LITTLE = 16_384  # octets
 
 
 class Cable:
     """A proxy in front of a server on 127.0.0.1.
 
     `cut_at(word, before=True)` breaks every connection the next time a client says the word: before the server hears
-    it, or after that but before the client hears any more.
+    it, or after that but before the client hears any more. With `octets_per_s` it is slow, and holds little itself, so
+    that what is on its way waits with whoever has sent it.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, octets_per_s: int | None = None) -> None:
         self._server_port = port
+        self._octets_per_s = octets_per_s
         self._word: bytes | None = None
         self._before = True
         self.cuts = 0
         self.carried = {"to the server": 0, "to the client": 0}  # octets
         self._refusing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._hold_little(self._listener)  # so do the connections that it takes
         self.port: int = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
@@ -48,8 +54,15 @@ class Cable:
             self._threads.append(thread)
             thread.start()
 
+    def _hold_little(self, end: socket.socket) -> None:
+        if self._octets_per_s is not None:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LITTLE)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LITTLE)
+
     def _carry(self, client: socket.socket) -> None:
-        server = socket.create_connection(("127.0.0.1", self._server_port))
+        server = socket.socket()
+        self._hold_little(server)  # before it is connected, or its window is too large already
+        server.connect(("127.0.0.1", self._server_port))
         with client, server, selectors.DefaultSelector() as selector:
             selector.register(client, selectors.EVENT_READ, server)
             selector.register(server, selectors.EVENT_READ, client)
@@ -57,7 +70,9 @@ class Cable:
                 for key, _ in selector.select():
                     source: socket.socket = key.fileobj  # type: ignore[assignment]
                     try:
-                        data = source.recv(1 << 20)
+                        data = source.recv(_LITTLE if self._octets_per_s else 1 << 20)
+                        if self._octets_per_s is not None:
+                            time.sleep(len(data) / self._octets_per_s)
                         if not data or not self._pass(
                             data, source is client, server if source is client else client
                         ):

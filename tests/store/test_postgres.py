@@ -21,7 +21,7 @@ from psycopg import sql
 
 from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Accepted, ClaimedJob
-from postroom.store import Store, Transaction, open_store, pg_connect
+from postroom.store import Store, Transaction, Work, open_store, pg_connect
 from postroom.store.floors import Floors
 from postroom.store.pg_connect import Connection
 from postroom.store.postgres import PostgresEngine
@@ -319,6 +319,10 @@ def test_processes_that_one_has_forked_commit_like_any_others(post: Post, databa
     assert database.value("SELECT count(*) FROM setting WHERE name LIKE 'child%'") == 3
 
 
+def _fail(transaction: Transaction) -> None:
+    raise LeaseLost
+
+
 class TestAServerThatDoesNotAnswer:
     def test_is_given_up_and_used_again_when_it_does(
         self, own_server: Postgres, impatient: Callable[[], None]
@@ -370,6 +374,44 @@ class TestAServerThatDoesNotAnswer:
             with pytest.raises(StoreUnavailable, match=f"canceling statement due to {limit[:4]}"):
                 store.write(accepting(new_message(post.anna)))
             store.close()
+
+
+class TestASlowLink:
+    """The time for an answer is a fraction of what a large message takes; all limits are scaled down alike."""
+
+    OCTETS, OCTETS_PER_S, ANSWER_WITHIN_S = 1_200_000, 400_000, 2.0
+
+    @pytest.fixture
+    def slow(
+        self, database: Database, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Store]:
+        assert isinstance(database, PostgresDatabase)
+        monkeypatch.setattr(Connection, "answer_within_s", self.ANSWER_WITHIN_S)
+        with Cable(postgres_server.port, self.OCTETS_PER_S) as link:
+            engine = PostgresEngine(f"postgresql://postroom@127.0.0.1:{link.port}/{database.name}")
+            limits = ("statement_timeout", "idle_in_transaction_session_timeout")
+            engine._connector.settings |= dict.fromkeys(limits, "'2s'")
+            with contextlib.closing(Store(engine)) as store:
+                yield store
+
+    @pytest.mark.parametrize("others", [[], [_fail]], ids=["in a batch", "one by one"])
+    def test_takes_a_large_message(
+        self, post: Post, database: Database, slow: Store, others: list[Work[None]]
+    ) -> None:
+        message = replace(new_message(post.anna), mime=random.Random(1).randbytes(self.OCTETS))
+        settled = slow.write_all([accepting(message), *others])
+        assert settled[0].unwrap() == Accepted(message.request_id)
+        assert request_ids(database) == [message.request_id]
+
+    def test_gives_a_large_message_back(self, post: Post, slow: Store) -> None:
+        message = replace(new_message(post.anna), mime=random.Random(1).randbytes(self.OCTETS))
+        post.store.write(accepting(message))
+        [job] = slow.write(
+            lambda transaction: transaction.claim(
+                account_id=post.anna, worker_id=post.worker, now=NOW, most=8, most_bytes=1 << 30
+            )
+        )
+        assert job.mime == message.mime
 
 
 def _is_stored(store: Store, request_id: str) -> bool:
