@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -11,15 +12,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Never
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from postroom import __version__
 from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
+from postroom.cli.listing import list_messages
 from postroom.errors import (
     ConfigError,
+    InvalidSubmission,
+    NotFound,
     PostroomError,
     Rejected,
     SchemaMismatch,
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from postroom.inbox import InboxMail, MailSummary
-    from postroom.model import Account
+    from postroom.model import Account, MessageState
     from postroom.setup import Service
     from postroom.store import Transaction
 
@@ -274,6 +278,12 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @click.option("--body", help="The text; without it, the body is read from standard input.")
 @click.option("--html", "is_html", is_flag=True, help="The body is HTML; a text part is made from it.")
 @click.option("--wait", is_flag=True, help="Wait until it is sent or has failed; status 1 when it failed.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="With --wait: how long; status 75 when it has not ended by then. It is sent all the same.",
+)
 @_json_option
 def send(
     recipient: str,
@@ -282,6 +292,7 @@ def send(
     body: str | None,
     is_html: bool,
     wait: bool,
+    timeout: float | None,
     as_json: bool,
 ) -> None:
     """Accept one mail, as POST /send-email does, and print its request_id.
@@ -292,7 +303,7 @@ def send(
     """
     from postroom import setup
     from postroom.accept import accept
-    from postroom.model import Submission
+    from postroom.model import MessageState, Submission
 
     service = setup.open_service()
     setup.read_accounts_file(service)
@@ -308,9 +319,16 @@ def send(
         )
     except Rejected as error:
         raise click.UsageError(str(error)) from error
-    if wait:
-        _wait_for_end(service, accepted.request_id)
-    _print_status(service, accepted.request_id, as_json=as_json, short=not wait)
+    if not wait or as_json:
+        if wait:
+            _wait_for_end(service, accepted.request_id, timeout, lambda status: None)
+        _print_status(service, accepted.request_id, as_json=as_json, short=True)
+        return
+    click.echo(accepted.request_id)
+    end = _wait_for_end(service, accepted.request_id, timeout, lambda status: click.echo(f"  {status}"))
+    service.store.close()
+    if end is MessageState.FAILED:
+        sys.exit(1)
 
 
 def _standard_input() -> str:
@@ -331,16 +349,26 @@ def _account(service: Service, sender: str | None) -> Account:
     raise click.UsageError(f"{what} (there are: {known})")
 
 
-def _wait_for_end(service: Service, request_id: str) -> None:
+def _wait_for_end(
+    service: Service, request_id: str, timeout: float | None, tell: Callable[[str], None]
+) -> MessageState:
+    """Return how a message ended, and tell of each change before; exits with 75 when that takes too long."""
     from postroom.model import MessageState
+    from postroom.status import printable
 
     if not service.store.living_workers():
         click.echo("postroom: no worker is running; start `postroom serve`. Waiting…", err=True)
+    until, told = time.monotonic() + (timeout if timeout is not None else float("inf")), ""
     while True:
         status = service.store.status(request_id)
         assert status is not None
+        if (said := printable(str(status))) != told:
+            told = said
+            tell(said)
         if status.state in (MessageState.SENT, MessageState.FAILED, MessageState.CANCELLED):
-            return
+            return status.state
+        if time.monotonic() >= until:
+            _fail(f"{request_id} has not ended within {timeout:g} s; it goes on", EX_TEMPFAIL)
         time.sleep(0.05)
 
 
@@ -348,10 +376,34 @@ def _wait_for_end(service: Service, request_id: str) -> None:
 @click.argument("request_id")
 @_json_option
 def status(request_id: str, as_json: bool) -> None:
-    """Say what became of a mail, with everything that happened to it. Status 1 when it failed."""
+    """Say what became of a message, with everything that happened to it. Status 1 when it failed.
+
+    The beginning of an id is enough where only one message's begins so.
+    """
     from postroom import setup
 
-    _print_status(setup.open_service(), request_id, as_json=as_json)
+    service = setup.open_service()
+    _print_status(service, _whole_id(service, request_id), as_json=as_json)
+
+
+_ID_FORM, _LEAST_OF_AN_ID = "0" * 8 + "-0000-0000-0000-" + "0" * 12, 4
+
+
+def _whole_id(service: Service, given: str) -> str:
+    """Return the id of the only message whose id begins so. Raises NotFound."""
+    text = given.strip().lower()
+    rest = _ID_FORM[len(text) :]
+    whole = text + rest
+    if len(text) < _LEAST_OF_AN_ID or not re.fullmatch(_ID_FORM.replace("0", "[0-9a-f]"), whole):
+        raise NotFound(f"there is no message with the id {given!r}")
+    found = service.store.ids_between(whole, text + rest.replace("0", "f"), 3)
+    if len(found) > 1:
+        raise NotFound(
+            f"several messages begin with {text}: {', '.join(found[:2])}{', …' if len(found) > 2 else ''}"
+        )
+    if not found:
+        raise NotFound(f"there is no message with the id {given!r}")
+    return found[0]
 
 
 _held_option = click.option("--held", is_flag=True, help="All messages that are held, instead of one.")
@@ -392,9 +444,10 @@ def _decide(
         raise click.UsageError("give the id of one message, or --held for all that are held")
     service = setup.open_service()
     if request_id is not None:
-        if not service.store.write(lambda transaction: move(transaction, request_id.lower())):
-            _refuse(service, request_id, why_not)
-        _print_status(service, request_id, as_json=False)
+        whole = _whole_id(service, request_id)
+        if not service.store.write(lambda transaction: move(transaction, whole)):
+            raise InvalidSubmission(f"{why_not}: {whole} is {service.store.status(whole)}")
+        _print_status(service, whole, as_json=False)
         return
     moved = 0
     waiting = service.store.held_messages()
@@ -409,19 +462,11 @@ def _move_all(move: Callable[[Transaction, str], bool], ids: Sequence[str], tran
     return sum(move(transaction, request_id) for request_id in ids)
 
 
-def _refuse(service: Service, request_id: str, why: str) -> Never:
-    found = service.store.status(request_id.lower())
-    if found is None:
-        raise click.UsageError(f"there is no mail with the id {request_id!r}")
-    raise click.UsageError(f"{why}: {request_id} is {found}")
-
-
 def _print_status(service: Service, request_id: str, *, as_json: bool, short: bool = False) -> None:
     from postroom.model import MessageState
 
-    found = service.store.status(request_id.lower())
-    if found is None:
-        raise click.UsageError(f"there is no mail with the id {request_id!r}")
+    found = service.store.status(request_id)
+    assert found is not None
     events = [
         {
             "at": rfc3339(event.at),
@@ -450,13 +495,17 @@ def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> 
 
     click.echo(f"{document['request_id']}  {printable(document['status'])}")
     for event in events:
-        words = (event["at"], event["event"], event["recipient"], event["detail"])
+        detail = event["detail"]
+        if detail and detail in document["status"]:
+            detail = None  # it was said above
+        words = (event["at"], event["event"], event["recipient"], detail)
         click.echo("  " + "  ".join(printable(word) for word in words if word))
 
 
 cli.add_command(accounts)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(list_messages)
 
 
 # ---------------------------------------------------------------- inbox

@@ -342,6 +342,19 @@ class Store:
         return MessageStatus(request_id, state, reason, possible_duplicate, account_id, will_send_at)
 
     @_twice
+    def newest_messages(self, most: int, account: str | None = None, *, held_only: bool) -> list[Listed]:
+        """Return the messages that came last, the newest first; of one mailbox, or only those that wait for a person."""
+        chosen = {"email": account or "", "any_account": int(account is None), "held": int(held_only)}
+        with self._engine.reading() as (db, q):
+            return [Listed(*row) for row in q.newest_messages(db, most=most, **chosen)]
+
+    @_twice
+    def ids_between(self, first: str, last: str, most: int) -> list[str]:
+        """Return the ids of messages from `first` to `last`, both among them, in their order."""
+        with self._engine.reading() as (db, q):
+            return [row[0] for row in q.messages_between(db, first=first, last=last, most=most)]
+
+    @_twice
     def held_messages(self) -> list[str]:
         """Return the ids of all messages that wait for a person, oldest first; every queued job is looked at."""
         with self._engine.reading() as (db, q):
@@ -372,6 +385,16 @@ class Store:
                 return None
             lines = _log_lines(q.log_lines_of_batch(db, batch=batch[0]))
         return LogBatch(batch[0], batch[1], tuple(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A message in a list; `recipient` is the first of its recipients."""
+
+    request_id: str
+    account: str
+    accepted_at: Instant
+    recipient: str
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -268,6 +268,17 @@ WHERE (state = 'queued' OR (state = 'claimed' AND :claimed = 1)) AND held = 0
 -- name: tokens_of
 SELECT claim_token FROM job WHERE claimed_by = :worker_id AND state = 'claimed';
 
+-- name: newest_messages
+SELECT message.request_id, account.email, message.accepted_at,
+       (SELECT forward_path FROM delivery WHERE delivery.message_id = message.id ORDER BY delivery.id LIMIT 1)
+FROM message JOIN account ON account.id = message.account_id
+WHERE (account.email = :email OR :any_account = 1)
+  AND (:held = 0 OR EXISTS (SELECT 1 FROM job WHERE job.message_id = message.id AND job.held = 1))
+ORDER BY message.id DESC LIMIT :most;
+
+-- name: messages_between
+SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :last ORDER BY request_id LIMIT :most;
+
 -- name: held_messages
 SELECT message.request_id FROM job JOIN message ON message.id = job.message_id
 WHERE job.state = 'queued' AND job.held = 1 ORDER BY job.id;

@@ -51,6 +51,7 @@ COMMANDS = [
     ("cancel",),
     ("accounts",),
     ("accounts", "resume"),
+    ("list",),
     ("migrate",),
     ("backup",),
     ("restore",),
@@ -232,17 +233,80 @@ def test_send_and_status_without_a_server(folder: Folder) -> None:
     check_failed(folder.run(*mail, "--body", "x", "--from", "eve@example.com"), 2, "--from names none")
 
 
+def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.run("migrate")
+    ids = [folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip() for _ in range(3)]
+    for request_id in ids:
+        beginning = next(
+            request_id[:count]
+            for count in range(4, 37)
+            if sum(each.startswith(request_id[:count]) for each in ids) == 1
+        )
+        assert folder.run("status", beginning.upper()).stdout.startswith(f"{request_id}  queued")
+    check_failed(folder.run("status", os.path.commonprefix(ids)), 1, "several messages begin with", "…")
+    assert folder.run("cancel", ids[0]).returncode == 0
+
+
+def test_a_reason_is_said_once(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.run("migrate")
+    request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
+    store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
+    store.write(lambda transaction: transaction.hold_queued(now, until=now + SECOND, claimed=False))
+    store.close()
+    shown = folder.run("status", request_id).stdout
+    assert shown.count("may have been sent already") == 1
+    assert "  held" in shown
+
+
+def test_list(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox", "key-of-bob,bob@example.com,,inbox")
+    folder.run("migrate")
+    ids = {
+        sender: folder.run(
+            "send", "--from", sender, "--to", f"{'x' * 60}@example.com", "--body", "x"
+        ).stdout.strip()
+        for sender in ("alice@example.com", "bob@example.com")
+    }
+    folder.run("cancel", ids["alice@example.com"])
+    lines = folder.run("list").stdout.splitlines()
+    assert [line.split()[:2] for line in lines[::2]] == [
+        [ids["alice@example.com"], "cancelled"],
+        [ids["bob@example.com"], "queued"],
+    ]
+    assert f"bob@example.com -> {'x' * 60}@example.com" in lines[3]
+    assert max(len(line) for line in lines[::2]) <= 80
+    (row,) = [json.loads(line) for line in folder.run("list", "--json", "-n", "1").stdout.splitlines()]
+    assert (row["request_id"], row["state"], row["account"]) == (
+        ids["bob@example.com"], "queued", "bob@example.com",
+    )  # fmt: skip
+    assert len(folder.run("list", "--account", "alice@example.com").stdout.splitlines()) == 2
+    assert folder.run("list", "--held").stdout == ""
+
+
+def test_waiting_has_an_end(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.run("migrate")
+    done = folder.run("send", "--to", "you@example.com", "--body", "x", "--wait", "--timeout", "0.1")
+    assert done.returncode == 75
+    request_id, change = done.stdout.splitlines()
+    assert change == "  queued"
+    assert f"{request_id} has not ended within 0.1 s" in done.stderr
+    assert folder.run("status", request_id).stdout.startswith(f"{request_id}  queued")
+
+
 def test_cancel_and_release(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
     folder.run("migrate")
     request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
-    check_failed(folder.run("release", request_id), 2, f"it is not held: {request_id} is queued")
+    check_failed(folder.run("release", request_id), 1, f"it is not held: {request_id} is queued")
     done = folder.run("cancel", request_id.upper())
     assert done.returncode == 0, done
     assert done.stdout.splitlines()[0] == f"{request_id}  cancelled"
-    check_failed(folder.run("cancel", request_id), 2, f"can be cancelled: {request_id} is cancelled")
+    check_failed(folder.run("cancel", request_id), 1, f"can be cancelled: {request_id} is cancelled")
     for command in ("cancel", "release"):
-        check_failed(folder.run(command, "none"), 2, "there is no mail with the id 'none'")
+        check_failed(folder.run(command, "none"), 1, "there is no message with the id 'none'")
 
 
 def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
@@ -333,11 +397,11 @@ def test_a_refused_mail_is_2(folder: Folder, arguments: tuple[str, ...], words: 
     check_failed(folder.run("send", *arguments), 2, words)
 
 
-def test_no_account_and_no_such_mail_are_2(folder: Folder) -> None:
+def test_no_account_is_2_and_no_such_message_is_1(folder: Folder) -> None:
     folder.run("migrate")
     check_failed(folder.run("send", "--to", "you@example.com", "--body", "x"), 2, "none yet", "data.csv")
-    check_failed(folder.run("status", "nonsense"), 2, "no mail with the id 'nonsense'")
-    check_failed(folder.run("status", str(uuid.uuid4())), 2, "no mail with the id")
+    for unknown in ("nonsense", str(uuid.uuid4()), "", "0", "%", "01a2'", f"{uuid.uuid4()}0"):
+        check_failed(folder.run("status", unknown), 1, "no message with the id")
 
 
 def test_an_empty_inbox(folder: Folder) -> None:
@@ -449,7 +513,7 @@ def test_the_first_run(arrive: Arrive) -> None:
         "send", "--to", "you@example.com", "--subject", "From the shell", "--wait", stdin="Body\n"
     )
     assert sent.returncode == 0, sent
-    assert sent.stdout.splitlines()[0].endswith("  sent")
+    assert sent.stdout.splitlines()[-1] == "  sent"
     assert newcomer.stop() == 0
     assert key not in newcomer.text.replace(command, "")
 
