@@ -11,6 +11,7 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from difflib import get_close_matches
 from enum import Enum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
@@ -282,6 +283,7 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
 _DOT_ENV: Final = Path(".env")
+_NO_SETTINGS: Final = ("POSTROOM_HOME", "POSTROOM_LIFELINE", "POSTROOM_READY", "POSTROOM_FAILPOINT")
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
 
@@ -298,6 +300,14 @@ def _environment() -> dict[str, str]:
     text = {name: (value or "").strip() for name, value in {**_dot_env(), **os.environ}.items()}
     found = {name: _look_up(name, text) for name in Settings.model_fields}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Return the POSTROOM_* names in `.env` and the environment that mean nothing, each with the one that was meant."""
+    known = [name for setting in Settings.model_fields for name in variables(setting)]
+    given = [name for name in {**_dot_env(), **os.environ} if name.upper().startswith("POSTROOM_")]
+    strange = [name for name in given if name not in known and name not in _NO_SETTINGS]
+    return {name: next(iter(get_close_matches(name.upper(), known, 1, 0.6)), None) for name in strange}
 
 
 def _look_up(setting: str, text: Mapping[str, str]) -> str | None:

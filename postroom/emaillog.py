@@ -80,7 +80,7 @@ class EmailLog:
                 yield True
 
     def _write(self, lines: Sequence[LogLine]) -> None:
-        with self._path.open("ab") as file:
+        with open(self._path, "ab", opener=_open) as file:
             start = self._end_last_line(file.fileno())
             messages = [line.message_id for line in lines]
             batch = self._store.write(
@@ -121,7 +121,7 @@ class EmailLog:
         for path in self._path, *self._rotated():
             present = _read(path, batch.start, len(content))
             if present and content.startswith(present):
-                with path.open("ab") as file:
+                with open(path, "ab", opener=_open) as file:
                     _append(file.fileno(), content[len(present) :])
                 return True
         return False
@@ -141,6 +141,11 @@ def _identity(lock: BinaryIO) -> str:
         lock.flush()
         os.fsync(lock.fileno())
     return name
+
+
+def _open(path: str, flags: int) -> int:
+    """A new log is for its owner and group, such as a log shipper's, and for nobody else."""
+    return os.open(path, flags, 0o640)
 
 
 def _read(path: Path, start: int, count: int) -> bytes:

@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from postroom import inbox
 from postroom.accountfile import demo_csv
 from postroom.accounts import AccountsFile, report
 from postroom.config import INBOX as INBOX_HOST
-from postroom.config import Settings, load_settings
+from postroom.config import Settings, load_settings, unknown_variables
 from postroom.errors import ConfigError
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import system_clock
@@ -176,6 +177,19 @@ def write_demo_accounts(path: Path) -> str | None:
     except FileExistsError:
         return None
     return key
+
+
+def warn_of_oversights(settings: Settings) -> None:
+    """Have the log name what is likely a mistake at a start: settings that are none, passwords that others may read."""
+    for name, meant in sorted(unknown_variables().items()):
+        log.warning("there is no setting %s%s", name, f"; did you mean {meant}?" if meant else "")
+    with suppress(OSError):
+        if settings.accounts_csv.stat().st_mode & 0o004:
+            log.warning(
+                "%s holds passwords and is readable by every user of this machine: chmod 600 %s",
+                settings.accounts_csv,
+                settings.accounts_csv,
+            )
 
 
 def uses_inbox(service: Service) -> bool:

@@ -121,6 +121,7 @@ def serve(host: str | None, port: str | None) -> None:
     listen.check(service.settings)
     key = setup.write_demo_accounts(service.settings.accounts_csv)
     setup.read_accounts_file(service)
+    setup.warn_of_oversights(service.settings)
     _greet(service, key)
     commands = [f"{DELAY}{service.settings.stop_delay / SECOND}", *setup.child_commands(service)]
     service.store.close()

@@ -244,7 +244,10 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(folder: Folde
             if sum(each.startswith(request_id[:count]) for each in ids) == 1
         )
         assert folder.run("status", beginning.upper()).stdout.startswith(f"{request_id}  queued")
-    check_failed(folder.run("status", os.path.commonprefix(ids)), 1, "several messages begin with", "…")
+    common = next(
+        ids[0][:count] for count in range(36, 0, -1) if all(each.startswith(ids[0][:count]) for each in ids)
+    )
+    check_failed(folder.run("status", common), 1, "several messages begin with", "…")
     assert folder.run("cancel", ids[0]).returncode == 0
 
 
@@ -553,6 +556,15 @@ def test_serve_reads_dot_env(tmp_path: Path, arrive: Arrive) -> None:
     client = newcomer.client
     mail = {"subject": "a", "recipient": "you@example.com", "body": "b", "key": key}
     assert [client.call("POST", "/send-email", mail).status for _ in range(2)] == [202, 429]
+
+
+def test_a_start_names_what_is_likely_a_mistake(tmp_path: Path) -> None:
+    service = Installation(tmp_path, account_rows(free_port()), POSTROOM_SMTP_HOSTS="mail.example")
+    (tmp_path / "data.csv").chmod(0o644)
+    with service:
+        assert "there is no setting POSTROOM_SMTP_HOSTS; did you mean POSTROOM_SMTP_HOST?" in service.log()
+        assert "data.csv holds passwords and is readable by every user" in service.log()
+        assert service.log().count("POSTROOM_SMTP_HOSTS") == 1, "its processes do not say it again"
 
 
 def test_a_second_start_keeps_the_key(arrive: Arrive) -> None:

@@ -137,6 +137,18 @@ class TestProjecting:
         assert email_log.project() == 2
         assert _written(path) == first + second
 
+    @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o640), (0o027, 0o640), (0o077, 0o600)])
+    def test_a_new_log_is_not_for_everybody(
+        self, post: Post, email_log: EmailLog, path: Path, mask: int, mode: int
+    ) -> None:
+        _finish(post, 1)
+        before = os.umask(mask)
+        try:
+            assert email_log.project() == 1
+        finally:
+            os.umask(before)
+        assert path.stat().st_mode & 0o777 == mode
+
     def test_goes_through_many_batches(self, post: Post, email_log: EmailLog, path: Path) -> None:
         added = post.add_many(2500)
         jobs = post.claim(most=2500, now=LATER)

@@ -24,6 +24,7 @@ from postroom.config import (
     parse_duration,
     parse_host,
     split_keys,
+    unknown_variables,
     variables,
 )
 from postroom.errors import ConfigError
@@ -444,3 +445,29 @@ def test_plain_text_without_a_host_is_refused_at_start(monkeypatch: pytest.Monke
 )
 def test_storage_uris_that_are_taken(given: str, taken: str) -> None:
     assert Settings(ratelimit_storage_uri=given).ratelimit_storage_uri == taken
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("POSTROOM_SMTP_HOSTS", "POSTROOM_SMTP_HOST"),
+        ("POSTROOM_RATELIMIT", "POSTROOM_RATE_LIMIT"),
+        ("postroom_log_level", "POSTROOM_LOG_LEVEL"),
+        ("POSTROOM_ZZZZZZZZZZZZ", None),
+    ],
+)
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_a_name_that_is_no_setting_is_found_with_the_nearest_one(
+    name: str, meant: str | None, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for present in [each for each in os.environ if each.startswith("POSTROOM_")]:
+        monkeypatch.delenv(present)
+    for internal in ("POSTROOM_HOME", "POSTROOM_LIFELINE", "POSTROOM_READY", "POSTROOM_LOG_LEVEL"):
+        monkeypatch.setenv(internal, "x")
+    assert unknown_variables() == {}
+    if place == "environment":
+        monkeypatch.setenv(name, "x")
+    else:
+        (tmp_path / ".env").write_text(f"{name}=x\nPORT=1\n")
+    assert unknown_variables() == {name: meant}
