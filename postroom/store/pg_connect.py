@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import random
 import re
 import select
@@ -11,7 +12,7 @@ import struct
 import tempfile
 import termios
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Never
@@ -22,6 +23,7 @@ from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
+from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from postroom.errors import ConfigError, StoreUnavailable
 from postroom.store.engine import Server
@@ -100,13 +102,46 @@ class Connection(psycopg.Connection[Any]):
     seen_at = 0.0  # when it was last known to be there
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        if timeout is not None or self.answer_within_s is None:  # whoever waits for a notification
+        if timeout is not None:  # whoever waits for a notification
             return super().wait(gen, interval, timeout)
         try:
-            return super().wait(_in_time(gen, self.answer_within_s, self._unsent), interval, None)
+            return super().wait(self._in_time(gen), interval, None)
         except _NoAnswer:
             self.close()  # what it is doing nobody knows
             raise
+
+    def _in_time(self, gen: Any) -> Any:
+        """Run a generator of the driver's until nothing was sent for so long, and no answer came."""
+        latest, waiting = self._latest(), 0
+        try:
+            asked = next(gen)
+            while True:
+                is_left = asked == WAIT_R and self._is_left()
+                ready = yield WAIT_RW if is_left else asked
+                left = 0 if ready else self._unsent()
+                if ready or left != waiting:
+                    latest, waiting = self._latest(), left
+                elif time.monotonic() > latest:
+                    gen.close()
+                    raise _NoAnswer(f"the server has not answered within {self.answer_within_s:g} s")
+                if not is_left or ready & READY_R:
+                    asked = gen.send(ready & READY_R if is_left else ready)
+        except StopIteration as ended:
+            return ended.value
+
+    def _latest(self) -> float:
+        return math.inf if self.answer_within_s is None else time.monotonic() + self.answer_within_s
+
+    def _is_left(self) -> bool:
+        """Send what libpq still holds; return whether something is left.
+
+        A pipeline that has no more commands waits for answers alone (psycopg 3.3.9), and the server for the rest of a
+        message that was larger than the kernel's buffer.
+        """
+        try:
+            return self.pgconn.flush() != 0
+        except psycopg.Error:  # the server may have said why: that is read first
+            return False
 
     def _unsent(self) -> int:
         """Return how many octets the kernel holds that the other end has not acknowledged: megabytes on a slow link."""
@@ -131,24 +166,6 @@ class StaleServer(psycopg.OperationalError):
 
 class _NoAnswer(psycopg.OperationalError):
     """The server has taken and given nothing for too long."""
-
-
-def _in_time(gen: Any, seconds: float, unsent: Callable[[], int]) -> Any:
-    """Run a generator of the driver's until nothing was sent for so long, and no answer came."""
-    latest, waiting = time.monotonic() + seconds, 0
-    try:
-        asked = next(gen)
-        while True:
-            ready = yield asked
-            left = 0 if ready else unsent()
-            if ready or left != waiting:
-                latest, waiting = time.monotonic() + seconds, left
-            elif time.monotonic() > latest:
-                gen.close()
-                raise _NoAnswer(f"the server has not answered within {seconds:g} s")
-            asked = gen.send(ready)
-    except StopIteration as ended:
-        return ended.value
 
 
 def parse_url(url: str) -> dict[str, str]:

@@ -383,11 +383,15 @@ class TestASlowLink:
 
     @pytest.fixture
     def slow(
-        self, database: Database, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+        self,
+        request: pytest.FixtureRequest,
+        database: Database,
+        postgres_server: Postgres,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> Iterator[Store]:
         assert isinstance(database, PostgresDatabase)
         monkeypatch.setattr(Connection, "answer_within_s", self.ANSWER_WITHIN_S)
-        with Cable(postgres_server.port, self.OCTETS_PER_S) as link:
+        with Cable(postgres_server.port, getattr(request, "param", self.OCTETS_PER_S)) as link:
             engine = PostgresEngine(f"postgresql://postroom@127.0.0.1:{link.port}/{database.name}")
             limits = ("statement_timeout", "idle_in_transaction_session_timeout")
             engine._connector.settings |= dict.fromkeys(limits, "'2s'")
@@ -401,6 +405,15 @@ class TestASlowLink:
         message = replace(new_message(post.anna), mime=random.Random(1).randbytes(self.OCTETS))
         settled = slow.write_all([accepting(message), *others])
         assert settled[0].unwrap() == Accepted(message.request_id)
+        assert request_ids(database) == [message.request_id]
+
+    @pytest.mark.parametrize("slow", [6_000_000], indirect=True)
+    def test_takes_a_message_that_the_kernel_does_not_hold_at_once(
+        self, post: Post, database: Database, slow: Store
+    ) -> None:
+        """What the driver still holds goes on when it has nothing more to say: the server would wait for it for ever."""
+        message = replace(new_message(post.anna), mime=random.Random(1).randbytes(20_000_000))
+        slow.write(accepting(message))
         assert request_ids(database) == [message.request_id]
 
     def test_gives_a_large_message_back(self, post: Post, slow: Store) -> None:
