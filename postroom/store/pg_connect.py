@@ -83,7 +83,7 @@ _CHOICES = {
     "load_balance_hosts": ("disable", "random"),
 }
 _FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile")
-_SECRET = ("password", "sslpassword", "user", "passfile", "sslkey", "scram_client_key", "scram_server_key")
+_TOLD = ("host", "hostaddr", "port", "dbname", *_CHOICES)
 _ESCAPES = (
     "special characters in user and password must be written as %XX (@ is %40, : is %3A, / is %2F, # is %23, ? is %3F, "
     "% is %25, a space is %20)"
@@ -196,6 +196,14 @@ def parse_url(url: str) -> dict[str, str]:
     return found
 
 
+def _secrets_of(parameters: Mapping[str, str]) -> Iterator[str]:
+    """Give what no message repeats: all but the place, and the options in the pieces that a server quotes."""
+    for name, value in parameters.items():
+        if name not in _TOLD:
+            yield value
+            yield from re.split(r"[\s=]+", value) if name == "options" else ()
+
+
 def shown(parameters: Mapping[str, str]) -> str:
     """Return where the database is, without user and password."""
     hosts = parameters.get("host", parameters.get("hostaddr", "")).split(",")
@@ -223,7 +231,7 @@ class Connector:
         self.bouncer = bouncer
         self.settings = {**RELIED_ON, "lock_timeout": f"'{round(lock_timeout_s * 1000)}'"}
         self.server: Server | None = None  # the newest that was seen
-        self._secrets = [value for name in _SECRET if len(value := self.parameters.get(name, "")) > 2]
+        self._secrets = [value for value in _secrets_of(self.parameters) if len(value) > 2]
 
     # -- sessions
 

@@ -49,6 +49,7 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, we say
 MIGRATIONS = Path(__file__).parent / "migrations" / "postgres"
 
 _CHANNEL = "postroom"
+_BEGIN = "BEGIN ISOLATION LEVEL read committed"
 _MARK = "INSERT INTO commit_mark (mark) VALUES (%s) RETURNING pg_current_xact_id()::text"
 _MARK_AND_WAKE = f"{_MARK}, pg_notify('{_CHANNEL}', '')"
 _MIGRATION_LOCK = 0x706F7374726F6F6D  # "postroom"; an advisory lock
@@ -362,6 +363,9 @@ class PostgresEngine:
             try:
                 with self._open_pool().connection() as connection:
                     try:
+                        if self._bouncer:  # the pool ends what is begun here
+                            settings = self._connector.setting_statement(local=True)
+                            connection.execute(f"{_BEGIN} READ ONLY; {settings}".encode())
                         yield _Session(connection, self._queries), self._queries
                     except psycopg.Error:
                         connection.close()
@@ -397,7 +401,7 @@ class PostgresEngine:
         raise StoreUnavailable(f"the database {self.where} is too busy: transactions keep meeting each other")
 
     def _begin(self, connection: psycopg.Connection[Any]) -> None:
-        connection.execute("BEGIN ISOLATION LEVEL read committed")
+        connection.execute(_BEGIN)
         if self._bouncer:  # there are no sessions that could have the settings
             connection.execute(self._connector.setting_statement(local=True).encode())
 
@@ -627,6 +631,8 @@ class PostgresEngine:
             connection = self._own()
             try:
                 with connection.answering_within(None), connection.transaction():
+                    if self._bouncer:
+                        connection.execute(self._connector.setting_statement(local=True).encode())
                     connection.execute("SET LOCAL lock_timeout = 0")
                     connection.execute("SET LOCAL statement_timeout = 0")
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])

@@ -318,6 +318,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_postgres.py::TestASlowLink::test_takes_a_message_that_the_kernel_does_not_hold_at_once[postgres-6000000]",
     ),
     Control(
+        "every read behind a bouncer has what we rely on",
+        "postroom/store/postgres.py",
+        "                        if self._bouncer:  # the pool ends what is begun here\n",
+        "                        if False:\n",
+        "tests/store/test_pg_connect.py::TestSettings::test_of_the_database_are_overruled_in_each_session[postgres-True]",
+    ),
+    Control(
+        "a server's refusal repeats no value of the URL",
+        "postroom/store/pg_connect.py",
+        "            yield value\n",
+        "            pass\n",
+        "tests/store/test_pg_connect.py::test_no_value_of_the_url_is_repeated_by_a_refusal[True-options={}]",
+    ),
+    Control(
         "the time for which the loop stood still does not count against another server",
         "postroom/web/hub.py",
         "            if late > _STALLED_S:",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
@@ -28,11 +30,21 @@ LAZY = {
     "synchronous_commit": "off",
     "array_nulls": "off",
     "default_transaction_isolation": "serializable",
-    "statement_timeout": "1",
-    "lock_timeout": "1",
+    "statement_timeout": "1s",
+    "lock_timeout": "1s",
     "transform_null_equals": "on",
     "exit_on_error": "on",
+    "standard_conforming_strings": "off",
+    "idle_in_transaction_session_timeout": "1s",
+    "transaction_timeout": "1s",
 }
+
+
+def _of_this_server(named: PostgresDatabase) -> dict[str, str]:
+    """Return the table of what we rely on, as this version of the server has it."""
+    one = connector(named.url)
+    one.connect().close()
+    return one.settings
 
 
 def connector(url: str, *, bouncer: bool = False) -> Connector:
@@ -46,22 +58,41 @@ def named(database: Database) -> PostgresDatabase:
 
 
 class TestSettings:
-    def test_of_the_database_are_overruled_in_each_session(self, post: Post, named: PostgresDatabase) -> None:
-        for name, value in LAZY.items():
-            named.change(f"ALTER DATABASE {named.name} SET {name} = '{value}'")
-        store = Store(PostgresEngine(named.url))
-        message = new_message(post.anna)
+    @pytest.mark.parametrize("behind_a_bouncer", [False, True])
+    def test_of_the_database_are_overruled_in_each_session(
+        self, post: Post, named: PostgresDatabase, postgres_server: Postgres, behind_a_bouncer: bool
+    ) -> None:
+        """Writer, readers and migrations; every line of the table has a value here that would harm."""
+        relied_on = {name: value.strip("'") for name, value in _of_this_server(named).items()}
+        assert set(relied_on) <= set(LAZY)
+        for name in relied_on:
+            named.change(f"ALTER DATABASE {named.name} SET {name} = '{LAZY[name]}'")
+        asked = "SELECT " + ", ".join(f"current_setting('{name}')" for name in relied_on)
         seen: list[tuple[str, ...]] = []
 
-        def look(transaction: object) -> None:
-            connection = transaction._db.connection  # type: ignore[attr-defined]
-            seen.append(
-                connection.execute("SELECT " + ", ".join(f"current_setting('{n}')" for n in LAZY)).fetchone()
-            )
+        def look(connection: Any) -> None:
+            seen.append(connection.execute(asked).fetchone())
 
-        assert store.write_all([accepting(message), look])[0].unwrap() == Accepted(message.request_id)
-        store.close()
-        assert seen == [("on", "on", "read committed", "10s", "5s", "off", "off")]
+        with ExitStack() as stack:
+            url = named.url
+            if behind_a_bouncer:
+                url = stack.enter_context(PgBouncer(postgres_server)).url(named.name)
+            engine = PostgresEngine(url, bouncer=behind_a_bouncer)
+            store = stack.enter_context(closing(Store(engine)))
+            message = new_message(post.anna)
+            settled = store.write_all(
+                [accepting(message), lambda transaction: look(transaction._db.connection)]
+            )
+            assert settled[0].unwrap() == Accepted(message.request_id)
+            with engine.reading() as (session, _):
+                look(session.connection)
+            assert str(store.status(message.request_id)) == "queued"
+            with engine.exclusively() as (session, _):
+                look(session.connection)
+        *both, migrating = [dict(zip(relied_on, values, strict=True)) for values in seen]
+        expected = {**relied_on, "synchronous_commit": "on", "lock_timeout": "5s"}
+        assert both == [expected, expected]
+        assert migrating == {**expected, "lock_timeout": "0", "statement_timeout": "0"}
 
     def test_that_are_on_are_set_too_so_that_a_reload_does_not_switch_them_off(
         self, post: Post, named: PostgresDatabase
@@ -235,6 +266,27 @@ def test_a_bad_url_is_refused_and_no_value_repeated(url: str) -> None:
     while words is not None:
         assert CANARY not in str(words)
         words = words.__cause__ or (None if words.__suppress_context__ else words.__context__)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "options=-c%20{}", "options=-c%20{}=x", "options=-c%20search_path%3D{}%20-c%20nosuch%3D{}", "options={}",
+        "application_name={}", "sslpassword={}", "krbsrvname={}", "gsslib={}", "require_auth={}", "requirepeer={}",
+        "passfile={}", "connect_timeout={}", "keepalives={}", "hostaddr={}", "load_balance_hosts={}", "client_encoding={}",
+        "sslcert={}", "sslkey={}", "sslcrl={}", "sslcrldir={}", "ssl_min_protocol_version={}", "replication={}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_there", [True, False])
+def test_no_value_of_the_url_is_repeated_by_a_refusal(
+    postgres_server: Postgres, query: str, is_there: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The role is none, so that it is refused in any case."""
+    port = postgres_server.port if is_there else 1
+    url = f"postgresql://{CANARY}:{CANARY}@127.0.0.1:{port}/postgres?{query.format(CANARY, CANARY)}"
+    with pytest.raises((ConfigError, StoreUnavailable)) as caught:
+        open_store(url)
+    assert CANARY not in "".join(traceback.format_exception(caught.value)) + caplog.text
 
 
 def test_a_file_that_is_not_there_is_named_by_its_parameter(tmp_path: Path) -> None:
