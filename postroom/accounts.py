@@ -43,6 +43,14 @@ def unlock(stored: StoredAccount, vault: Vault) -> Account:
     return replace(stored.account, password=vault.decrypt(stored.credential))
 
 
+def keys_in_file(path: Path) -> list[Secret]:
+    """Return the keys of the rows of data.csv that are in order; none where it cannot be read."""
+    try:
+        return [row.key for row in read_accounts(path.read_bytes()).rows]
+    except OSError:
+        return []
+
+
 class AccountsFile:
     """data.csv, watched. Any process may sync it; the database keeps the result."""
 

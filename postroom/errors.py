@@ -193,6 +193,7 @@ class FaultKind(Enum):
     NO_SUCH_HOST = "no_such_host"  # the name does not exist
     GARBLED = "garbled"  # not SMTP, too long, or out of turn
     INSECURE = "insecure"  # TLS missing, unverifiable, or tampered with
+    UNDECRYPTABLE = "undecryptable"  # the stored password cannot be read with our secret key
     UNSUPPORTED = "unsupported"  # the server lacks what the message or the account needs
 
 

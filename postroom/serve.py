@@ -136,7 +136,7 @@ def web_application() -> Any:
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
-    service = setup.open_service(on_broken=setup.stop_this_process)
+    service = setup.open_service(serving=True, on_broken=setup.stop_this_process)
     gateway = create_gateway(service.settings, service.store, service.vault, _is_stopping)
     setup.settle_memory()
     report_ready()

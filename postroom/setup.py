@@ -14,7 +14,7 @@ from pathlib import Path
 
 from postroom import inbox
 from postroom.accountfile import demo_csv
-from postroom.accounts import AccountsFile, report
+from postroom.accounts import AccountsFile, SyncReport, keys_in_file, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, load_settings, unknown_variables
 from postroom.errors import ConfigError
@@ -22,12 +22,11 @@ from postroom.logs import LineFormatter, is_journal
 from postroom.model import system_clock
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
-from postroom.store import MOVED, MOVING, Store, open_store, position
+from postroom.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store, position
 from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
 
-_VAULT = "vault"  # setting: the fingerprint of the secret key
 VAR = Path("var")
 _STANDARD_ERROR = 2
 _EX_TEMPFAIL = 75  # sysexits.h
@@ -66,8 +65,13 @@ def stop_this_process(reason: str) -> None:
     end.start()
 
 
-def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = lambda reason: None) -> Service:
+def open_service(
+    *, migrate: bool = False, serving: bool = False, on_broken: Callable[[str], None] = lambda reason: None
+) -> Service:
     """Open the installation in the current folder; with `migrate`, make it or bring it up to date.
+
+    With `migrate` or `serving` the database keeps a check value of the secret key where it has none yet.
+    A process with another secret key changes nothing.
 
     `on_broken` is told when the disk has failed and the store cannot write any more.
     Raises ConfigError, StoreError; SchemaMismatch when it would have to be made or brought up to date first.
@@ -80,17 +84,17 @@ def open_service(*, migrate: bool = False, on_broken: Callable[[str], None] = la
         settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
     )
     VAR.mkdir(mode=0o700, exist_ok=True)  # mails, keys and credentials are nobody else's
-    vault = Vault.open(settings, VAR)
+    if not migrate:
+        store.check_schema()
+    vault = _open_vault(store, settings)
     if migrate:
         store.migrate()
-    else:
-        store.check_schema()
     _check_it_stays(store)
     check_position(store, settings)
     if migrate:
         note_servers(store, settings)
-    if store.is_remote:
-        _check_secret_key(store, vault)
+    if migrate or serving:
+        _keep_check_value(store, vault)
     return Service(settings, store, vault)
 
 
@@ -134,17 +138,92 @@ def _check_it_stays(store: Store) -> None:
         )
 
 
-def _check_secret_key(store: Store, vault: Vault) -> None:
-    """See that all hosts on one database have the same secret key, or one of those before it."""
-    first = store.write(lambda transaction: transaction.set_setting_once(_VAULT, vault.fingerprint))
-    if first not in vault.fingerprints:
+def _open_vault(store: Store, settings: Settings) -> Vault:
+    """Open the vault. Raises ConfigError unless the database was written with its secret key, or holds no secret yet."""
+    stored = store.stored_secrets()
+    vault = Vault.open(settings, VAR, create=stored.is_empty)
+    if not stored.is_empty and not _is_secret_of(stored, vault, settings):
+        raise _another_secret(settings)
+    return vault
+
+
+def _is_secret_of(stored: StoredSecrets, vault: Vault, settings: Settings) -> bool:
+    """Whether the secret key is the database's. Before the check value that is one which opens what is stored."""
+    if stored.check is not None:
+        return stored.check in vault.fingerprints
+    if stored.credentials:
+        return any(vault.opens(credential) for credential in stored.credentials)
+    digests = {
+        digest for key in keys_in_file(settings.accounts_csv) for digest in vault.digests(key.reveal())
+    }
+    return not stored.keys.isdisjoint(digests)
+
+
+def _another_secret(settings: Settings) -> ConfigError:
+    source = "this value of POSTROOM_SECRET_KEY" if settings.secret_key else f"that of {VAR / 'secret.key'}"
+    return ConfigError(
+        "POSTROOM_SECRET_KEY",
+        f"the passwords and keys in this database were stored with another secret key than {source}; nothing was changed. "
+        "Every process and every host needs the same one: set the variable as the service has it, or copy var/secret.key "
+        "from the first host. Where the secret is lost: postroom secret replace",
+    )
+
+
+def _keep_check_value(store: Store, vault: Vault) -> None:
+    """Keep the check value of the secret key; that of the new one, where the former is still among its keys."""
+    first = store.write(lambda transaction: transaction.set_setting_once(SECRET_CHECK, vault.fingerprint))
+    if first not in vault.fingerprints:  # another process was faster
         raise ConfigError(
-            "POSTROOM_SECRET_KEY",
-            "the passwords and keys in this database were stored with another secret key; give every host the same one: "
-            "copy var/secret.key from the first, or set the variable",
+            "POSTROOM_SECRET_KEY", "another process has just set up this database with another secret key"
         )
     if first != vault.fingerprint:
-        store.write(lambda transaction: transaction.set_setting(_VAULT, vault.fingerprint))
+        store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What became of a database whose secret key was replaced."""
+
+    accepted: int  # rows of data.csv
+    lost: tuple[str, ...]  # accounts whose passwords nobody can read any more
+
+
+def replace_secret() -> Replaced | None:
+    """Store everything of data.csv with the present secret key, in place of one that is lost; None if it is the same."""
+    settings = load_settings()
+    start_logging(settings)
+    store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
+    try:
+        store.check_schema()
+        _check_it_stays(store)
+        check_position(store, settings)
+        return _replace_secret(store, settings)
+    finally:
+        store.close()
+
+
+def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
+    if store.living_workers():
+        raise ConfigError(
+            "POSTROOM_SECRET_KEY", "a worker is running: stop Postroom on every host, then repeat this"
+        )
+    if not keys_in_file(settings.accounts_csv):
+        raise ConfigError(
+            "POSTROOM_ACCOUNTS_CSV",
+            f"{settings.accounts_csv} holds no account: passwords and keys would be lost; put the file in its place first",
+        )
+    vault, stored = Vault.open(settings, VAR), store.stored_secrets()
+    if not stored.is_empty and _is_secret_of(stored, vault, settings):
+        return None
+    store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
+    found = AccountsFile(store, vault, settings.accounts_csv).sync()
+    report(found)
+    lost = [
+        each.account.email
+        for each in store.accounts()
+        if each.credential and not vault.opens(each.credential)
+    ]
+    return Replaced(found.accepted if found else 0, tuple(lost))
 
 
 def settle_memory() -> None:
@@ -156,15 +235,17 @@ def settle_memory() -> None:
 
 def check_service() -> Settings:
     """Return the settings, once it is certain that the installation can be opened; leave it closed."""
-    service = open_service()
+    service = open_service(serving=True)
     service.store.close()
     return service.settings
 
 
-def read_accounts_file(service: Service) -> None:
+def read_accounts_file(service: Service) -> SyncReport | None:
     """Bring the accounts in line with data.csv, and say what is wrong in it, new or not."""
     file = AccountsFile(service.store, service.vault, service.settings.accounts_csv)
-    report(file.sync() or file.review())
+    found = file.sync() or file.review()
+    report(found)
+    return found
 
 
 def write_demo_accounts(path: Path) -> str | None:

@@ -57,10 +57,10 @@ class Vault:
         self._fingerprints = tuple(_derive(key, _FINGERPRINT)[:8].hex() for key in keys)
 
     @classmethod
-    def open(cls, settings: Settings, var_dir: Path) -> Vault:
+    def open(cls, settings: Settings, var_dir: Path, *, create: bool = True) -> Vault:
         """Open the vault with POSTROOM_SECRET_KEY, else with `secret.key` in `var_dir`.
 
-        The file is made, with mode 0600, when it is not there; processes that start
+        With `create` the file is made, with mode 0600, when it is not there; processes that start
         together all get the same one. It holds the same text as the variable, and is
         not looked at when the variable is set. Raises ConfigError when the file cannot
         be made or read, or when others than its owner have access.
@@ -70,6 +70,8 @@ class Vault:
         path = var_dir / _FILE
         try:
             if not path.exists():
+                if not create:
+                    raise ConfigError(_VARIABLE, _missing(path))
                 _create(path)
             text = _read(path)
         except (OSError, UnicodeError) as error:
@@ -96,6 +98,14 @@ class Vault:
             return Secret(self._fernet.decrypt(bytes(token)).decode("utf-8", "surrogatepass"))
         except InvalidToken:
             raise UndecryptableSecret from None
+
+    def opens(self, token: bytes) -> bool:
+        """Whether `decrypt` would return something."""
+        try:
+            self.decrypt(token)
+        except UndecryptableSecret:
+            return False
+        return True
 
     def digest(self, key: str) -> bytes:
         """Return the 32 bytes under which an API key is stored (HMAC-SHA256, primary key)."""
@@ -173,6 +183,13 @@ def _keys_in(path: Path, text: str) -> tuple[Secret, ...]:
             f"{path} does not hold a key of at least 16 characters; restore it from a backup, or remove it "
             "for a new one and enter all credentials again",
         ) from None
+
+
+def _missing(path: Path) -> str:
+    return (
+        f"it is not set and {path} is not there, but this database holds passwords and keys: set the variable as the "
+        "service has it, or put the file back. Where the secret is lost: postroom secret replace"
+    )
 
 
 def _unusable(path: Path, error: OSError | UnicodeError) -> str:

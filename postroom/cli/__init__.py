@@ -20,6 +20,7 @@ from postroom import __version__
 from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
 from postroom.cli.listing import list_messages
+from postroom.cli.secret import secret
 from postroom.errors import (
     ConfigError,
     InvalidSubmission,
@@ -181,7 +182,7 @@ def worker() -> None:
     from postroom.worker import run_worker
 
     ignore_stray_signals()
-    service = setup.open_service(on_broken=setup.stop_this_process)
+    service = setup.open_service(serving=True, on_broken=setup.stop_this_process)
     setup.settle_memory()
     report_ready()
     run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
@@ -307,7 +308,6 @@ def send(
     from postroom.model import MessageState, Submission
 
     service = setup.open_service()
-    setup.read_accounts_file(service)
     account = _account(service, sender)
     text = body if body is not None else _standard_input()
     submission = Submission(account, (recipient,), subject, text, is_html)
@@ -345,7 +345,10 @@ def _account(service: Service, sender: str | None) -> Account:
     matching = [account for account in accounts if sender is None or account.email == sender.lower()]
     if len(matching) == 1:
         return matching[0]
-    known = ", ".join(sorted({account.email for account in accounts})) or "none yet; add one to data.csv"
+    known = (
+        ", ".join(sorted({account.email for account in accounts}))
+        or "none yet; add one to data.csv, then postroom accounts import"
+    )
     what = "--from names none of the accounts" if not matching else "say --from which account"
     raise click.UsageError(f"{what} (there are: {known})")
 
@@ -506,6 +509,7 @@ def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> 
 cli.add_command(accounts)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(secret)
 cli.add_command(list_messages)
 
 

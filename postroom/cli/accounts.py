@@ -56,6 +56,21 @@ def accounts(context: click.Context, as_json: bool) -> None:
         _print_rows(rows)
 
 
+@accounts.command("import")
+def import_() -> None:
+    """Take data.csv into the database now. A worker does so by itself within a second of each change."""
+    from postroom import setup
+
+    service = setup.open_service(serving=True)
+    path = service.settings.accounts_csv
+    if not path.exists():
+        raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"there is no file {path}")
+    found = setup.read_accounts_file(service)
+    service.store.close()
+    if found is None:
+        click.echo(f"{path} holds nothing new", err=True)
+
+
 @accounts.command()
 @click.argument("mailbox")
 def resume(mailbox: str) -> None:

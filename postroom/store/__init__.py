@@ -49,6 +49,7 @@ from postroom.store.transaction import (
 __all__ = [
     "MOVED",
     "MOVING",
+    "SECRET_CHECK",
     "Event",
     "IdempotencyClash",
     "LogBatch",
@@ -59,6 +60,7 @@ __all__ = [
     "Slot",
     "Store",
     "StoredAccount",
+    "StoredSecrets",
     "Transaction",
     "Work",
     "WorkerRecord",
@@ -71,6 +73,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 MOVED = "moved_to"  # setting of a database that was moved elsewhere: where to
 MOVING = "moving_from"  # setting of a database that is being filled: where from
+SECRET_CHECK = "vault"  # noqa: S105  # setting: the fingerprint of the secret key that all is stored with
 _TRIED = "tried"  # setting: when it was last seen that something can be written
 _NEWEST_COUNTS_S = 10.0
 _SCHEME = "sqlite:///"
@@ -83,6 +86,19 @@ class StoredAccount:
 
     account: Account
     credential: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSecrets:
+    """What tells which secret key a database was written with; the check value alone where there is one."""
+
+    check: str | None  # the secret's fingerprint
+    credentials: tuple[bytes, ...]
+    keys: frozenset[bytes]  # digests
+
+    @property
+    def is_empty(self) -> bool:
+        return self.check is None and not self.credentials and not self.keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +252,18 @@ class Store:
         return self._engine.change_counter()
 
     # -- reading
+
+    @_twice
+    def stored_secrets(self) -> StoredSecrets:
+        """Return what tells which secret key the database was written with; of any schema, or before the first one."""
+        if not self._engine.has_table("setting"):
+            return StoredSecrets(None, (), frozenset())
+        with self._engine.reading() as (db, q):
+            check: str | None = q.read_setting(db, name=SECRET_CHECK)
+            if check is not None:
+                return StoredSecrets(check, (), frozenset())
+            credentials = tuple(bytes(row[0]) for row in q.stored_credentials(db))
+            return StoredSecrets(None, credentials, frozenset(bytes(row[0]) for row in q.active_keys(db)))
 
     @_twice
     def setting(self, name: str) -> str | None:

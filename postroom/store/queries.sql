@@ -60,6 +60,9 @@ UPDATE account SET name = :name, security = :security, credential = :credential,
                    pipelining = :pipelining, chunking = :chunking, updated_at = :now
 WHERE id = :account_id;
 
+-- name: stored_credentials
+SELECT credential FROM account WHERE credential IS NOT NULL;
+
 -- name: active_keys
 SELECT digest, account_id FROM api_key WHERE revoked_at IS NULL;
 

@@ -48,7 +48,9 @@ class Dialer:
         try:
             account = unlock(stored, self._vault)
             server = await self._server(account)
-        except (UndecryptableSecret, ConfigError) as error:
+        except UndecryptableSecret as error:
+            raise SMTPFault(FaultKind.UNDECRYPTABLE, "AUTH", str(error)) from error
+        except ConfigError as error:
             raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
         try:
             return await Connection.open(self._endpoint(account, server, await self._own_name.get()))

@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a process with another secret key changes nothing",
+        "postroom/setup.py",
+        "    if not stored.is_empty and not _is_secret_of(stored, vault, settings):\n",
+        "    if False:\n",
+        "tests/process/test_secret.py::test_another_secret_ends_with_78_and_changes_nothing[accounts]",
+    ),
+    Control(
+        "a password that cannot be decrypted makes its messages wait",
+        "postroom/status.py",
+        "        return Deferred(reason, Blame.ACCOUNT, burns_attempt=False, meaning=Meaning.ACCOUNT)\n",
+        "        return Failed(reason, Blame.ACCOUNT)\n",
+        "tests/process/test_secret.py::test_a_password_that_cannot_be_decrypted_makes_its_messages_wait",
+    ),
+    Control(
         "every commit is flushed to the disk",
         "postroom/store/sqlite.py",
         '"PRAGMA synchronous = FULL"',

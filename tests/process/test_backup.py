@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Folder:
     home.mkdir()
     made = Folder(home)
     made.accounts(ROW)
-    made.run("migrate")
+    made.prepare()
     for _ in range(2):
         _accept(made)
     return made
@@ -64,7 +64,8 @@ def test_a_backup_holds_the_installation_and_is_its_owners_alone(folder: Folder,
 
 
 def test_the_secret_of_the_variable_is_saved_too(folder: Folder, tmp_path: Path) -> None:
-    key = "a secret of the environment"
+    key = (folder.path / "var/secret.key").read_text(encoding="ascii").strip()
+    (folder.path / "var/secret.key").unlink()
     done = folder.run("backup", str(tmp_path / "backup.tar"), POSTROOM_SECRET_KEY=key)
     assert done.returncode == 0, done
     with tarfile.open(tmp_path / "backup.tar") as archive:
@@ -230,7 +231,7 @@ def test_a_backup_under_load_and_a_restore_send_nothing_twice(tmp_path: Path, si
 def test_on_postgresql_the_rest_is_saved(
     postgres_settings: dict[str, str], folder: Folder, tmp_path: Path
 ) -> None:
-    folder.run("migrate", **postgres_settings)
+    folder.prepare(**postgres_settings)
     done = folder.run("backup", str(tmp_path / "backup.tar"), **postgres_settings)
     assert done.returncode == 0, done
     assert "pg_dump" in done.stderr

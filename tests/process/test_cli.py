@@ -51,6 +51,8 @@ COMMANDS = [
     ("cancel",),
     ("accounts",),
     ("accounts", "resume"),
+    ("accounts", "import"),
+    ("secret", "replace"),
     ("list",),
     ("migrate",),
     ("backup",),
@@ -75,6 +77,14 @@ class Folder:
 
     def run(self, *arguments: str, stdin: str = "", **settings: str) -> subprocess.CompletedProcess[str]:
         return forker().run(*arguments, cwd=self.path, environment=environment(settings), stdin=stdin)
+
+    def prepare(self, **settings: str) -> None:
+        """Make the database, and take data.csv in where there is one, as `serve` does."""
+        done = self.run("migrate", **settings)
+        assert done.returncode == 0, done
+        if (self.path / "data.csv").exists():
+            done = self.run("accounts", "import", **settings)
+            assert done.returncode == 0, done
 
     def accounts(self, *rows: str) -> None:
         text = "\n".join(("key,email,app_password,host", *rows)) + "\n"
@@ -216,7 +226,7 @@ def test_the_dot_env_file_is_read_and_the_environment_wins(folder: Folder) -> No
 
 def test_send_and_status_without_a_server(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox", "the-key-of-bob,bob@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     mail = ("send", "--to", "you@example.com", "--subject", "Hello")
     done = folder.run(*mail, "--from", "Alice@Example.com", stdin="Grüße\n")
     assert done.returncode == 0, done
@@ -235,7 +245,7 @@ def test_send_and_status_without_a_server(folder: Folder) -> None:
 
 def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     ids = [folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip() for _ in range(3)]
     for request_id in ids:
         beginning = next(
@@ -253,7 +263,7 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(folder: Folde
 
 def test_a_reason_is_said_once(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
     store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
     store.write(lambda transaction: transaction.hold_queued(now, until=now + SECOND, claimed=False))
@@ -265,7 +275,7 @@ def test_a_reason_is_said_once(folder: Folder) -> None:
 
 def test_list(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox", "key-of-bob,bob@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     ids = {
         sender: folder.run(
             "send", "--from", sender, "--to", f"{'x' * 60}@example.com", "--body", "x"
@@ -290,7 +300,7 @@ def test_list(folder: Folder) -> None:
 
 def test_waiting_has_an_end(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     done = folder.run("send", "--to", "you@example.com", "--body", "x", "--wait", "--timeout", "0.1")
     assert done.returncode == 75
     request_id, change = done.stdout.splitlines()
@@ -301,7 +311,7 @@ def test_waiting_has_an_end(folder: Folder) -> None:
 
 def test_cancel_and_release(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
     check_failed(folder.run("release", request_id), 1, f"it is not held: {request_id} is queued")
     done = folder.run("cancel", request_id.upper())
@@ -316,7 +326,7 @@ def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
     folder.accounts(
         "the-key-of-alice,alice@gmail.com,abcd efgh ijkl mnop,", "the-key-of-bob,bob@example.com,,inbox"
     )
-    folder.run("migrate")
+    folder.prepare()
     folder.run("send", "--from", "bob@example.com", "--to", "you@example.com", "--body", "x")
     store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
     alice = next(stored.account for stored in store.accounts() if stored.account.email == "alice@gmail.com")
@@ -352,7 +362,7 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
     folder.accounts(
         f"the-key-of-alice,{mailbox},secret,mail.example.com", "key-of-bob,bob@example.com,,inbox"
     )
-    folder.run("migrate")
+    folder.prepare()
     ids = [
         folder.run("send", "--from", mailbox, "--to", "you@example.com", "--body", "x").stdout.strip()
         for _ in range(2)
@@ -368,7 +378,7 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
     failed = Result({job.deliveries[0].id: Failed(reason, Blame.ACCOUNT)}, None)
     store.write(lambda t: t.finish(job, failed, worker_id=worker, started_at=now, now=now))
     folder.accounts(f"the-key-of-alice,{mailbox},secret,mail.example.com")
-    folder.run("send", "--to", "you@example.com", "--body", "x")  # reads data.csv anew
+    folder.run("accounts", "import")
     rows = {row["account"]: row for row in json.loads(folder.run("accounts", "--json").stdout)}
     assert (rows[mailbox]["state"], rows[mailbox]["reason"]) == ("failing", reason)
     assert rows["bob@example.com"]["state"] == "removed"
@@ -396,19 +406,19 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
 )
 def test_a_refused_mail_is_2(folder: Folder, arguments: tuple[str, ...], words: str) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     check_failed(folder.run("send", *arguments), 2, words)
 
 
 def test_no_account_is_2_and_no_such_message_is_1(folder: Folder) -> None:
-    folder.run("migrate")
+    folder.prepare()
     check_failed(folder.run("send", "--to", "you@example.com", "--body", "x"), 2, "none yet", "data.csv")
     for unknown in ("nonsense", str(uuid.uuid4()), "", "0", "%", "01a2'", f"{uuid.uuid4()}0"):
         check_failed(folder.run("status", unknown), 1, "no message with the id")
 
 
 def test_an_empty_inbox(folder: Folder) -> None:
-    folder.run("migrate")
+    folder.prepare()
     assert folder.run("inbox", "--json").stdout == "[]\n"
     listed = folder.run("inbox")
     assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "the inbox is empty\n")
@@ -417,7 +427,7 @@ def test_an_empty_inbox(folder: Folder) -> None:
 
 def test_a_store_that_is_busy_is_75(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
-    folder.run("migrate")
+    folder.prepare()
     with (folder.path / "var/postroom.db-lock").open("rb+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = folder.run("send", "--to", "you@example.com", "--body", "x")

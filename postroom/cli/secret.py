@@ -1,0 +1,28 @@
+"""`postroom secret`: the key that passwords and API keys are stored with."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def secret() -> None:
+    """The secret key (POSTROOM_SECRET_KEY, or var/secret.key) that passwords and API keys are stored with."""
+
+
+@secret.command()
+def replace() -> None:
+    """Go on with another secret key where the former one is lost. Stop Postroom on every host first.
+
+    Passwords and keys are stored anew from data.csv. Messages stay as they are. The password of an account that is
+    not in data.csv is lost: what is queued for it waits until the account is there again.
+    """
+    from postroom import setup
+
+    done = setup.replace_secret()
+    if done is None:
+        click.echo("this is the secret key of the database; nothing was changed", err=True)
+        return
+    click.echo(f"the secret key was replaced; {done.accepted} rows of data.csv were stored with it", err=True)
+    for email in done.lost:
+        click.echo(f"the password of {email} is lost: add its row to data.csv again", err=True)

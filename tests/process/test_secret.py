@@ -1,0 +1,141 @@
+"""The secret key: a process with another one changes nothing, and one that is lost is replaced by one command alone."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from postroom.model import AccountState, MessageState
+from tests.conftest import StartScripted
+from tests.process.test_cli import Folder, check_failed
+from tests.process.test_delivery import InProcess
+
+SECRET, OTHER = "the secret of the service", "another secret altogether"
+COMMANDS = {
+    "accounts": ("accounts",),
+    "import": ("accounts", "import"),
+    "send": ("send", "--to", "you@example.com", "--body", "x"),
+    "status": ("status", "x"),
+    "serve": ("serve",),
+    "worker": ("worker",),
+    "web": ("web",),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """Return a folder whose database holds one account, stored with SECRET."""
+    found = Folder(tmp_path)
+    found.accounts("the-key-of-alice,alice@example.com,a password,mail.example.com")
+    found.prepare(POSTROOM_SECRET_KEY=SECRET)
+    found.accounts("the-key-of-alice,alice@example.com,a password,mail.example.com", "# changed")
+    return found
+
+
+def contents(folder: Folder) -> str:
+    with closing(sqlite3.connect(folder.path / "var/postroom.db")) as database:
+        return "\n".join(database.iterdump())
+
+
+def forget_check_value(folder: Folder) -> None:
+    """Make the database one of a version that kept no check value."""
+    with closing(sqlite3.connect(folder.path / "var/postroom.db")) as database, database:
+        database.execute("DELETE FROM setting WHERE name = 'vault'")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_another_secret_ends_with_78_and_changes_nothing(folder: Folder, command: str) -> None:
+    before = contents(folder)
+    check_failed(
+        folder.run(*COMMANDS[command], POSTROOM_SECRET_KEY=OTHER), 78, "POSTROOM_SECRET_KEY", "another secret"
+    )
+    assert contents(folder) == before
+
+
+def test_no_secret_at_all_makes_no_new_one(folder: Folder) -> None:
+    before = contents(folder)
+    check_failed(folder.run("accounts"), 78, "POSTROOM_SECRET_KEY", "secret.key", "postroom secret replace")
+    assert contents(folder) == before
+    assert not (folder.path / "var/secret.key").exists()
+
+
+@pytest.mark.parametrize("password", ["a password", ""])
+def test_a_database_without_a_check_value_is_claimed_by_its_own_secret_alone(
+    folder: Folder, password: str
+) -> None:
+    """Without a password the keys of data.csv tell."""
+    folder.accounts(f"the-key-of-alice,alice@example.com,{password},inbox")
+    folder.run("accounts", "import", POSTROOM_SECRET_KEY=SECRET)
+    forget_check_value(folder)
+    before = contents(folder)
+    for command in ("import", "worker", "status"):
+        check_failed(folder.run(*COMMANDS[command], POSTROOM_SECRET_KEY=OTHER), 78, "POSTROOM_SECRET_KEY")
+    assert folder.run("accounts", POSTROOM_SECRET_KEY=SECRET).returncode == 0
+    assert contents(folder) == before, "a command that reads sets no check value"
+    assert folder.run("accounts", "import", POSTROOM_SECRET_KEY=SECRET).returncode == 0
+    assert "'vault'" in contents(folder)
+
+
+def test_send_takes_no_accounts_in(folder: Folder) -> None:
+    folder.accounts("the-key-of-bob,bob@example.com,,inbox")
+    done = folder.run("send", "--to", "you@example.com", "--body", "x", POSTROOM_SECRET_KEY=SECRET)
+    assert done.returncode == 0
+    assert "bob@example.com" not in contents(folder)
+
+
+def test_a_lost_secret_is_replaced(folder: Folder) -> None:
+    folder.accounts(
+        "the-key-of-alice,alice@example.com,a password,mail.example.com",
+        "the-key-of-bob,bob@example.com,his,mail.example.com",
+    )
+    folder.run("accounts", "import", POSTROOM_SECRET_KEY=SECRET)
+    folder.accounts("the-key-of-alice,alice@example.com,a password,mail.example.com")
+    done = folder.run("secret", "replace")
+    assert done.returncode == 0, done
+    assert "1 rows of data.csv" in done.stderr
+    assert "the password of bob@example.com is lost" in done.stderr
+    assert folder.run("accounts").returncode == 0
+    check_failed(folder.run("accounts", POSTROOM_SECRET_KEY=SECRET), 78, "POSTROOM_SECRET_KEY")
+    again = folder.run("secret", "replace")
+    assert (again.returncode, "nothing was changed" in again.stderr) == (0, True)
+
+
+def test_a_secret_is_not_replaced_without_the_accounts(folder: Folder) -> None:
+    before = contents(folder)
+    (folder.path / "data.csv").unlink()
+    check_failed(folder.run("secret", "replace", POSTROOM_SECRET_KEY=OTHER), 78, "data.csv holds no account")
+    assert contents(folder) == before
+
+
+@pytest.fixture
+def installation(
+    tmp_path: Path, scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[InProcess]:
+    row = f"key,me@x.example,secret,127.0.0.1,{scripted().port},none"
+    made = InProcess(tmp_path, [row], monkeypatch)
+    yield made
+    made.service.store.close()
+
+
+def test_a_password_that_cannot_be_decrypted_makes_its_messages_wait(installation: InProcess) -> None:
+    """The account has never worked: a fault of its own would have its messages fail."""
+    store = installation.service.store
+    store.write(lambda transaction: transaction._db.execute("UPDATE account SET credential = x'00'"))
+    ids = [installation.accept("you@x.example") for _ in range(3)]
+
+    def have_heard() -> bool:
+        found = [store.status(request_id) for request_id in ids]
+        return all(status is not None and status.reason is not None for status in found)
+
+    installation.run_until(have_heard)
+    [stored] = store.accounts()
+    assert stored.account.state is AccountState.PAUSED
+    for request_id in ids:
+        status = store.status(request_id)
+        assert status is not None
+        assert status.state is MessageState.DEFERRED
+        assert "cannot be decrypted" in (status.reason or "")
