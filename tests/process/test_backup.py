@@ -100,7 +100,7 @@ def test_all_that_is_held_is_decided_by_one_command(
     path = _saved(folder, tmp_path / "backup.tar")
     after = _accept(folder)
     assert "2 messages are held" in folder.run("restore", str(path)).stdout
-    assert "no mail with the id" in folder.run("status", after).stderr
+    assert "no message with the id" in folder.run("status", after).stderr
     later = _accept(folder)
     assert folder.run(command, "--held").stdout == f"2 messages are {done}\n"
     assert folder.run(command, "--held").stdout == f"0 messages are {done}\n"
