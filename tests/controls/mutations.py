@@ -343,7 +343,7 @@ WHERE id = :job_id AND state = 'claimed';
         "postroom/store/pg_connect.py",
         "            yield value\n",
         "            pass\n",
-        "tests/store/test_pg_connect.py::test_no_value_of_the_url_is_repeated_by_a_refusal[True-options={}]",
+        "tests/store/test_pg_connect.py::test_no_value_of_the_url_is_repeated_by_a_refusal[True-application_name={}]",
     ),
     Control(
         "the time for which the loop stood still does not count against another server",

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -321,9 +322,10 @@ def test_many_servers_that_do_not_answer_hold_up_a_request_no_longer_than_one(
     make_app: MakeApp, form: str, alice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The driver asks one after the other, half a second each."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as silent:
-        place = f"127.0.0.1:{silent.getsockname()[1]}"
-        uri = form.format("a-canary", ",".join([place] * 60))
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(60)]
+        places = [f"127.0.0.1:{each.getsockname()[1]}" for each in silent]
+        uri = form.format("a-canary", ",".join(places))
         app = make_app(rate_limit="3/minute", ratelimit_storage_uri=uri)
         with at_most(15, "half a second"):
             assert post(app, alice).status_code == 202
