@@ -17,6 +17,7 @@ from typing import Self
 
 from postroom import ownname, secondlook
 from postroom.connect import avoid, connect
+from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
@@ -107,6 +108,8 @@ class Session:
         self._own_name = ""  # as we last said it in EHLO
         self._other_names: list[str] = []
         self._round_trip = float("inf")  # the quickest answer to a command, in seconds
+        if self._has_login:
+            wire.credentials = Credentials(endpoint.username or "", endpoint.password.reveal())
         self.authenticated = False  # whether credentials were given and accepted
 
     @classmethod
@@ -379,6 +382,8 @@ class Session:
         await self._wire.write(line.encode() + b"\r\n" + text, verb, self._timeouts.command)
 
     def _out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
+        if self._wire.credentials is not None:  # in what is kept of no other reply, they are not looked for
+            reply = self._wire.credentials.strike_reply(reply, "")
         if reply.code == 421:
             return SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} is closing: {reply}", reply)
         message = f"{self._endpoint} answered {verb} out of turn: {reply}"

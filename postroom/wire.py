@@ -11,6 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import Sequence
 
+from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
@@ -37,6 +38,7 @@ class Wire(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self.broken: SMTPFault | None = None
+        self.credentials: Credentials | None = None  # struck from whatever the server says
 
     # -- callbacks of the event loop
 
@@ -75,7 +77,8 @@ class Wire(asyncio.Protocol):
         malformed = len(line) < 3 or not line[:3].isdigit() or line[3:4] not in (b"", b" ", b"-")
         other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
         if malformed or other_code or b"\0" in line or not b"2" <= line[:1] <= b"5":
-            said = printable(_text(line[:80]))
+            text = _text(line)
+            said = printable((self.credentials.strike(text) if self.credentials else text)[:80])
             self._break(FaultKind.GARBLED, f"the server answered with something that is not SMTP: {said!r}")
             return
         self._lines.append(line)
@@ -125,7 +128,7 @@ class Wire(asyncio.Protocol):
         reply = self._replies.popleft()
         if not self._replies:
             self._unread = self._size + len(self._buffer)
-        return reply
+        return self.credentials.strike_reply(reply, verb) if self.credentials else reply
 
     async def _wait(self, verb: str, seconds: float) -> None:
         if self.broken is not None:

@@ -22,6 +22,13 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a password in a server's reply is struck",
+        "postroom/wire.py",
+        "        return self.credentials.strike_reply(reply, verb) if self.credentials else reply\n",
+        "        return reply\n",
+        "tests/smtp/test_credentials.py::test_a_refusal_that_repeats_the_log_in_is_shown_by_its_code[PLAIN response]",
+    ),
+    Control(
         "a process with another secret key changes nothing",
         "postroom/setup.py",
         "    if not stored.is_empty and not _is_secret_of(stored, vault, settings):\n",
