@@ -236,6 +236,9 @@ def shortcoming(server: ScriptedServer, asked: Envelope) -> str | None:
         ("SIZE 0", True),
         ("SIZE", True),
         ("SIZE lots", True),
+        ("SIZE ²", True),
+        ("SIZE ٣", True),
+        (f"SIZE {'1' * 5_000}", True),
     ],
 )
 def test_the_servers_limit_of_size(scripted: StartScripted, offer: str, fits: bool) -> None:
