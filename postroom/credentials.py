@@ -12,7 +12,8 @@ from postroom.model import Reply
 STRUCK: Final = "[struck]"
 _RUN: Final = 8  # characters in a row that are struck; of a shorter secret all of it
 _STEP: Final = _RUN // 2  # a run holds one of the pieces of this size; a shorter secret is in every text
-_NOT_KEPT: Final = frozenset({"MAIL", "RCPT", "DATA"})  # what accepts these is kept nowhere, in its turn
+_KEPT: Final = frozenset({"dot", "BDAT"})  # commands whose positive replies are stored
+_PROMPTS: Final = frozenset({334, 354})
 _URL_SAFE: Final = str.maketrans("+/", "-_")
 
 
@@ -48,8 +49,11 @@ class Credentials:
         return _without(text, marked)
 
     def strike_reply(self, reply: Reply, verb: str) -> Reply:
-        """Return the reply without the credentials; of one to AUTH that held any the text goes as a whole."""
-        if verb in _NOT_KEPT and reply.code < 400:
+        """Return the reply to a command without the credentials; of one to AUTH that held any the text goes as a whole.
+
+        An offer (EHLO) or a prompt is read and not stored, so it stays whole: a password may be a word of SMTP.
+        """
+        if reply.code in _PROMPTS or (reply.positive and verb not in _KEPT):
             return reply
         text = self.strike(reply.text)
         if text == reply.text:

@@ -311,9 +311,9 @@ class Session:
         if reply is not None and reply.code != _PROMPT:
             return SMTPFault(FaultKind.REFUSED, "AUTH", f"{endpoint} refused AUTH: {reply}", reply)
         if reply is not None:
-            message = f"{endpoint} goes on asking where the log-in should be over: {reply}"
+            message = f"{endpoint} goes on asking where the log-in should be over: {self._struck(str(reply))}"
         else:
-            names = printable(" ".join(dict.fromkeys(self._mechanisms)))
+            names = printable(self._struck(" ".join(dict.fromkeys(self._mechanisms))))
             message = f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {names}"
         return SMTPFault(FaultKind.UNSUPPORTED, "AUTH", message)
 
@@ -381,9 +381,12 @@ class Session:
             raise self._out_of_turn(verb, await self._wire.reply(verb, self._timeouts.command))
         await self._wire.write(line.encode() + b"\r\n" + text, verb, self._timeouts.command)
 
+    def _struck(self, text: str) -> str:
+        """Return a server's words without our credentials."""
+        return self._wire.credentials.strike(text) if self._wire.credentials else text
+
     def _out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
-        if self._wire.credentials is not None:  # in what is kept of no other reply, they are not looked for
-            reply = self._wire.credentials.strike_reply(reply, "")
+        reply = replace(reply, text=self._struck(reply.text))  # also where it would not be stored in its turn
         if reply.code == 421:
             return SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} is closing: {reply}", reply)
         message = f"{self._endpoint} answered {verb} out of turn: {reply}"

@@ -12,6 +12,7 @@ from postroom.credentials import STRUCK, Credentials
 from postroom.deliver import deliver
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Deferred, Failed, Outcome, Reply
+from postroom.session import Endpoint
 from postroom.smtp import Connection
 from postroom.status import classify_fault
 from tests.conftest import StartScripted
@@ -43,9 +44,9 @@ def reason_of(fault: SMTPFault) -> str:
     return f"{fault} {fault.reply} {outcome.reason}"
 
 
-async def _refused(where: object) -> SMTPFault:
+async def _refused(where: Endpoint) -> SMTPFault:
     with pytest.raises(SMTPFault) as caught:
-        await Connection.open(where)  # type: ignore[arg-type]
+        await Connection.open(where)
     return caught.value
 
 
@@ -91,6 +92,35 @@ def test_any_other_reply_keeps_its_other_words() -> None:
     reply = Reply(550, f"no, {PASSWORD}\nfrom {USER}", "5.7.1")
     assert credentials.strike_reply(reply, "MAIL") == Reply(550, f"no, {STRUCK}\nfrom {USER}", "5.7.1")
     assert credentials.strike_reply(Reply(550, "no"), "AUTH") == Reply(550, "no")
+
+
+WORDS_OF_SMTP = ("plain", "login", "pipelining", "Username1", "Password1", "cGFzc3dvcmQ")
+
+
+@pytest.mark.parametrize("password", WORDS_OF_SMTP)
+def test_what_is_acted_on_is_read_whole(scripted: StartScripted, password: str) -> None:
+    """A password may be a word of SMTP: what the server offers and asks for is neither kept nor shown."""
+    server = scripted(extensions=["PIPELINING", "AUTH LOGIN"])
+    server.on("LINE", f"334 {in_base64(b'Password:')}", match="AUTH LOGIN")
+    server.on("LINE", f"334 {in_base64(b'Username:')}", match=in_base64(password.encode()))
+    server.on("LINE", "235 2.7.0 ok", match=in_base64(USER.encode()))
+
+    async def dialogue() -> bool:
+        connection = await Connection.open(endpoint(server, password=password))
+        await connection.quit()
+        return connection.authenticated and connection._pipelines
+
+    assert run(dialogue())
+    assert server.commands[1:4] == ["AUTH LOGIN", in_base64(password.encode()), in_base64(USER.encode())]
+
+
+def test_a_prompt_that_ought_not_to_come_is_shown_without_the_password(scripted: StartScripted) -> None:
+    server = scripted(extensions=["AUTH PLAIN"])
+    server.on("LINE", f"334 you are {PASSWORD}", match=PLAIN)
+    server.on("LINE", "334 ", match="AUTH PLAIN")
+    fault = run(_refused(endpoint(server, password=PASSWORD)))
+    assert STRUCK in str(fault)
+    assert not leaks(str(fault))
 
 
 ASCII = st.characters(min_codepoint=32, max_codepoint=126)
