@@ -23,7 +23,6 @@ from postroom.web.refusals import Refusals
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-_OWN_FAULTS = 500  # and above: logged where they arise
 _JSON_OVERHEAD = 65_536
 
 
@@ -35,7 +34,6 @@ class Application(Flask):
     """
 
     limits: Limits
-    refusals: Refusals
     behind_a_proxy: bool
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,8 +61,8 @@ class Application(Flask):
 
     def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
         """Do what is done with every answer before it leaves."""
-        if isinstance(response, errors.Problem) and response.status_code < _OWN_FAULTS:
-            self.refusals.note(call, response)
+        if isinstance(response, errors.Problem):
+            self.extensions["postroom.refusals"].note(call, response)
         return self.limits.settle(call, endpoint, response)
 
     def admit(self, call: Call, endpoint: str | None) -> None:
@@ -119,7 +117,7 @@ def create_app(
     app.register_blueprint(api.blueprint)
     app.extensions["postroom.readiness"] = health.Readiness(is_stopping)
     app.register_blueprint(health.blueprint)
-    app.refusals = Refusals()
+    app.extensions["postroom.refusals"] = Refusals()
     app.limits = Limits(settings, doorkeeper, hub)
     app.before_request(lambda: app.admit(current(), current().endpoint))
     app.after_request(lambda response: app.settle(current(), current().endpoint, response))

@@ -23,7 +23,6 @@ _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up th
 _LARGE_AT_ONCE = 16  # bounds the memory that parsing and rendering take
 _BODY_WITHIN_S = 120.0
 _SLOT_WITHIN_S = 25.0
-_OWN_FAULTS = 500
 NO_STORE = ("Cache-Control", "no-store")
 
 
@@ -56,7 +55,7 @@ class Gateway:
         self._slot_within_s = slot_within_s
         self._large = asyncio.Semaphore(large_at_once)
         self._room = room or Room()
-        self._refusals = Refusals()
+        self._refusals: Refusals = app.extensions["postroom.refusals"]
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
@@ -71,8 +70,7 @@ class Gateway:
             await self._serve(protocol, environ, upload)
         except _Refused as refused:
             answer = refused.response
-            if answer.status_code < _OWN_FAULTS:
-                self._refusals.note(Call(environ), answer)
+            self._refusals.note(Call(environ), answer)
             _send(protocol, upload, answer.status_code, [*answer.headers, NO_STORE], answer.get_data())
         if not upload.is_over:
             await upload.linger()

@@ -15,6 +15,7 @@ from postroom.web.errors import Problem
 
 log = logging.getLogger(__name__)
 
+_OWN_FAULTS: Final = 500  # and above: logged where they arise
 _PERIOD_S: Final = 60.0
 _LINES_OF_STRANGERS: Final = 5  # in a period, from one prefix of addresses
 _LINES_OF_ALL_STRANGERS: Final = 100
@@ -38,6 +39,8 @@ class Refusals:
 
     def note(self, call: Call, problem: Problem) -> None:
         """Log a refusal, or count it. An account is known from its key; without one it is a stranger's."""
+        if problem.status_code >= _OWN_FAULTS:
+            return
         source = call.account or _prefix(call.address)
         if time.monotonic() >= self._until:
             self.end_period()

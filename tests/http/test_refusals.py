@@ -54,6 +54,11 @@ def test_what_is_accepted_leaves_no_line(app: Flask, alice: str, lines: Lines) -
     assert lines() == []
 
 
+def test_a_fault_of_our_own_is_no_refusal(lines: Lines) -> None:
+    Refusals().note(Call({"REMOTE_ADDR": "192.0.2.7"}), problem(503, "unavailable", "No", "no"))
+    assert lines() == []
+
+
 @pytest.mark.parametrize(
     ("addresses", "network"),
     [
@@ -69,7 +74,7 @@ def test_strangers_of_one_network_have_five_lines_a_minute_and_are_counted(
     assert len(lines()) == 5
     assert _post(app, {**MAIL, "key": "guess"}, "198.51.100.1") == 401
     assert len(lines()) == 6, "others are still heard"
-    app.refusals.end_period()  # type: ignore[attr-defined]
+    app.extensions["postroom.refusals"].end_period()
     assert lines()[6:] == [f"refused 25 more requests from {network} within 60 s"]
     assert _post(app, {**MAIL, "key": "guess"}, addresses[0]) == 401
     assert len(lines()) == 8

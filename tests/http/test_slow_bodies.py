@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from granian.server.embed import Server
 from postroom.config import Settings
 from postroom.store import Store, open_store
 from postroom.vault import Vault
-from postroom.web import create_app
+from postroom.web import create_app, refusals
 from postroom.web.gateway import Gateway
 from postroom.web.hub import Hub
 from tests.servers.programs import free_port
@@ -47,6 +48,19 @@ def test_a_body_that_comes_in_pieces_is_read(store: Store, tmp_path: Path) -> No
     )
     status, document = asyncio.run(_ask(_gateway(store, tmp_path, 60), head + b"{", b"}"))
     assert (status, document["type"]) == (401, "urn:problem:postroom:not-authenticated")
+
+
+def test_a_body_that_stalls_is_logged_within_the_bounds_of_all_refusals(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, refusals.__name__)
+    gateway = _gateway(store, tmp_path)
+    head = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    for length in 2, 2, 40, 2, 2, 40:
+        status, _ = asyncio.run(_ask(gateway, head % length + b"{}"))
+        assert status == (408 if length == 40 else 401)
+    lines = [record.getMessage() for record in caplog.records if record.name == refusals.__name__]
+    assert [line.split()[1] for line in lines] == ["401", "401", "408", "401", "401"]
 
 
 def _gateway(store: Store, folder: Path, within_s: float = WITHIN_S) -> Gateway:
