@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,42 +24,51 @@ _LOOK_S = 0.5
 )
 @click.option("--account", metavar="MAILBOX", help="Only those of this account.")
 @click.option("--held", is_flag=True, help="Only those that wait for a person.")
-@click.option("--follow", is_flag=True, help="Go on with what changes and what comes, until Ctrl-C.")
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Look at the newest again twice a second, and print what is new or has changed, until Ctrl-C.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each.")
 def list_messages(number: int, account: str | None, held: bool, follow: bool, as_json: bool) -> None:
     """List the newest messages, the newest last: id, state, since when it was accepted, account and recipient."""
     from postroom import setup
 
     service = setup.open_service()
+    shown: dict[str, str] = {}
     try:
-        shown: dict[str, str] = {}
         with suppress(KeyboardInterrupt):
-            for row in _rows(service.store, number, account, held, follow):
-                if shown.get(row["request_id"]) != row["status"]:
-                    shown[row["request_id"]] = row["status"]
-                    click.echo(json.dumps(row) if as_json else _line(row))
+            while True:
+                rows = _rows(service.store, number, account, held)
+                for row in rows:
+                    if shown.get(row["request_id"]) != row["status"]:
+                        click.echo(json.dumps(row) if as_json else _line(row))
+                if not follow:
+                    return
+                shown = {row["request_id"]: row["status"] for row in rows}
+                time.sleep(_LOOK_S)
     finally:
         service.store.close()
 
 
-def _rows(
-    store: Store, number: int, account: str | None, held: bool, follow: bool
-) -> Iterator[dict[str, Any]]:
-    while True:
-        for listed in reversed(store.newest_messages(number, account, held_only=held)):
-            status = store.status(listed.request_id)
-            if status is not None:
-                yield {
-                    "request_id": listed.request_id,
-                    "status": str(status),
-                    "state": status.state.value,
-                    "accepted_at": rfc3339(listed.accepted_at),
-                    "account": listed.account,
-                    "recipient": listed.recipient,
-                }
-        if not follow:
-            return
-        time.sleep(_LOOK_S)
+def _rows(store: Store, number: int, account: str | None, held: bool) -> list[dict[str, Any]]:
+    """Return the newest messages, the newest last."""
+    found = [
+        (listed, store.status(listed.request_id))
+        for listed in reversed(store.newest_messages(number, account, held_only=held))
+    ]
+    return [
+        {
+            "request_id": listed.request_id,
+            "status": str(status),
+            "state": status.state.value,
+            "accepted_at": rfc3339(listed.accepted_at),
+            "account": listed.account,
+            "recipient": listed.recipient,
+        }
+        for listed, status in found
+        if status is not None
+    ]
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -298,6 +298,33 @@ def test_list(folder: Folder) -> None:
     assert folder.run("list", "--held").stdout == ""
 
 
+def test_list_follows_what_comes_and_changes(folder: Folder) -> None:
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.prepare()
+    following = subprocess.Popen(
+        [sys.executable, *POSTROOM, "list", "--follow", "--json"],
+        cwd=folder.path,
+        env=environment({}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert following.stdout is not None
+        request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
+        first = json.loads(following.stdout.readline())
+        folder.run("cancel", request_id)
+        second = json.loads(following.stdout.readline())
+        following.send_signal(signal.SIGINT)
+        assert (following.wait(60), following.stdout.read()) == (0, "")
+    finally:
+        following.kill()
+        following.communicate()
+    assert [(row["request_id"], row["state"]) for row in (first, second)] == [
+        (request_id, "queued"),
+        (request_id, "cancelled"),
+    ]
+
+
 def test_waiting_has_an_end(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox")
     folder.prepare()
