@@ -48,7 +48,9 @@ def parse_limiter_url(text: str) -> str:
     scheme = scheme.replace("valkeys", "rediss").replace("valkey", "redis")
     if scheme == "memory":
         return _memory(rest)
-    authority, path, query = re.match(r"([^/?#]*)([^?]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    place, mark, parameters = rest.partition("?")
+    authority = re.split("[/#]", place, maxsplit=1)[0]
+    path, query = place.removeprefix(authority), mark + parameters
     userinfo, at, places = authority.rpartition("@")
     wrong = re.search(r"[\s#@]|%(?![0-9A-Fa-f]{2})", path + query)
     if wrong or not _USERINFO.fullmatch(userinfo) or userinfo.count(":") > 1:

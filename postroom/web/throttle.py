@@ -14,7 +14,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 from typing import Any
 
 from limits import RateLimitItem
@@ -237,24 +236,13 @@ def _open_memcached(uri: str) -> Storage:
     from pymemcache.client.base import PooledClient
     from pymemcache.client.hash import HashClient
 
-    def make(_: ModuleType, hosts: list[Any], **options: Any) -> Any:
-        return (
-            HashClient(hosts, use_pooling=True, **options)
-            if len(hosts) > 1
-            else PooledClient(*hosts, **options)
-        )
-
-    clients: list[Any] = []
-    mutex = threading.Lock()
-
-    def get(module: ModuleType, hosts: list[Any], **options: Any) -> Any:
-        with mutex:
-            if not clients:
-                clients.append(make(module, hosts, **options))
-            return clients[0]
-
-    storage = MemcachedStorage(uri, client_getter=get, connect_timeout=_PATIENCE_S, timeout=_PATIENCE_S)  # type: ignore[arg-type]
-    weakref.finalize(storage, lambda: [client.close() for client in clients])
+    hosts = MemcachedStorage(uri).hosts
+    options = {"connect_timeout": _PATIENCE_S, "timeout": _PATIENCE_S}
+    client: Any = (
+        HashClient(hosts, use_pooling=True, **options) if len(hosts) > 1 else PooledClient(*hosts, **options)
+    )
+    storage = MemcachedStorage(uri, client_getter=lambda *_: client)
+    weakref.finalize(storage, client.close)
     return storage
 
 
