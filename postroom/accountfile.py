@@ -36,14 +36,9 @@ SWITCHES: Final = ("pipelining", "chunking")
 COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
 
 _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
-_DELIMITERS: Final[tuple[str, ...]] = (
-    ",",
-    ";",
-    "\t",
-)  # Excel writes semicolons where the comma is the decimal sign
-_NAMED_DELIMITER: Final = re.compile(
-    r'\s*"?sep=(.)"?(\1|\s)*', re.IGNORECASE
-)  # a first line that spreadsheets write
+# Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.
+_DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
+_NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(\1|\s)*', re.IGNORECASE)
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
 _MOST_A_DAY: Final = 1_000_000_000
 _MOST_LOGINS: Final = 100_000

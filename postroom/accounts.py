@@ -19,9 +19,8 @@ log = logging.getLogger(__name__)
 
 _SOURCE = "csv"
 _DIGEST = "accounts_csv"  # setting: what was last read from data.csv
-_READER = (
-    2  # of data.csv: raised when it takes what it refused before, so that an unchanged file is read again
-)
+# Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
+_READER = 2
 _VERSION = "accounts_version"  # setting: changes with every change of accounts or keys
 _FRESH_FOR_S = 0.5
 

@@ -74,7 +74,7 @@ def save(store: Store, settings: Settings, var: Path, path: Path, clock: Clock) 
             _pack(draft, manifest, files)
             _verify(draft, scratch / "verified")
             draft.replace(path)
-            _sync_folder(path.parent)
+            _sync(path.parent)
     except OSError as error:
         raise BackupError(f"cannot write {path}: {error.strerror}; no backup was made") from error
     return Saved(path, {name: each["size"] for name, each in manifest["files"].items()})
@@ -265,7 +265,7 @@ def _put_in_place(scratch: Path, places: Mapping[str, Path], stamp: str) -> tupl
         if name == DATABASE:
             _move_log_along(place, stamp)
         draft.replace(place)
-        _sync_folder(place.parent)
+        _sync(place.parent)
     return tuple(kept)
 
 
@@ -283,12 +283,9 @@ def _stamp(clock: Clock) -> str:
 
 
 def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    _sync(folder)

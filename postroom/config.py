@@ -21,8 +21,10 @@ import idna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from postroom.errors import ConfigError
+from postroom.failpoint import VARIABLE as FAILPOINT
 from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
+from postroom.supervise import LIFELINE, READY
 
 E = TypeVar("E", bound=Enum)
 
@@ -283,7 +285,7 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
 _DOT_ENV: Final = Path(".env")
-_NO_SETTINGS: Final = ("POSTROOM_HOME", "POSTROOM_LIFELINE", "POSTROOM_READY", "POSTROOM_FAILPOINT")
+_NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
 

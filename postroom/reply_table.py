@@ -761,19 +761,16 @@ _MAKE_ONE = (
 )
 
 
-def _wrong_password(provider: str | None, fix: str) -> tuple[Row]:
+def _wrong_password(provider: str | None, fix: str) -> Row:
     """Return what 535 means; what a first-timer is most likely to lack comes first."""
-    explanation = "the server does not accept this user name and password"
-    return (
-        Row(
-            Meaning.ACCOUNT,
-            at=LOGIN,
-            code="535",
-            provider=provider,
-            explanation=explanation,
-            fix=fix,
-            source=_RFC_4954,
-        ),
+    return Row(
+        Meaning.ACCOUNT,
+        at=LOGIN,
+        code="535",
+        provider=provider,
+        explanation="the server does not accept this user name and password",
+        fix=fix,
+        source=_RFC_4954,
     )
 
 
@@ -866,29 +863,29 @@ _LOGINS = (
         fix="wait as long as the provider says, see that the password in data.csv is right, then: postroom accounts resume",
         source=_RFC_4954,
     ),
-    *_wrong_password(
+    _wrong_password(
         "yahoo", "Yahoo wants an app password: login.yahoo.com/account/security, Generate app password"
     ),
-    *_wrong_password(
+    _wrong_password(
         "icloud", "Apple wants an app-specific password: account.apple.com, Sign-In and Security"
     ),
-    *_wrong_password(
+    _wrong_password(
         "fastmail", "Fastmail wants an app password: Settings, Privacy & Security, Manage app passwords"
     ),
-    *_wrong_password(
+    _wrong_password(
         "zoho",
         "with two-factor log-in Zoho wants an app password: accounts.zoho.com, Security, App passwords",
     ),
-    *_wrong_password(
+    _wrong_password(
         "microsoft",
         "with two-step verification Microsoft wants an app password: account.microsoft.com/security; many organisations "
         "take no passwords over SMTP at all",
     ),
-    *_wrong_password(
+    _wrong_password(
         "gmx",
         "switch on POP3 and IMAP for the mailbox in its settings on the web; with two-factor log-in, make an app password",
     ),
-    *_wrong_password(
+    _wrong_password(
         None,
         "if the provider has app passwords, it may want one in place of the mailbox's own; else compare email, username and "
         "app_password in data.csv with what a mail program uses",

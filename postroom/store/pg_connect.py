@@ -102,7 +102,7 @@ class Connection(psycopg.Connection[Any]):
     seen_at = 0.0  # when it was last known to be there
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        if timeout is not None:  # whoever waits for a notification
+        if timeout is not None:  # the listener waits for a notification
             return super().wait(gen, interval, timeout)
         try:
             return super().wait(self._in_time(gen), interval, None)
