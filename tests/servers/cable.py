@@ -17,7 +17,7 @@ class Cable:
 
     `cut_at(word, before=True)` breaks every connection the next time a client says the word: before the server hears
     it, or after that but before the client hears any more. With `octets_per_s` it is slow, and holds little itself, so
-    that what is on its way waits with whoever has sent it.
+    that the sender holds what is on its way.
     """
 
     def __init__(self, port: int, octets_per_s: int | None = None) -> None:
