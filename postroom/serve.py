@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from granian.server.common import AbstractServer
 
 HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _MOST_REQUESTS = 4096  # at once; each waits without a thread
 _tie: tuple[int, int] | None = None
 _stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
@@ -55,7 +56,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     server.main_loop_interrupt = Interrupt(server)
     stop = Stop(server, settings.stop_delay / SECOND)
     server.signal_handler_interrupt = stop  # type: ignore[method-assign]
-    os.register_at_fork(after_in_child=lambda: _end_at_a_signal(server, stop))
+    guard_forks(server, stop)
     at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN
     server.on_startup(
         lambda: signal.signal(signal.SIGHUP, at_hangup)
@@ -96,16 +97,28 @@ def _is_stopping() -> bool:
     return _stopping is not None and _stopping[0] != 0
 
 
-def _end_at_a_signal(server: AbstractServer[Any], stop: Stop) -> None:
-    """Let SIGTERM end a worker that has only just been forked.
+def guard_forks(server: AbstractServer[Any], stop: Stop) -> None:
+    """Let SIGTERM end a worker that has only just been forked, however early the signal comes.
 
-    Until granian's own handlers are there it has its parent's, which only note the signal:
-    it would serve on, and hold up the whole stop until it is killed.
+    Until granian's own handlers are there the worker has its parent's, which only note the signal. What comes before
+    Python has seen to the fork is thrown away by it (`PyOS_AfterFork_Child` clears what is pending), so it is blocked
+    till then. A worker that has missed the signal would serve on, and hold up the whole stop until it is killed.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
-    if server.interrupt_signal or stop.is_noted_here:  # it was noted before we could say so
-        os._exit(0)
+
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+    def end_at_a_signal() -> None:
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_DFL)
+        if server.interrupt_signal or stop.is_noted_here:  # it was noted before we could say so
+            os._exit(0)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=end_at_a_signal)
 
 
 class Interrupt(threading.Event):

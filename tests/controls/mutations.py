@@ -374,6 +374,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/http/test_limits.py::test_many_servers_that_do_not_answer_hold_up_a_request_no_longer_than_one[redis+sentinel://u:{}@{}/limits]",
     ),
     Control(
+        "a signal that comes while a worker is forked is kept until the worker heeds it",
+        "postroom/serve.py",
+        "before=block, after_in_parent=unblock, ",
+        "",
+        "tests/unit/test_serve.py::test_a_signal_that_comes_while_a_worker_is_forked_ends_it",
+    ),
+    Control(
         "a stop keeps the listener open for a while",
         "postroom/serve.py",
         "        if self.is_noted_here or not self._delay_s:\n",
