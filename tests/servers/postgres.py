@@ -193,11 +193,18 @@ class Postgres:
             connection.execute(statement.format(*map(sql.Identifier, names)))
 
     def terminate_backends(self, database: str) -> int:
-        """End every session of a database; return how many."""
+        """End every session of a database, and wait until these are gone; return how many there were."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             rows: list[Any] = connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]
+                "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [database]
             ).fetchall()
+            pids = [pid for pid, _ in rows]
+            left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s) AND datname = %s"
+            eventually(
+                lambda: connection.execute(left, [pids, database]).fetchone() == (0,),
+                60,
+                "sessions that were ended to go",
+            )
         return len(rows)
 
     def __enter__(self) -> Self:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.store import Store
+from postroom.store import Store, postgres
 from tests.servers.postgres import Postgres
 from tests.store.database import Database, Post, PostgresPool, SQLiteDatabase
 
@@ -37,6 +37,15 @@ def postgres_pool(postgres_server: Postgres) -> Iterator[PostgresPool]:
     """Databases on the session's server that are up to date and empty."""
     with closing(PostgresPool(postgres_server)) as pool:
         yield pool
+
+
+@pytest.fixture(autouse=True)
+def borrow_within_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a reader wait for its session: two seconds are short where every core of the machine is wanted by many.
+
+    A test that is about this limit undoes it: `monkeypatch.undo()`.
+    """
+    monkeypatch.setattr(postgres, "_BORROW_WITHIN_S", 20.0)
 
 
 @pytest.fixture

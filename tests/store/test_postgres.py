@@ -242,7 +242,10 @@ class TestAServerThatGoes:
         postgres_server.terminate_backends(database.name)
         post.store.check_writable()
 
-    def test_is_waited_for_a_bounded_time(self, postgres_server: Postgres) -> None:
+    def test_is_waited_for_a_bounded_time(
+        self, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
         store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
         with at_most(20, "a writer and a reader that find nobody"):
             with pytest.raises(StoreUnavailable):
@@ -325,8 +328,9 @@ def _fail(transaction: Transaction) -> None:
 
 class TestAServerThatDoesNotAnswer:
     def test_is_given_up_and_used_again_when_it_does(
-        self, own_server: Postgres, impatient: Callable[[], None]
+        self, own_server: Postgres, impatient: Callable[[], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.undo()  # the limit on a reader's wait is ours
         with own_database(own_server) as database, contextlib.closing(database.open()) as store:
             post = Post(store, database)
             before = post.add()
