@@ -50,6 +50,15 @@ def keys_in_file(path: Path) -> list[Secret]:
         return []
 
 
+def password_digests(stored: StoredAccount, vault: Vault) -> tuple[str, ...]:
+    """Return the digests of an account's password, the primary key's first; none where it has none that can be read."""
+    try:
+        password = unlock(stored, vault).password
+    except UndecryptableSecret:
+        return ()
+    return tuple(digest.hex() for digest in vault.digests(password.reveal())) if password else ()
+
+
 class AccountsFile:
     """data.csv, watched. Any process may sync it; the database keeps the result."""
 
@@ -99,8 +108,19 @@ class AccountsFile:
             return None
         return SyncReport(self._path, len(file.rows), file.faults) if file.faults else None
 
+    def is_taken_in(self) -> bool:
+        """Whether the database holds the file as it is now; a file that cannot be read has nothing to take in."""
+        try:
+            data = self._path.read_bytes()
+        except OSError:
+            return True
+        return self._store.setting(_DIGEST) in self._digests(data)
+
+    def _digests(self, data: bytes) -> list[str]:
+        return [digest.hex() for digest in self._vault.digests(f"{_READER} {data.hex()}")]
+
     def _take_in(self, data: bytes) -> SyncReport | None:
-        digest = self._vault.digest(f"{_READER} {data.hex()}").hex()
+        digest = self._digests(data)[0]
         if digest == self._store.setting(_DIGEST):
             return None
         file = read_accounts(data)

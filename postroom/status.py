@@ -87,6 +87,12 @@ def classify_fault(fault: SMTPFault, circumstances: Circumstances = UNKNOWN) -> 
     return Deferred(reason, Blame.CONNECTION, fault.reply)
 
 
+def is_refused_login(fault: SMTPFault) -> bool:
+    """Whether the server has refused user name and password for good."""
+    reply = fault.reply
+    return fault.kind is FaultKind.REFUSED and fault.verb == "AUTH" and reply is not None and reply.permanent
+
+
 def summarise(deliveries: Iterable[tuple[str, str | None]]) -> str | None:
     """Join the reasons of several recipients: `(forward_path, reason)` pairs to one phrase.
 

@@ -37,6 +37,7 @@ from postroom.store.engine import Engine, Server
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
+    REFUSED_LOGIN,
     STEP_BACK,
     IdempotencyClash,
     Orphan,
@@ -281,6 +282,10 @@ class Store:
         with self._engine.reading() as (db, q):
             row = q.one_account(db, account_id=account_id)
         return _stored_account(row) if row else None
+
+    def refused_password(self, account_id: int) -> str | None:
+        """Return the digest of the password that an account's server refused last; None since it took one."""
+        return self.setting(f"{REFUSED_LOGIN}{account_id}")
 
     @_twice
     def last_reason(self, account_id: int) -> str | None:

@@ -10,6 +10,9 @@ INSERT INTO setting (name, value) VALUES (:name, :value) ON CONFLICT (name) DO N
 INSERT INTO setting (name, value) VALUES (:name, :value)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 
+-- name: forget_setting!
+DELETE FROM setting WHERE name = :name;
+
 
 -- ---------------------------------------------------------------- accounts and keys
 

@@ -47,6 +47,7 @@ _NEIGHBOUR_DAMAGED = "another recipient's stored envelope was altered"
 STEPPED_BACK = (
     "held: the database was restored or has lost its newest state, and this may have been sent already"
 )
+REFUSED_LOGIN = "refused_login:"  # setting: with the account's id behind it
 SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
@@ -180,6 +181,14 @@ class Transaction:
         """
         self._q.account_worked(self._db, account_id=account_id, now=now, worked_with=worked_with)
         self.resume_account(account_id, now)
+
+    def note_refused_password(self, account_id: int, digest: str) -> None:
+        """Note which password the account's server has refused (`Store.refused_password`)."""
+        self.set_setting(f"{REFUSED_LOGIN}{account_id}", digest)
+
+    def forget_refused_password(self, account_id: int) -> None:
+        """Have the account's password tried again although it was refused."""
+        self._q.forget_setting(self._db, name=f"{REFUSED_LOGIN}{account_id}")
 
     def keep_server(self, account_id: int, worked_with: str | None) -> None:
         """Note with which server an account has worked that nobody has named; None: somebody has."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 from postroom.accounts import unlock
@@ -35,6 +36,12 @@ class Dialer:
     def server_of(self, account: Account) -> Server:
         """Return the account's server by what is known now; nobody is asked. Raises ConfigError, ServerUndecided."""
         return server_for(account, self._settings, self._last(account))
+
+    def host_of(self, account: Account) -> str:
+        """Return the name of the account's server; empty where that is not known."""
+        with suppress(ConfigError):
+            return self.server_of(account).host
+        return ""
 
     def unnamed_server(self, account: Account) -> str | None:
         """Return what an account that works is to keep: the host that only its MX has named."""

@@ -27,7 +27,7 @@ from postroom.model import (
     Sent,
 )
 from postroom.smtp import Connection, Suspicion
-from postroom.status import classify_fault
+from postroom.status import classify_fault, is_refused_login
 from postroom.store import Result, Slot, StoredAccount
 from postroom.worker.known import KnownServer
 from postroom.worker.standing import (
@@ -324,6 +324,8 @@ class Lane:
             connection = await self._dial()
         except SMTPFault as fault:
             self._give_back(slot)
+            if is_refused_login(fault):
+                self._standing.note_refused_password()
             self._cannot_open(classify_fault(fault, self._standing.circumstances), started_at)
             return None
         except BaseException as error:
@@ -341,6 +343,7 @@ class Lane:
         finally:
             self._opening.discard(session)
         if connection.authenticated:
+            self._standing.note_logged_in()
             self._note_worked()
         connection.traits = self._server.traits(connection.where)
         line = _Line(connection, slot, asyncio.get_running_loop().time())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from postroom import pace, retry
+from postroom.accounts import password_digests
 from postroom.config import Settings
 from postroom.errors import ConfigError
 from postroom.model import (
@@ -45,6 +46,7 @@ _ANY = ()  # trouble of which the log has spoken, whatever comes next
 _MOST_DRAWN_AT_RATE = 6  # where chance decides which one is refused
 _LONGEST_MEMORY = 60 * SECOND  # of what was sent without a pace
 _LONGEST_BLOCK = 60 * SECOND
+_SAID_FOR_S = 60.0  # that the password is accepted
 # For a server that takes no connection just now.
 _PLACE_WAITS = tuple(seconds * SECOND for seconds in (1, 2, 4, 8, 16, 30))
 _REFUSED_BLOCK = SECOND  # then a probe has the rest of the mail of an account that never worked fail too
@@ -94,6 +96,7 @@ class Standing:
         self._setting_aside: asyncio.Future[None] | None = None
         self._since: Instant | None = None  # when the messages began that are counted
         self._taken = 0
+        self._said_accepted_at: float | None = None  # by the loop's clock
         self._trouble: tuple[object, ...] | None = None  # that the log last named, until it works again
         self.stored = stored
         self.most_connections = 1  # over all workers
@@ -177,6 +180,27 @@ class Standing:
         never = account.worked_at is None
         log.warning(
             "account %s %s: %s", account.email, "has never worked" if never else "cannot send", outcome.reason
+        )
+
+    def note_refused_password(self) -> None:
+        """Have `postroom accounts check` know that this password was refused."""
+        digests, account = password_digests(self.stored, self._context.vault), self.account
+        if digests:
+            self._context.seam.persist(
+                lambda transaction: transaction.note_refused_password(account.id, digests[0]),
+                f"that the password of {account.email} was refused",
+            )
+        self._said_accepted_at = None
+
+    def note_logged_in(self) -> None:
+        """Have `postroom accounts check` forget a refusal of this password; once a minute is enough."""
+        now, account_id = asyncio.get_running_loop().time(), self.account.id
+        if self._said_accepted_at is not None and now < self._said_accepted_at + _SAID_FOR_S:
+            return
+        self._said_accepted_at = now
+        self._context.seam.persist(
+            lambda transaction: transaction.forget_refused_password(account_id),
+            f"that the password of {self.account.email} was accepted",
         )
 
     def _tell_recovery(self) -> None:

@@ -567,4 +567,26 @@ WHERE id = :job_id AND state = 'claimed';
         "    if ip is None:\n",
         "tests/smtp/test_greeting.py::test_no_loopback_address_is_said_to_a_server_elsewhere",
     ),
+    Control(
+        "accounts check tries no password that was refused",
+        "postroom/cli/check.py",
+        "    if store.refused_password(account.id) in digests:\n",
+        "    if False:\n",
+        "tests/process/test_accounts_check.py::test_a_refused_password_is_not_tried_again_before_it_changes",
+    ),
+    Control(
+        "accounts check keeps to the account's pace",
+        "postroom/cli/check.py",
+        "            logins_per_minute=logins_per_minute if has_login else None,\n",
+        "            logins_per_minute=None,\n",
+        "tests/process/test_accounts_check.py::test_log_ins_keep_to_the_pace_that_all_share",
+    ),
+    Control(
+        "accounts check takes nothing in from data.csv",
+        "postroom/cli/accounts.py",
+        "        results = asyncio.run(check_all(service, accounts_in_use(service, mailbox)))\n",
+        "        setup.read_accounts_file(service)\n"
+        "        results = asyncio.run(check_all(service, accounts_in_use(service, mailbox)))\n",
+        "tests/process/test_accounts_check.py::test_a_refused_password_is_not_tried_again_before_it_changes",
+    ),
 )

@@ -53,6 +53,7 @@ COMMANDS = [
     ("accounts", "resume"),
     ("accounts", "import"),
     ("secret", "replace"),
+    ("accounts", "check"),
     ("list",),
     ("migrate",),
     ("backup",),

@@ -1,0 +1,160 @@
+"""`postroom accounts check`: log in as each account, and send nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from postroom.errors import ConfigError, NotFound, SMTPFault
+from postroom.model import SECOND, AccountState, Deferred, Failed, InDoubtPolicy, system_clock
+from postroom.replies import Circumstances
+from postroom.status import classify_fault, is_refused_login, printable
+
+if TYPE_CHECKING:
+    from postroom.setup import Service
+    from postroom.store import Slot, StoredAccount, Transaction
+    from postroom.worker.dial import Dialer
+    from postroom.worker.liveness import Registration
+
+_AT_ONCE = 10
+_LONGEST_WAIT_S = 60.0  # for the account's turn to log in
+_MARKS = {True: "ok", False: "failed", None: "skipped"}
+
+
+def accounts_in_use(service: Service, mailbox: str | None) -> list[StoredAccount]:
+    """Return the accounts that data.csv names, or the one with this mailbox. Raises NotFound where there is none."""
+    in_use = set(service.store.active_keys().values())
+    chosen = [
+        stored
+        for stored in service.store.accounts()
+        if stored.account.id in in_use and (mailbox is None or stored.account.email == mailbox.lower())
+    ]
+    if not chosen:
+        raise NotFound(f"there is no account {mailbox!r}" if mailbox else "there are no accounts")
+    return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class _Checker:
+    """What a check of one account needs."""
+
+    service: Service
+    dialer: Dialer
+    worker_id: int
+
+
+async def check_all(service: Service, chosen: list[StoredAccount]) -> list[bool | None]:
+    """Log in as each account and print the result; True where that worked, None where it was not tried."""
+    from postroom import setup
+    from postroom.worker.dial import Dialer
+    from postroom.worker.liveness import Registration
+
+    dialer = Dialer(service.settings, service.vault, inbox=setup.INBOX)
+    registration = Registration(
+        service.store, setup.VAR / "workers", system_clock
+    )  # connections are lent to workers
+    checker, places = _Checker(service, dialer, registration.worker_id), asyncio.Semaphore(_AT_ONCE)
+
+    async def one(stored: StoredAccount) -> bool | None:
+        async with places:
+            works, words = await _check(checker, stored)
+        click.echo(f"{_MARKS[works]:8} {printable(f'{stored.account.email}: {words}')}")
+        return works
+
+    renewing = asyncio.create_task(_renew(registration))
+    try:
+        return await asyncio.gather(*(one(stored) for stored in chosen))
+    finally:
+        renewing.cancel()
+        registration.leave(InDoubtPolicy.HOLD)
+
+
+async def _renew(registration: Registration) -> None:
+    """Keep the connections that are lent to us for as long as the check takes."""
+    from postroom.worker.liveness import RENEW_S
+
+    while True:
+        await asyncio.sleep(RENEW_S)
+        await asyncio.to_thread(registration.renew)
+
+
+async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None, str]:
+    """Return whether an account can log in, None where that was not tried, and the words for it."""
+    from postroom.accounts import password_digests
+
+    account, store = stored.account, checker.service.store
+    digests = password_digests(stored, checker.service.vault)
+    if store.refused_password(account.id) in digests:
+        reason = account.state_reason or store.last_reason(account.id) or "the server refused the log-in"
+        once_more = f"postroom accounts resume {account.email} has it tried once more"
+        return None, f"not tried again with the password that was refused ({once_more}): {reason}"
+    try:
+        slot = await asyncio.to_thread(_slot, checker, stored)
+    except _NotSoonError as error:
+        return None, str(error)
+    if slot is None:
+        return None, "all its connections are in use just now"
+    try:
+        await asyncio.sleep(max(0.0, (slot.login_at - system_clock()) / SECOND))
+        return await _log_in(checker, stored, digests)
+    finally:
+        await asyncio.to_thread(store.write, lambda transaction: transaction.return_connection(slot))
+
+
+class _NotSoonError(Exception):
+    """The account's turn to log in is too far away; it is not taken."""
+
+
+def _slot(checker: _Checker, stored: StoredAccount) -> Slot | None:
+    """Take one of the account's connections, and its turn to log in; None when all are taken. Raises _NotSoonError."""
+    account = stored.account
+    most, logins_per_minute = account.connections or 1, account.logins_per_minute
+    with suppress(ConfigError):  # the log-in will say what is wrong
+        server = checker.dialer.server_of(account)
+        most, logins_per_minute = server.connections, server.logins_per_minute
+    has_login = stored.credential is not None
+
+    def work(transaction: Transaction) -> Slot | None:
+        slot = transaction.take_connection(
+            account.id,
+            checker.worker_id,
+            most=most,
+            logins_per_minute=logins_per_minute if has_login else None,
+            now=(now := system_clock()),
+        )
+        if slot is not None and (wait := (slot.login_at - now) / SECOND) > _LONGEST_WAIT_S:
+            raise _NotSoonError(f"its pace allows the next log-in in {wait:.0f} s")
+        return slot
+
+    return checker.service.store.write(work)
+
+
+async def _log_in(checker: _Checker, stored: StoredAccount, digests: tuple[str, ...]) -> tuple[bool, str]:
+    """Log in and out again. A password that was refused is noted, one that was taken is no longer."""
+    id_, store = stored.account.id, checker.service.store
+    try:
+        connection = await checker.dialer.dial(stored)
+    except SMTPFault as fault:
+        outcome = classify_fault(fault, Circumstances(checker.dialer.host_of(stored.account)))
+        assert isinstance(outcome, Deferred | Failed)
+        if digests and is_refused_login(fault):
+            await asyncio.to_thread(
+                store.write, lambda transaction: transaction.note_refused_password(id_, digests[0])
+            )
+        return False, outcome.reason
+    await connection.quit()
+    if not connection.authenticated:
+        return True, f"connected, without a log-in, at {connection.where}"
+    await asyncio.to_thread(store.write, lambda transaction: transaction.forget_refused_password(id_))
+    return True, f"logged in at {connection.where}{_aside(stored)}"
+
+
+def _aside(stored: StoredAccount) -> str:
+    account = stored.account
+    if account.state is AccountState.ACTIVE:
+        return ""
+    return f"; it is {account.state.value}: postroom accounts resume {account.email} lets it go on at once"
