@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from postroom import __version__
 from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
+from postroom.cli.completion import inbox_ids, mailboxes, request_ids
 from postroom.cli.listing import list_messages
 from postroom.cli.secret import secret
 from postroom.errors import (
@@ -41,11 +43,13 @@ if TYPE_CHECKING:
     from postroom.setup import Service
     from postroom.store import Transaction
 
+EX_USAGE, EX_INTERRUPTED = 2, 130  # as shells and click have them
 EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h
 _DECIDED_AT_ONCE = 500  # messages in one transaction
 
 _EPILOG = """\b
-Exit status: 0 done, 1 refused or failed, 2 wrong usage, 75 try again later, 78 wrong configuration.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 75 try again later,
+78 wrong configuration, 130 ended by Ctrl-C.
 Settings are environment variables or lines of .env in the installation's folder; files are kept there too.
 """
 
@@ -53,7 +57,15 @@ Settings are environment variables or lines of .env in the installation's folder
 def main() -> None:
     """Run the command line and exit with its status."""
     try:
-        cli(prog_name="postroom")
+        ended = cli.main(prog_name="postroom", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "postroom"
+        _fail(f"{error.format_message().rstrip('.')}; see {command} --help", EX_USAGE)
+    except click.Abort:
+        _fail("interrupted", EX_INTERRUPTED)
     except ConfigError as error:
         _fail(str(error), EX_CONFIG)
     except (SchemaMismatch, StoreDamaged) as error:
@@ -66,6 +78,8 @@ def main() -> None:
         _fail(
             f"{error.filename}: permission denied; run this as the user whose installation it is", EX_CONFIG
         )
+    else:
+        sys.exit(ended if isinstance(ended, int) else 0)
 
 
 def _fail(message: str, status: int) -> None:
@@ -274,7 +288,11 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 @cli.command()
 @click.option("--to", "recipient", required=True, metavar="MAILBOX", help="Who gets it: name@domain.")
 @click.option(
-    "--from", "sender", metavar="MAILBOX", help="The account to send from; needless if there is one."
+    "--from",
+    "sender",
+    metavar="MAILBOX",
+    shell_complete=mailboxes,
+    help="The account to send from; needless if there is one.",
 )
 @click.option("--subject", default="", help="One line of text.")
 @click.option("--body", help="The text; without it, the body is read from standard input.")
@@ -377,7 +395,7 @@ def _wait_for_end(
 
 
 @cli.command()
-@click.argument("request_id")
+@click.argument("request_id", shell_complete=request_ids)
 @_json_option
 def status(request_id: str, as_json: bool) -> None:
     """Say what became of a message, with everything that happened to it. Status 1 when it failed.
@@ -414,7 +432,7 @@ _held_option = click.option("--held", is_flag=True, help="All messages that are 
 
 
 @cli.command()
-@click.argument("request_id", required=False)
+@click.argument("request_id", required=False, shell_complete=request_ids)
 @_held_option
 def release(request_id: str | None, held: bool) -> None:
     """Send a message after all that waits for a person: held in doubt, set aside after crashes, or since a restore."""
@@ -429,7 +447,7 @@ def release(request_id: str | None, held: bool) -> None:
 
 
 @cli.command()
-@click.argument("request_id", required=False)
+@click.argument("request_id", required=False, shell_complete=request_ids)
 @_held_option
 def cancel(request_id: str | None, held: bool) -> None:
     """Give up a message that waits. Recipients who have had it are not affected."""
@@ -577,7 +595,7 @@ def _summary(mail: MailSummary) -> dict[str, Any]:
 
 
 @inbox.command()
-@click.argument("which", default="latest", metavar="[ID|latest]")
+@click.argument("which", default="latest", metavar="[ID|latest]", shell_complete=inbox_ids)
 @click.option("--raw", is_flag=True, help="Print the bytes exactly as they arrived.")
 @_json_option
 def show(which: str, raw: bool, as_json: bool) -> None:

@@ -7,11 +7,14 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from postroom.cli.completion import mailboxes
+from postroom.cli.listing import known_mailbox
 from postroom.errors import ConfigError
 from postroom.model import SECOND, AccountState, rfc3339, system_clock
 from postroom.status import printable
@@ -19,7 +22,7 @@ from postroom.status import printable
 if TYPE_CHECKING:
     from postroom.model import Account
     from postroom.setup import Service
-    from postroom.store import StoredAccount, Transaction
+    from postroom.store import JobCounts, StoredAccount, Transaction
 
 _INDENT: Final = " " * 9
 _COLOURS: Final = {
@@ -49,7 +52,8 @@ def accounts(context: click.Context, as_json: bool) -> None:
 
     service = setup.open_service()
     in_use = set(service.store.active_keys().values())
-    rows = [_row(service, stored, in_use) for stored in service.store.accounts()]
+    counts = service.store.job_counts()
+    rows = [_row(service, stored, in_use, counts) for stored in service.store.accounts()]
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
@@ -74,7 +78,7 @@ def import_() -> None:
 
 
 @accounts.command()
-@click.argument("mailbox", required=False)
+@click.argument("mailbox", required=False, shell_complete=mailboxes)
 def check(mailbox: str | None) -> None:
     """Log in as each account, or as MAILBOX, and send nothing. Status 1 when one cannot.
 
@@ -104,15 +108,14 @@ def check(mailbox: str | None) -> None:
 
 
 @accounts.command()
-@click.argument("mailbox")
+@click.argument("mailbox", shell_complete=mailboxes)
 def resume(mailbox: str) -> None:
     """Let an account that was parked or paused go on at once; its next mail will tell."""
     from postroom import setup
 
     service = setup.open_service()
-    found = [stored.account for stored in service.store.accounts() if stored.account.email == mailbox.lower()]
-    if not found:
-        raise click.UsageError(f"there is no account {mailbox!r}")
+    known = known_mailbox(service.store, mailbox)
+    found = [stored.account for stored in service.store.accounts() if stored.account.email == known]
     for account in found:
         _resume(service, account.id)
         click.echo(f"{account.email} is active; it was {account.state.value}", err=True)
@@ -126,8 +129,11 @@ def _resume(service: Service, account_id: int) -> None:
     service.store.write(work)
 
 
-def _row(service: Service, stored: StoredAccount, in_use: Collection[int]) -> dict[str, Any]:
+def _row(
+    service: Service, stored: StoredAccount, in_use: Collection[int], counts: Mapping[int, JobCounts]
+) -> dict[str, Any]:
     from postroom.providers import ServerUndecided, server_for
+    from postroom.store import NO_JOBS
 
     account, now = stored.account, system_clock()
     try:
@@ -148,6 +154,7 @@ def _row(service: Service, stored: StoredAccount, in_use: Collection[int]) -> di
         "worked_at": None if account.worked_at is None else rfc3339(account.worked_at),
         "recipients_in_24h": service.store.recipients_used(account.id, now),
         "daily_limit": daily_limit,
+        "messages": asdict(counts.get(account.id, NO_JOBS)),
         "messages_per_minute": None if account.gap is None else round(60 * SECOND / account.gap, 1),
         "server_lacks": _lacks(account),
     }
@@ -201,6 +208,7 @@ def _details(row: dict[str, Any]) -> str:
     parts = [
         row["server"],
         f"{row['recipients_in_24h']} of {limit} in 24 h" if limit else "no limit",
+        *(f"{number} {what}" for what, number in row["messages"].items() if number),
         "" if row["messages_per_minute"] is None else f"{row['messages_per_minute']:g}/min",
         "" if row["until"] is None else f"until {row['until'][:19]}Z",
     ]

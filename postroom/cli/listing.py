@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from postroom.cli.completion import mailboxes
+from postroom.errors import NotFound
 from postroom.model import rfc3339
 from postroom.status import printable
 
@@ -22,7 +24,7 @@ _LOOK_S = 0.5
 @click.option(
     "-n", "--number", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many."
 )
-@click.option("--account", metavar="MAILBOX", help="Only those of this account.")
+@click.option("--account", metavar="MAILBOX", shell_complete=mailboxes, help="Only those of this account.")
 @click.option("--held", is_flag=True, help="Only those that wait for a person.")
 @click.option(
     "--follow",
@@ -35,11 +37,12 @@ def list_messages(number: int, account: str | None, held: bool, follow: bool, as
     from postroom import setup
 
     service = setup.open_service()
+    mailbox = None if account is None else known_mailbox(service.store, account)
     shown: dict[str, str] = {}
     try:
         with suppress(KeyboardInterrupt):
             while True:
-                rows = _rows(service.store, number, account, held)
+                rows = _rows(service.store, number, mailbox, held)
                 for row in rows:
                     if shown.get(row["request_id"]) != row["status"]:
                         click.echo(json.dumps(row) if as_json else _line(row))
@@ -51,23 +54,26 @@ def list_messages(number: int, account: str | None, held: bool, follow: bool, as
         service.store.close()
 
 
+def known_mailbox(store: Store, given: str) -> str:
+    """Return the mailbox of an account as it is written in the database. Raises NotFound."""
+    mailbox = given.lower()
+    if not any(stored.account.email == mailbox for stored in store.accounts()):
+        raise NotFound(f"there is no account {given!r}")
+    return mailbox
+
+
 def _rows(store: Store, number: int, account: str | None, held: bool) -> list[dict[str, Any]]:
     """Return the newest messages, the newest last."""
-    found = [
-        (listed, store.status(listed.request_id))
-        for listed in reversed(store.newest_messages(number, account, held_only=held))
-    ]
     return [
         {
-            "request_id": listed.request_id,
-            "status": str(status),
-            "state": status.state.value,
+            "request_id": listed.status.request_id,
+            "status": str(listed.status),
+            "state": listed.status.state.value,
             "accepted_at": rfc3339(listed.accepted_at),
             "account": listed.account,
             "recipient": listed.recipient,
         }
-        for listed, status in found
-        if status is not None
+        for listed in reversed(store.newest_messages(number, account, held_only=held))
     ]
 
 

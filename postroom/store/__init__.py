@@ -29,11 +29,20 @@ from postroom.model import (
     Security,
     ServerLacks,
 )
-from postroom.status import summarise
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Take, Work
 from postroom.store.copies import check_copy, is_in_use
 from postroom.store.engine import Engine, Server
+from postroom.store.listing import (
+    NO_JOBS,
+    JobCounts,
+    Listed,
+    job_counts_of,
+    listed_message,
+    message_status,
+    newest,
+    overall,
+)
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
@@ -50,9 +59,12 @@ from postroom.store.transaction import (
 __all__ = [
     "MOVED",
     "MOVING",
+    "NO_JOBS",
     "SECRET_CHECK",
     "Event",
     "IdempotencyClash",
+    "JobCounts",
+    "Listed",
     "LogBatch",
     "LogLine",
     "Orphan",
@@ -244,6 +256,10 @@ class Store:
         """Drop what is kept to settle commits whose answer was lost, as far as nobody can need it any more."""
         self._engine.forget_commits()
 
+    def fold_counts(self) -> None:
+        """Have `job_counts` cost no more than it needs to."""
+        self._engine.fold_counts()
+
     def free_bytes(self) -> int:
         """Return how much room is left where the database is."""
         return self._engine.free_bytes()
@@ -365,21 +381,29 @@ class Store:
             if found is None:
                 return None
             deliveries = list(q.deliveries_of(db, message_id=found[0]))
-        _, account_id, job_state, held, due_at, resume_at, paused_for = found
-        state, reason = _overall(job_state, deliveries)
-        if job_state == "queued" and not held and paused_for is not None:
-            state, reason = MessageState.DEFERRED, f"account paused: {paused_for}"
-        possible_duplicate = any(row[3] for row in deliveries)
-        waits = job_state == "queued" and not held and (resume_at is not None or reason is not None)
-        will_send_at = max(due_at, resume_at or 0) if waits else None
-        return MessageStatus(request_id, state, reason, possible_duplicate, account_id, will_send_at)
+        return message_status(request_id, found[1:], deliveries)
 
     @_twice
     def newest_messages(self, most: int, account: str | None = None, *, held_only: bool) -> list[Listed]:
         """Return the messages that came last, the newest first; of one mailbox, or only those that wait for a person."""
-        chosen = {"email": account or "", "any_account": int(account is None), "held": int(held_only)}
         with self._engine.reading() as (db, q):
-            return [Listed(*row) for row in q.newest_messages(db, most=most, **chosen)]
+            ids = newest(db, q, most, account, held_only=held_only)
+            rows = list(q.listed_messages(db, messages=json.dumps(ids)))
+        found = [listed_message(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row[0])]
+        return found[::-1]
+
+    @_twice
+    def job_counts(self) -> dict[int, JobCounts]:
+        """Return for each account how many messages it has taken on and what became of them, ever."""
+        with self._engine.reading() as (db, q):
+            rows = list(q.job_counts(db))
+            held: dict[int, int] = dict(q.held_counts(db))
+        counts: dict[int, dict[str, int]] = {}
+        for account_id, state, jobs in rows:
+            counts.setdefault(account_id, {})[state] = jobs
+        return {
+            account_id: job_counts_of(found, held.get(account_id, 0)) for account_id, found in counts.items()
+        }
 
     @_twice
     def ids_between(self, first: str, last: str, most: int) -> list[str]:
@@ -389,7 +413,7 @@ class Store:
 
     @_twice
     def held_messages(self) -> list[str]:
-        """Return the ids of all messages that wait for a person, oldest first; every queued job is looked at."""
+        """Return the ids of all messages that wait for a person, oldest first."""
         with self._engine.reading() as (db, q):
             return [row[0] for row in q.held_messages(db)]
 
@@ -418,16 +442,6 @@ class Store:
                 return None
             lines = _log_lines(q.log_lines_of_batch(db, batch=batch[0]))
         return LogBatch(batch[0], batch[1], tuple(lines))
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A message in a list; `recipient` is the first of its recipients."""
-
-    request_id: str
-    account: str
-    accepted_at: Instant
-    recipient: str
 
 
 def sqlite_path(url: str) -> Path | None:
@@ -511,22 +525,6 @@ def _server_lacks(text: str | None) -> ServerLacks | None:
     return ServerLacks(found["server"], tuple(found["extensions"]), found["said"], found["since"])
 
 
-def _overall(
-    job_state: str | None, deliveries: list[tuple[str, str, str | None, int]]
-) -> tuple[MessageState, str | None]:
-    """Fold the deliveries of a message into one state and one reason."""
-    if job_state == "claimed":
-        return MessageState.SENDING, None
-    if job_state == "queued":
-        reason = summarise([(path, reason) for path, state, reason, _ in deliveries if state == "pending"])
-        return (MessageState.DEFERRED, reason) if reason else (MessageState.QUEUED, None)
-    if job_state == "cancelled":
-        return MessageState.CANCELLED, None
-    failed = [(path, reason if state == "failed" else None) for path, state, reason, _ in deliveries]
-    reason = summarise(failed)
-    return (MessageState.FAILED, reason) if reason else (MessageState.SENT, None)
-
-
 def _log_lines(rows: Iterable[tuple[Any, ...]]) -> list[LogLine]:
     """Gather the rows of each line, of which there is one for each recipient."""
     return [
@@ -537,7 +535,7 @@ def _log_lines(rows: Iterable[tuple[Any, ...]]) -> list[LogLine]:
 
 def _log_line(head: tuple[Any, ...], deliveries: list[tuple[str, str, str | None, int]]) -> LogLine:
     message_id, request_id, sender, accepted_at = head
-    state, reason = _overall("done", deliveries)
+    state, reason = overall("done", deliveries)
     if any(state == "cancelled" for _, state, _, _ in deliveries):
         state = MessageState.CANCELLED
     status = f"{state.value} ({reason})" if reason else state.value

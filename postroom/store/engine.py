@@ -60,6 +60,9 @@ class Engine(Protocol):
     def forget_commits(self) -> None:
         """Drop what is kept to settle commits whose answer was lost, as far as it is old."""
 
+    def fold_counts(self) -> None:
+        """Have what counts an account's jobs take no more rows than it needs."""
+
     def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file, while others use the database."""
 

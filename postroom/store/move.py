@@ -60,6 +60,7 @@ _TABLES = {
     "account_usage": ("account_id", "slot"),
     "connection": ("id",),
     "pace": ("account_id",),
+    "job_count": ("account_id", "state"),
     "setting": ("name",),
 }
 
@@ -251,7 +252,7 @@ class _Mover:
         )
         with self._target.exclusively() as (session, q):
             connection: psycopg.Connection[Any] = session.connection
-            with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            with _uncounted(connection, table), connection.cursor() as cursor, cursor.copy(statement) as copy:
                 for row in rows:
                     copy.write_row(row)
             if rows:
@@ -316,10 +317,21 @@ class _Mover:
             session.connection.execute("ANALYZE")
 
 
+@contextmanager
+def _uncounted(connection: psycopg.Connection[Any], table: str) -> Iterator[None]:
+    """Keep jobs that are copied from being counted as new: `job_count` is copied too."""
+    trigger = sql.SQL("ALTER TABLE job {} TRIGGER job_accepted")
+    if table == "job":
+        connection.execute(trigger.format(sql.SQL("DISABLE")))
+    yield
+    if table == "job":
+        connection.execute(trigger.format(sql.SQL("ENABLE")))
+
+
 def _in_byte_order(name: str) -> sql.Composable:
     """Order texts as SQLite does, whatever the database's collation."""
     column: sql.Composable = sql.Identifier(name)
-    return sql.SQL('{} COLLATE "C"').format(column) if name in ("key", "name") else column
+    return sql.SQL('{} COLLATE "C"').format(column) if name in ("key", "name", "state") else column
 
 
 def _moved(table: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import aiosql
 import psycopg
@@ -69,10 +69,14 @@ SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', ' ORDER BY needed
 FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
 WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_migration'))
   AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'worker', 'delivery', 'job', 'attempt', 'event',
-                  'idempotency', 'log_batch', 'log_line', 'account_usage', 'connection', 'commit_mark')
+                  'idempotency', 'log_batch', 'log_line', 'account_usage', 'connection', 'pace', 'job_count', 'commit_mark')
   AND NOT has_table_privilege(oid, needed)
 GROUP BY relname ORDER BY relname
 """.replace("%%", "%")
+_FOLD = """
+WITH folded AS (DELETE FROM job_count RETURNING account_id, state, jobs)
+INSERT INTO job_count SELECT account_id, state, sum(jobs) FROM folded GROUP BY account_id, state
+"""
 # The statements that also have a form for many at once, each with the key that tells its rows apart.
 _TOGETHER = {
     "accept_message": "request_id",
@@ -615,10 +619,17 @@ class PostgresEngine:
 
     def forget_commits(self) -> None:
         """Drop the marks of commits that nobody can be asking for any more."""
+        self._tidy("DELETE FROM commit_mark WHERE at < now() - %s::interval", _MARKS_KEPT)
+
+    def fold_counts(self) -> None:
+        """Put the rows that count an account's jobs together to one for each state."""
+        self._tidy(_FOLD)
+
+    def _tidy(self, statement: LiteralString, *parameters: str) -> None:
         with self._mutex, translated(self.where):
             connection = self._own()
             try:
-                connection.execute("DELETE FROM commit_mark WHERE at < now() - %s::interval", [_MARKS_KEPT])
+                connection.execute(statement, parameters)
             except psycopg.Error:
                 self._drop()
                 raise

@@ -64,6 +64,17 @@ WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id FOR 
 UPDATE log_line SET batch = :batch
 WHERE batch IS NULL AND message_id IN (SELECT value::bigint FROM json_array_elements_text(CAST(:messages AS json)) AS value);
 
+-- name: listed_messages
+-- Messages of a list, a row for each recipient: what `message_state` and `deliveries_of` say of one.
+SELECT message.request_id, account.email, message.accepted_at, message.account_id, job.state, job.held, job.due_at,
+       account.resume_at, CASE WHEN account.state = 'paused' THEN account.state_reason END,
+       delivery.forward_path, delivery.state, delivery.reason, delivery.possible_duplicate
+FROM json_array_elements_text(CAST(:messages AS json)) AS listed JOIN message ON message.id = CAST(listed.value AS bigint)
+     JOIN account ON account.id = message.account_id
+     LEFT JOIN job ON job.message_id = message.id
+     JOIN delivery ON delivery.message_id = message.id
+ORDER BY message.id, delivery.id;
+
 -- name: hold_worker!
 -- As if it changed something, since nobody waits for what it finds: whether it found the worker is a guard like any other. Until
 -- the end of the transaction nobody can bury it. What is claimed next may be large, and the link to the server slow.

@@ -275,19 +275,32 @@ WHERE (state = 'queued' OR (state = 'claimed' AND :claimed = 1)) AND held = 0
 SELECT claim_token FROM job WHERE claimed_by = :worker_id AND state = 'claimed';
 
 -- name: newest_messages
-SELECT message.request_id, account.email, message.accepted_at,
-       (SELECT forward_path FROM delivery WHERE delivery.message_id = message.id ORDER BY delivery.id LIMIT 1)
-FROM message JOIN account ON account.id = message.account_id
-WHERE (account.email = :email OR :any_account = 1)
-  AND (:held = 0 OR EXISTS (SELECT 1 FROM job WHERE job.message_id = message.id AND job.held = 1))
-ORDER BY message.id DESC LIMIT :most;
+SELECT id FROM message ORDER BY id DESC LIMIT :most;
+
+-- name: newest_messages_of
+SELECT id FROM message WHERE account_id = :account_id ORDER BY id DESC LIMIT :most;
+
+-- name: newest_held_messages
+SELECT message_id FROM job WHERE held = 1 ORDER BY message_id DESC LIMIT :most;
+
+-- name: newest_held_messages_of
+SELECT message_id FROM job WHERE held = 1 AND account_id = :account_id ORDER BY message_id DESC LIMIT :most;
+
+-- name: accounts_of
+SELECT id FROM account WHERE email = :email;
+
+-- name: job_counts
+SELECT account_id, state, CAST(sum(jobs) AS BIGINT) FROM job_count GROUP BY account_id, state;
+
+-- name: held_counts
+SELECT account_id, count(*) FROM job WHERE held = 1 GROUP BY account_id;
 
 -- name: messages_between
 SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :last ORDER BY request_id LIMIT :most;
 
 -- name: held_messages
 SELECT message.request_id FROM job JOIN message ON message.id = job.message_id
-WHERE job.state = 'queued' AND job.held = 1 ORDER BY job.id;
+WHERE job.held = 1 ORDER BY job.message_id;
 
 -- name: release_held!
 UPDATE job SET held = 0, crashes = 0, due_at = :now WHERE message_id = :message_id AND state = 'queued' AND held = 1;

@@ -307,6 +307,9 @@ class SQLiteEngine:
     def forget_commits(self) -> None:
         """Nothing is kept: here an answer cannot be lost."""
 
+    def fold_counts(self) -> None:
+        """Nothing is to do: here each count is one row."""
+
     def copy_to(self, path: Path) -> None:
         with translated(self.path):
             self._check_files(closely=True)

@@ -67,6 +67,7 @@ class Retention:
     def prune(self) -> None:
         """Prune what is due, or as much of it as a minute allows."""
         self._store.forget_commits()
+        self._store.fold_counts()
         if self._clock_was_set():
             return
         bodies, history = self._settings.keep_bodies, self._settings.keep_history

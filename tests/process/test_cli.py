@@ -131,20 +131,57 @@ def test_version(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "said"),
     [
-        ("nonsense",),
-        ("--nonsense",),
-        ("serve", "extra"),
-        ("status",),
-        ("status", "--nonsense"),
-        ("send",),
-        ("inbox", "-n", "x"),
-        ("inbox", "nonsense"),
+        (("nonsense",), "No such command 'nonsense'; see postroom --help"),
+        (("--nonsense",), "; see postroom --help"),
+        (("serve", "extra"), "Got unexpected extra argument (extra); see postroom serve --help"),
+        (("status",), "Missing argument 'REQUEST_ID'; see postroom status --help"),
+        (("status", "--nonsense"), "; see postroom status --help"),
+        (("send",), "Missing option '--to'; see postroom send --help"),
+        (("inbox", "-n", "x"), "'x' is not a valid integer; see postroom inbox --help"),
+        (("inbox", "nonsense"), "No such command 'nonsense'; see postroom inbox --help"),
+        (
+            ("cancel",),
+            "give the id of one message, or --held for all that are held; see postroom cancel --help",
+        ),
     ],
 )
-def test_wrong_usage_is_2(folder: Folder, arguments: tuple[str, ...]) -> None:
-    check_failed(folder.run(*arguments), 2, "Usage: postroom", "Error:")
+def test_wrong_usage_is_2(folder: Folder, arguments: tuple[str, ...], said: str) -> None:
+    done = folder.run(*arguments)
+    check_failed(done, 2, said)
+    assert re.fullmatch(r"postroom: .*\n", done.stderr), "one line, as every other error"
+
+
+def test_an_unknown_mailbox_is_1_everywhere(folder: Folder) -> None:
+    folder.prepare()
+    for arguments in (("accounts", "resume"), ("accounts", "check"), ("list", "--account")):
+        check_failed(folder.run(*arguments, "eve@example.com"), 1, "there is no account 'eve@example.com'")
+
+
+def test_a_shell_completes_mailboxes_and_ids(folder: Folder) -> None:
+    folder.accounts("key-1,alice@example.com,,inbox", "key-2,bob@example.com,,inbox")
+    folder.prepare()
+    ids = [
+        folder.run(
+            "send", "--from", "bob@example.com", "--to", "you@example.com", "--body", "x"
+        ).stdout.strip()
+    ]
+
+    def offered(words: str, home: str = "") -> list[str]:
+        settings = {"_POSTROOM_COMPLETE": "bash_complete", "COMP_WORDS": f"postroom {home}{words}"}
+        done = folder.run(**settings, COMP_CWORD=str(len(settings["COMP_WORDS"].split(" ")) - 1))
+        assert done.stderr == "", done
+        return [line.split(",", 1)[1] for line in done.stdout.splitlines() if line]
+
+    assert offered("send --from ") == ["alice@example.com", "bob@example.com"]
+    assert offered("list --account b") == ["bob@example.com"]
+    assert offered("accounts resume al") == ["alice@example.com"]
+    assert offered("accounts check ", f"--home {folder.path} ") == ["alice@example.com", "bob@example.com"]
+    assert offered(f"status {ids[0][:4]}") == ids
+    assert offered("release ") == [], "none is held"
+    assert offered("inbox show ") == ["latest"]
+    assert offered("list --account ", "--home /nowhere ") == []
 
 
 @pytest.mark.parametrize(
@@ -376,9 +413,17 @@ def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
     assert (parked["recipients_in_24h"], parked["daily_limit"]) == (0, 450)
     shown = folder.run("accounts", COLUMNS="200").stdout
     assert "0 of 450" in shown
+    assert "no limit, 1 waiting" in shown
+    assert found["bob@example.com"]["messages"] == {
+        "waiting": 1,
+        "held": 0,
+        "sent": 0,
+        "failed": 0,
+        "cancelled": 0,
+    }
     assert "550 5.4.5 the limit" in shown
     check_failed(
-        folder.run("accounts", "resume", "eve@example.com"), 2, "there is no account 'eve@example.com'"
+        folder.run("accounts", "resume", "eve@example.com"), 1, "there is no account 'eve@example.com'"
     )
     assert folder.run("accounts", "resume", "Alice@gmail.com").returncode == 0
     states = {row["state"] for row in json.loads(folder.run("accounts", "--json").stdout)}

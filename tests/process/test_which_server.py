@@ -80,7 +80,7 @@ def account(installation: InProcess) -> Any:
 def shown_server(installation: InProcess) -> object:
     """Return what `postroom accounts` shows as the account's server."""
     [stored] = installation.service.store.accounts()
-    return _row(installation.service, stored, {stored.account.id})["server"]
+    return _row(installation.service, stored, {stored.account.id}, {})["server"]
 
 
 def test_the_mx_decides_and_an_account_that_has_worked_keeps_its_server(

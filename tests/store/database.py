@@ -48,7 +48,7 @@ IN_DOUBT = InDoubt("no answer")
 
 TABLES = (
     "setting", "account", "api_key", "message", "content", "delivery", "job", "attempt", "event",
-    "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace",
+    "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace", "job_count",
 )  # fmt: skip
 
 
