@@ -252,7 +252,7 @@ class _Mover:
         )
         with self._target.exclusively() as (session, q):
             connection: psycopg.Connection[Any] = session.connection
-            with _uncounted(connection, table), connection.cursor() as cursor, cursor.copy(statement) as copy:
+            with connection.cursor() as cursor, cursor.copy(statement) as copy:
                 for row in rows:
                     copy.write_row(row)
             if rows:
@@ -315,17 +315,6 @@ class _Mover:
             )
         with self._target.exclusively() as (session, _):
             session.connection.execute("ANALYZE")
-
-
-@contextmanager
-def _uncounted(connection: psycopg.Connection[Any], table: str) -> Iterator[None]:
-    """Keep jobs that are copied from being counted as new: `job_count` is copied too."""
-    trigger = sql.SQL("ALTER TABLE job {} TRIGGER job_accepted")
-    if table == "job":
-        connection.execute(trigger.format(sql.SQL("DISABLE")))
-    yield
-    if table == "job":
-        connection.execute(trigger.format(sql.SQL("ENABLE")))
 
 
 def _in_byte_order(name: str) -> sql.Composable:

@@ -482,6 +482,7 @@ class PostgresEngine:
                     session, self._queries, guards.append, self.floors, knows_at_once=False
                 )
                 values = [work(transaction) for work in works]
+                transaction.count_accepted()
                 session.send()
                 evidence = self._prepare_commit(connection, transaction)
                 pipeline.sync()
@@ -514,6 +515,7 @@ class PostgresEngine:
         settled = []
         for work in works:
             connection.execute("SAVEPOINT work")
+            accepted = transaction.accepted.copy()
             try:
                 with translated(self.where):
                     settled.append(Settled(work(transaction)))
@@ -522,11 +524,13 @@ class PostgresEngine:
                 if isinstance(fault, Exception) and _is_everybodys(fault, is_new=is_new):
                     raise fault from error  # the fault is the database's, so nobody's work can be committed
                 settled.append(Settled(error=error))
+                transaction.accepted = accepted
                 connection.execute("ROLLBACK TO SAVEPOINT work")
                 if isinstance(fault, HELD_UP):  # the next work may need the same: it has waited long enough
                     connection.execute("SET LOCAL lock_timeout = '100ms'")
             else:
                 connection.execute("RELEASE SAVEPOINT work")
+        transaction.count_accepted()
         evidence = self._prepare_commit(connection, transaction)
         self._commit(connection, evidence.xid, evidence.mark)
         transaction.committed()

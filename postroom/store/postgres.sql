@@ -75,6 +75,10 @@ FROM json_array_elements_text(CAST(:messages AS json)) AS listed JOIN message ON
      JOIN delivery ON delivery.message_id = message.id
 ORDER BY message.id, delivery.id;
 
+-- name: count_accepted!
+-- A row of its own, so that no commit waits for another one.
+INSERT INTO job_count (account_id, state, jobs) VALUES (:account_id, 'accepted', :jobs);
+
 -- name: hold_worker!
 -- As if it changed something, since nobody waits for what it finds: whether it found the worker is a guard like any other. Until
 -- the end of the transaction nobody can bury it. What is claimed next may be large, and the link to the server slow.

@@ -344,6 +344,7 @@ class SQLiteEngine:
                 settled[index] = result = self._run(work, transaction)
                 if result.error is not None:
                     return False
+            transaction.count_accepted()
             if connection.total_changes() != changes:
                 self._lock.note_write()  # before the commit, which may checkpoint too
             passing("store.commit")

@@ -62,3 +62,7 @@ FROM json_each(:messages) AS listed JOIN message ON message.id = listed.value
      LEFT JOIN job ON job.message_id = message.id
      JOIN delivery ON delivery.message_id = message.id
 ORDER BY message.id, delivery.id;
+
+-- name: count_accepted!
+INSERT INTO job_count (account_id, state, jobs) VALUES (:account_id, 'accepted', :jobs)
+ON CONFLICT (account_id, state) DO UPDATE SET jobs = jobs + excluded.jobs;

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -129,7 +130,13 @@ class Transaction:
         self._floors = floors
         self._knows_at_once = knows_at_once  # what a statement has changed; if not, before the commit
         self.wakes = False  # whether there is mail that a worker may take now
+        self.accepted: Counter[int] = Counter()  # messages by account; written by `count_accepted`
         self._left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
+
+    def count_accepted(self) -> None:
+        """Count what the works have accepted, once for all of them."""
+        for account_id, jobs in self.accepted.items():
+            self._q.count_accepted(self._db, account_id=account_id, jobs=jobs)
 
     def committed(self) -> None:
         """Note what is known only now that it is committed."""
@@ -334,6 +341,7 @@ class Transaction:
                         return before
                     is_new = self._add_idempotency(message)  # it was pruned just now
         self._insert(message)
+        self.accepted[message.account_id] += 1
         passing("accept.inserted")
         self.wakes = True
         return Accepted(message.request_id)

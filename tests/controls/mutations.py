@@ -589,4 +589,32 @@ WHERE id = :job_id AND state = 'claimed';
         "        results = asyncio.run(check_all(service, accounts_in_use(service, mailbox)))\n",
         "tests/process/test_accounts_check.py::test_a_refused_password_is_not_tried_again_before_it_changes",
     ),
+    Control(
+        "what is undone is not counted",
+        "postroom/store/postgres.py",
+        "                transaction.accepted = accepted\n",
+        "",
+        "tests/store/test_lists.py::test_counts_of_a_batch_are_those_of_its_works[postgres]",
+    ),
+    Control(
+        "the beginning of an id is enough where it is one message's",
+        "postroom/cli/__init__.py",
+        "    if len(found) > 1:\n",
+        "    if False:\n",
+        "tests/process/test_cli.py::test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one",
+    ),
+    Control(
+        "what was queued in a backup is held after a restore",
+        "postroom/backup.py",
+        "        store.write(hold)\n",
+        "        assert hold\n",
+        "tests/process/test_backup.py::test_a_new_machine_has_everything_and_sends_nothing_by_itself",
+    ),
+    Control(
+        "each finished message has one line",
+        "postroom/worker/finished.py",
+        "        self._ended.append((job, outcomes))\n",
+        "        self._ended[:] = [(job, outcomes)]\n",
+        "tests/process/test_operator_log.py::test_the_lines_of_one_commit_are_written_together",
+    ),
 )

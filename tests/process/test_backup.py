@@ -203,7 +203,7 @@ def test_a_backup_under_load_and_a_restore_send_nothing_twice(tmp_path: Path, si
             service.wait_for(service.send(key="another-key"), "deferred")
             service.command("backup", str(path))
             reached = len(ids)
-            eventually(lambda: len(ids) > reached + 200, 30)
+            eventually(lambda: len(ids) > reached + 1000, 60)
             refused = service.run("restore", str(path))
             assert (refused.returncode, "stop Postroom first" in refused.stderr) == (1, True), refused
         finally:

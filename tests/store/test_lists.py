@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import closing
+from typing import NoReturn
 
+from postroom.errors import LeaseLost
 from postroom.model import ClaimedJob, InDoubtPolicy
-from postroom.store import NO_JOBS, JobCounts, Result, Work
+from postroom.store import NO_JOBS, JobCounts, Result, Transaction, Work
 from tests.store.database import (
     DEFERRED,
     FAILED,
@@ -16,6 +18,8 @@ from tests.store.database import (
     Database,
     Post,
     PostgresDatabase,
+    accepting,
+    new_message,
 )
 
 
@@ -101,12 +105,19 @@ def _sending(post: Post, job: ClaimedJob) -> Work[bool]:
     return lambda transaction: transaction.finish(job, result, worker_id=post.worker, started_at=NOW, now=NOW)
 
 
+def _refusing(transaction: Transaction) -> NoReturn:
+    """Accept a message and fail: it is undone, and must not be counted."""
+    accepting(new_message(1))(transaction)
+    raise LeaseLost("it is another's")
+
+
 def test_counts_of_a_batch_are_those_of_its_works(post: Post) -> None:
     post.add_many(20)
     jobs = post.claim(now=FAR)
     settled = post.store.write_all([_sending(post, job) for job in jobs[:15]])
     assert [each.error for each in settled] == [None] * 15
-    assert post.store.job_counts() == {1: JobCounts(5, 0, 15, 0, 0)}
+    post.store.write_all([accepting(new_message(post.anna)), _refusing, accepting(new_message(post.anna))])
+    assert post.store.job_counts() == {1: JobCounts(7, 0, 15, 0, 0)}
     assert post.store.job_counts().get(2, NO_JOBS).sent == 0
 
 

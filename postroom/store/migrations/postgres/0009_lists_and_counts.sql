@@ -13,17 +13,7 @@ INSERT INTO job_count SELECT account_id, 'accepted', count(*) FROM job WHERE acc
 INSERT INTO job_count SELECT account_id, state, count(*) FROM job WHERE account_id IS NOT NULL AND finished_at IS NOT NULL
     GROUP BY account_id, state;
 
--- Once a statement, which may be about many jobs.
-CREATE FUNCTION count_accepted_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO job_count
-    SELECT account_id, 'accepted', count(*) FROM added WHERE account_id IS NOT NULL GROUP BY account_id;
-    RETURN NULL;
-END
-$$;
-CREATE TRIGGER job_accepted AFTER INSERT ON job REFERENCING NEW TABLE AS added
-    FOR EACH STATEMENT EXECUTE FUNCTION count_accepted_jobs();
-
+-- What is accepted is counted once a batch (`Transaction.count_accepted`), what ends once a statement, which may be about many jobs.
 -- A job that is over is not changed any more: one that is over in an update has ended by it.
 CREATE FUNCTION count_ended_jobs() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -13,11 +13,7 @@ INSERT INTO job_count SELECT account_id, 'accepted', count(*) FROM job WHERE acc
 INSERT INTO job_count SELECT account_id, state, count(*) FROM job WHERE account_id IS NOT NULL AND finished_at IS NOT NULL
     GROUP BY account_id, state;
 
-CREATE TRIGGER job_accepted AFTER INSERT ON job WHEN NEW.account_id IS NOT NULL BEGIN
-    INSERT INTO job_count VALUES (NEW.account_id, 'accepted', 1)
-    ON CONFLICT (account_id, state) DO UPDATE SET jobs = jobs + 1;
-END;
-
+-- What is accepted is counted once a batch (`Transaction.count_accepted`): a trigger took 10 µs a message.
 CREATE TRIGGER job_ended AFTER UPDATE OF finished_at ON job
 WHEN OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.account_id IS NOT NULL BEGIN
     INSERT INTO job_count VALUES (NEW.account_id, NEW.state, 1)
