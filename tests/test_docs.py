@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 import pytest
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from postroom.accountfile import COLUMNS
 from postroom.cli import cli
@@ -258,6 +258,14 @@ def test_nginx_refuses_what_we_refuse_and_as_we_do(bare: Path) -> None:
     assert int(limit[1]) == most_body_bytes(Settings())
     ours = web_errors.answer_to(RequestEntityTooLarge())
     assert json.loads(answer[1]) == json.loads(ours.data)
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "Caddyfile"])
+def test_proxies_answer_for_what_stays_inside_as_we_do(name: str) -> None:
+    text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+    answer = re.search(r"""(?:return 404 '(.*)\\n';|respond `(.*)` 404)""", text)
+    assert answer
+    assert json.loads(answer[1] or answer[2]) == json.loads(web_errors.answer_to(NotFound()).data)
 
 
 def test_proxies_close_idle_connections_before_we_do() -> None:

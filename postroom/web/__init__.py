@@ -12,7 +12,7 @@ from postroom.config import Settings
 from postroom.model import Clock, system_clock
 from postroom.store import Store
 from postroom.vault import Vault
-from postroom.web import api, errors, health
+from postroom.web import api, errors, front, health
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call, current
 from postroom.web.gateway import NO_STORE, Gateway
@@ -115,6 +115,7 @@ def create_app(
     app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock, hub)
     errors.install(app)
     app.register_blueprint(api.blueprint)
+    app.register_blueprint(front.blueprint)
     app.extensions["postroom.readiness"] = health.Readiness(is_stopping)
     app.register_blueprint(health.blueprint)
     app.extensions["postroom.refusals"] = Refusals()

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import pytest
 from tests.servers.clients import CLIENTS, EXPECTED, Client
 from tests.servers.clients.proxies import PROXIES, Proxy
 from tests.servers.installation import KEY, Installation, account_rows
+from tests.servers.installation import Client as InstallationClient
 from tests.servers.waiting import eventually
 
 ALL = os.environ.get("POSTROOM_SOAK") == "1"
@@ -63,6 +65,19 @@ def test_clients_behind_a_proxy(service: Installation, proxy: Proxy, tmp_path: P
 
 def seen(client: Client, port: int, folder: Path) -> dict[str, Any]:
     return client.see(url(port), KEY, folder)
+
+
+@pytest.mark.parametrize("proxy", [each for each in chosen(PROXIES) if each.id.endswith("as deployed")])
+def test_what_is_for_monitors_stays_inside(service: Installation, proxy: Proxy, tmp_path: Path) -> None:
+    """`deploy/` shows /livez and /readyz to nobody, however they are spelled, and answers as for any unknown address."""
+    with proxy.running(tmp_path, service.port) as port, closing(InstallationClient(port)) as client:
+        unknown = client.call("GET", "/nothing")
+        for path in ("/livez", "/readyz", "/readyz?x=1", "//readyz", "/%72eadyz", "/x/../livez", "/readyz/"):
+            answer = client.call("GET", path)
+            assert (answer.status, answer.document) == (404, unknown.document), path
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["cache-control"] == "no-store"
+        assert client.call("POST", "/send-email", {}).status == 401, "all else goes through"
 
 
 @pytest.mark.parametrize("proxy", [None, *chosen(PROXIES)])

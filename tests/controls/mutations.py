@@ -617,4 +617,18 @@ WHERE id = :job_id AND state = 'claimed';
         "        self._ended[:] = [(job, outcomes)]\n",
         "tests/process/test_operator_log.py::test_the_lines_of_one_commit_are_written_together",
     ),
+    Control(
+        "GET / answers programs with a problem document",
+        "postroom/web/front.py",
+        "    return 0 < html >= max(",
+        "    return 0 <= html >= max(",
+        "tests/http/test_front.py::test_a_program_gets_a_problem_document[curl]",
+    ),
+    Control(
+        "the page has no host that a shell would run",
+        "postroom/web/front.py",
+        "call.host if _HOST.fullmatch(call.host) else 'YOUR-SERVER'",
+        "call.host",
+        "tests/http/test_front.py::test_the_command_on_the_page_has_no_host_that_a_shell_would_run",
+    ),
 )
