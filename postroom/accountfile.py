@@ -39,6 +39,7 @@ _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
 # Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.
 _DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
 _NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(\1|\s)*', re.IGNORECASE)
+LEAST_OF_A_KEY: Final = 20  # characters; 20 of 64 at random are 120 bits
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
 _MOST_A_DAY: Final = 1_000_000_000
 _MOST_LOGINS: Final = 100_000
@@ -97,6 +98,11 @@ class AccountFile:
     @property
     def fatal(self) -> bool:
         return any(fault.fatal for fault in self.faults)
+
+    @property
+    def short_keys(self) -> tuple[int, ...]:
+        """The lines whose keys are short enough to be guessed."""
+        return tuple(row.line for row in self.rows if len(row.key.reveal()) < LEAST_OF_A_KEY)
 
 
 class _Fault(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from postroom.accountfile import AccountRow, RowFault, read_accounts
+from postroom.accountfile import LEAST_OF_A_KEY, AccountRow, RowFault, read_accounts
 from postroom.errors import StoreUnavailable
 from postroom.model import Account, Clock, Secret, system_clock
 from postroom.store import Store, StoredAccount, Transaction
@@ -23,6 +23,7 @@ _DIGEST = "accounts_csv"  # setting: what was last read from data.csv
 _READER = 2
 _VERSION = "accounts_version"  # setting: changes with every change of accounts or keys
 _FRESH_FOR_S = 0.5
+_MOST_LINES_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class SyncReport:
     accepted: int
     faults: tuple[RowFault, ...]
     revoked: int = 0
+    short_keys: tuple[int, ...] = ()  # lines
 
 
 def unlock(stored: StoredAccount, vault: Vault) -> Account:
@@ -127,7 +129,7 @@ class AccountsFile:
         if file.fatal:
             return SyncReport(self._path, 0, file.faults)
         revoked = self._apply(file.rows, digest)
-        return SyncReport(self._path, len(file.rows), file.faults, revoked)
+        return SyncReport(self._path, len(file.rows), file.faults, revoked, file.short_keys)
 
     def _signature(self) -> tuple[int, int, int] | None:
         try:
@@ -203,10 +205,24 @@ def report(found: SyncReport | None) -> None:
         return
     for fault in found.faults:
         log.warning("%s line %d: %s", found.path, fault.line, fault.message)
+    if found.short_keys:
+        log.warning(
+            "%s: keys of fewer than %d characters may be guessed (%s); make one with: "
+            "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            found.path,
+            LEAST_OF_A_KEY,
+            _named_lines(found.short_keys),
+        )
     if any(fault.fatal for fault in found.faults):
         log.warning("%s was not read; the accounts stay as they were", found.path)
     else:
         log.info("%s: %d rows in force, %d keys stopped working", found.path, found.accepted, found.revoked)
+
+
+def _named_lines(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:_MOST_LINES_NAMED]))
+    more = len(lines) - _MOST_LINES_NAMED
+    return f"line{'s' * (len(lines) > 1)} {shown}{f' and {more} more' * (more > 0)}"
 
 
 class KeyRing:
@@ -223,6 +239,7 @@ class KeyRing:
         self._checked = float("-inf")
         self._away: StoreUnavailable | None = None  # why the last look was in vain
         self._keys: dict[bytes, Account] = {}
+        self._used: set[bytes] = set()
 
     def digest(self, key: str) -> bytes:
         """Return what stands for the key wherever it must not be seen."""
@@ -241,6 +258,25 @@ class KeyRing:
         if found is None and away is not None:
             raise StoreUnavailable(str(away))
         return found
+
+    def is_used(self, key: str) -> bool:
+        """Whether the key was known to work and to have been used with success at the last `refresh`."""
+        return any(digest in self._used for digest in self._vault.digests(key))
+
+    def is_used_elsewhere(self, key: str) -> bool:
+        """Ask the database whether another process has seen the key used since. Raises StoreUnavailable."""
+        used = [digest for digest in self._vault.digests(key) if self._store.is_key_used(digest)]
+        self._used.update(used)
+        return bool(used)
+
+    def never_used(self, key: str) -> bytes | None:
+        """Return the digest of a working key that has not been used with success, else None."""
+        digest = next((digest for digest in self._vault.digests(key) if digest in self._keys), None)
+        return None if digest in self._used else digest
+
+    def note_used(self, digest: bytes) -> None:
+        """Remember that a key was used with success; the database is told apart."""
+        self._used.add(digest)
 
     @property
     def is_fresh(self) -> bool:
@@ -272,5 +308,6 @@ class KeyRing:
             # Keys first: an account may come in meanwhile, but none ever goes.
             keys = self._store.active_keys()
             accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
+            self._used = self._store.used_keys() | (self._used & keys.keys())
             self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
             self._version = version

@@ -324,6 +324,18 @@ class Store:
             return dict(q.active_keys(db))
 
     @_twice
+    def used_keys(self) -> set[bytes]:
+        """Return the digests of the working keys that have been used with success."""
+        with self._engine.reading() as (db, q):
+            return {bytes(row[0]) for row in q.used_keys(db)}
+
+    @_twice
+    def is_key_used(self, digest: bytes) -> bool:
+        """Whether there is such a working key, and it has been used with success."""
+        with self._engine.reading() as (db, q):
+            return bool(q.key_is_used(db, digest=digest))
+
+    @_twice
     def accounts_due(self, now: Instant) -> list[StoredAccount]:
         """Return the accounts that may send and have mail due."""
         floors = self._engine.floors

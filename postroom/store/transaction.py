@@ -173,6 +173,10 @@ class Transaction:
     def grant_key(self, account_id: int, digest: bytes, *, source: str, now: Instant) -> None:
         self._q.grant_key(self._db, account_id=account_id, digest=digest, source=source, now=now)
 
+    def note_key_used(self, digest: bytes, now: Instant) -> None:
+        """Note that a key was used with success; only the first time counts."""
+        self._q.note_key_used(self._db, digest=digest, now=now)
+
     def revoke_keys_except(self, digests: Iterable[bytes], *, source: str, now: Instant) -> int:
         """Revoke every key of this source that is not among `digests`; return how many."""
         keep = set(digests)

@@ -61,9 +61,10 @@ class Application(Flask):
 
     def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
         """Do what is done with every answer before it leaves."""
+        response = self.limits.settle(call, endpoint, response)
         if isinstance(response, errors.Problem):
             self.extensions["postroom.refusals"].note(call, response)
-        return self.limits.settle(call, endpoint, response)
+        return response
 
     def admit(self, call: Call, endpoint: str | None) -> None:
         """Look at what stands before every call. Raises Rejected."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Response, current_app
 
 from postroom.accept import accept
 from postroom.config import Settings
-from postroom.errors import InvalidSubmission, NotFound
+from postroom.errors import InvalidSubmission, NotFound, PostroomError
 from postroom.failpoint import passing
 from postroom.model import Clock, InDoubtPolicy, Submission, rfc3339
-from postroom.store import Store
+from postroom.store import Store, Transaction, Work
 from postroom.web.auth import Doorkeeper, header_key
 from postroom.web.body import read_send_request
 from postroom.web.call import Call, current
 from postroom.web.hub import Hub
 
+T = TypeVar("T")
 blueprint = Blueprint("api", __name__)
 
 _LONGEST_IDEMPOTENCY_KEY = 255
@@ -67,11 +70,35 @@ def accept_mail(shared: Services, call: Call) -> Response:
         most_bytes=shared.settings.max_message_bytes,
         disk_reserve=shared.settings.disk_reserve,
         clock=shared.clock,
-        write=shared.hub.write,
+        write=_write_and_note_use(shared, call.key),
     )
     answer = _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
     answer.call_on_close(_answered)
     return answer
+
+
+def _write_and_note_use(shared: Services, key: str | None) -> Callable[[Work[T]], T]:
+    """Return what commits an acceptance, along with the first use of its key."""
+    digest = shared.doorkeeper.never_used(key)
+    if digest is None:
+        return shared.hub.write
+
+    def write(work: Work[T]) -> T:
+        def both(transaction: Transaction) -> T:
+            transaction.note_key_used(digest, shared.clock())
+            return work(transaction)
+
+        found = shared.hub.write(both)
+        shared.doorkeeper.note_used(digest)
+        return found
+
+    return write
+
+
+def _note_use(shared: Services, key: str | None) -> None:
+    """Store the first use of a key where nothing else is written; what fails is tried at the next use."""
+    with suppress(PostroomError):
+        _write_and_note_use(shared, key)(lambda transaction: None)
 
 
 def _answered() -> None:
@@ -90,6 +117,8 @@ def email_status(request_id: str) -> Response:
         status = shared.hub.read(lambda: shared.store.status(request_id))
     if status is None or (account is not None and account.id != status.account_id):
         raise NotFound("there is no mail with this request_id", field="request_id")
+    if shared.doorkeeper.never_used(key) is not None:
+        _note_use(shared, key)
     answer: dict[str, Any] = {"request_id": status.request_id, "status": str(status)}
     if status.possible_duplicate:
         answer["possible_duplicate"] = True

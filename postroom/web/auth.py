@@ -7,7 +7,7 @@ from typing import Any
 from flask import Request
 
 from postroom.accounts import KeyRing
-from postroom.errors import MalformedSubmission, NotAuthenticated
+from postroom.errors import MalformedSubmission, NotAuthenticated, StoreUnavailable
 from postroom.model import Account
 from postroom.store import Store
 from postroom.vault import Vault
@@ -27,12 +27,35 @@ class Doorkeeper:
         """Return the key's account. Raises NotAuthenticated."""
         if not key:
             raise NotAuthenticated(f"there is no key in this request: {_WHERE}", field="key")
-        if not self._ring.is_fresh:
-            self._hub.read(self._ring.refresh)
+        self._refresh()
         account = self._ring.account_of(key)
         if account is None:
             raise NotAuthenticated("this key is not known here", field="key")
         return account
+
+    def is_used(self, key: str) -> bool:
+        """Whether the key works and has been used with success before."""
+        self._refresh()
+        return self._ring.is_used(key)
+
+    def is_used_elsewhere(self, key: str) -> bool:
+        """The same, asked of the database: another process may know more. It takes as long for every key."""
+        try:
+            return self._hub.read(lambda: self._ring.is_used_elsewhere(key))
+        except StoreUnavailable:
+            return False
+
+    def never_used(self, key: str | None) -> bytes | None:
+        """Return the digest of a working key that has not been used with success, else None."""
+        return self._ring.never_used(key) if key else None
+
+    def note_used(self, digest: bytes) -> None:
+        """Remember that a key was used with success, once the database knows."""
+        self._ring.note_used(digest)
+
+    def _refresh(self) -> None:
+        if not self._ring.is_fresh:
+            self._hub.read(self._ring.refresh)
 
     def bucket(self, key: str) -> str:
         """Return a name for the key that a rate limiter's storage may see."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, cast
 
 from flask import Request, request
@@ -23,6 +23,7 @@ _ACTED_ON = (
     ("CONTENT_LENGTH", "Content-Length"),
 )
 _ACTED_ON_BEHIND_A_PROXY = (*_ACTED_ON, ("HTTP_X_FORWARDED_FOR", "X-Forwarded-For"))
+_TRANSLATED = IPv6Network("64:ff9b::/96")
 
 
 class Call(Request):
@@ -43,8 +44,13 @@ class Call(Request):
 
     @property
     def address(self) -> str:
-        """Where the request comes from, for counting."""
+        """Where the request comes from, as a person would write it."""
         return _address(self.remote_addr or "unknown")
+
+    @property
+    def source(self) -> str:
+        """What one client is likely to have all of, for counting: an IPv4 address or an IPv6 /64."""
+        return source_of(self.address)
 
     def check_headers(self, *, behind_a_proxy: bool) -> None:
         """Raise MalformedSubmission for a header that this service acts on and cannot read."""
@@ -58,15 +64,37 @@ class Call(Request):
 @lru_cache(1024)
 def _address(text: str) -> str:
     """Return an address in one spelling, without the port and brackets that some proxies forward with it."""
-    bare = text.strip()
+    bare = text.strip().strip('"')
     if bare.startswith("["):
         bare = bare[1:].partition("]")[0]
     elif bare.count(":") == 1:
         bare = bare.partition(":")[0]
     try:
-        return str(ip_address(bare))
+        return str(_ipv4_within(ip_address(bare.partition("%")[0])))
     except ValueError:
         return text
+
+
+def _ipv4_within(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """Return the IPv4 address that an IPv6 one stands for (RFC 4291 §2.5.5.2, RFC 6052 §2.1), or the address itself."""
+    if isinstance(address, IPv4Address):
+        return address
+    if address in _TRANSLATED:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address
+
+
+@lru_cache(1024)
+def source_of(address: str) -> str:
+    """Return the IPv4 address or the IPv6 /64 of an address in the spelling of `Call.address`.
+
+    A text that is no address may be anything, of any length: all of them are one source.
+    """
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return "unknown"
+    return str(found) if isinstance(found, IPv4Address) else str(IPv6Network((found, 64), strict=False))
 
 
 def current() -> Call:

@@ -10,13 +10,19 @@ from werkzeug.exceptions import HTTPException
 
 from postroom.config import Settings
 from postroom.errors import LimiterUnavailable, PostroomError, QuotaExceeded
-from postroom.web.auth import Doorkeeper
+from postroom.web.auth import Doorkeeper, header_key
 from postroom.web.call import Call
+from postroom.web.errors import answer_to
 from postroom.web.hub import Hub
 from postroom.web.throttle import Throttle, Window
 
 # Somebody who tries keys or ids is slowed down long before chance helps him; a client with a typo is not.
 _GUESSES = RateLimitItemPerMinute(60)
+_WHAT = {
+    "guesses": "wrong keys and unknown ids from {}",
+    "key": "requests with this key",
+    "no key": "requests without a key that can be read from {}",
+}
 SEND, STATUS = "api.send_email", "api.email_status"
 
 
@@ -29,41 +35,63 @@ class Limits:
         self._doorkeeper = doorkeeper
 
     def admit(self, call: Call, endpoint: str | None) -> None:
-        """Count the request. Raises QuotaExceeded, and LimiterUnavailable where it cannot be counted."""
+        """Count the request. Raises QuotaExceeded, and LimiterUnavailable where it cannot be counted.
+
+        A key that has been used with success is not refused for what others do from its address. Every other key is
+        refused alike, known or not, so that nothing can be learnt. Without a key, a status is refused in `settle`
+        alone, where the id is unknown.
+        """
         if endpoint not in (SEND, STATUS):
             return
-        _admit(call, "guesses", self._throttle.look(_GUESSES, "guesses", call.address))
+        key = _readable_key(call)
+        if key is None or not self._doorkeeper.is_used(key):
+            self._check_guesses(call, key, may_refuse=endpoint == SEND or key is not None)
         if endpoint == SEND and self._by_key:
-            window = self._throttle.hit(self._by_key, "key", _identity(call, self._doorkeeper))
+            identity = call.source if key is None else self._doorkeeper.bucket(key)
+            window = self._throttle.hit(self._by_key, "key", identity)
             call.window = ("key", window) if window is not None else None
-            _admit(call, "key", window)
+            if window is not None and window.exceeded:
+                raise self._refusal(call, "key" if key is not None else "no key", window)
+
+    def _check_guesses(self, call: Call, key: str | None, *, may_refuse: bool) -> None:
+        window = self._throttle.look(_GUESSES, "guesses", call.source)
+        if not may_refuse or window is None or not window.exceeded:
+            return
+        if key is None or not self._doorkeeper.is_used_elsewhere(key):
+            raise self._refusal(call, "guesses", window)
 
     def settle(self, call: Call, endpoint: str | None, response: Response) -> Response:
-        """Count a wrong guess, and say in the answer where the caller stands."""
+        """Count a wrong guess, which may be one too many, and say in the answer where the caller stands."""
         if response.status_code in (401, 404) and endpoint in (SEND, STATUS):
             with suppress(LimiterUnavailable):  # it is too late to refuse
-                self._throttle.hit([_GUESSES], "guesses", call.address)
+                window = self._throttle.hit([_GUESSES], "guesses", call.source)
+                if window is not None and window.exceeded and not self._is_used(call):
+                    response = answer_to(self._refusal(call, "guesses", window))
         if call.window is not None:
             _add_headers(response, *call.window)
         return response
 
+    def _is_used(self, call: Call) -> bool:
+        key = _readable_key(call)
+        return key is not None and self._doorkeeper.is_used(key)
 
-def _identity(call: Call, doorkeeper: Doorkeeper) -> str:
-    """Return what to count by: the key, known or not; the address where there is none or it cannot be read."""
-    try:
-        key = call.key
-    except (PostroomError, HTTPException):
-        key = None
-    return call.address if key is None else doorkeeper.bucket(key)
-
-
-def _admit(call: Call, name: str, window: Window | None) -> None:
-    if window is not None and window.exceeded:
-        call.window = (name, window)
-        raise QuotaExceeded(
-            f"the limit is {window.limit}; wait for the time in Retry-After (seconds), then go on",
+    def _refusal(self, call: Call, name: str, window: Window) -> QuotaExceeded:
+        call.window = ("guesses" if name == "guesses" else "key", window)
+        what = _WHAT[name].format(call.source)
+        return QuotaExceeded(
+            f"too many {what}: the limit is {window.limit}; wait for the time in Retry-After (seconds), then go on",
             retry_after=window.wait,
         )
+
+
+def _readable_key(call: Call) -> str | None:
+    """Return the request's key, known or not; None where there is none, or it cannot be read."""
+    with suppress(PostroomError, HTTPException):
+        if call.method == "POST":
+            return call.key
+    with suppress(PostroomError):
+        return header_key(call)
+    return None
 
 
 def _add_headers(response: Response, name: str, window: Window) -> None:

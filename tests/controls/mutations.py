@@ -22,6 +22,34 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a key that was used before is not refused for what others do",
+        "postroom/web/limits.py",
+        "        key = _readable_key(call)\n        if key is None or",
+        "        key = None\n        if key is None or",
+        "tests/http/test_limits.py::test_a_key_that_was_used_before_is_not_refused_for_what_others_do[memory]",
+    ),
+    Control(
+        "a right key that was never used is refused like a wrong one",
+        "postroom/web/limits.py",
+        "        if not may_refuse or window is None or not window.exceeded:\n",
+        "        if True:\n",
+        "tests/http/test_limits.py::test_guesses_from_one_address_are_slowed_down[memory]",
+    ),
+    Control(
+        "guesses are counted by what one client has all of",
+        "postroom/web/call.py",
+        "        return source_of(self.address)\n",
+        "        return self.address\n",
+        "tests/http/test_limits.py::test_guesses_of_a_whole_ipv6_network_are_counted_together",
+    ),
+    Control(
+        "guesses that arrive together get no more than their share",
+        "postroom/web/limits.py",
+        "                if window is not None and window.exceeded and not self._is_used(call):\n",
+        "                if False and window is not None:\n",
+        "tests/http/test_limits.py::test_guesses_that_arrive_together_get_no_more_than_their_share",
+    ),
+    Control(
         "a password in a server's reply is struck",
         "postroom/wire.py",
         "        return self.credentials.strike_reply(reply, verb) if self.credentials else reply\n",

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
+from uuid import UUID
 
+import apsw
 import pytest
 from flask import Flask
 from werkzeug.datastructures import Headers
@@ -20,6 +22,7 @@ from werkzeug.test import TestResponse
 from postroom.model import Account
 from postroom.web import throttle
 from postroom.web.auth import Doorkeeper
+from postroom.web.limits import Limits
 from tests.servers.installation import ROOT
 from tests.servers.memcached import Memcached
 from tests.servers.programs import PATH, free_port
@@ -192,19 +195,138 @@ def test_no_key_is_seen_in_redis(make_app: MakeApp, redis_server: Redis, alice: 
 # ---------------------------------------------------------------- wrong guesses
 
 
+LOCKED = "192.0.2.66"
+
+
+def lock(app: Flask, address: str = LOCKED) -> None:
+    """Send as many wrong keys from an address as are heard."""
+    for number in range(60):
+        assert post(app, f"guess {number}", address).status_code == 401
+
+
+def ask(app: Flask, request_id: str, key: str | None = None, address: str = LOCKED) -> TestResponse:
+    headers = {} if key is None else {"X-API-Key": key}
+    return app.test_client().get(
+        f"/email-status/{request_id}", headers=headers, environ_base={"REMOTE_ADDR": address}
+    )
+
+
 @pytest.mark.parametrize("uri", STORAGES, indirect=True)
 def test_guesses_from_one_address_are_slowed_down(make_app: MakeApp, uri: str, alice: str) -> None:
     """After sixty in a minute the address hears 429, right key or not: else the right one would show."""
     app = make_app(ratelimit_storage_uri=uri)
-    client = app.test_client()
-    client.environ_base["REMOTE_ADDR"] = "192.0.2.66"
     for number in range(30):
-        assert post(app, f"guess {number}", "192.0.2.66").status_code == 401
-        assert client.get(f"/email-status/{number}").status_code == 404, "ids and keys are counted together"
-    check_limited(post(app, "one more guess", "192.0.2.66"), "guesses", 60)
-    check_limited(client.get("/email-status/x"), "guesses", 60)
-    check_limited(post(app, alice, "192.0.2.66"), "guesses", 60)
+        assert post(app, f"guess {number}", LOCKED).status_code == 401
+        assert ask(app, f"{number}").status_code == 404, "ids and keys are counted together"
+    answers = [
+        post(app, "one more guess", LOCKED),
+        post(app, alice, LOCKED),
+        ask(app, "x"),
+        ask(app, "x", "one more guess"),
+        ask(app, "x", alice),
+        app.test_client().post("/send-email", data=b"{", environ_base={"REMOTE_ADDR": LOCKED}),
+    ]
+    for answer in answers:
+        check_limited(answer, "guesses", 60)
+        assert answer.get_json() == answers[0].get_json(), "nothing tells one from another"
+    assert f"wrong keys and unknown ids from {LOCKED}" in answers[0].get_json()["detail"]
     assert post(app, alice, "192.0.2.67").status_code == 202, "other addresses are not concerned"
+
+
+@pytest.mark.parametrize("uri", STORAGES, indirect=True)
+def test_a_key_that_was_used_before_is_not_refused_for_what_others_do(
+    make_app: MakeApp, uri: str, alice: str, bob: str
+) -> None:
+    app = make_app(ratelimit_storage_uri=uri)
+    request_id = post(app, alice).get_json()["request_id"]
+    lock(app)
+    assert post(app, alice, LOCKED).status_code == 202
+    assert ask(app, request_id, alice).status_code == 200
+    assert ask(app, str(UUID(int=1)), alice).status_code == 404, "its own poller of old ids stops nobody"
+    header = {"X-API-Key": alice}
+    broken = app.test_client().post(
+        "/send-email", data=b"{", headers=header, environ_base={"REMOTE_ADDR": LOCKED}
+    )
+    assert broken.status_code == 415
+    check_limited(post(app, bob, LOCKED), "guesses", 60)
+    assert post(make_app(ratelimit_storage_uri=uri), alice, LOCKED).status_code == 202, "after a restart too"
+
+
+def test_what_one_process_has_seen_used_counts_for_the_others(
+    make_app: MakeApp, alice: str, bob: str
+) -> None:
+    one, other = make_app(), make_app()
+    assert post(other, "wrong", "192.0.2.1").status_code == 401, "it has read the keys"
+    assert post(one, alice).status_code == 202
+    lock(other)
+    assert post(other, alice, LOCKED).status_code == 202
+    check_limited(post(other, bob, LOCKED), "guesses", 60)
+
+
+def test_a_key_that_asks_with_success_is_used(
+    make_app: MakeApp, alice: str, database: apsw.Connection
+) -> None:
+    one, other = make_app(), make_app()
+    request_id = post(one, alice).get_json()["request_id"]
+    database.execute("UPDATE api_key SET used_at = NULL")
+    assert ask(other, request_id, alice, "192.0.2.1").status_code == 200
+    lock(other)
+    assert post(other, alice, LOCKED).status_code == 202
+
+
+def test_a_status_is_refused_only_where_its_id_is_unknown(make_app: MakeApp, alice: str) -> None:
+    app = make_app()
+    request_id = post(app, alice).get_json()["request_id"]
+    lock(app)
+    assert ask(app, request_id).status_code == 200
+    check_limited(ask(app, str(UUID(int=1))), "guesses", 60)
+    assert ask(app, request_id).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("192.0.2.1", "::ffff:192.0.2.1", True),
+        ("192.0.2.1:1000", "64:ff9b::c000:201", True),
+        ("[::ffff:192.0.2.1]:1000", '"192.0.2.1:4711"', True),
+        ("2001:db8::1", "2001:db8::ffff:0:1", True),
+        ("[2001:db8::1]:1000", "[2001:DB8:0:0:9::8]:2000", True),
+        ("fe80::1%eth0", "[fe80::2%eth0]:99", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("_hidden", "unknown " * 100, True),
+    ],
+)
+def test_a_source_is_what_one_client_has_all_of(
+    make_app: MakeApp, first: str, second: str, same: bool
+) -> None:
+    client = make_app(trusted_proxies=1, rate_limit="1/minute").test_client()
+
+    def unreadable(address: str) -> int:
+        return client.post("/send-email", data=b"{", headers={"X-Forwarded-For": address}).status_code
+
+    assert unreadable(first) == 415
+    assert unreadable(second) == (429 if same else 415), (
+        "requests without a key are counted by source as well"
+    )
+
+
+def test_guesses_of_a_whole_ipv6_network_are_counted_together(make_app: MakeApp) -> None:
+    app = make_app()
+    for number in range(60):
+        assert post(app, f"guess {number}", f"2001:db8::{number:x}").status_code == 401
+    check_limited(post(app, "guess", "2001:db8::ffff:ffff"), "guesses", 60)
+    assert post(app, "guess", "2001:db8:0:1::1").status_code == 401
+
+
+def test_guesses_that_arrive_together_get_no_more_than_their_share(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have all been let in before the first is counted: what is one too many is refused all the same."""
+    app = make_app()
+    lock(app)
+    monkeypatch.setattr(Limits, "_check_guesses", lambda *_, **__: None)
+    check_limited(post(app, "guess", LOCKED), "guesses", 60)
 
 
 def test_right_answers_are_no_guesses(make_app: MakeApp, alice: str) -> None:

@@ -103,7 +103,7 @@ def _with_keys(office: Installation, *keys: Secret) -> Installation:
 
 class TestSync:
     def test_puts_accounts_and_keys_in_force(self, office: Installation) -> None:
-        assert office.sync(ANNA, BERTA) == SyncReport(office.path, 2, ())
+        assert office.sync(ANNA, BERTA) == SyncReport(office.path, 2, (), short_keys=(2, 3))
         assert office.owner("anna-canary-key") == "anna@example.com"
         assert office.owner("berta-canary-key") == "berta@example.com"
         assert office.owner("nobody's") is None
@@ -129,6 +129,20 @@ class TestSync:
         report(found)
         assert f"{office.path} line 3: email" in caplog.text
         assert "canary-word" not in caplog.text
+
+    def test_warns_of_keys_that_may_be_guessed(
+        self, office: Installation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        long = "twenty-characters-xx,carla@example.com,word,mail.example.com\n"
+        report(office.sync(ANNA, long, BERTA))
+        assert "keys of fewer than 20 characters may be guessed (lines 2, 4)" in caplog.text
+        assert "canary" not in caplog.text
+        caplog.clear()
+        report(office.sync(*[f"key-{n},m{n}@example.com,word,mail.example.com\n" for n in range(13)]))
+        assert "(lines 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 3 more)" in caplog.text
+        caplog.clear()
+        report(office.sync(long))
+        assert "may be guessed" not in caplog.text
 
     def test_of_the_same_content_writes_nothing(self, office: Installation, database: Database) -> None:
         office.sync(ANNA)
@@ -383,3 +397,43 @@ class TestTheServer:
         assert found is not None
         assert found.account.server_lacks == self.LACKS
         assert office.stored("berta@example.com").account.server_lacks is None
+
+
+class TestUsedKeys:
+    @pytest.fixture
+    def ring(self, office: Installation) -> KeyRing:
+        office.sync(ANNA, BERTA)
+        ring = KeyRing(office.store, office.vault)
+        ring.refresh()
+        return ring
+
+    def test_are_known_to_others_and_after_a_restart(self, office: Installation, ring: KeyRing) -> None:
+        other = KeyRing(office.store, office.vault)
+        other.refresh()
+        digest = ring.never_used("anna-canary-key")
+        assert digest is not None
+        office.store.write(lambda transaction: transaction.note_key_used(digest, NOW))
+        ring.note_used(digest)
+        assert ring.is_used("anna-canary-key")
+        assert ring.never_used("anna-canary-key") is None
+        assert not other.is_used("anna-canary-key")
+        assert other.is_used_elsewhere("anna-canary-key")
+        assert other.is_used("anna-canary-key")
+        later = KeyRing(office.store, office.vault)
+        later.refresh()
+        assert later.is_used("anna-canary-key")
+        for each in (ring, other, later):
+            assert not each.is_used("berta-canary-key")
+            assert not each.is_used_elsewhere("berta-canary-key")
+            assert not each.is_used_elsewhere("nobody's")
+            assert each.never_used("nobody's") is None
+
+    def test_that_left_the_file_are_not(self, office: Installation, ring: KeyRing) -> None:
+        digest = ring.never_used("anna-canary-key")
+        assert digest is not None
+        office.store.write(lambda transaction: transaction.note_key_used(digest, NOW))
+        ring.note_used(digest)
+        office.sync(BERTA)
+        eventually(lambda: asked(ring, "anna-canary-key") == "nobody")
+        assert not ring.is_used("anna-canary-key")
+        assert not ring.is_used_elsewhere("anna-canary-key")
