@@ -22,6 +22,8 @@ from postroom.web.refusals import Refusals
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from flask.typing import ResponseReturnValue
+    from werkzeug.exceptions import HTTPException
 
 _JSON_OVERHEAD = 65_536
 
@@ -49,8 +51,12 @@ class Application(Flask):
             return super().wsgi_app(environ, answer)
         return self._send_email(environ)(environ, answer)
 
+    def handle_http_exception(self, e: HTTPException) -> HTTPException | ResponseReturnValue:
+        errors.forget_frames(e)  # a redirection is an error that becomes the answer
+        return super().handle_http_exception(e)
+
     def _send_email(self, environ: WSGIEnvironment) -> Response:
-        call = Call(environ)
+        call = Call.detached(environ)
         call.max_content_length = self.config["MAX_CONTENT_LENGTH"]
         try:
             self.admit(call, SEND)

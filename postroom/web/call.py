@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property, lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Request, request
 
@@ -12,6 +12,9 @@ from postroom.errors import MalformedSubmission
 from postroom.web.auth import presented_key
 from postroom.web.body import read_json
 from postroom.web.throttle import Window
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 # The headers that this service acts on.
 _ACTED_ON = (
@@ -31,6 +34,11 @@ class Call(Request):
 
     account: str | None = None  # the mailbox of the key, once it has proved to be one
     window: tuple[str, Window] | None = None
+
+    @classmethod
+    def detached(cls, environ: WSGIEnvironment) -> Call:
+        """Return a request that its own environment does not refer to, so that both go with the last use of either."""
+        return cls(environ, populate_request=False)
 
     @cached_property
     def document(self) -> dict[str, Any]:

@@ -201,8 +201,25 @@ _HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Problem]], ...] = (
 
 
 def answer_to(error: Exception) -> Problem:
-    """Turn any error into its problem document."""
-    return next(handle for kind, handle in _HANDLERS if isinstance(error, kind))(error)
+    """Turn any error into its problem document. The error ends here, with all that its traceback holds."""
+    answer = next(handle for kind, handle in _HANDLERS if isinstance(error, kind))(error)
+    forget_frames(error)
+    return answer
+
+
+def forget_frames(error: BaseException) -> None:
+    """Drop the tracebacks of an error and of those that it came from.
+
+    Their frames hold the request, its body and often a future that holds the error: rings that only the collector finds.
+    """
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            waiting += [each.__cause__, each.__context__]
 
 
 def install(app: Flask) -> None:

@@ -70,7 +70,7 @@ class Gateway:
             await self._serve(protocol, environ, upload)
         except _Refused as refused:
             answer = refused.response
-            self._refusals.note(Call(environ), answer)
+            self._refusals.note(Call.detached(environ), answer)
             _send(protocol, upload, answer.status_code, [*answer.headers, NO_STORE], answer.get_data())
         if not upload.is_over:
             await upload.linger()

@@ -73,7 +73,7 @@ class Hub:
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a synchronous function that may use `write` and `aside`; the loop goes on while it waits."""
         assert self._loop is not None
-        steps = self._idle.pop() if self._idle else _Steps(_call_in_turn)
+        steps = self._idle.pop() if self._idle else _begun()
         steps.answer_by = self._loop.time() + ANSWER_WITHIN_S
         steps.gr_context = contextvars.copy_context()
         result = steps.switch(function, arguments)
@@ -313,12 +313,23 @@ class _Returned:
         value, error = self.value, self.error
         self.value = self.error = None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
         return value
 
 
-def _call_in_turn(function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _begun() -> _Steps:
+    """Return steps that wait for their first function: what a greenlet is started with it holds until it ends."""
+    steps = _Steps(_call_in_turn)
+    steps.switch()
+    return steps
+
+
+def _call_in_turn() -> None:
     """Call one function after another, each handed over by `Hub.run` when the one before has returned."""
+    function, arguments = _wait(None)
     while True:
         try:
             returned = _Returned(function(*arguments))

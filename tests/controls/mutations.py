@@ -50,6 +50,20 @@ CONTROLS = (
         "tests/http/test_limits.py::test_guesses_that_arrive_together_get_no_more_than_their_share",
     ),
     Control(
+        "nothing of an answered request lives on",
+        "postroom/web/call.py",
+        "        return cls(environ, populate_request=False)\n",
+        "        return cls(environ)\n",
+        "tests/http/test_let_go.py::test_nothing_of_a_request_lives_on",
+    ),
+    Control(
+        "nor of one whose commit has failed",
+        "postroom/web/errors.py",
+        "    forget_frames(error)\n",
+        "",
+        "tests/http/test_let_go.py::test_nor_when_the_commit_fails[surprise]",
+    ),
+    Control(
         "a password in a server's reply is struck",
         "postroom/wire.py",
         "        return self.credentials.strike_reply(reply, verb) if self.credentials else reply\n",
