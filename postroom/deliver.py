@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from postroom.errors import FaultKind
-from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Meaning, Outcome, Reply
+from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Meaning, Outcome, Reply, Sent
 from postroom.replies import UNKNOWN, Circumstances, read
 from postroom.reply_table import Place
 from postroom.smtp import Connection, Envelope, Suspicion, Transcript
@@ -46,6 +46,9 @@ async def deliver(
     if shortcoming is not None:
         return for_all(job, Failed(shortcoming, Blame.MESSAGE))
     transcript = await connection.transact(envelope, before_dot, doubted)
+    if transcript.was_taken_for_all:
+        assert transcript.final is not None
+        return for_all(job, Sent(transcript.final))
     if transcript.not_begun or connection.wants_another_name(_refusals(transcript)):
         raise NotBegun(str(transcript.fault or "the server wants another name in EHLO"))
     circumstances = Circumstances(connection.host, connection.authenticated, transcript.carried)

@@ -18,6 +18,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
@@ -135,6 +136,14 @@ class Transcript:
         """Whether the server has accepted any."""
         return any(reply.positive for reply in self.rcpt.values())
 
+    @property
+    def was_taken_for_all(self) -> bool:
+        """The server has taken the message, and every answer before was a consent."""
+        final, mail, data = self.final, self.mail, self.data
+        if self.fault is not None or final is None or mail is None or (data is not None and data.code != 354):
+            return False
+        return final.positive and mail.positive and all(reply.positive for reply in self.rcpt.values())
+
     def refused_at(self) -> tuple[str, Reply] | None:
         """Return the first refusal that those before it do not explain, and the verb."""
         if self.mail is not None and not self.mail.positive:
@@ -181,7 +190,7 @@ class Connection(Session):
         offered = self._endpoint.chunking and "CHUNKING" in self._extensions
         return offered and self.traits.chunking and not self._stepwise and not self._is_exim
 
-    @property
+    @cached_property
     def _is_exim(self) -> bool:
         return any(_EXIM.search(text) for text in self._names_itself)
 
@@ -479,12 +488,13 @@ class Connection(Session):
         A break leaves such a message in doubt wherever it comes. So the server must have taken groups and chunks and
         have gone on after a message, and this connection must be in use just now.
         """
+        if self._round_trip < _FAR_S or len(envelope.mime) > _LAST_WRITE:
+            return False
         traits, now = self.traits, asyncio.get_running_loop().time()
         shown = (
             traits.took_group and traits.took_chunks and traits.goes_on and self._pipelines and self._chunks
         )
-        calm = now - self._answered_at < _IN_FLOW_S and now - traits.broke_at > _CAUTION_S
-        return shown and calm and self._round_trip >= _FAR_S and len(envelope.mime) <= _LAST_WRITE
+        return shown and now - self._answered_at < _IN_FLOW_S and now - traits.broke_at > _CAUTION_S
 
     async def _in_one_write(self, envelope: Envelope, transcript: Transcript, before_dot: Mark) -> None:
         """`before_dot`, then MAIL, RCPT and the only chunk together: one round trip for the message."""

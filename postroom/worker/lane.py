@@ -460,6 +460,11 @@ class Lane:
         self._settle(job, outcomes, started_at)
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
+        if _all_sent(outcomes):
+            self._note_worked()  # not all log in
+            self._standing.passed(started_at)
+            self._finish(job, outcomes, started_at)
+            return
         blamed = next((outcome for outcome in outcomes.values() if is_account_fault(outcome)), None)
         if blamed is not None and self._standing.is_of_the_message(job, blamed):
             outcomes, blamed = {id_: as_of_the_message(each) for id_, each in outcomes.items()}, None
@@ -520,7 +525,9 @@ class Lane:
         self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant, *, drew: bool = False
     ) -> None:
         context, now = self._context, self._context.clock()
-        result = replace(self._result(job, outcomes, now), drew=drew)
+        result = self._result(job, outcomes, now)
+        if drew:
+            result = replace(result, drew=True)
         self._let_go(job)
         context.seam.persist(
             lambda transaction: transaction.finish(
@@ -534,6 +541,8 @@ class Lane:
         """Decide when to try again what is deferred; what has been tried for too long fails."""
         settings = self._context.settings
         policy = job.in_doubt or settings.in_doubt
+        if _all_sent(outcomes):
+            return Result(outcomes, now, policy)
         due = retry.next_try(
             job.attempt,
             accepted_at=job.accepted_at,
@@ -575,6 +584,10 @@ class Lane:
 
 def _this_session() -> asyncio.Task[None]:
     return cast("asyncio.Task[None]", asyncio.current_task())
+
+
+def _all_sent(outcomes: Mapping[int, Outcome]) -> bool:
+    return all(isinstance(outcome, Sent) for outcome in outcomes.values())
 
 
 def _were_too_many(outcomes: Collection[Outcome]) -> bool:
