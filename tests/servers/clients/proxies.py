@@ -6,10 +6,12 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import trustme
 
 from tests.servers.peers import fetch
 from tests.servers.programs import end, free_port
@@ -59,6 +61,56 @@ server.stream-request-body = 0
 server.upload-dirs = ("FOLDER")
 proxy.server = ("" => (("host" => "127.0.0.1", "port" => BACKEND)))
 """
+_APACHE = """\
+ServerRoot FOLDER
+ServerName localhost
+PidFile FOLDER/apache.pid
+ErrorLog FOLDER/proxy.log
+Listen 127.0.0.1:PORT
+User nobody
+Group nogroup
+LoadModule mpm_event_module TREE/usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module TREE/usr/lib/apache2/modules/mod_authz_core.so
+LoadModule proxy_module TREE/usr/lib/apache2/modules/mod_proxy.so
+LoadModule proxy_http_module TREE/usr/lib/apache2/modules/mod_proxy_http.so
+ProxyPass / http://127.0.0.1:BACKEND/
+"""
+_VARNISH = """\
+vcl 4.1;
+backend default { .host = "127.0.0.1"; .port = "BACKEND"; }
+"""
+_SQUID = """\
+http_port 127.0.0.1:PORT accel defaultsite=localhost no-vhost
+cache_peer 127.0.0.1 parent BACKEND 0 no-query originserver no-digest name=postroom
+http_access allow all
+cache_peer_access postroom allow all
+cache_effective_user root
+cache_log FOLDER/proxy.log
+access_log none
+pid_filename none
+coredump_dir FOLDER
+mime_table TREE/usr/share/squid/mime.conf
+error_directory FOLDER
+icon_directory TREE/usr/share/squid/icons
+pinger_enable off
+unlinkd_program TREE/usr/lib/squid/unlinkd
+logfile_daemon TREE/usr/lib/squid/log_file_daemon
+netdb_filename none
+shutdown_lifetime 1 second
+"""
+# Clients speak no TLS here: so one stunnel wraps what the other one unwraps.
+_STUNNEL = """\
+foreground = yes
+pid =
+[wrap]
+client = yes
+accept = 127.0.0.1:PORT
+connect = 127.0.0.1:OTHER
+[unwrap]
+accept = 127.0.0.1:OTHER
+connect = 127.0.0.1:BACKEND
+cert = FOLDER/certificate.pem
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +135,21 @@ class Proxy:
     def running(self, folder: Path, backend: int) -> Iterator[int]:
         """Run it in front of a port; hand over its own."""
         tree, port = self.prepare(), free_port()
-        text = self.configuration
-        for name, value in (("FOLDER", str(folder)), ("PORT", str(port)), ("BACKEND", str(backend))):
-            text = text.replace(name, value)
-        (folder / "configuration").write_text(text, encoding="utf-8")
-        libraries = ":".join(
-            [str(tree / "usr/lib/x86_64-linux-gnu"), str(tree / "usr/lib"), str(tree / "lib")]
-        )
+        certificate = trustme.CA().issue_cert("localhost")
+        certificate.private_key_and_cert_chain_pem.write_to_path(str(folder / "certificate.pem"))
+        filled = {
+            "FOLDER": str(folder),
+            "TREE": str(tree),
+            "PORT": str(port),
+            "OTHER": str(free_port()),
+            "BACKEND": str(backend),
+        }
+        (folder / "configuration").write_text(_fill(self.configuration, filled), encoding="utf-8")
+        places = ("usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/varnish", "usr/lib", "lib")
+        libraries = ":".join(str(tree / place) for place in places)
         log = (folder / "proxy.log").open("ab")
         process = subprocess.Popen(
-            [str(tree / self.program), *(self._filled(word, folder, tree) for word in self.arguments)],
+            [str(tree / self.program), *(_fill(word, filled) for word in self.arguments)],
             cwd=folder,
             env={
                 **os.environ,
@@ -110,9 +167,9 @@ class Proxy:
             end(process)
             log.close()
 
-    @staticmethod
-    def _filled(word: str, folder: Path, tree: Path) -> str:
-        return word.replace("FOLDER", str(folder)).replace("TREE", str(tree / "usr/lib/lighttpd"))
+
+def _fill(text: str, filled: Mapping[str, str]) -> str:
+    return re.sub("|".join(filled), lambda match: filled[match[0]], text)
 
 
 def _listens(port: int) -> bool:
@@ -186,7 +243,26 @@ PROXIES = [
         "lighttpd",
         ("lighttpd",),
         "usr/sbin/lighttpd",
-        ("-D", "-f", "FOLDER/configuration", "-m", "TREE"),
+        ("-D", "-f", "FOLDER/configuration", "-m", "TREE/usr/lib/lighttpd"),
         _LIGHTTPD,
     ),
+    Proxy(
+        "Apache",
+        ("apache2-bin",),
+        "usr/sbin/apache2",
+        ("-DFOREGROUND", "-f", "FOLDER/configuration"),
+        _APACHE,
+    ),
+    Proxy(
+        "Varnish",
+        ("varnish",),
+        "usr/sbin/varnishd",
+        (
+            *("-F", "-j", "none", "-n", "FOLDER/varnish", "-s", "malloc,64m"),
+            *("-f", "FOLDER/configuration", "-a", "127.0.0.1:PORT"),
+        ),
+        _VARNISH,
+    ),
+    Proxy("Squid", ("squid", "squid-common"), "usr/sbin/squid", ("-N", "-f", "FOLDER/configuration"), _SQUID),
+    Proxy("stunnel", ("stunnel4",), "usr/bin/stunnel4", ("FOLDER/configuration",), _STUNNEL),
 ]
