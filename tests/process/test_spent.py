@@ -19,8 +19,10 @@ def servers(scripted: StartScripted) -> dict[str, ScriptedServer]:
     nodemailer = scripted(spent=(7, "451 4.7.0 Too many messages in this session"), chunking=True)
     exim = scripted(spent=(5, "421 Too many messages in this connection"))
     permanent = scripted(spent=(5, "550 5.7.0 Too many messages in this connection"))
-    leaves = scripted(chunking=True)
-    leaves.on("BDAT", do=Drop(None), match="LAST", skip=2)
+    leaves = (
+        scripted()
+    )  # without CHUNKING: a machine that is slow enough would have its messages leave in one write
+    leaves.on("DOT", do=Drop(None), skip=2)
     return {
         "opensmtpd": opensmtpd,
         "nodemailer": nodemailer,
@@ -39,12 +41,18 @@ def test_all_is_sent_with_one_try_each(tmp_path: Path, scripted: StartScripted, 
         for name, each in there.items()
     ]
     with Installation(tmp_path, rows, POSTROOM_SMTP_CA_FILE=str(ca_file)) as service:
-        for number in range(MESSAGES):
-            for name in there:
+        for name in (
+            there
+        ):  # one after the other, so that no connection is idle for so long that it ends before it is spent
+            for number in range(MESSAGES):
                 service.post(key=f"key-{name}", subject=f"message {number}")
         sent = "SELECT count(*) FROM job WHERE state = 'done'"
         eventually(lambda: service.query(sent) == [(MESSAGES * len(there),)], 100, "all to be sent")
-        assert service.query("SELECT DISTINCT attempt FROM job") == [(1,)], "no try was counted"
+        tried_again = service.query(
+            "SELECT delivery.forward_path, event.kind, event.detail FROM job JOIN event USING (message_id) "
+            "JOIN delivery USING (message_id) WHERE job.attempt > 1"
+        )
+        assert not tried_again, "no try was counted"
         kinds = service.query("SELECT DISTINCT kind FROM event ORDER BY kind")
         assert kinds == [("accepted",), ("sent",)]
         assert service.query("SELECT DISTINCT state FROM account") == [("active",)]

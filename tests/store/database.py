@@ -150,7 +150,8 @@ class SQLiteDatabase(Database):
             foreign.close()
 
 
-# Everything that a test may have changed but the rows: columns, constraints, indexes, triggers, settings.
+# Everything that a test may have changed but the rows: columns, constraints, indexes, triggers, settings; and the
+# migrations that are said to be applied, which nothing clears.
 _SCHEMA = """
 SELECT attrelid::regclass::text, attname, atttypid::text FROM pg_attribute
 WHERE attrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'public'::regnamespace)
@@ -162,6 +163,8 @@ SELECT tgrelid::regclass::text, tgname, tgenabled::text FROM pg_trigger
 UNION ALL
 SELECT 'setting', setrole::text, setconfig::text FROM pg_db_role_setting
 WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+UNION ALL
+SELECT 'migration', version::text, checksum FROM schema_migration
 ORDER BY 1, 2, 3
 """
 _OTHER_SESSIONS = """
