@@ -84,11 +84,10 @@ http_port 127.0.0.1:PORT accel defaultsite=localhost no-vhost
 cache_peer 127.0.0.1 parent BACKEND 0 no-query originserver no-digest name=postroom
 http_access allow all
 cache_peer_access postroom allow all
-cache_effective_user root
-cache_log FOLDER/proxy.log
+cache_effective_user nobody
+cache_log /dev/null
 access_log none
 pid_filename none
-coredump_dir FOLDER
 mime_table TREE/usr/share/squid/mime.conf
 error_directory FOLDER
 icon_directory TREE/usr/share/squid/icons
@@ -205,6 +204,12 @@ def _deployed_caddy() -> str:
 # Go's HTTP server reads 256 KiB after its answer and closes half a second later: who has not begun to read by then, and
 # fails at the first write, never does.
 _GO = frozenset({("http.client", "413")})
+# Squid closes the connection while the client still writes, and does not say in its answer that it will: who has not
+# begun to read by then sees no answer, and who goes on over the connection meets its end.
+_SQUID_CANNOT = frozenset(
+    (client, "413")
+    for client in ("http.client", "urllib3", "node undici", "wget", "Perl HTTP::Tiny", "Go net/http")
+)
 _NGINX_ARGUMENTS = ("-p", "FOLDER", "-c", "FOLDER/configuration")
 _CADDY_ARGUMENTS = ("run", "--config", "FOLDER/configuration", "--adapter", "caddyfile")
 _HAPROXY_ARGUMENTS = ("-db", "-f", "FOLDER/configuration")
@@ -263,6 +268,13 @@ PROXIES = [
         ),
         _VARNISH,
     ),
-    Proxy("Squid", ("squid", "squid-common"), "usr/sbin/squid", ("-N", "-f", "FOLDER/configuration"), _SQUID),
+    Proxy(
+        "Squid",
+        ("squid", "squid-common"),
+        "usr/sbin/squid",
+        ("-N", "-n", "squidPORT", "-f", "FOLDER/configuration"),
+        _SQUID,
+        cannot=_SQUID_CANNOT,
+    ),
     Proxy("stunnel", ("stunnel4",), "usr/bin/stunnel4", ("FOLDER/configuration",), _STUNNEL),
 ]
