@@ -11,7 +11,7 @@ SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test quick check controls servers databases clients soak bench peers lint types imports pythons lock clean
+.PHONY: run install test quick check controls servers databases clients soak bench peers lint types imports picture pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -87,6 +87,9 @@ bench: $(VENV)/.dev
 
 peers: $(VENV)/.dev .venv-bench
 	$(BIN)/python -m bench --scenario $(SCENARIOS) --markdown bench/results/all.md
+
+picture: $(VENV)/.dev
+	$(BIN)/python -m tools.recording docs/first-message.svg
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -32,6 +33,7 @@ from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -64,16 +66,16 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_setting_is_in_the_readme_with_its_variables_and_nothing_else_is() -> None:
-    documented = {tuple(names(row[0])) for row in table(README, "## Settings")}
+def test_every_setting_is_documented_with_its_variables_and_nothing_else_is() -> None:
+    documented = {tuple(names(row[0])) for row in table(CONFIGURATION, "## Settings")}
     assert documented == {variables(setting) for setting in Settings.model_fields}
 
 
 @pytest.mark.parametrize("setting", Settings.model_fields)
-def test_the_default_in_the_readme_is_the_default(
+def test_the_default_that_is_documented_is_the_default(
     setting: str, bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    defaults = {tuple(names(row[0])): row[1] for row in table(README, "## Settings")}
+    defaults = {tuple(names(row[0])): row[1] for row in table(CONFIGURATION, "## Settings")}
     cell = defaults[variables(setting)]
     default = getattr(Settings(), setting)
     if default is None:
@@ -89,8 +91,8 @@ def test_the_default_in_the_readme_is_the_default(
 # --- data.csv.
 
 
-def test_every_column_of_data_csv_is_in_the_readme() -> None:
-    documented = [names(row[0]) for row in table(README, "## `data.csv`")]
+def test_every_column_of_data_csv_is_documented() -> None:
+    documented = [names(row[0]) for row in table(CONFIGURATION, "## `data.csv`")]
     assert documented == [[column] for column in COLUMNS]
 
 
@@ -232,6 +234,20 @@ def test_every_option_is_in_the_readme(words: str) -> None:
     assert options == {name for name in names(said) if name.startswith("-")}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_names_a_command_that_there_is_not(page: Path) -> None:
+    if page.name == "CHANGELOG.md":  # it may tell of what is gone
+        return
+    for mention in re.findall(
+        r"`postroom ([a-z][a-z-]*)(?: ([a-z][a-z-]*))?", page.read_text(encoding="utf-8")
+    ):
+        first = f"postroom {mention[0]}"
+        assert first in COMMANDS, f"{page.name} names `{first}`"
+        group = COMMANDS[first]
+        if mention[1] and isinstance(group, click.Group):
+            assert f"{first} {mention[1]}" in COMMANDS, f"{page.name} names `{first} {mention[1]}`"
+
+
 # --- make.
 
 
@@ -284,6 +300,21 @@ def test_every_negative_control_is_recorded_and_no_other() -> None:
     assert recorded == [
         (control.guard, control.test.split("::", 1)[::-1], control.quick) for control in CONTROLS
     ]
+
+
+# --- The picture.
+
+
+def test_the_picture_is_a_run_of_the_commands_of_the_readme() -> None:
+    picture = ElementTree.parse(ROOT / "docs" / "first-message.svg")
+    shown = "\n".join("".join(text.itertext()) for text in picture.iter("{http://www.w3.org/2000/svg}text"))
+    assert curl(shown.replace("$ curl", "curl")) == curl(README)
+    assert '"message": "Email request is being processed"' in shown
+    example = re.search(r"```text\n(From: .*?)```", README, re.DOTALL)
+    assert example
+    assert _without_time(example[1]) in _without_time(shown)
+    assert re.search(r"^[0-9a-f-]{36}  sent ", shown, re.MULTILINE)
+    assert re.search(r"\((docs/first-message\.svg)\)", README)
 
 
 # --- Links.
