@@ -12,6 +12,7 @@ from pathlib import Path
 from postroom.accountfile import LEAST_OF_A_KEY, AccountRow, RowFault, read_accounts
 from postroom.errors import StoreUnavailable
 from postroom.model import Account, Clock, Secret, system_clock
+from postroom.plainfile import MEBIBYTE, read_plain
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import UndecryptableSecret, Vault
 
@@ -22,6 +23,7 @@ _DIGEST = "accounts_csv"  # setting: what was last read from data.csv
 # Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
 _READER = 2
 _VERSION = "accounts_version"  # setting: changes with every change of accounts or keys
+_LARGEST = 64 * MEBIBYTE
 _FRESH_FOR_S = 0.5
 _MOST_LINES_NAMED = 10
 
@@ -47,7 +49,7 @@ def unlock(stored: StoredAccount, vault: Vault) -> Account:
 def keys_in_file(path: Path) -> list[Secret]:
     """Return the keys of the rows of data.csv that are in order; none where it cannot be read."""
     try:
-        return [row.key for row in read_accounts(path.read_bytes()).rows]
+        return [row.key for row in read_accounts(read_plain(path, _LARGEST)).rows]
     except OSError:
         return []
 
@@ -71,6 +73,7 @@ class AccountsFile:
         self._clock = clock
         self._seen: tuple[int, int, int] | None = None
         self._read: tuple[int, int, int] | None = None
+        self._told: str | None = None  # why it could not be read at the last look
 
     def looks_new(self) -> bool:
         """Whether the file is another than the one that was read; asks the folder only."""
@@ -94,18 +97,28 @@ class AccountsFile:
         """
         signature = self._signature()
         try:
-            data = self._path.read_bytes()
-        except OSError:
+            data = read_plain(self._path, _LARGEST)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            return self._unreadable(error)
+        self._told = None
         self._seen = signature
         found = self._take_in(data)
         self._read = signature  # not before: what could not be stored is tried again
         return found
 
+    def _unreadable(self, error: OSError) -> SyncReport | None:
+        """Report a file that is there and cannot be read, once for each reason; it is looked at again."""
+        reason, told = error.strerror or str(error), self._told
+        self._told = reason
+        fault = RowFault(0, f"cannot be read: {reason}", fatal=True)
+        return None if reason == told else SyncReport(self._path, 0, (fault,))
+
     def review(self) -> SyncReport | None:
         """Read the file without taking anything in; None when it is not there or nothing is wrong with it."""
         try:
-            file = read_accounts(self._path.read_bytes())
+            file = read_accounts(read_plain(self._path, _LARGEST))
         except OSError:
             return None
         return SyncReport(self._path, len(file.rows), file.faults) if file.faults else None
@@ -113,7 +126,7 @@ class AccountsFile:
     def is_taken_in(self) -> bool:
         """Whether the database holds the file as it is now; a file that cannot be read has nothing to take in."""
         try:
-            data = self._path.read_bytes()
+            data = read_plain(self._path, _LARGEST)
         except OSError:
             return True
         return self._store.setting(_DIGEST) in self._digests(data)
@@ -204,7 +217,8 @@ def report(found: SyncReport | None) -> None:
     if found is None:
         return
     for fault in found.faults:
-        log.warning("%s line %d: %s", found.path, fault.line, fault.message)
+        where = f" line {fault.line}:" if fault.line else ""
+        log.warning("%s%s %s", found.path, where, fault.message)
     if found.short_keys:
         log.warning(
             "%s: keys of fewer than %d characters may be guessed (%s); make one with: "

@@ -24,6 +24,7 @@ from postroom import __version__
 from postroom.config import Settings
 from postroom.errors import PostroomError
 from postroom.model import Clock, InDoubtPolicy, rfc3339
+from postroom.plainfile import kind_of
 from postroom.store import Store, Transaction, check_copy, is_in_use, open_store, sqlite_path
 
 _MANIFEST: Final = "manifest.json"
@@ -61,6 +62,7 @@ class Restored:
 
 def save(store: Store, settings: Settings, var: Path, path: Path, clock: Clock) -> Saved:
     """Write a backup to `path`, whole and verified before it has that name. Raises BackupError."""
+    _check_target(path)
     try:
         with _scratch(path.parent) as scratch:
             files = _gather(store, settings, var, scratch)
@@ -78,6 +80,15 @@ def save(store: Store, settings: Settings, var: Path, path: Path, clock: Clock) 
     except OSError as error:
         raise BackupError(f"cannot write {path}: {error.strerror}; no backup was made") from error
     return Saved(path, {name: each["size"] for name, each in manifest["files"].items()})
+
+
+def _check_target(path: Path) -> None:
+    """See that a backup, which takes the place of what has its name, replaces no device or stream."""
+    kind = kind_of(path.stat().st_mode) if path.exists() else None
+    if kind is None and path.is_symlink() and str(path.readlink()).startswith(("/proc/", "/dev/")):
+        kind = "a stream"
+    if kind:
+        raise BackupError(f"{path} is {kind}, which a backup would replace; name a file")
 
 
 @contextmanager
@@ -179,6 +190,8 @@ def restore_settings(path: Path) -> bool:
 def _verify(path: Path, folder: Path) -> dict[str, Any]:
     """Unpack a backup into `folder` and see that each file is as its manifest says. Raises BackupError, OSError."""
     folder.mkdir(mode=0o700, exist_ok=True)
+    if kind := kind_of(path.stat().st_mode):
+        raise BackupError(f"{path} is {kind}, and no backup")
     try:
         with tarfile.open(path, mode="r:") as archive:
             manifest = _manifest(path, archive)

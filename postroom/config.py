@@ -6,6 +6,7 @@ wins. All durations are integers of microseconds, like every time inside Postroo
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import ssl
@@ -24,6 +25,7 @@ from postroom.errors import ConfigError
 from postroom.failpoint import VARIABLE as FAILPOINT
 from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
+from postroom.plainfile import MEBIBYTE, read_plain
 from postroom.supervise import LIFELINE, READY
 
 E = TypeVar("E", bound=Enum)
@@ -257,6 +259,7 @@ def _log_level(text: str) -> str:
 def _ca_file(text: str) -> Path:
     path = Path(text)
     try:
+        read_plain(path, _LARGEST_FILE)  # OpenSSL would wait at a FIFO
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError:
         raise ValueError("must name a file of certificates in PEM form") from None
@@ -285,6 +288,7 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
 _DOT_ENV: Final = Path(".env")
+_LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
@@ -319,11 +323,15 @@ def _look_up(setting: str, text: Mapping[str, str]) -> str | None:
 
 
 def _dot_env() -> Mapping[str, str | None]:
-    if not _DOT_ENV.is_file():
+    try:
+        content = read_plain(_DOT_ENV, _LARGEST_FILE)
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     from dotenv import dotenv_values
 
-    return dotenv_values(_DOT_ENV, encoding="utf-8-sig")  # Notepad writes a BOM
+    return dotenv_values(
+        stream=io.StringIO(content.decode("utf-8-sig"), newline=None)
+    )  # Notepad writes a BOM
 
 
 class Settings(BaseModel):
@@ -386,9 +394,10 @@ def load_settings() -> Settings:
         settings = Settings()
     except ValidationError as error:
         raise _config_error(error) from None
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else "") or "it is not UTF-8 text"
         raise ConfigError(
-            ".env", "cannot be read; make it a UTF-8 text file that this user may read"
+            ".env", f"cannot be read ({reason}); make it a UTF-8 text file that this user may read"
         ) from None
     if settings.smtp_security is Security.NONE:
         check_plaintext(

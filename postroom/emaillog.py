@@ -5,6 +5,9 @@ file is committed before its lines are written, and the batch is forgotten after
 are flushed. What a crash leaves in between is compared with the file, or with what
 rotation has made of it, and only the missing end is written. Where several hosts share
 a database each has a file of its own, and a line goes into one of them.
+
+A log that is a stream (`logstream.py`) cannot be compared with anything. How far a batch has come is known to its writer
+alone, and a crash has all of it written again.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from postroom.errors import LeaseLost
+from postroom.logstream import NoReader, Stream, stream_at
 from postroom.model import SECOND, Instant
 from postroom.status import printable
 from postroom.store import LogBatch, LogLine, Store
@@ -51,6 +55,7 @@ class EmailLog:
         self._path = path
         self._lock = lock
         self._writer = ""
+        self._streamed = (0, 0)  # a batch, and how many of its octets a stream has taken
 
     def project(self) -> int | None:
         """Write every line that the file lacks; return how many. Raises OSError when it cannot be written.
@@ -60,11 +65,22 @@ class EmailLog:
         with self._alone() as alone:
             if not alone:
                 return None
-            written = self._settle()
-            with suppress(LeaseLost):  # another host's worker took them into its own file
-                while lines := self._store.unwritten_log_lines(_MOST_LINES):
+            try:
+                with stream_at(self._path) as stream:
+                    return self._write_all(stream)
+            except NoReader:
+                self._streamed = 0, 0
+                raise
+
+    def _write_all(self, stream: Stream | None) -> int:
+        written = self._settle(stream)
+        with suppress(LeaseLost):  # another host's worker took them into its own file
+            while lines := self._store.unwritten_log_lines(_MOST_LINES):
+                if stream is None:
                     self._write(lines)
-                    written += len(lines)
+                else:
+                    self._write_to(stream, LogBatch(self._begin(lines, 0), 0, tuple(lines)))
+                written += len(lines)
         return written
 
     @contextmanager
@@ -81,15 +97,30 @@ class EmailLog:
 
     def _write(self, lines: Sequence[LogLine]) -> None:
         with open(self._path, "ab", opener=_open) as file:
-            start = self._end_last_line(file.fileno())
-            messages = [line.message_id for line in lines]
-            batch = self._store.write(
-                lambda transaction: transaction.begin_log_batch(
-                    start=start, messages=messages, writer=self._writer
-                )
-            )
+            batch = self._begin(lines, self._end_last_line(file.fileno()))
             _append(file.fileno(), _encode(lines))
         self._end(batch)
+
+    def _begin(self, lines: Sequence[LogLine], start: int) -> int:
+        messages = [line.message_id for line in lines]
+        return self._store.write(
+            lambda transaction: transaction.begin_log_batch(
+                start=start, messages=messages, writer=self._writer
+            )
+        )
+
+    def _write_to(self, stream: Stream, batch: LogBatch) -> None:
+        """Write a batch to a stream, from where it stands. Raises OSError where it does not take all of it.
+
+        A new reader gets the batch from its beginning: what the one before had not read is gone.
+        """
+        content = _encode(batch.lines)
+        known, at = self._streamed
+        at = at if known == batch.id else 0
+        while at < len(content):
+            at += stream.write(content[at:])
+            self._streamed = batch.id, at
+        self._end(batch.id)
 
     def _end_last_line(self, fd: int) -> int:
         """Return where the file ends, after ending a line that somebody has left open."""
@@ -98,11 +129,14 @@ class EmailLog:
             _append(fd, b"\n")
         return os.fstat(fd).st_size
 
-    def _settle(self) -> int:
-        """Finish the batch that a crash interrupted; take it back when nothing of it was written."""
+    def _settle(self, stream: Stream | None) -> int:
+        """Finish the batch that was interrupted; take it back when a file has nothing of it."""
         written = 0
         while (batch := self._store.open_log_batch(self._writer)) is not None:
-            if self._complete(batch):
+            if stream is not None:
+                self._write_to(stream, batch)
+                written += len(batch.lines)
+            elif self._complete(batch):
                 self._end(batch.id)
                 written += len(batch.lines)
             else:
@@ -145,7 +179,7 @@ def _identity(lock: BinaryIO) -> str:
 
 def _open(path: str, flags: int) -> int:
     """A new log is for its owner and group, such as a log shipper's, and for nobody else."""
-    return os.open(path, flags, 0o640)
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 0o640)  # it may have become a FIFO just now
 
 
 def _read(path: Path, start: int, count: int) -> bytes:

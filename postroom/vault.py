@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
-import stat
 from base64 import urlsafe_b64encode
 from contextlib import suppress
 from pathlib import Path
@@ -23,10 +22,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from postroom.config import Settings, split_keys
 from postroom.errors import ConfigError, PostroomError
 from postroom.model import Secret
+from postroom.plainfile import MEBIBYTE, read_plain
 
 _VARIABLE: Final = "POSTROOM_SECRET_KEY"
 _FILE: Final = "secret.key"
-_LARGEST: Final = 65_536  # bytes of a key file
+_LARGEST: Final = MEBIBYTE  # of a key file
 
 _CREDENTIALS: Final = b"postroom v1 credentials"
 _API_KEYS: Final = b"postroom v1 api keys"
@@ -165,13 +165,10 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _read(path: Path) -> str:
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError(_VARIABLE, f"{path} is not a plain file; remove it or set the variable")
-        if status.st_mode & 0o077:
-            raise ConfigError(_VARIABLE, f"{path} is open to other users of this machine; chmod 600 {path}")
-        return file.read(_LARGEST).decode()
+    content = read_plain(path, _LARGEST)
+    if path.stat().st_mode & 0o077:
+        raise ConfigError(_VARIABLE, f"{path} is open to other users of this machine; chmod 600 {path}")
+    return content.decode()
 
 
 def _keys_in(path: Path, text: str) -> tuple[Secret, ...]:

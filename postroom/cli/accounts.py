@@ -75,6 +75,8 @@ def import_() -> None:
     service.store.close()
     if found is None:
         click.echo(f"{path} holds nothing new", err=True)
+    elif any(fault.fatal for fault in found.faults):
+        sys.exit(1)
 
 
 @accounts.command()

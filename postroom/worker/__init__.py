@@ -294,7 +294,8 @@ class Worker:
                 self._unlogged = True
         except (OSError, StoreUnavailable) as error:
             self._unlogged = True
-            log.warning("cannot write %s: %s", self._settings.email_log, error)
+            reason = error.strerror if isinstance(error, OSError) else None
+            log.warning("cannot write %s: %s", self._settings.email_log, reason or error)
 
     # -- the end
 

@@ -22,6 +22,35 @@ class Control:
 
 CONTROLS = (
     Control(
+        "nothing but a regular file is opened to be read",
+        "postroom/plainfile.py",
+        '    _check(path, path.stat().st_mode)\n    with os.fdopen(os.open(path, _FLAGS), "rb") as file:\n',
+        '    with path.open("rb") as file:\n',
+        "tests/unit/test_plainfile.py::test_dot_env_is_refused[FIFO]",
+    ),
+    Control(
+        "a file is read up to a bound",
+        "postroom/plainfile.py",
+        "    if len(content) > most:\n",
+        "    if False:\n",
+        "tests/unit/test_plainfile.py::test_what_is_larger_than_the_bound_is_refused",
+    ),
+    Control(
+        "a line of a stream is written once",
+        "postroom/emaillog.py",
+        "            self._streamed = batch.id, at\n",
+        "            pass\n",
+        "tests/store/test_logstream.py::test_a_reader_that_stands_still_gets_each_line_once[sqlite]",
+    ),
+    Control(
+        "standard output is written through its own descriptor",
+        "postroom/logstream.py",
+        "    own = _own_descriptor(path)\n",
+        "    own = None\n",
+        "tests/store/test_logstream.py::test_standard_output_is_written_through_its_own_descriptor"
+        "[sqlite-/dev/fd/1-stream socket]",
+    ),
+    Control(
         "a key that was used before is not refused for what others do",
         "postroom/web/limits.py",
         "        key = _readable_key(call)\n        if key is None or",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import count
@@ -292,6 +293,33 @@ class TestWatching:
     def test_reads_what_was_read_at_the_start_only_when_it_changes(self, office: Installation) -> None:
         office.sync(ANNA)
         assert [office.file.sync_if_changed() for _ in range(3)] == [None] * 3
+
+    @pytest.mark.parametrize("kind", ["FIFO", "device", "directory", "large"])
+    def test_reports_what_is_no_plain_file_once_and_keeps_the_accounts(
+        self, office: Installation, kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        office.sync(ANNA)
+        office.path.unlink()
+        match kind:
+            case "FIFO":
+                os.mkfifo(office.path)
+            case "device":
+                office.path.symlink_to("/dev/zero")
+            case "directory":
+                office.path.mkdir()
+            case "large":
+                office.path.touch()
+                os.truncate(office.path, 1 << 40)
+        found = [office.file.sync_if_changed() for _ in range(4)]
+        assert [each is not None for each in found] == [False, True, False, False]
+        report(found[1])
+        said = {"large": "it has more than 64 MiB"}.get(kind, f"it is a {kind}, not a plain file")
+        assert f"{office.path} cannot be read: {said}" in caplog.text
+        assert office.owner("anna-canary-key") == "anna@example.com"
+        office.path.rmdir() if kind == "directory" else office.path.unlink()
+        office.write(BERTA)
+        found = [office.file.sync_if_changed() for _ in range(4)]
+        assert [each is not None for each in found] == [False, True, False, False]
 
     def test_reports_a_broken_file_once(self, office: Installation) -> None:
         office.path.write_text("nonsense\n")
