@@ -26,7 +26,7 @@ CONTROLS = (
         "postroom/plainfile.py",
         '    _check(path, path.stat().st_mode)\n    with os.fdopen(os.open(path, _FLAGS), "rb") as file:\n',
         '    with path.open("rb") as file:\n',
-        "tests/unit/test_plainfile.py::test_dot_env_is_refused[FIFO]",
+        "tests/unit/test_plainfile.py::test_dot_env_is_refused[null]",
     ),
     Control(
         "a file is read up to a bound",
