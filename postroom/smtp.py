@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -32,6 +32,7 @@ _DOT = b".\r\n"
 _LAST_WRITE = 65_536  # how much of the text may leave together with its end: one write costs less than two
 _SMALL = 2  # parts of a text whose first is the chunk by which a server shows that it takes chunks
 _LEFT = (FaultKind.DISCONNECTED, FaultKind.REFUSED, FaultKind.TIMEOUT)
+_LARGE = 1_048_576  # octets of a text that is not copied as a whole
 _CHUNK = 262_144  # octets of a BDAT that is not the last
 _SILENCE_S = 5.0  # how long a server that has not taken a group yet may say nothing within one
 _FAR_S = 0.005  # of a round trip: from here on one less is worth that a break leaves a doubt more often
@@ -405,9 +406,9 @@ class Connection(Session):
     async def _as_data(self, mime: bytes, transcript: Transcript, before_dot: Mark) -> None:
         """Send all but the end, then `before_dot`, then the end with its dot in one write."""
         passing("send.data")
-        text = dot_stuff(mime)
-        early, end = text[:-_LAST_WRITE], text[-_LAST_WRITE:]
-        await self._wire.write(early, "DATA", self._timeouts.block)
+        *early, end = stuffed_pieces(mime)
+        for piece in early:
+            await self._wire.write(piece, "DATA", self._timeouts.block)
         passing("send.before_mark")
         if await self._may_end("DATA", transcript, before_dot):
             await self._end("dot", end + _DOT, transcript)
@@ -418,7 +419,7 @@ class Connection(Session):
         shown = self.traits.took_chunks or transcript.grouped
         transcript.grouped = True  # a chunk's octets leave before the answer to its BDAT
         end_at = max(len(mime) - _LAST_WRITE, 0 if shown else len(mime) // _SMALL)
-        early, end = mime[:end_at], mime[end_at:]
+        early, end = memoryview(mime)[:end_at], bytes(mime[end_at:])
         refusal = await self._early_chunks(early)
         if refusal is not None:
             transcript.final = refusal
@@ -428,12 +429,12 @@ class Connection(Session):
         if await self._may_end("BDAT", transcript, before_dot):
             await self._end("BDAT", b"BDAT %d LAST\r\n" % len(end) + end, transcript)
 
-    async def _early_chunks(self, early: bytes) -> Reply | None:
+    async def _early_chunks(self, early: memoryview) -> Reply | None:
         """Send these octets; return the first reply that refuses a chunk, if there is one."""
-        chunks = [early[start : start + _CHUNK] for start in range(0, len(early), _CHUNK)]
         unanswered = 0
         refusal: Reply | None = None
-        for chunk in chunks:
+        for start in range(0, len(early), _CHUNK):
+            chunk = early[start : start + _CHUNK]
             await self._wire.write(b"BDAT %d\r\n" % len(chunk) + chunk, "BDAT", self._timeouts.block)
             unanswered += 1
             if not self._pipelines:
@@ -553,6 +554,30 @@ class Connection(Session):
 
 def _extension_at(verb: str) -> Extension:
     return Extension.CHUNKING if verb == "BDAT" else Extension.PIPELINING
+
+
+def stuffed_pieces(mime: bytes) -> Iterator[bytes]:
+    """Yield the text with its dots doubled; the last piece is what leaves with the final dot.
+
+    A large text is never in memory a second time.
+    """
+    if len(mime) <= _LARGE:
+        text = dot_stuff(mime)
+        yield text[:-_LAST_WRITE]
+        yield text[-_LAST_WRITE:]
+        return
+    start = 0
+    while start < len(mime):
+        rest = len(mime) - start
+        end = start + (rest if rest <= _LAST_WRITE else min(_CHUNK, rest - _LAST_WRITE))
+        end += mime[end - 1 : end + 1] == b"\r\n"  # the two stay together
+        piece = mime[start:end]
+        yield (
+            dot_stuff(piece)
+            if mime[start - 2 : start] in (b"", b"\r\n")
+            else piece.replace(b"\r\n.", b"\r\n..")
+        )
+        start = end
 
 
 def dot_stuff(mime: bytes) -> bytes:

@@ -54,6 +54,9 @@ MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _DUE_AT = 16  # the column of `jobs_due`
+_CONTENT = 8  # the column of its text
+_ANY_SIZE = (1 << 63) - 1
+
 _SUSPECT = MOST_CRASHES - 1
 STEP_BACK = 2 * SECOND
 _PROBE_TAKES = 10 * SECOND  # before another worker may try an account that is set aside
@@ -406,10 +409,12 @@ class Transaction:
         daily_limit: int | None = None,
         paced: bool = False,
         probing: bool = False,
+        first_bytes: int = _ANY_SIZE,
     ) -> list[ClaimedJob]:
         """Take up to `most` due jobs of an account, oldest first; they are this worker's until finished.
 
-        Stops before `most_bytes` of content are exceeded, but always takes one. With a
+        Stops before `most_bytes` of content are exceeded, but takes one of up to `first_bytes`. What is not taken is
+        not loaded. With a
         `daily_limit` the recipients are reserved here, so that no number of workers
         exceeds it in any 24 hours; when none is left, the account is parked. `paced`: the account
         has a pace, which all workers share. `probing`: it is set aside, and one worker tries it.
@@ -424,7 +429,6 @@ class Transaction:
         if not most:
             return []
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
-        room = most_bytes
         jobs: list[ClaimedJob] = []
         due_from = self._floors.of_account(account_id) if self._floors else 0
         # While it has one in hand the others are passed over, and nobody knows from when on something is left.
@@ -439,11 +443,12 @@ class Transaction:
             due_from=due_from,
             now=now,
             count=most,
+            most_bytes=most_bytes,
+            first_bytes=first_bytes,
         )
         rows = list(found)
         for row in rows:
-            room -= row[5]
-            if room < 0 and jobs:
+            if row[_CONTENT] is None:
                 break
             if left is not None and left <= 0:
                 if not jobs:

@@ -25,6 +25,7 @@ from postroom.vault import Vault
 from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Stocktaker, Undertaker
+from postroom.worker.memory import MemoryBudget, Share, is_full
 from postroom.worker.retention import Retention
 from postroom.worker.standing import Context
 
@@ -43,8 +44,6 @@ _LOG_S = 0.2
 _DRAIN_S = 10.0  # how long a session may go on whose dot is not out
 _RECORD_S = 60.0  # how long the database may be away at the end
 _RECORD_IN_VAIN_S = 1.0  # somebody has taken its file away
-_MOST_BYTES_IN_HAND = 64 * 1024 * 1024
-_MOST_BYTES_A_CLAIM = 8 * 1024 * 1024
 
 
 class Worker:
@@ -69,6 +68,7 @@ class Worker:
         self._had_room = True
         self._unsure = False
         self._lanes: dict[int, Lane] = {}
+        self._memory = MemoryBudget(settings.max_message_bytes)
         self._context = Context(
             settings=settings,
             store=store,
@@ -159,19 +159,21 @@ class Worker:
             return
         due = await self._context.read(lambda: self._store.accounts_due(self._clock()))
         takers = self._takers(due)
-        most = (_MOST_BYTES_IN_HAND - self._context.bytes_in_hand) // max(1, len(takers))
-        most = max(0, min(most, _MOST_BYTES_A_CLAIM))  # a claim brings in one mail, however large
+        shares = self._memory.shares(
+            [stored.account.id for _, stored, _ in takers], self._context.bytes_in_hand
+        )
         claims = [
-            (lane, self._context.seam.submit(self._claim_work(lane, stored, room, most)))
-            for lane, stored, room in takers
+            (lane, self._context.seam.submit(self._claim_work(lane, stored, room, share)))
+            for (lane, stored, room), share in zip(takers, shares, strict=True)
         ]
         settled = await asyncio.gather(*(future for _, future in claims), return_exceptions=True)
         if claims:
             passing("claim.committed")
         for _, stored, _ in takers:
             self._wake_by_pace(stored.account)
-        for (lane, _), jobs in zip(claims, settled, strict=True):
+        for (lane, _), (_, stored, _), jobs in zip(claims, takers, settled, strict=True):
             if not isinstance(jobs, BaseException):
+                self._memory.note(stored.account.id, got_some=bool(jobs))
                 lane.feed(jobs)  # all that was claimed first: an account's trouble is no other's
         for fault in settled:
             if isinstance(fault, BaseException):
@@ -184,7 +186,7 @@ class Worker:
 
     def _takers(self, due: Sequence[StoredAccount]) -> list[tuple[Lane, StoredAccount, int]]:
         """Return the lanes that can take in jobs now, and how many: they share what room there is in memory."""
-        full = self._context.bytes_in_hand >= _MOST_BYTES_IN_HAND
+        full = is_full(self._context.bytes_in_hand)
         takers = []
         for stored in due:
             lane = self._lane(stored)
@@ -214,14 +216,15 @@ class Worker:
         return lane
 
     def _claim_work(
-        self, lane: Lane, stored: StoredAccount, room: int, most_bytes: int
+        self, lane: Lane, stored: StoredAccount, room: int, share: Share
     ) -> Callable[[Transaction], list[ClaimedJob]]:
         def work(transaction: Transaction) -> list[ClaimedJob]:
             return transaction.claim(
                 account_id=stored.account.id,
                 worker_id=self._registration.worker_id,
                 most=room,
-                most_bytes=most_bytes,
+                most_bytes=share.most_bytes,
+                first_bytes=share.first_bytes,
                 now=self._clock(),
                 daily_limit=lane.daily_limit,
                 paced=stored.account.gap is not None,

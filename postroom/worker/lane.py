@@ -42,6 +42,7 @@ from postroom.worker.standing import (
 
 log = logging.getLogger(__name__)
 
+_LARGE = 65_536  # octets of a text that is not kept until its result is recorded
 _DEPTH = 4  # jobs claimed ahead, for each connection
 _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
@@ -247,6 +248,7 @@ class Lane:
                 job = self._next_job()
                 if job is not None:
                     await self._send(line, job)
+                    del job  # its text is not kept while this session waits for the next one
                 if self._is_closed:
                     self.release_waiting()
         finally:
@@ -528,7 +530,7 @@ class Lane:
         result = self._result(job, outcomes, now)
         if drew:
             result = replace(result, drew=True)
-        self._let_go(job)
+        job = self._let_go(job)
         context.seam.persist(
             lambda transaction: transaction.finish(
                 job, result, worker_id=context.worker_id, started_at=started_at, now=now
@@ -559,14 +561,15 @@ class Lane:
             outcomes = {id_: _give_up(outcome, policy) for id_, outcome in outcomes.items()}
         return Result(outcomes, due if due is not None else now, policy)
 
-    def _let_go(self, job: ClaimedJob) -> None:
-        """A job is in hand from the claim until what became of it is on its way into the database."""
+    def _let_go(self, job: ClaimedJob) -> ClaimedJob:
+        """A job is in hand from the claim until what became of it is on its way into the database, which needs no text."""
         self._context.bytes_in_hand -= len(job.mime)
         self._doubted.pop(job.id, None)
+        return job if len(job.mime) < _LARGE else replace(job, mime=b"")
 
     def _release(self, job: ClaimedJob) -> None:
         now = self._context.clock()
-        self._let_go(job)
+        job = self._let_go(job)
         self._context.seam.persist(
             lambda transaction: transaction.release(job, now),
             f"that {job.request_id} goes back to the queue",

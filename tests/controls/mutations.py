@@ -79,6 +79,13 @@ CONTROLS = (
         "tests/http/test_limits.py::test_guesses_that_arrive_together_get_no_more_than_their_share",
     ),
     Control(
+        "an idle account takes in no large message beyond the memory that all share",
+        "postroom/worker/__init__.py",
+        "                first_bytes=share.first_bytes,\n",
+        "",
+        "tests/process/test_delivery.py::test_large_messages_wait_for_memory_that_all_accounts_share",
+    ),
+    Control(
         "nothing of an answered request lives on",
         "postroom/web/call.py",
         "        return cls(environ, populate_request=False)\n",

@@ -21,6 +21,8 @@ from postroom.errors import CommitUnknown, StoreError, StoreUnavailable
 from postroom.model import SECOND, MessageState, MessageStatus, Submission
 from postroom.store import Transaction
 from postroom.worker import Worker
+from postroom.worker.lane import Lane
+from postroom.worker.memory import MemoryBudget
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
 from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
@@ -302,8 +304,10 @@ def test_what_is_in_hand_is_bounded_over_all_accounts(
     scripted: StartScripted,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("postroom.worker._MOST_BYTES_IN_HAND", 10 * 8000)
-    monkeypatch.setattr("postroom.worker._MOST_BYTES_A_CLAIM", 5 * 8000)
+    monkeypatch.setattr("postroom.worker.memory.MOST_IN_HAND", 10 * 8000)
+    monkeypatch.setattr("postroom.worker.memory._FOR_SMALL", accounts * 8000)
+    monkeypatch.setattr("postroom.worker.memory._SMALL", 8000)
+    monkeypatch.setattr("postroom.worker.memory._MOST_A_CLAIM", 5 * 8000)
     monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
     server = scripted()
     server.on("MAIL", do=Late(0.5))
@@ -322,7 +326,35 @@ def test_what_is_in_hand_is_bounded_over_all_accounts(
 
     monkeypatch.setattr(Transaction, "claim", counting)
     installation.run_until(lambda: all(map(installation.is_sent, ids)))
-    assert max(claims) <= 10 + accounts, "each claim brings in one at least"
+    assert max(claims) <= 10 + accounts, "an idle account takes a small one in beyond it"
+
+
+def test_large_messages_wait_for_memory_that_all_accounts_share(
+    in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every account is idle, and each message is larger than any account's share."""
+    monkeypatch.setattr("postroom.worker.memory.MOST_IN_HAND", 3 * 8000)
+    monkeypatch.setattr("postroom.worker.memory._FOR_SMALL", 0)
+    monkeypatch.setattr("postroom.worker.memory.MemoryBudget.__init__", _for_messages_of_8000_bytes)
+    server = scripted()
+    server.on("MAIL", do=Late(0.1))
+    installation = in_process(*[server] * 6)
+    ids = [installation.accept("you@x.example", account=number % 6, body="x" * 7000) for number in range(12)]
+    in_hand: list[int] = []
+    feed = Lane.feed
+
+    def watching(self: Lane, jobs: list[Any]) -> None:
+        feed(self, jobs)
+        in_hand.append(self._context.bytes_in_hand)
+
+    monkeypatch.setattr(Lane, "feed", watching)
+    installation.run_until(lambda: all(map(installation.is_sent, ids)))
+    assert max(in_hand) <= 3 * 8000
+
+
+def _for_messages_of_8000_bytes(self: MemoryBudget, largest: int) -> None:
+    self._largest = 8000
+    self._passed_over, self._permitted = {}, set()
 
 
 def test_a_result_that_cannot_be_recorded_ends_the_worker_and_leaves_the_mail_in_doubt(

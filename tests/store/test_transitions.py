@@ -209,6 +209,33 @@ class TestClaim:
         assert [job.request_id for job in post.claim(most_bytes=100)] == ids[:2]
         assert post.status(ids[2]) == "queued"
 
+    def test_takes_one_only_as_large_as_it_may_be(self, post: Post) -> None:
+        first, second = post.add(size=500), post.add(size=40)
+        assert post.claim(most_bytes=100, first_bytes=499) == []
+        assert (post.status(first), post.status(second)) == ("queued", "queued")
+        assert [job.request_id for job in post.claim(most_bytes=100, first_bytes=500)] == [first]
+
+    @pytest.mark.parametrize(("first_bytes", "loaded"), [(1, 0), (300, 1)])
+    def test_loads_no_text_that_it_does_not_take(self, post: Post, first_bytes: int, loaded: int) -> None:
+        for _ in range(5):
+            post.add(size=300)
+        rows = post.store.write(
+            lambda transaction: list(
+                transaction._q.jobs_due(
+                    transaction._db,
+                    account_id=post.anna,
+                    worker_id=post.worker,
+                    suspect=3,
+                    due_from=0,
+                    now=NOW,
+                    count=5,
+                    most_bytes=299,
+                    first_bytes=first_bytes,
+                )
+            )
+        )
+        assert [row[8] is not None for row in rows] == [True] * loaded + [False] * (5 - loaded)
+
     def test_always_takes_one_however_large(self, post: Post) -> None:
         first, second = post.add(size=500), post.add()
         assert [job.request_id for job in post.claim(most_bytes=100)] == [first]
