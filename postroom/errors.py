@@ -10,6 +10,7 @@
     │   ├── NotFound                nothing there, or not yours: they look the same
     │   ├── TooLarge                more bytes than the service takes
     │   └── QuotaExceeded           not now; says when
+    ├── PlaceTaken                  something listens where HTTP is to listen
     ├── LimiterUnavailable          the rate limits cannot be counted, and so it was decided to refuse
     ├── StoreError
     │   ├── StoreUnavailable        not durable just now: try again
@@ -119,6 +120,10 @@ class QuotaExceeded(Rejected):
     def __init__(self, message: str | None = None, *, retry_after: int, field: str | None = None) -> None:
         super().__init__(message, field=field)
         self.retry_after = retry_after
+
+
+class PlaceTaken(PostroomError):
+    """Something listens already where HTTP is to listen; it may end at any moment."""
 
 
 class LimiterUnavailable(PostroomError):

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from postroom.config import UNIX, Settings
-from postroom.errors import ConfigError
+from postroom.errors import ConfigError, PlaceTaken
 
 SOCKET_MODE = 0o666  # as open as a port of loopback; the folder of the socket may say less
 
@@ -44,7 +44,10 @@ def _not_here(variable: str, settings: Settings, reason: str | None) -> ConfigEr
 
 
 def check(settings: Settings) -> None:
-    """Raise ConfigError when something listens in our place already: two services would share its requests."""
+    """Raise PlaceTaken when something listens in our place already: two services would share its requests.
+
+    Raises ConfigError where nobody could listen.
+    """
     path = socket_path(settings)
     if path is None:
         _check_port(address_of(settings), settings)
@@ -59,7 +62,9 @@ def _check_port(address: str, settings: Settings) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((address, settings.port))
     except OSError as error:
-        variable = "PORT" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "HOST"
+        if error.errno == errno.EADDRINUSE:
+            raise PlaceTaken(str(_not_here("PORT", settings, error.strerror))) from error
+        variable = "PORT" if error.errno == errno.EACCES else "HOST"
         raise _not_here(variable, settings, error.strerror) from error
 
 
@@ -74,7 +79,7 @@ def _check_socket(path: Path) -> None:
         raise ConfigError("HOST", f"{path} is there already, and is no socket; choose another")
     with socket.socket(socket.AF_UNIX) as probe:
         if probe.connect_ex(str(path)) == 0:
-            raise ConfigError("HOST", f"something listens on {path} already; choose another")
+            raise PlaceTaken(f"HOST: something listens on {path} already; choose another")
 
 
 def remove_left_socket(path: Path) -> None:

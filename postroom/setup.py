@@ -138,6 +138,14 @@ def _check_it_stays(store: Store) -> None:
         )
 
 
+def check_secret(store: Store, settings: Settings) -> None:
+    """Raise ConfigError where the database was written with another secret key, or has been moved elsewhere."""
+    _check_it_stays(store)
+    stored = store.stored_secrets()
+    if not stored.is_empty and not _is_secret_of(stored, Vault.open(settings, VAR, create=False), settings):
+        raise _another_secret(settings)
+
+
 def _open_vault(store: Store, settings: Settings) -> Vault:
     """Open the vault. Raises ConfigError unless the database was written with its secret key, or holds no secret yet."""
     stored = store.stored_secrets()

@@ -22,11 +22,13 @@ from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
 from postroom.cli.completion import inbox_ids, mailboxes, request_ids
 from postroom.cli.listing import list_messages
+from postroom.cli.looking import check, healthy
 from postroom.cli.secret import secret
 from postroom.errors import (
     ConfigError,
     InvalidSubmission,
     NotFound,
+    PlaceTaken,
     PostroomError,
     Rejected,
     SchemaMismatch,
@@ -70,7 +72,7 @@ def main() -> None:
         _fail(str(error), EX_CONFIG)
     except (SchemaMismatch, StoreDamaged) as error:
         _fail(str(error), EX_CONFIG)
-    except StoreUnavailable as error:
+    except (StoreUnavailable, PlaceTaken) as error:
         _fail(str(error), EX_TEMPFAIL)
     except PostroomError as error:
         _fail(str(error), 1)
@@ -529,6 +531,8 @@ cli.add_command(backup)
 cli.add_command(restore)
 cli.add_command(secret)
 cli.add_command(list_messages)
+cli.add_command(check)
+cli.add_command(healthy)
 
 
 # ---------------------------------------------------------------- inbox

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response, current_app, request
 
-from postroom.errors import DiskFull, StoreError, StoreUnavailable
+from postroom.errors import DiskFull, InvalidSubmission, StoreError, StoreUnavailable
 from postroom.model import Instant
 from postroom.policy import has_room
 from postroom.store import WorkerRecord
@@ -26,6 +26,7 @@ _RENEWED_WITHIN_S = 15.0  # workers renew their leases every ten seconds
 _LEASE_S = 60.0
 _WELL = {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"}
 _STOPPING = {"status": "stopping"}
+_PARTS = ("all", "web")
 _UNREADABLE = "cannot be read"
 _UNWRITABLE = "cannot be written: nothing is accepted or sent"
 
@@ -105,8 +106,11 @@ def _look(shared: Services, leases: Leases) -> dict[str, Any]:
         has_room(shared.store.free_bytes(), shared.settings.disk_reserve)
     except DiskFull:
         checks["disk"] = "nearly full: nothing is accepted"
-    ready = all(state == "ok" for state in checks.values())
-    return {"status": "ready" if ready else "not ready", "checks": checks, **figures}
+    return {"status": _status(checks), "checks": checks, **figures}
+
+
+def _status(checks: dict[str, str]) -> str:
+    return "ready" if all(state == "ok" for state in checks.values()) else "not ready"
 
 
 @blueprint.get("/livez")
@@ -117,7 +121,13 @@ def livez() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Say whether mail can be taken and sent now: 200, or 503 with what is missing."""
+    """Say whether mail can be taken and sent now: 200, or 503 with what is missing.
+
+    `?part=web` asks whether it can be taken: what is accepted is kept, also while no worker runs.
+    """
+    part = request.args.get("part", "all")
+    if part not in _PARTS:
+        raise InvalidSubmission(f"part must be one of {', '.join(_PARTS)}", field="part")
     readiness: Readiness = current_app.extensions["postroom.readiness"]
     shared = services()
     if readiness.is_stopping():
@@ -125,7 +135,12 @@ def readyz() -> Response:
     if not readiness.is_fresh:
         with suppress(StoreUnavailable):
             shared.hub.read(lambda: readiness.look(shared))
-    return _answer(readiness.found)
+    return _answer(_of_the_web(readiness.found) if part == "web" else readiness.found)
+
+
+def _of_the_web(found: dict[str, Any]) -> dict[str, Any]:
+    checks = {name: state for name, state in found.get("checks", {}).items() if name != "workers"}
+    return {**found, "status": _status(checks), "checks": checks}
 
 
 def _answer(found: dict[str, Any]) -> Response:

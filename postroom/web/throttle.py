@@ -212,6 +212,15 @@ def _load_driver(uri: str) -> None:
         importlib.import_module(name)
 
 
+def answers(uri: str) -> bool:
+    """Whether the storage can be asked now; that takes half a second at most for each of its servers."""
+    try:
+        return _open(uri).check()
+    except Exception as error:  # whatever the driver raises
+        log.debug("the rate limiter's storage does not answer: %s", error)
+        return False
+
+
 def _open(uri: str) -> Storage:
     options: dict[str, Any] = {}
     if uri.startswith("redis"):

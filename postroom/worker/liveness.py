@@ -26,6 +26,7 @@ LEASE = 60 * SECOND
 RENEW_S = 10.0
 RENEW_AGAIN_S = 1.0  # after a renewal that failed
 _RENEWAL_MISSED_S = 1.5 * RENEW_S
+_LATE = 35 * SECOND
 _MARKS_KEPT = 4  # renewals: what a standby has not heard is younger than that
 _LOOKED_LATELY_S = 3.0  # after a longer pause in looking, nobody can say who has missed a renewal
 
@@ -36,6 +37,32 @@ def host_identity() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return socket.gethostname()
+
+
+def running_in(folder: Path) -> int:
+    """Count the workers whose lock files are in this folder and whose processes run."""
+    return sum(_is_held(path) for path in folder.glob("*.lock"))
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # it has just ended
+        return False
+    return False
+
+
+def belongs_to(record: WorkerRecord, folder: Path) -> bool:
+    """Whether a worker runs on this host with its lock file in this folder."""
+    return record.host == host_identity() and Path(record.lock_file).parent == folder.resolve()
+
+
+def was_renewed(record: WorkerRecord, now: Instant) -> bool:
+    """Whether a worker of this host has renewed its lease of late, three tries being allowed."""
+    return record.lease_until - now > LEASE - _LATE
 
 
 class Registration:

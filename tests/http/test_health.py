@@ -53,6 +53,17 @@ def test_readyz_while_it_is_being_stopped(store: Store, tmp_path: Path) -> None:
     assert (answer.status_code, answer.json) == (503, {"status": "stopping"})
 
 
+def test_readyz_of_the_web_part_alone(store: Store, tmp_path: Path) -> None:
+    """A balancer must not take all web processes out because the workers are away: they accept durably."""
+    web = client(store, tmp_path)
+    answer = web.get("/readyz?part=web")
+    assert (answer.status_code, "workers" in answer.get_json()["checks"]) == (200, False)
+    assert web.get("/readyz").status_code == 503
+    assert web.get("/readyz?part=everything").status_code == 422
+    store._engine.run_script("DELETE FROM schema_migration WHERE version > 1")
+    assert client(store, tmp_path).get("/readyz?part=web").status_code == 503
+
+
 def test_readyz_with_a_worker(store: Store, tmp_path: Path) -> None:
     add_worker(store, 60 * SECOND)
     answer = client(store, tmp_path).get("/readyz")

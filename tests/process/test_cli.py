@@ -780,9 +780,9 @@ def test_a_port_that_is_taken(service: Installation, tmp_path: Path) -> None:
     second = Folder(tmp_path / "second")
     second.path.mkdir()
     port = str(service.port)
-    check_failed(second.run("serve", PORT=port), 78, f"PORT: cannot listen on 127.0.0.1:{port}", "in use")
+    check_failed(second.run("serve", PORT=port), 75, f"PORT: cannot listen on 127.0.0.1:{port}", "in use")
     assert not (second.path / "data.csv").exists()
-    check_failed(second.run("web", PORT=port), 78, f"PORT: cannot listen on 127.0.0.1:{port}", "in use")
+    check_failed(second.run("web", PORT=port), 75, f"PORT: cannot listen on 127.0.0.1:{port}", "in use")
     assert service.post().status == 202
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from postroom.config import Settings, load_settings
-from postroom.errors import ConfigError
+from postroom.errors import ConfigError, PlaceTaken
 from postroom.listen import address_of, check, curl, remove_left_socket, socket_path
 
 
@@ -45,7 +45,7 @@ def test_a_socket_that_somebody_listens_on_is_left_alone(tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(path))
         other.listen()
-        with pytest.raises(ConfigError, match="something listens"):
+        with pytest.raises(PlaceTaken, match="something listens"):
             check(Settings(host=f"unix:{path}"))
     check(Settings(host=f"unix:{path}"))  # its process has gone
     remove_left_socket(path)
