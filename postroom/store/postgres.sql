@@ -16,24 +16,19 @@ WITH message AS (
 INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
 
 -- name: jobs_due
--- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand. The
--- contents come as far as the sizes allow.
+-- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at,
-       CASE WHEN job.octets <= :most_bytes OR (job.octets = message.size AND message.size <= :first_bytes)
-            THEN content.mime END,
-       content.checksum, job.crashes, message.in_doubt, delivery.id, delivery.forward_path, delivery.checksum,
+       message.smtputf8, message.accepted_at, CASE WHEN message.size <= :most_loaded THEN content.mime END,
+       content.checksum, job.crashes, message.in_doubt,
+       delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at, job.drawn, job.drawn_at
-FROM (SELECT due.id, due.attempt, due.message_id, due.crashes, due.due_at, due.drawn, due.drawn_at,
-             sum(sized.size) OVER (ORDER BY due.due_at, due.id) AS octets
-      FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at FROM job
-            WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
-              AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
-                                                     WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
-                                                       AND in_hand.crashes >= :suspect))
-            ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED) AS due
-           JOIN message AS sized ON sized.id = due.message_id) AS job
+FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at FROM job
+      WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
+        AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
+                                               WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
+                                                 AND in_hand.crashes >= :suspect))
+      ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED) AS job
      JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
      JOIN LATERAL (SELECT id, forward_path, checksum FROM delivery AS any_pending
                    WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending'

@@ -444,6 +444,9 @@ SELECT id, message_id FROM job
 WHERE finished_at <= :until AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)
 ORDER BY finished_at, id LIMIT :count;
 
+-- name: text_of$
+SELECT mime FROM content WHERE message_id = :message_id;
+
 -- name: delete_content!
 DELETE FROM content WHERE message_id = :message_id;
 

@@ -8,27 +8,22 @@ VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :no
         :forward_path, :envelope_checksum);
 
 -- name: jobs_due
--- While the worker has a suspect in hand the others are passed over. The contents come as far as the sizes allow.
+-- While the worker has a suspect in hand the others are passed over.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at,
-       CASE WHEN job.octets <= :most_bytes OR (job.octets = message.size AND message.size <= :first_bytes)
-            THEN content.mime END,
-       content.checksum, job.crashes, message.in_doubt, delivery.id, delivery.forward_path, delivery.checksum,
+       message.smtputf8, message.accepted_at, CASE WHEN message.size <= :most_loaded THEN content.mime END,
+       content.checksum, job.crashes, message.in_doubt,
+       delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at, job.drawn, job.drawn_at
-FROM (SELECT due.id, due.attempt, due.message_id, due.crashes, due.due_at, due.drawn, due.drawn_at,
-             sum(sized.size) OVER (ORDER BY due.due_at, due.id) AS octets
-      FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at FROM job
-            WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
-              AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
-                                                     WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
-                                                       AND in_hand.crashes >= :suspect))
-            ORDER BY due_at, id LIMIT :count) AS due
-           JOIN message AS sized ON sized.id = due.message_id) AS job
-     JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
-     JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
-                                     WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
-ORDER BY job.due_at, job.id;
+FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
+         JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
+                                         WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
+WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at BETWEEN :due_from AND :now
+  AND (job.crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
+                                             WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
+                                               AND in_hand.crashes >= :suspect))
+ORDER BY job.due_at, job.id
+LIMIT :count;
 
 -- name: conclude_sent$
 -- The job, if it is still ours, and with it delivery, event, attempt and log line, through the view's trigger.

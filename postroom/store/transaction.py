@@ -54,7 +54,7 @@ MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _DUE_AT = 16  # the column of `jobs_due`
-_CONTENT = 8  # the column of its text
+_LOADED_AT_ONCE = 65_536  # octets of a text that is loaded with its row; larger ones are where they are taken
 _ANY_SIZE = (1 << 63) - 1
 
 _SUSPECT = MOST_CRASHES - 1
@@ -413,8 +413,8 @@ class Transaction:
     ) -> list[ClaimedJob]:
         """Take up to `most` due jobs of an account, oldest first; they are this worker's until finished.
 
-        Stops before `most_bytes` of content are exceeded, but takes one of up to `first_bytes`. What is not taken is
-        not loaded. With a
+        Stops before `most_bytes` of content are exceeded, but takes one of up to `first_bytes`. A
+        large text that is not taken is not loaded. With a
         `daily_limit` the recipients are reserved here, so that no number of workers
         exceeds it in any 24 hours; when none is left, the account is parked. `paced`: the account
         has a pace, which all workers share. `probing`: it is set aside, and one worker tries it.
@@ -429,6 +429,7 @@ class Transaction:
         if not most:
             return []
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
+        room = most_bytes
         jobs: list[ClaimedJob] = []
         due_from = self._floors.of_account(account_id) if self._floors else 0
         # While it has one in hand the others are passed over, and nobody knows from when on something is left.
@@ -443,12 +444,12 @@ class Transaction:
             due_from=due_from,
             now=now,
             count=most,
-            most_bytes=most_bytes,
-            first_bytes=first_bytes,
+            most_loaded=_LOADED_AT_ONCE,
         )
         rows = list(found)
         for row in rows:
-            if row[_CONTENT] is None:
+            room -= row[5]
+            if room < 0 and (jobs or row[5] > first_bytes):
                 break
             if left is not None and left <= 0:
                 if not jobs:
@@ -480,6 +481,8 @@ class Transaction:
     ) -> ClaimedJob | None:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
         checksum, crashes, own, *first, has_others, _, drawn, drawn_at = more
+        if mime is None:
+            mime = self._q.text_of(self._db, message_id=message_id)
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1

@@ -215,10 +215,11 @@ class TestClaim:
         assert (post.status(first), post.status(second)) == ("queued", "queued")
         assert [job.request_id for job in post.claim(most_bytes=100, first_bytes=500)] == [first]
 
-    @pytest.mark.parametrize(("first_bytes", "loaded"), [(1, 0), (300, 1)])
-    def test_loads_no_text_that_it_does_not_take(self, post: Post, first_bytes: int, loaded: int) -> None:
-        for _ in range(5):
-            post.add(size=300)
+    def test_loads_no_large_text_that_it_does_not_take(
+        self, post: Post, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("postroom.store.transaction._LOADED_AT_ONCE", 100)
+        small, large, larger = (post.add(at=NOW + at, size=at) for at in (100, 101, 102))
         rows = post.store.write(
             lambda transaction: list(
                 transaction._q.jobs_due(
@@ -227,14 +228,16 @@ class TestClaim:
                     worker_id=post.worker,
                     suspect=3,
                     due_from=0,
-                    now=NOW,
+                    now=LATER,
                     count=5,
-                    most_bytes=299,
-                    first_bytes=first_bytes,
+                    most_loaded=100,
                 )
             )
         )
-        assert [row[8] is not None for row in rows] == [True] * loaded + [False] * (5 - loaded)
+        assert [row[8] is None for row in rows] == [False, True, True]
+        jobs = post.claim(most_bytes=210, now=LATER)
+        assert [(job.request_id, len(job.mime)) for job in jobs] == [(small, 100), (large, 101)]
+        assert post.status(larger) == "queued"
 
     def test_always_takes_one_however_large(self, post: Post) -> None:
         first, second = post.add(size=500), post.add()
