@@ -25,6 +25,7 @@ from postroom.errors import ConfigError
 from postroom.failpoint import VARIABLE as FAILPOINT
 from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
+from postroom.numbers import whole_number
 from postroom.plainfile import MEBIBYTE, read_plain
 from postroom.supervise import LIFELINE, READY
 
@@ -72,9 +73,10 @@ def parse_duration(text: str) -> int:
 def parse_whole(text: str, low: int, high: int) -> int:
     """Return the whole number in `text`, in plain digits. Raises ValueError."""
     digits = text.strip()
-    if not re.fullmatch(r"[0-9]{1,18}", digits) or not low <= int(digits) <= high:
+    number = whole_number(digits)
+    if number is None or not low <= number <= high:
         raise ValueError(f"must be a whole number from {low} to {high}")
-    return int(digits)
+    return number
 
 
 def parse_port(text: str) -> int:
@@ -233,7 +235,10 @@ def _rate_limit(text: str) -> str:
 
     limit = text.strip()
     try:
-        usable = not limit or all(item.amount > 0 for item in parse_many(limit))
+        usable = not limit or (
+            all(whole_number(digits, _MOST_DIGITS_OF_A_RATE) for digits in re.findall(r"\d+", limit))
+            and all(item.amount > 0 for item in parse_many(limit))
+        )
     except ValueError:
         usable = False
     if not usable:
@@ -288,6 +293,7 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
 _DOT_ENV: Final = Path(".env")
+_MOST_DIGITS_OF_A_RATE: Final = 9
 _LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})

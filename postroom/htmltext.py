@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from postroom.htmlattributes import attributes as parse_attributes
 from postroom.htmlelements import OpenElements
+from postroom.numbers import whole_number
 
 # Every quantifier that could run far is possessive, and the last alternative swallows a construct that
 # never ends, as the standard does: so each character is looked at a bounded number of times.
@@ -283,7 +284,7 @@ class _Page:
     def start_numbers(self, attributes: str) -> None:
         self._break_around_list()
         first = parse_attributes(attributes).get("start", "")
-        self._lists.append(int(first) - 1 if first.isascii() and first.isdecimal() and len(first) < 9 else 0)
+        self._lists.append((whole_number(first, 8) or 1) - 1)
 
     def end_list(self, _: str) -> None:
         if self._lists:

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from postroom.errors import NotFound
 from postroom.model import SECOND, Clock, Instant, system_clock
+from postroom.numbers import whole_number
 from postroom.supervise import ignore_stray_signals, report_ready, stop_signals
 
 if TYPE_CHECKING:
@@ -265,10 +266,13 @@ class _Handler:
         return [*responses[:-1], "250-PIPELINING", responses[-1]]  # RFC 2920; it reads line by line anyway
 
     async def handle_MAIL(  # noqa: N802
-        self, _server: Any, _session: Any, envelope: Any, address: str, _options: list[str]
+        self, _server: Any, _session: Any, envelope: Any, address: str, options: list[str]
     ) -> str:
         if refusal := _address_refusal(address, smtputf8=envelope.smtp_utf8):
             return refusal
+        sizes = [option[5:] for option in options if option[:5].upper() == "SIZE="]
+        if any(whole_number(size, 20) is None for size in sizes):
+            return "501 5.5.4 SIZE must be a number"
         envelope.mail_from = address
         return "250 2.1.0 OK"
 
@@ -381,8 +385,8 @@ def inbox_port(folder: Path) -> int | None:
         text = (folder / "port").read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
-    port = int(text) if text.isdigit() and len(text) <= 5 else 0
-    return port if 0 < port < 65_536 else None
+    port = whole_number(text, 5)
+    return port if port and port < 65_536 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from postroom.numbers import whole_number
+
 _SCHEMES: Final = frozenset(
     {
         "memory", "memcached", "redis", "rediss", "redis+unix", "redis+sentinel", "redis+cluster",
@@ -101,7 +103,7 @@ def _with_ports(scheme: str, places: str) -> str:
     if scheme == "redis+unix":
         return ""
     found = [_PLACE.fullmatch(place) for place in places.split(",")]
-    if not all(place and int(place[2] or 1) in range(1, 65536) for place in found):
+    if not all(place and 0 < (whole_number(place[2] or "1", 5) or 0) < 65536 for place in found):
         raise ValueError(f"must name hosts, each with a port from 1 to 65535, {_ESCAPED}")
     if len(found) > 1 and scheme in ("redis", "rediss"):
         raise ValueError("must name one host; several are redis+sentinel:// or redis+cluster://")

@@ -23,6 +23,7 @@ from functools import cached_property
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
+from postroom.numbers import whole_number
 from postroom.session import Endpoint, Session
 from postroom.wire import Wire
 
@@ -40,7 +41,7 @@ _IN_FLOW_S = 1.0  # since the last answer: then the server is not about to close
 _CAUTION_S = 3600.0  # after a break that left a doubt, before messages leave in one write again
 _NOT_TAKEN = (500, 501, 502, 503, 554)  # replies to a command of a group that may be about the group
 _EXIM = re.compile(r"\bExim\b", re.IGNORECASE)
-_SIZE = re.compile(r"[0-9]{1,20}")  # RFC 1870 §3: at most twenty digits; what else is announced is no limit
+_MOST_DIGITS_OF_SIZE = 20  # RFC 1870 §3: at most twenty digits; what else is announced is no limit
 
 
 class Extension(Enum):
@@ -197,8 +198,8 @@ class Connection(Session):
 
     def shortcoming(self, envelope: Envelope) -> str | None:
         """Say what the server lacks to take this message, or None. Asked before MAIL is sent."""
-        limit = self._extensions.get("SIZE", "")
-        if _SIZE.fullmatch(limit) and 0 < int(limit) < len(envelope.mime):
+        limit = whole_number(self._extensions.get("SIZE", ""), _MOST_DIGITS_OF_SIZE)
+        if limit and limit < len(envelope.mime):
             return f"{self._endpoint} takes at most {limit} bytes; the message has {len(envelope.mime)}"
         if envelope.smtputf8 and "SMTPUTF8" not in self._extensions:
             return f"{self._endpoint} cannot carry addresses that are not ASCII (it does not offer SMTPUTF8)"

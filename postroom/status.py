@@ -13,7 +13,7 @@ from postroom.model import Blame, Deferred, Failed, Meaning, Outcome, Reply, Sen
 from postroom.replies import UNKNOWN, Circumstances, Reading, read
 from postroom.reply_table import SENDING, Place
 
-_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?: |$)")
+_ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _REASON_LENGTH = 500
 

@@ -15,6 +15,7 @@ from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
+from postroom.numbers import whole_number
 from postroom.status import parse_enhanced, printable
 from postroom.tls import ended, handshake_fault
 
@@ -74,7 +75,7 @@ class Wire(asyncio.Protocol):
     # -- parsing (RFC 5321 §4.2.1)
 
     def _take_line(self, line: bytes) -> None:
-        malformed = len(line) < 3 or not line[:3].isdigit() or line[3:4] not in (b"", b" ", b"-")
+        malformed = len(line) < 3 or whole_number(line[:3], 3) is None or line[3:4] not in (b"", b" ", b"-")
         other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
         if malformed or other_code or b"\0" in line or not b"2" <= line[:1] <= b"5":
             text = _text(line)
@@ -211,7 +212,8 @@ def _text(line: bytes) -> str:
 
 
 def _parse_reply(lines: Sequence[bytes]) -> Reply:
-    code = int(lines[0][:3])
+    code = whole_number(lines[0][:3], 3)
+    assert code is not None  # `_take_line` has seen to it
     texts = [_text(line[4:]) for line in lines]
     enhanced = parse_enhanced(texts[-1])
     if enhanced is not None:

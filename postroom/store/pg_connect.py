@@ -26,6 +26,7 @@ from psycopg.types.string import BytesBinaryDumper
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
 from postroom.errors import ConfigError, StoreUnavailable
+from postroom.numbers import whole_number
 from postroom.store.engine import Server
 from postroom.store.pg_errors import said, state_of
 
@@ -180,7 +181,7 @@ def parse_url(url: str) -> dict[str, str]:
     ports = found.get("port", "").split(",")
     if any(not re.fullmatch(r"[\w./:%~-]*", host) or "@" in host for host in hosts):
         raise ConfigError(_VARIABLE, f"has no readable host: {_ESCAPES}")
-    if any(not re.fullmatch(r"[0-9]{0,5}", port) or int(port or 1) not in range(1, 65536) for port in ports):
+    if any(port and (whole_number(port, 5) or 0) not in range(1, 65536) for port in ports):
         raise ConfigError(_VARIABLE, f"has a port that is no number from 1 to 65535: {_ESCAPES}")
     for name, choices in _CHOICES.items():
         if found.get(name, choices[0]) not in choices:

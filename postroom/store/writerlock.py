@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from postroom.errors import StoreUnavailable
+from postroom.numbers import whole_number
 
 _OPEN = b"open\n"
 _MOST_NOTED = 200  # octets
@@ -93,9 +94,9 @@ class WriterLock:
         A lock file that was copied along with its folder knows nothing of the copy.
         """
         words = os.pread(self._fd, _MOST_NOTED, 0).removeprefix(_OPEN).split()
-        if not self._left_open() or len(words) < 2 or int(words[0]) != self._own_inode():
+        if not self._left_open() or len(words) < 2 or whole_number(words[0], 20) != self._own_inode():
             return None
-        return int(words[1])
+        return whole_number(words[1], 20)
 
     def is_in_use(self) -> bool:
         """Whether another process has the database open."""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Request, request
 
 from postroom.errors import MalformedSubmission
+from postroom.numbers import whole_number
 from postroom.web.auth import presented_key
 from postroom.web.body import read_json
+from postroom.web.head import MOST_DIGITS_OF_LENGTH, UNREADABLE_LENGTH
 from postroom.web.throttle import Window
 
 if TYPE_CHECKING:
@@ -67,6 +69,9 @@ class Call(Request):
             if key in environ and not environ[key].isascii():
                 message = "must be ASCII"
                 raise MalformedSubmission(f"the header {name} {message}", errors=((name, message),))
+        length = environ.get("CONTENT_LENGTH", "")
+        if length and whole_number(length, MOST_DIGITS_OF_LENGTH) is None:
+            raise MalformedSubmission(UNREADABLE_LENGTH, errors=(("Content-Length", "must be a number"),))
 
 
 @lru_cache(1024)

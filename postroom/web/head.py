@@ -7,7 +7,11 @@ import sys
 from functools import lru_cache
 from typing import Any
 
+from postroom.numbers import whole_number
+
 UNREADABLE = "\ufffd"  # stands for a value with octets that are not ASCII, which granian does not hand over
+MOST_DIGITS_OF_LENGTH = 15  # a thousand tebioctets
+UNREADABLE_LENGTH = f"the header Content-Length must be a number of at most {MOST_DIGITS_OF_LENGTH} digits"
 _IGNORED = "postroom.ignored"
 _HOST = re.compile(r"[A-Za-z0-9._~!$&'()*+;=%:\[\]-]*")
 _SAME_FOR_ALL = {
@@ -66,6 +70,9 @@ def fault_of(environ: dict[str, Any]) -> str | None:
     coding = environ.get("HTTP_TRANSFER_ENCODING")
     if coding is not None and coding.lower() != "chunked":
         return "the only Transfer-Encoding that is taken is chunked"
+    length = environ.get("CONTENT_LENGTH", "")
+    if length and whole_number(length, MOST_DIGITS_OF_LENGTH) is None:
+        return UNREADABLE_LENGTH
     return None
 
 
@@ -73,4 +80,4 @@ def length_of(environ: dict[str, Any]) -> int | None:
     """Return the length of the body, or None when only its end will tell."""
     if "HTTP_TRANSFER_ENCODING" in environ:
         return None
-    return int(environ.get("CONTENT_LENGTH") or 0)
+    return whole_number(environ.get("CONTENT_LENGTH", ""), MOST_DIGITS_OF_LENGTH) or 0

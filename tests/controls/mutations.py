@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "numbers from outside are ASCII digits",
+        "postroom/numbers.py",
+        " or not text.isascii()",
+        "",
+        "tests/unit/test_numbers.py::test_anything_but_a_few_plain_digits_is_none[\\u0663]",
+    ),
+    Control(
+        "numbers from outside are bounded",
+        "postroom/numbers.py",
+        " or len(text) > most_digits",
+        "",
+        "tests/unit/test_numbers.py::test_a_content_length_that_is_no_plain_number_is_a_fault[1111111111111111]",
+    ),
+    Control(
         "nothing but a regular file is opened to be read",
         "postroom/plainfile.py",
         '    _check(path, path.stat().st_mode)\n    with os.fdopen(os.open(path, _FLAGS), "rb") as file:\n',

@@ -1,0 +1,162 @@
+"""Numbers from outside are ASCII digits of bounded length, everywhere."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postroom.config import Settings, parse_duration, parse_port, parse_whole
+from postroom.inbox import Maildrop, _Handler, inbox_port
+from postroom.limiter_url import parse_limiter_url
+from postroom.numbers import whole_number
+from postroom.status import parse_enhanced
+from postroom.web.head import fault_of, length_of
+from tests.servers.installation import ROOT
+
+STRANGE = [
+    "²",
+    "٣",
+    "१",
+    "\uff13",
+    "1_0",
+    "+1",
+    "-1",
+    " 1",
+    "1 ",
+    "1.0",
+    "1e3",
+    "0x1",
+    "½",
+    "①",
+    "x",
+    "1\n",
+    "1\0",
+]
+ENDLESS = "9" * 5_000
+# What is not text from outside, or only looked at: file and expression.
+KNOWN = {
+    "address.py": ["domain.rpartition('.')[2].isdigit()"],
+    "backup.py": ["int(time.time())"],
+    "cli/__init__.py": ["int(fd)"],
+    "config.py": [
+        "Decimal(found[1])",
+        "host.rpartition('.')[2].isdigit()",
+        "int(Decimal(found[1]) * _UNITS[found[2]])",
+    ],
+    "failpoint.py": ["int(count)"],
+    "htmlattributes.py": ["word[:1].isdigit()"],
+    "inbox.py": ["int(os.environ['POSTROOM_LIFELINE'])", "int(server.sockets[0].getsockname()[1])"],
+    "numbers.py": ["int(text)", "text.isdigit()"],
+    "store/migrate.py": ["int(path.name.split('_')[0])"],
+    "store/move.py": ["int(count)", "int(count)"],
+    "store/pg_connect.py": ["int(_INT.unpack(found)[0])", "int(log_file[:8], 16)"],
+    "store/position.py": ["int(timeline)"],
+    "store/postgres.py": ["int(self)"],
+    "store/sqlite.py": ["int(part)", "int(self._longest_wait_s * 1000)"],
+    "supervise.py": ["int(fd)", "int(fd)"],
+    "web/call.py": ["int(address)"],
+    "web/gateway.py": ["int(status[:3])"],
+    "web/throttle.py": ["int(counts)"],
+    "worker/__init__.py": ["int(lane.is_idle)"],
+}
+FROM_THE_DATABASE = ("store/transaction.py",)
+READS_TEXT = ("isdigit", "isdecimal", "isnumeric")
+
+
+@pytest.mark.parametrize("text", [*STRANGE, "", ENDLESS, "1" * 19])
+def test_anything_but_a_few_plain_digits_is_none(text: str) -> None:
+    assert whole_number(text) is None
+    assert whole_number(text.encode()) is None
+
+
+@given(st.integers(min_value=0, max_value=10**18 - 1))
+def test_plain_digits_are_their_number(number: int) -> None:
+    assert whole_number(str(number)) == number
+    assert whole_number(str(number).encode()) == number
+
+
+@given(st.text(max_size=20) | st.binary(max_size=20))
+def test_no_text_raises(text: str | bytes) -> None:
+    found = whole_number(text)
+    assert (
+        found is None
+        or str(found) == (text if isinstance(text, str) else text.decode()).lstrip("0")
+        or found == 0
+    )
+
+
+def _settings(name: str, text: str) -> object:
+    return Settings(**{name: text})
+
+
+PARSERS: dict[str, Callable[[str], object]] = {
+    "port": parse_port,
+    "column": partial(parse_whole, low=1, high=10**17),
+    "duration": lambda text: parse_duration(f"{text}s"),
+    "rate": lambda text: _settings("rate_limit", f"{text}/minute"),
+    "multiple": lambda text: _settings("rate_limit", f"3 per {text} minute"),
+    "limiter": lambda text: parse_limiter_url(f"redis://host:{text}"),
+}
+
+
+@pytest.mark.parametrize("parser", sorted(PARSERS))
+@pytest.mark.parametrize("text", ["²", "٣", "\uff13", "1_0", "0x1", "½", ENDLESS])
+def test_a_setting_that_is_no_plain_number_is_refused(parser: str, text: str) -> None:
+    with pytest.raises(ValueError):
+        PARSERS[parser](text)
+
+
+@pytest.mark.parametrize("text", [text for text in STRANGE if text.strip() != "1"] + [ENDLESS, "1" * 16])
+def test_a_content_length_that_is_no_plain_number_is_a_fault(text: str) -> None:
+    environ = {"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "x", "CONTENT_LENGTH": text}
+    assert "Content-Length" in (fault_of(environ) or "")
+    assert length_of(environ) == 0
+
+
+@pytest.mark.parametrize("text", ["٣", "²", "1" * 6, "65536", "0"])
+def test_a_port_that_is_none_is_no_inbox(text: str, tmp_path: Path) -> None:
+    (tmp_path / "port").write_text(text, encoding="utf-8")
+    assert inbox_port(tmp_path) is None
+
+
+def test_an_enhanced_code_has_plain_digits() -> None:
+    assert parse_enhanced("5.1.1 no") == "5.1.1"
+    assert parse_enhanced("5.1.٣ no") is None
+
+
+def _calls(path: Path) -> Iterator[str]:
+    """Yield what may read a number from text."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute) and node.func.attr in READS_TEXT:
+            yield ast.unparse(node)
+        converts = isinstance(node.func, ast.Name) and node.func.id in ("int", "float", "Decimal")
+        if converts and node.args and not isinstance(node.args[0], ast.Constant):
+            yield ast.unparse(node)
+
+
+def test_nothing_else_reads_numbers_from_text() -> None:
+    """A new place is to use `whole_number`, or is added to KNOWN when its text is our own."""
+    package = ROOT / "postroom"
+    found = {str(path.relative_to(package)): set(_calls(path)) for path in sorted(package.rglob("*.py"))}
+    new = {name: calls - set(KNOWN.get(name, ())) for name, calls in found.items()}
+    assert not {name: calls for name, calls in new.items() if calls and name not in FROM_THE_DATABASE}
+
+
+@pytest.mark.parametrize(("size", "answer"), [("²", "501"), ("٣", "501"), (ENDLESS, "501"), ("1000", "250")])
+def test_a_size_that_is_no_plain_number_is_refused_by_the_inbox(
+    size: str, answer: str, tmp_path: Path
+) -> None:
+    envelope = SimpleNamespace(smtp_utf8=True)
+    handler = _Handler(Maildrop(tmp_path))
+    said = asyncio.run(handler.handle_MAIL(None, None, envelope, "ann@example.com", [f"SIZE={size}"]))
+    assert said.startswith(answer)
