@@ -296,6 +296,11 @@ _DOT_ENV: Final = Path(".env")
 _MOST_DIGITS_OF_A_RATE: Final = 9
 _LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
+_SECRETS: Final = (
+    "secret_key",
+    "database_url",
+    "ratelimit_storage_uri",
+)  # settings that a file may hold: NAME_FILE names it
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
 
@@ -310,13 +315,41 @@ def _environment() -> dict[str, str]:
     Both are merged before names are looked up, so that REDIS_URL never beats the other.
     """
     text = {name: (value or "").strip() for name, value in {**_dot_env(), **os.environ}.items()}
+    text |= _from_files(text)
     found = {name: _look_up(name, text) for name in Settings.model_fields}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _file_variables() -> dict[str, str]:
+    """Return the variables that name a file, as orchestrators mount secrets, and the variable whose value it holds."""
+    return {f"{name}_FILE": name for setting in _SECRETS for name in variables(setting)}
+
+
+def _from_files(text: Mapping[str, str]) -> dict[str, str]:
+    """Return the values that stand in files, without the white space around them. Raises ConfigError."""
+    given = {file: name for file, name in _file_variables().items() if text.get(file)}
+    for file, name in given.items():
+        if text.get(name):
+            raise ConfigError(file, f"{name} is set too; leave one of the two out")
+    return {name: _read_secret(file, Path(text[file])) for file, name in given.items()}
+
+
+def _read_secret(variable: str, path: Path) -> str:
+    try:
+        value = read_plain(path, MEBIBYTE).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(variable, f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(variable, f"{path} cannot be read: {error.strerror}") from error
+    if not value:
+        raise ConfigError(variable, f"{path} is empty")
+    return value
 
 
 def unknown_variables() -> dict[str, str | None]:
     """Return the POSTROOM_* names in `.env` and the environment that mean nothing, each with the one that was meant."""
     known = [name for setting in Settings.model_fields for name in variables(setting)]
+    known += _file_variables()
     given = [name for name in {**_dot_env(), **os.environ} if name.upper().startswith("POSTROOM_")]
     strange = [name for name in given if name not in known and name not in _NO_SETTINGS]
     return {name: next(iter(get_close_matches(name.upper(), known, 1, 0.6)), None) for name in strange}

@@ -471,3 +471,55 @@ def test_a_name_that_is_no_setting_is_found_with_the_nearest_one(
     else:
         (tmp_path / ".env").write_text(f"{name}=x\nPORT=1\n")
     assert unknown_variables() == {name: meant}
+
+
+# --- Secrets that stand in files
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_a_secret_may_stand_in_a_file(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "POSTROOM_SECRET_KEY": "a secret of sixteen characters",
+        "DATABASE_URL": "postgresql://u@h/d",
+        "REDIS_URL": "redis://h:6379/0",
+    }
+    for name, value in values.items():
+        (tmp_path / name).write_text(f"{value}\n", encoding="utf-8")
+    named = {f"{name}_FILE": str(tmp_path / name) for name in values}
+    if place == "environment":
+        for name, path in named.items():
+            monkeypatch.setenv(name, path)
+    else:
+        (tmp_path / ".env").write_text("".join(f"{name}={path}\n" for name, path in named.items()))
+    settings = load_settings()
+    assert settings.secret_key == Secret(values["POSTROOM_SECRET_KEY"])
+    assert settings.database_url == values["DATABASE_URL"]
+    assert settings.ratelimit_storage_uri == values["REDIS_URL"]
+    assert unknown_variables() == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read"), (b" \n", "is empty"), (b"\xff\xfe", "not UTF-8"), ("directory", "directory")],
+)
+def test_a_file_that_holds_no_secret_is_refused(
+    content: bytes | str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "secret"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir()
+    monkeypatch.setenv("POSTROOM_SECRET_KEY_FILE", str(path))
+    with pytest.raises(ConfigError, match=rf"^POSTROOM_SECRET_KEY_FILE: .*{reason}"):
+        load_settings()
+
+
+def test_a_secret_and_a_file_beside_it_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_text(f"postgresql://u:{CANARY}@h/d", encoding="utf-8")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+    assert load_settings().database_url.endswith("@h/d")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://u:{CANARY}@other/d")
+    with pytest.raises(ConfigError, match="DATABASE_URL is set too") as caught:
+        load_settings()
+    assert CANARY not in str(caught.value)
