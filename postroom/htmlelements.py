@@ -73,6 +73,9 @@ class Listener(Protocol):
 
     def closed(self, name: str) -> None: ...
 
+    def suspended(self, name: str) -> None:
+        """A link was closed with an element around it; the text that follows may be in it again."""
+
 
 class OpenElements:
     """The elements that are open. Each start and end tag is told to it in order."""
@@ -466,7 +469,7 @@ class OpenElements:
         if formatting.pending < before and (link := formatting.last("a")) is not None:
             element = formatting.elements[link]
             if formatting.pending <= link < before and element.told:
-                self._listener.closed("a")
+                self._listener.suspended("a")
 
 
 def _last(places: list[int]) -> int:

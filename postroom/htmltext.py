@@ -11,6 +11,7 @@ from __future__ import annotations
 import html as entities
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from postroom.htmlattributes import attributes as parse_attributes
 from postroom.htmlelements import OpenElements
@@ -148,9 +149,7 @@ class _Page:
         self._quotes = 0
         self._pre = 0
         self._pre_begins = False
-        self._href = ""
-        self._link_text: list[str] = []
-        self._link_has_image = False
+        self._links: list[_Link] = []  # that are open; one in a cell may stand in another around the table
 
     def text(self, source: str) -> None:
         """Write character data: white space collapses, except in <pre>."""
@@ -177,8 +176,14 @@ class _Page:
 
     def finish(self) -> str:
         """Return the page."""
-        self.end_link("")
+        while self._links:
+            self.end_link("")
         return "".join(self._out).strip("\n") if self._any_text else ""
+
+    def suspended(self, name: str) -> None:
+        """Write where a link leads as soon as an element around it ends; what follows may be in the link again."""
+        if name == "a" and self._links and (self._links[-1].text or self._links[-1].has_image):
+            self._lead(self._links[-1])
 
     # Words, lines and what stands between them.
 
@@ -199,8 +204,8 @@ class _Page:
         self._pay_breaks()
         self._out.append(text)
         self._any_text = True
-        if self._href:
-            self._link_text.append(text)
+        if self._links:
+            self._links[-1].text.append(text)
 
     def _pay_breaks(self) -> None:
         if self._breaks or not self._out:
@@ -226,8 +231,8 @@ class _Page:
         self._out.append(prefix.join(lines))
         if text.strip():
             self._any_text = True
-            if self._href:
-                self._link_text.append(text)
+            if self._links:
+                self._links[-1].text.append(text)
 
     # Elements. Each takes the source of its attributes.
 
@@ -253,7 +258,8 @@ class _Page:
     def image(self, attributes: str) -> None:
         found = parse_attributes(attributes)
         self._words(found.get("alt", ""))
-        self._link_has_image = True
+        if self._links:
+            self._links[-1].has_image = True
 
     def cell(self, _: str) -> None:
         self._separator = " | " if self._out else ""
@@ -308,22 +314,32 @@ class _Page:
         self.line()
 
     def start_link(self, attributes: str) -> None:
-        self.end_link("")  # links do not nest: a new one ends the old
-        self._href = _url(parse_attributes(attributes).get("href", ""))
-        self._link_text = []
-        self._link_has_image = False
+        self._links.append(_Link(_url(parse_attributes(attributes).get("href", ""))))
 
     def end_link(self, _: str) -> None:
-        """Write where the link leads, unless its text says so or it is not for a reader."""
-        href, self._href = self._href, ""
+        if self._links:
+            self._lead(self._links.pop())
+
+    def _lead(self, link: _Link) -> None:
+        """Write where the link leads, once, unless its text says so or it is not for a reader."""
+        href, link.href = link.href, ""
         if not href.lower().startswith(_LINKS):
             return
-        text = "".join(self._link_text)
+        text = "".join(link.text)
         url = f"<{href.replace('<', '%3C').replace('>', '%3E')}>"
-        if not text and self._link_has_image:
+        if not text and link.has_image:
             self._write(url)
         elif text and _bare(text) != _bare(href):
             self._out.append(f" {url}")
+
+
+@dataclass(slots=True)
+class _Link:
+    """A link that is open. Without an address: it was written already, or there is none."""
+
+    href: str
+    text: list[str] = field(default_factory=list)
+    has_image: bool = False
 
 
 def _url(href: str) -> str:

@@ -723,4 +723,11 @@ WHERE id = :job_id AND state = 'claimed';
         "call.host",
         "tests/http/test_front.py::test_the_command_on_the_page_has_no_host_that_a_shell_would_run",
     ),
+    Control(
+        "a link that an element around it closes goes on behind it",
+        "postroom/htmlelements.py",
+        '                self._listener.suspended("a")\n',
+        '                self._listener.closed("a")\n',
+        "tests/unit/test_html_messages.py::test_a_link_goes_on_behind_the_element_that_closed_it[39]",
+    ),
 )
