@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from postroom.errors import FaultKind, SMTPFault
-from postroom.status import printable
+from postroom.shown import printable
 from postroom.tls import explain
 from postroom.wire import Wire
 

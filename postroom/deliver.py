@@ -9,8 +9,9 @@ from postroom.errors import FaultKind
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Meaning, Outcome, Reply, Sent
 from postroom.replies import UNKNOWN, Circumstances, read
 from postroom.reply_table import Place
+from postroom.shown import printable
 from postroom.smtp import Connection, Envelope, Suspicion, Transcript
-from postroom.status import classify, classify_fault, explain_fault, printable
+from postroom.status import classify, classify_fault, explain_fault
 
 _ENVELOPE = ("MAIL", "RCPT", "DATA")
 _NO_ANSWER = "the server did not say whether it took the message: {}"

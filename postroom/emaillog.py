@@ -25,7 +25,7 @@ from uuid import uuid4
 from postroom.errors import LeaseLost
 from postroom.logstream import NoReader, Stream, stream_at
 from postroom.model import SECOND, Instant
-from postroom.status import printable
+from postroom.shown import printable
 from postroom.store import LogBatch, LogLine, Store
 
 _MOST_LINES = 1000

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
+from postroom.shown import printable
+
 PLAIN: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"  # it notes the time itself
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
@@ -14,7 +16,7 @@ _DEBUG: Final = 7
 
 
 class LineFormatter(logging.Formatter):
-    """Formats a record; a message of several lines becomes as many lines of the log, each complete.
+    """Formats a record; a message of several lines becomes as many lines of the log, each complete and printable.
 
     For the journal each line has its priority in front (sd-daemon(3)).
     """
@@ -29,6 +31,7 @@ class LineFormatter(logging.Formatter):
         if "\n" in message and text.endswith(message):
             head = text.removesuffix(message)
             text = head + message.replace("\n", f"\n{head}")
+        text = "\n".join(map(printable, text.split("\n")))
         if self._for_journal:
             priority = f"<{_priority(record.levelno)}>"
             text = priority + text.replace("\n", f"\n{priority}")

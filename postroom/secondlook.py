@@ -13,7 +13,7 @@ from cryptography import x509
 from postroom.connect import connect
 from postroom.errors import SMTPFault
 from postroom.model import Reply, Security
-from postroom.status import printable
+from postroom.shown import printable
 from postroom.wire import Wire
 
 LONGEST_S: Final = 10.0  # for each step

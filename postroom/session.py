@@ -21,7 +21,7 @@ from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
-from postroom.status import printable
+from postroom.shown import printable
 from postroom.tls import is_for_another_name, spoke_in_clear
 from postroom.wire import Wire
 

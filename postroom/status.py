@@ -12,9 +12,9 @@ from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, Deferred, Failed, Meaning, Outcome, Reply, Sent
 from postroom.replies import UNKNOWN, Circumstances, Reading, read
 from postroom.reply_table import SENDING, Place
+from postroom.shown import printable
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _REASON_LENGTH = 500
 
 
@@ -22,11 +22,6 @@ def parse_enhanced(text: str) -> str | None:
     """Return the enhanced status code at the start of a reply line, or None (RFC 2034 §4)."""
     match = _ENHANCED.match(text)
     return match[1] if match else None
-
-
-def printable(text: str) -> str:
-    """Make a server's words safe for one line of a log: each control character becomes \\xNN."""
-    return _UNSAFE.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
 def explain(reply: Reply, reading: Reading) -> str:

@@ -11,7 +11,7 @@ import ssl
 from typing import Final
 
 from postroom.errors import FaultKind, SMTPFault
-from postroom.status import printable
+from postroom.shown import printable
 
 # Reasons by which OpenSSL says that what came is no TLS record: the server spoke in clear.
 _IN_CLEAR: Final = frozenset(

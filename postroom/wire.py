@@ -16,7 +16,8 @@ from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
 from postroom.numbers import whole_number
-from postroom.status import parse_enhanced, printable
+from postroom.shown import printable
+from postroom.status import parse_enhanced
 from postroom.tls import ended, handshake_fault
 
 _MOST_REPLY_BYTES = 64 * 1024

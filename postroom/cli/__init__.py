@@ -378,7 +378,7 @@ def _wait_for_end(
 ) -> MessageState:
     """Return how a message ended, and tell of each change before; exits with 75 when that takes too long."""
     from postroom.model import MessageState
-    from postroom.status import printable
+    from postroom.shown import printable
 
     if not service.store.living_workers():
         click.echo("postroom: no worker is running; start `postroom serve`. Waiting…", err=True)
@@ -515,7 +515,7 @@ def _print_status(service: Service, request_id: str, *, as_json: bool, short: bo
 
 
 def _print_events(document: Mapping[str, Any], events: list[dict[str, Any]]) -> None:
-    from postroom.status import printable
+    from postroom.shown import printable
 
     click.echo(f"{document['request_id']}  {printable(document['status'])}")
     for event in events:

@@ -17,7 +17,7 @@ from postroom.cli.completion import mailboxes
 from postroom.cli.listing import known_mailbox
 from postroom.errors import ConfigError
 from postroom.model import SECOND, AccountState, rfc3339, system_clock
-from postroom.status import printable
+from postroom.shown import printable
 
 if TYPE_CHECKING:
     from postroom.model import Account

@@ -12,7 +12,8 @@ import click
 from postroom.errors import ConfigError, NotFound, SMTPFault
 from postroom.model import SECOND, AccountState, Deferred, Failed, InDoubtPolicy, system_clock
 from postroom.replies import Circumstances
-from postroom.status import classify_fault, is_refused_login, printable
+from postroom.shown import printable
+from postroom.status import classify_fault, is_refused_login
 
 if TYPE_CHECKING:
     from postroom.setup import Service

@@ -12,7 +12,7 @@ import click
 from postroom.cli.completion import mailboxes
 from postroom.errors import NotFound
 from postroom.model import rfc3339
-from postroom.status import printable
+from postroom.shown import printable
 
 if TYPE_CHECKING:
     from postroom.store import Store

@@ -16,6 +16,7 @@ from postroom.config import Settings
 from postroom.errors import InvalidSubmission, NotFound, PostroomError
 from postroom.failpoint import passing
 from postroom.model import Clock, InDoubtPolicy, Submission, rfc3339
+from postroom.shown import printable
 from postroom.store import Store, Transaction, Work
 from postroom.web.auth import Doorkeeper, header_key
 from postroom.web.body import read_send_request
@@ -119,7 +120,7 @@ def email_status(request_id: str) -> Response:
         raise NotFound("there is no mail with this request_id", field="request_id")
     if shared.doorkeeper.never_used(key) is not None:
         _note_use(shared, key)
-    answer: dict[str, Any] = {"request_id": status.request_id, "status": str(status)}
+    answer: dict[str, Any] = {"request_id": status.request_id, "status": printable(str(status))}
     if status.possible_duplicate:
         answer["possible_duplicate"] = True
     if status.will_send_at is not None and status.will_send_at > shared.clock():

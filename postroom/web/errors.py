@@ -26,7 +26,7 @@ from postroom.errors import (
     StoreUnavailable,
     TooLarge,
 )
-from postroom.status import printable
+from postroom.shown import printable
 
 log = logging.getLogger(__name__)
 

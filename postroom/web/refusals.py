@@ -9,7 +9,7 @@ from collections import Counter
 from ipaddress import ip_network
 from typing import Final
 
-from postroom.status import printable
+from postroom.shown import printable
 from postroom.web.call import Call
 from postroom.web.errors import Problem
 

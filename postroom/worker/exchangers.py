@@ -16,7 +16,7 @@ import dns.resolver
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.providers import server_by_exchangers
-from postroom.status import printable
+from postroom.shown import printable
 
 _LONGEST_S: Final = 10.0  # for one look-up, over all name servers
 _NO_DOMAIN_S: Final = 60.0  # how long it is believed that a domain does not exist

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from postroom.model import ClaimedJob, InDoubt, Outcome, Sent
-from postroom.status import printable
+from postroom.shown import printable
 
 log = logging.getLogger("postroom.messages")  # apart from the worker's, whose lines are said once a minute
 

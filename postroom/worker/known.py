@@ -6,8 +6,8 @@ import logging
 from dataclasses import replace
 
 from postroom.model import SECOND, ServerLacks
+from postroom.shown import printable
 from postroom.smtp import Extension, ServerTraits, Suspicion
-from postroom.status import printable
 from postroom.worker.standing import Context, Standing
 
 log = logging.getLogger(__name__)

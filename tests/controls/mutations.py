@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "nothing in a server's words reverses what is read",
+        "postroom/shown.py",
+        "{_BIDIRECTIONAL}",
+        "",
+        "tests/unit/test_shown.py::test_a_reply_is_shown_with_what_it_hides",
+    ),
+    Control(
+        "a line of the log hides nothing, whoever has written it",
+        "postroom/logs.py",
+        "map(printable, ",
+        "map(str, ",
+        "tests/unit/test_shown.py::test_a_line_of_the_log_hides_nothing[False]",
+    ),
+    Control(
         "numbers from outside are ASCII digits",
         "postroom/numbers.py",
         " or not text.isascii()",
@@ -38,8 +52,8 @@ CONTROLS = (
     Control(
         "nothing but a regular file is opened to be read",
         "postroom/plainfile.py",
-        '    _check(path, path.stat().st_mode)\n    with os.fdopen(os.open(path, _FLAGS), "rb") as file:\n',
-        '    with path.open("rb") as file:\n',
+        "    kind = kind_of(mode)\n",
+        "    kind = None\n",
         "tests/unit/test_plainfile.py::test_dot_env_is_refused[null]",
     ),
     Control(

@@ -12,15 +12,8 @@ from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, Deferred, Failed, Meaning, Reply, Sent
 from postroom.replies import Circumstances, Reading, read
 from postroom.reply_table import Place
-from postroom.status import (
-    classify,
-    classify_fault,
-    explain,
-    explain_fault,
-    parse_enhanced,
-    printable,
-    summarise,
-)
+from postroom.shown import printable
+from postroom.status import classify, classify_fault, explain, explain_fault, parse_enhanced, summarise
 
 EVERYWHERE = [place for place in Place if place is not Place.OTHER]
 NO_LOGIN_STOOD = Circumstances()
@@ -329,15 +322,6 @@ def test_no_control_character_survives(text: str) -> None:
         assert not [char for char in safe if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]
         assert len(safe.splitlines()) <= 1
         safe.encode()
-
-
-@given(st.text(alphabet=st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"))))
-def test_what_is_printable_stays(text: str) -> None:
-    assert printable(text) == text
-
-
-def test_control_characters_can_be_read() -> None:
-    assert printable("a\r\nb\x1b[2J\x00\x7f\u2028") == r"a\x0d\x0ab\x1b[2J\x00\x7f\x2028"
 
 
 @given(st.integers(400, 599), st.text(min_size=400))

@@ -1,0 +1,56 @@
+"""Other people's words where our people read them: nothing in them steers a terminal or reverses what stands there. Pure."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final
+
+_CONTROLS: Final = (
+    r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"  # C0, C1, separators of lines; lone surrogates
+)
+_BIDIRECTIONAL: Final = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+# What has no width of its own (Unicode's Default_Ignorable_Code_Point, and blanks that pass for nothing).
+_INVISIBLE: Final = (
+    r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2065\u206a-\u206f\u2800\u3164\ufe00-\ufe0f"
+    r"\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+_UNSAFE: Final = re.compile(f"[{_CONTROLS}{_BIDIRECTIONAL}{_INVISIBLE}]")
+_JOINERS: Final = "\u200c\u200d"
+_SELECTOR: Final = re.compile(r"[\u180b-\u180d\u180f\ufe00-\ufe0f]")  # of a glyph: 2️ is not 2
+
+
+def printable(text: str) -> str:
+    """Make a server's words safe for one line of a log or a terminal: what is not seen is shown as \\xNN or \\uNNNN.
+
+    Joiners between letters or emoji stay, for Persian, Indian scripts and families are not readable without, and so does
+    one selector of a glyph behind it.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    character, text, at = found[0], found.string, found.start()
+    if character in _JOINERS and _joins(text, at):
+        return character
+    if _SELECTOR.match(character) and at and _is_seen(text[at - 1]):
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _joins(text: str, at: int) -> bool:
+    before = at - 2 if at > 1 and _SELECTOR.match(text[at - 1]) else at - 1
+    return before >= 0 and at + 1 < len(text) and _may_join(text[before]) and _may_join(text[at + 1])
+
+
+def _may_join(character: str) -> bool:
+    return _is_seen(character) and unicodedata.category(character)[0] in "LMS"
+
+
+def _is_seen(character: str) -> bool:
+    return _UNSAFE.match(character) is None and not character.isspace()
