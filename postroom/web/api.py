@@ -55,7 +55,7 @@ def accept_mail(shared: Services, call: Call) -> Response:
     """Accept the mail of a request: answer with its id once it is durable."""
     account = shared.doorkeeper.account(call.key)
     call.account = account.email
-    asked = read_send_request(call.document)
+    asked = read_send_request(call.take_document())
     submission = Submission(
         account=account,
         recipients=(asked.recipient,),

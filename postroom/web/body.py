@@ -9,8 +9,12 @@ from flask import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from postroom.errors import MalformedSubmission
+from postroom.errors import MalformedSubmission, TooLarge
+from postroom.web import largejson
+from postroom.web.largejson import LARGE, NotJSON, Split, StringTooLarge, TooManyValues, split
 
+OCTETS = "postroom.octets"  # in the environment: the body, where it has been read
+_MAY_BE_LARGE = "body"
 _WORDS = {
     "missing": "this field is required",
     "extra_forbidden": "there is no such field; the fields are subject, recipient, body, is_html, in_doubt and key",
@@ -44,16 +48,58 @@ class _UnsupportedEncoding(UnsupportedMediaType):
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "identity")]
 
 
-def read_json(request: Request) -> dict[str, Any]:
+def read_json(request: Request) -> Document:
     """Return the JSON object of the request. Raises UnsupportedMediaType, RequestEntityTooLarge or MalformedSubmission."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
     encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
     if encoding.strip().lower() not in ("", "identity"):
         raise _UnsupportedEncoding("send the body as it is, without a Content-Encoding")
+    return Document(_read(request))
+
+
+class Document:
+    """The JSON object of a request. Of a large one only the string `body` may be large, and it is read when asked for."""
+
+    def __init__(self, octets: bytes) -> None:
+        self._octets = octets
+        self._split = Split(octets, 0, 0)
+        if len(octets) > LARGE:
+            try:
+                self._split = split(octets, _MAY_BE_LARGE)
+            except NotJSON as error:
+                raise _not_json(error) from error
+            except TooManyValues as error:
+                message = f"besides the string `{_MAY_BE_LARGE}` a request has at most {LARGE} octets"
+                kind = TooLarge if isinstance(error, StringTooLarge) else MalformedSubmission
+                raise kind(message) from error
+        self._small = _parsed(self._split.rest)
+
+    @property
+    def small(self) -> dict[str, Any]:
+        """The fields; one that is large is empty here."""
+        return self._small
+
+    def whole(self) -> dict[str, Any]:
+        """Return the fields. Raises MalformedSubmission where the large one is no string."""
+        if not self._split.has_large:
+            return self._small
+        try:
+            text = largejson.text(self._octets, self._split.start, self._split.end)
+        except NotJSON as error:
+            raise _not_json(error) from error
+        except UnicodeDecodeError as error:
+            raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
+        return {**self._small, _MAY_BE_LARGE: text}
+
+
+def _not_json(error: NotJSON) -> MalformedSubmission:
+    return MalformedSubmission(f"the body is not JSON: {error} near byte {error.at}")
+
+
+def _parsed(octets: bytes) -> dict[str, Any]:
     try:
-        text = _read(request).decode("utf-8-sig")
-        value = _decoder.decode(text)
+        value = _decoder.decode(octets.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -71,7 +117,9 @@ def read_json(request: Request) -> dict[str, Any]:
 
 
 def _read(request: Request) -> bytes:
-    data = request.get_data()
+    data: bytes | None = request.environ.get(OCTETS)
+    if not data:  # one that was too large was not read
+        data = request.get_data()
     # Without a Content-Length, werkzeug cuts a body at the limit and says nothing.
     most = request.max_content_length
     if most is not None and len(data) >= most:

@@ -11,7 +11,7 @@ from flask import Request, request
 from postroom.errors import MalformedSubmission
 from postroom.numbers import whole_number
 from postroom.web.auth import presented_key
-from postroom.web.body import read_json
+from postroom.web.body import Document, read_json
 from postroom.web.head import MOST_DIGITS_OF_LENGTH, UNREADABLE_LENGTH
 from postroom.web.throttle import Window
 
@@ -43,14 +43,20 @@ class Call(Request):
         return cls(environ, populate_request=False)
 
     @cached_property
-    def document(self) -> dict[str, Any]:
-        """The JSON body. Raises MalformedSubmission, UnsupportedMediaType or RequestEntityTooLarge."""
+    def _document(self) -> Document:
         return read_json(self)
+
+    def take_document(self) -> dict[str, Any]:
+        """Return the JSON body. Raises MalformedSubmission, UnsupportedMediaType or RequestEntityTooLarge."""
+        return self._document.whole()
 
     @cached_property
     def key(self) -> str | None:
-        """The API key in header or body, or None. Raises what `document` raises, and for two keys that differ."""
-        return presented_key(self, self.document)
+        """The API key in header or body, or None. Raises what `take_document` raises, and for two keys that differ.
+
+        The large part of a document need not have been read for it.
+        """
+        return presented_key(self, self._document.small)
 
     @property
     def address(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flask import Flask
 
+from postroom.web.body import OCTETS
 from postroom.web.call import Call
 from postroom.web.errors import Problem, overloaded, too_slow, unreadable
 from postroom.web.head import environ_of, fault_of, length_of
@@ -133,7 +134,7 @@ class Gateway:
         body: bytes,
         in_thread_by: float | None = None,
     ) -> None:
-        environ["wsgi.input"] = io.BytesIO(body)
+        environ["wsgi.input"], environ[OCTETS] = io.BytesIO(body), body
         head: list[tuple[int, list[tuple[str, str]]]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:

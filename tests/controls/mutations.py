@@ -114,6 +114,13 @@ CONTROLS = (
         "tests/process/test_delivery.py::test_large_messages_wait_for_memory_that_all_accounts_share",
     ),
     Control(
+        "a document of many values is refused before it is parsed",
+        "postroom/web/body.py",
+        "        if len(octets) > LARGE:\n",
+        "        if False:\n",
+        "tests/unit/test_large_json.py::test_many_values_take_no_memory[lists]",
+    ),
+    Control(
         "nothing of an answered request lives on",
         "postroom/web/call.py",
         "        return cls(environ, populate_request=False)\n",

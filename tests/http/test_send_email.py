@@ -370,7 +370,7 @@ def test_an_unknown_field_is_refused_by_name(
 
 
 def test_a_long_and_dangerous_field_name_is_made_safe(client: FlaskClient, alice: str) -> None:
-    response = post(client, {**MAIL, "\r\nX: \x1b[31m" + "a" * 100_000: 1, "key": alice})
+    response = post(client, {**MAIL, "\r\nX: \x1b[31m" + "a" * 10_000: 1, "key": alice})
     (fault,) = json.loads(response.data)["errors"]
     assert response.status_code == 400
     assert len(fault["field"]) < 200
@@ -476,7 +476,7 @@ BAD_ADDRESSES = [
     "yo\u200bu@example.com",
     "yo\u202eu@example.com",
     "you\ud800@example.com",
-    "a" * 100_000,
+    "a" * 10_000,
 ]
 
 
@@ -514,7 +514,11 @@ def test_a_mail_too_large_when_encoded(
 
 def test_a_large_subject_is_too_large_too(client: FlaskClient, alice: str, kept: Callable[[], int]) -> None:
     response = post(client, {**MAIL, "subject": "e " * 600_000, "key": alice})
-    check_problem(response, "too-large", ("body", "when encoded"))
+    assert (response.status_code, json.loads(response.data)["type"]) == (
+        413,
+        "urn:problem:postroom:too-large",
+    )
+    assert "besides the string `body`" in json.loads(response.data)["detail"]
     check_kept_nothing(kept)
 
 
