@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import signal
@@ -12,14 +13,25 @@ from typing import TYPE_CHECKING, Any
 from postroom import listen
 from postroom.config import Settings
 from postroom.model import SECOND
-from postroom.supervise import report_ready, stop_signals, watch_lifeline
+from postroom.supervise import (
+    described_end,
+    raise_descriptor_limit,
+    report_ready,
+    stop_signals,
+    watch_lifeline,
+)
 
 if TYPE_CHECKING:
     from granian.server.common import AbstractServer
 
+log = logging.getLogger(__name__)
+
 HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-_MOST_REQUESTS = 4096  # at once; each waits without a thread
+_MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
+_BACKLOG = (
+    4096  # connections that the kernel keeps until they are taken; it has a bound of its own (somaxconn)
+)
 _tie: tuple[int, int] | None = None
 _stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
 
@@ -31,6 +43,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     from granian.log import LogLevels
     from granian.server import Server
 
+    raise_descriptor_limit()
     path = listen.socket_path(settings)
     address = "" if path else listen.address_of(settings)
     if lifeline is not None:
@@ -47,7 +60,8 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         websockets=False,
         http1_settings=HTTP1Settings(header_read_timeout=HEAD_WITHIN_MS),
         workers=settings.web_concurrency,
-        backpressure=_MOST_REQUESTS,
+        backlog=_BACKLOG,
+        backpressure=_MOST_CONNECTIONS,
         respawn_failed_workers=True,
         workers_kill_timeout=10,
         factory=True,
@@ -127,6 +141,23 @@ class Interrupt(threading.Event):
     def __init__(self, server: AbstractServer[Any]) -> None:
         super().__init__()
         self._server = server
+        self._dead: set[int] = set()
+
+    def set(self) -> None:
+        self._tell_deaths()
+        super().set()
+
+    def _tell_deaths(self) -> None:
+        """Say what ended each web process that has died; granian only says that it has."""
+        for index in self._server.interrupt_children:
+            process = self._server.wrks[index].inner
+            if process.exitcode is not None and process.pid not in self._dead:
+                self._dead.add(process.pid)
+                log.error(
+                    "a web process %s; starting another (deaths since the start: %d)",
+                    described_end(process.exitcode),
+                    len(self._dead),
+                )
 
     def clear(self) -> None:
         super().clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -42,6 +43,14 @@ def watch_lifeline(fd: int) -> None:
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
 
 
+def raise_descriptor_limit() -> None:
+    """Allow this process as many open files and connections as the system lets it have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # one that is infinite may be more than the kernel takes
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def ignore_stray_signals() -> None:
     """Let SIGUSR1 and SIGUSR2 do nothing, here and in what is started from here."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
@@ -74,6 +83,7 @@ class _Child:
     failures: int = field(default=0)
     start_at: float = 0.0
     false_starts: int = 0
+    deaths: int = 0
     readiness: tuple[int, int] = field(default_factory=os.pipe)
     was_ready: bool = False
 
@@ -95,6 +105,20 @@ class _Child:
     @property
     def name(self) -> str:
         return " ".join(self.command)
+
+
+def described_end(status: int) -> str:
+    """Say how a process ended, by what `Popen.returncode` gives."""
+    if status >= 0:
+        return f"ended with status {status}"
+    number = -status
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if number == signal.SIGKILL:
+        return f"was killed ({name}): by somebody, or by the kernel for want of memory (`dmesg` tells)"
+    return f"was ended by {name}"
 
 
 class Supervisor:
@@ -176,7 +200,14 @@ class Supervisor:
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
         pause = min(self._pause_s * 2**child.failures, _SLOWEST_RESTART_S)
         child.start_at = now + pause
-        log.warning("%s ended with status %d; starting it again in %.1f s", child.name, status, pause)
+        child.deaths += 1
+        log.warning(
+            "%s %s; starting it again in %.1f s (deaths since the start: %d)",
+            child.name,
+            described_end(status),
+            pause,
+            child.deaths,
+        )
 
     def _end(self) -> None:
         """Ask all children to finish; kill what has not within the grace period."""

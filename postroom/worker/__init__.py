@@ -20,7 +20,7 @@ from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
 from postroom.store import Store, StoredAccount, Transaction, position
-from postroom.supervise import stop_signals, watch_lifeline
+from postroom.supervise import raise_descriptor_limit, stop_signals, watch_lifeline
 from postroom.vault import Vault
 from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
@@ -334,6 +334,8 @@ def run_worker(
     settings: Settings, store: Store, vault: Vault, *, var: Path, lifeline: int | None = None
 ) -> None:
     """Deliver until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` is closed."""
+
+    raise_descriptor_limit()
 
     async def main() -> None:
         worker = Worker(settings, store, vault, var=var)

@@ -10,15 +10,60 @@ from typing import Any
 import pytest
 
 from postroom.serve import Interrupt
+from postroom.supervise import described_end
 
 
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_signal_to_stop_is_not_cleared_with_the_death_of_a_worker(stopping: bool) -> None:
-    server: Any = SimpleNamespace(interrupt_signal=stopping)
+    server: Any = SimpleNamespace(interrupt_signal=stopping, interrupt_children=[])
     interrupt = Interrupt(server)
     interrupt.set()
     interrupt.clear()
     assert interrupt.is_set() is stopping
+
+
+def test_the_log_says_what_ended_a_web_process(caplog: pytest.LogCaptureFixture) -> None:
+    processes = [
+        SimpleNamespace(inner=SimpleNamespace(pid=pid, exitcode=end)) for pid, end in ((1, -9), (2, 75))
+    ]
+    server: Any = SimpleNamespace(interrupt_signal=False, interrupt_children=[], wrks=processes)
+    interrupt = Interrupt(server)
+    for index in 0, 1:
+        server.interrupt_children.append(index)
+        interrupt.set()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "was killed (SIGKILL)" in said[0]
+    assert "for want of memory" in said[0]
+    assert "ended with status 75; starting another (deaths since the start: 2)" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (1, "ended with status 1"),
+        (-9, "SIGKILL"),
+        (-11, "was ended by SIGSEGV"),
+        (-200, "was ended by signal 200"),
+    ],
+)
+def test_an_end_is_described(status: int, said: str) -> None:
+    assert said in described_end(status)
+
+
+LIMIT = """
+import resource
+from postroom.supervise import raise_descriptor_limit
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+raise_descriptor_limit()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard), resource.getrlimit(resource.RLIMIT_NOFILE)
+"""
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    ended = subprocess.run([sys.executable, "-c", LIMIT], capture_output=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
 
 
 FORKS = """
