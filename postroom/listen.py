@@ -11,6 +11,7 @@ from pathlib import Path
 from postroom.config import UNIX, Settings
 from postroom.errors import ConfigError, PlaceTaken
 
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where it listens, and where it can be asked
 SOCKET_MODE = 0o666  # as open as a port of loopback; the folder of the socket may say less
 
 
@@ -96,7 +97,8 @@ def described(settings: Settings) -> str:
     path = socket_path(settings)
     if path is not None:
         return f"{UNIX}{path}"
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    named = ANY.get(settings.host, settings.host)
+    host = f"[{named}]" if ":" in named else named
     return f"http://{host}:{settings.port}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 from postroom.shown import printable
@@ -50,3 +51,14 @@ def is_journal(fd: int, environment: Mapping[str, str] = os.environ) -> bool:
     except OSError:
         return False
     return environment.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def is_kept_log(fd: int) -> bool:
+    """Whether what is written there is kept for others to read: the journal, or the log of a container that is ours."""
+    return not os.isatty(fd) and (is_journal(fd) or _is_container_of_ours())
+
+
+def _is_container_of_ours() -> bool:
+    """Whether this is the process that a container was started for, be it under the engine's own small init."""
+    marks = ("/.dockerenv", "/run/.containerenv")
+    return os.getpid() == 1 or (os.getppid() == 1 and any(Path(mark).exists() for mark in marks))

@@ -151,6 +151,7 @@ class Supervisor:
             self._start_what_is_due()
             self._sleep()
             self._reap()
+            self._reap_orphans()
         self._end()
         return self._exit
 
@@ -183,6 +184,17 @@ class Supervisor:
             if child.process is not None and child.process.poll() is not None:
                 self._note_death(child, child.process.returncode)
                 child.process = None
+
+    def _reap_orphans(self) -> None:
+        """As the first process of a container we inherit whatever loses its parent."""
+        if os.getpid() != 1:
+            return
+        own = {child.process.pid for child in self._children if child.process is not None}
+        with suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                if ended.si_pid in own:  # since we have looked; its end wakes us again
+                    return
+                os.waitpid(ended.si_pid, 0)
 
     def _note_death(self, child: _Child, status: int) -> None:
         if self._stopping:

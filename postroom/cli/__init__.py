@@ -162,10 +162,14 @@ def _home_option() -> str:
 
 def _greet(service: Service, key: str | None) -> None:
     from postroom import listen
+    from postroom.logs import is_kept_log
 
     settings = service.settings
     click.echo(f"Postroom {__version__} serves on {listen.described(settings)}", err=True)
     if key is None:
+        return
+    if is_kept_log(sys.stderr.fileno()):
+        click.echo(f"{settings.accounts_csv} was written, with a key in it for the built-in inbox", err=True)
         return
     body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
     click.echo(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from postroom import listen
 from postroom.errors import ConfigError, PostroomError
 
 if TYPE_CHECKING:
@@ -137,8 +138,6 @@ def _limiter(settings: Settings) -> str:
 
 
 def _port(settings: Settings) -> str:
-    from postroom import listen
-
     listen.check(settings)
     return f"free: {listen.described(settings)}"
 
@@ -172,8 +171,6 @@ class _Socket(http.client.HTTPConnection):
 
 
 def _web(settings: Settings) -> tuple[bool, str]:
-    from postroom import listen
-
     path = listen.socket_path(settings)
     try:
         client = _Socket(path) if path else _tcp(listen.address_of(settings), settings.port)
@@ -186,8 +183,7 @@ def _web(settings: Settings) -> tuple[bool, str]:
 
 
 def _tcp(address: str, port: int) -> http.client.HTTPConnection:
-    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where it listens, not where we do
-    return http.client.HTTPConnection(loopback.get(address, address), port, timeout=_ANSWERS_WITHIN_S)
+    return http.client.HTTPConnection(listen.ANY.get(address, address), port, timeout=_ANSWERS_WITHIN_S)
 
 
 def _workers(settings: Settings) -> tuple[bool, str]:

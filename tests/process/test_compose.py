@@ -62,27 +62,34 @@ def borrow_packages(environment: Path) -> None:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    """The image's /opt/postroom, made by the Dockerfile's own steps in a folder that holds nothing else."""
+    """The image's /opt/postroom, made by the Dockerfile's own steps, stage by stage, in a folder that holds nothing else."""
     place = tmp_path / "opt"
     place.mkdir()
-    for words in instructions("COPY"):
-        *sources, target = words.split()
-        for source in sources:
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, place / target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                copy = place / target / source if target.endswith("./") else place / target
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / source, copy)
-    for words in instructions("RUN"):
-        environment = {
-            **os.environ,
-            "PIP_NO_COMPILE": "1",
-        }  # most of what is installed is never imported here
-        subprocess.run(["sh", "-ec", words], cwd=place, env=environment, check=True, timeout=900)
-        if "-m venv" in words and not SOAK:
-            borrow_packages(place / ".venv")
+    for line in DOCKERFILE.splitlines():
+        instruction, _, words = line.partition(" ")
+        if instruction == "COPY" and "--from=" not in words:
+            copy(words.split(), place)
+        elif instruction == "RUN" and "/data" not in words:
+            run_step(words.replace("/opt/postroom", str(place)), place)
     return place
+
+
+def copy(words: list[str], place: Path) -> None:
+    *sources, target = words
+    for source in sources:
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, place / target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            path = place / target / source if target.endswith("./") else place / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, path)
+
+
+def run_step(words: str, place: Path) -> None:
+    environment = {**os.environ, "PIP_NO_COMPILE": "1"}  # most of what is installed is never imported here
+    subprocess.run(["sh", "-ec", words], cwd=place, env=environment, check=True, timeout=900)
+    if "-m venv" in words and not SOAK:
+        borrow_packages(place / ".venv")
 
 
 @pytest.mark.slow
@@ -91,14 +98,15 @@ def test_every_step_and_every_command(image: Path, tmp_path: Path, sink: Sink, r
     with Postgres() as server, ExitStack() as stack:
         declared = environment_of_all()
         assert set(declared) == {
-            "DATABASE_URL", "REDIS_URL", "POSTROOM_SECRET_KEY", "POSTROOM_TRUSTED_PROXIES",
+            "DATABASE_URL", "REDIS_URL", "POSTROOM_ACCOUNTS_CSV", "POSTROOM_TRUSTED_PROXIES", "HOST", "PORT",
         }  # fmt: skip
         port = free_port()
         environment = {
-            "PATH": os.environ["PATH"],
+            **declared,
+            "PATH": f"{image}/program/bin:{image}/.venv/bin:{os.environ['PATH']}",
             "HOST": "127.0.0.1",
             "PORT": str(port),
-            **declared,
+            "POSTROOM_ACCOUNTS_CSV": "data.csv",
             "DATABASE_URL": server.url(server.create_database()),
             "REDIS_URL": redis_server.uri,
             "POSTROOM_SECRET_KEY": "a secret key for this test",
@@ -106,9 +114,14 @@ def test_every_step_and_every_command(image: Path, tmp_path: Path, sink: Sink, r
 
         def run(service: str, folder: Path) -> subprocess.Popen[bytes]:
             folder.mkdir(exist_ok=True)
-            command = [word.replace("/opt/postroom", str(image)) for word in command_of(service)]
             with (folder / "log").open("ab") as log:
-                return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+                return subprocess.Popen(
+                    [str(image / "program/bin/postroom"), *command_of(service)],
+                    cwd=folder,
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                )
 
         assert run("migrate", tmp_path / "migrate").wait(60) == 0
         (tmp_path / "worker").mkdir()
@@ -134,5 +147,5 @@ def test_every_step_and_every_command(image: Path, tmp_path: Path, sink: Sink, r
 
 
 def test_the_image_starts_what_a_newcomer_would() -> None:
-    [command] = instructions("CMD")
-    assert json.loads(command) == ["/opt/postroom/.venv/bin/postroom", "serve"]
+    [entry], [command] = instructions("ENTRYPOINT"), instructions("CMD")
+    assert json.loads(entry) + json.loads(command) == ["postroom", "serve"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.logs import LineFormatter, is_journal
+from postroom.logs import LineFormatter, is_journal, is_kept_log
 
 
 def _record(message: str, *arguments: object, level: int = logging.INFO) -> logging.LogRecord:
@@ -62,3 +62,12 @@ def test_only_the_stream_that_systemd_named_is_the_journal(tmp_path: Path) -> No
         assert not is_journal(stream.fileno(), {})
         closed = stream.fileno()
     assert not is_journal(closed, environment)
+
+
+def test_the_log_of_a_container_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        assert not is_kept_log(file.fileno())
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        assert is_kept_log(file.fileno())
+        monkeypatch.setattr(os, "isatty", lambda fd: True)
+        assert not is_kept_log(file.fileno()), "a person looks on"
