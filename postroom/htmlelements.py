@@ -107,7 +107,7 @@ class OpenElements:
         """Note that text comes; return whether it is visible."""
         if self._in_table_mode:
             return self._fostered_is_visible(blank=blank)
-        self._formatting.reopen(len(self._stack))
+        self._reopen()
         return self.visible
 
     @property
@@ -183,7 +183,7 @@ class OpenElements:
         for implied in _IMPLIED_ENDS.get(name, ()):
             self._end_ordinary(implied)
         if name not in _CLOSES_P and name != "table":
-            self._formatting.reopen(len(self._stack))
+            self._reopen()
 
     def _close_item(self, name: str) -> None:
         """A list item ends where the next one of its list begins."""
@@ -250,14 +250,17 @@ class OpenElements:
                 self._end_formatting(name)
                 if self._formatting.elements[place].open:  # out of scope, and ended all the same
                     self._remove_formatting(place)
-        self._formatting.reopen(len(self._stack))
+        hiding = self._hiding_of_table() if self._in_table_mode else 0  # it stands before the table
+        self._hiding -= hiding
+        self._reopen()
         was_laid_out = self.laid_out
-        element = Element(name, style_of(attributes), told=False)
+        element = Element(name, style_of(attributes), told=False, attributes=attributes)
         self._formatting.add(element, attributes, len(self._stack))
         self._note_style(element)
         if was_laid_out and not element.style.hides:
             element.told = True
             self._listener.opened(name, attributes)
+        self._hiding += hiding
 
     # -- tables
 
@@ -288,7 +291,7 @@ class OpenElements:
         """Text in a table and in no cell stands before the table, in what the table is in (§13.2.6.1)."""
         if blank:
             return False
-        self._formatting.reopen(len(self._stack))
+        self._reopen()
         hiding = self._hiding_of_table()
         self._hiding -= hiding
         visible = self.visible
@@ -310,6 +313,9 @@ class OpenElements:
         if name in ("td", "th"):
             kept = max(kept, self._in("tr", table))
         self._pop_to(kept + 1)
+        self._close_formatting(kept)  # those right in the table too, which stand in front of it
+        if name in ("td", "th", "tr") and self._stack[-1].name == "table":
+            self._push("tbody", "")
         if name in ("td", "th") and self._stack[-1].name != "tr":
             self._push("tr", "")
         self._push(name, attributes)
@@ -400,6 +406,15 @@ class OpenElements:
             self._kill(self._ordinary.pop())
         self._trim()
 
+    def _reopen(self) -> None:
+        """Reopen what was closed with an element around it; of a link that was hidden until now the listener is told."""
+        formatting = self._formatting
+        formatting.reopen(len(self._stack))
+        place = formatting.last("a")
+        if place is not None and not (link := formatting.elements[place]).told and self.laid_out:
+            link.told = True
+            self._listener.opened("a", link.attributes)
+
     def _remove_formatting(self, place: int) -> None:
         self._formatting.remove(place)
         element = self._formatting.elements[place]
@@ -434,7 +449,7 @@ class OpenElements:
                     places.pop()
             if self._before_markers and self._before_markers[-1][0] == place:
                 self._clear_to_marker()
-        self._close_formatting()
+        self._close_formatting(len(self._stack))
 
     def _trim(self) -> None:
         """Take closed elements off the end of the stack."""
@@ -461,11 +476,11 @@ class OpenElements:
         _, self._formatting, hiding = self._before_markers.pop()
         self._hiding -= hiding
 
-    def _close_formatting(self) -> None:
+    def _close_formatting(self, depth: int) -> None:
         """Tell of a link that was closed with the element around it; the text that follows may be in it again."""
         formatting = self._formatting
         before = formatting.pending
-        formatting.close_below(len(self._stack))
+        formatting.close_below(depth)
         if formatting.pending < before and (link := formatting.last("a")) is not None:
             element = formatting.elements[link]
             if formatting.pending <= link < before and element.told:

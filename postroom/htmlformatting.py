@@ -16,6 +16,7 @@ class Element:
     style: Style
     told: bool  # the listener knows of it
     open: bool = True
+    attributes: str = ""  # of a formatting element
     lifts: int = 0  # hiding elements of a table that it stands in front of, not in
 
 
