@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -35,6 +37,7 @@ from postroom.errors import (
     StoreDamaged,
     StoreUnavailable,
 )
+from postroom.incident import report
 from postroom.model import SECOND, rfc3339, system_clock
 
 if TYPE_CHECKING:
@@ -46,11 +49,12 @@ if TYPE_CHECKING:
     from postroom.store import Transaction
 
 EX_USAGE, EX_INTERRUPTED = 2, 130  # as shells and click have them
-EX_TEMPFAIL, EX_CONFIG = 75, 78  # sysexits.h
+EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 70, 75, 78  # sysexits.h
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _DECIDED_AT_ONCE = 500  # messages in one transaction
 
 _EPILOG = """\b
-Exit status: 0 done, 1 refused or failed, 2 wrong usage, 75 try again later,
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 70 a fault in Postroom, 75 try again later,
 78 wrong configuration, 130 ended by Ctrl-C.
 Settings are environment variables or lines of .env in the installation's folder; files are kept there too.
 """
@@ -68,20 +72,34 @@ def main() -> None:
         _fail(f"{error.format_message().rstrip('.')}; see {command} --help", EX_USAGE)
     except click.Abort:
         _fail("interrupted", EX_INTERRUPTED)
-    except ConfigError as error:
-        _fail(str(error), EX_CONFIG)
-    except (SchemaMismatch, StoreDamaged) as error:
-        _fail(str(error), EX_CONFIG)
-    except (StoreUnavailable, PlaceTaken) as error:
-        _fail(str(error), EX_TEMPFAIL)
-    except PostroomError as error:
-        _fail(str(error), 1)
-    except PermissionError as error:
+    except (PostroomError, ConfigError) as error:
+        _fail(str(error), _status_of(error))
+    except OSError as error:
+        _fail(*_words_of(error))
+    except Exception as error:
+        incident = report(logging.getLogger("postroom"), "the command failed", error)
         _fail(
-            f"{error.filename}: permission denied; run this as the user whose installation it is", EX_CONFIG
+            f"this is a fault in Postroom itself (incident {incident}, described above); please report it",
+            EX_SOFTWARE,
         )
     else:
         sys.exit(ended if isinstance(ended, int) else 0)
+
+
+def _status_of(error: PostroomError | ConfigError) -> int:
+    if isinstance(error, (ConfigError, SchemaMismatch, StoreDamaged)):
+        return EX_CONFIG
+    return EX_TEMPFAIL if isinstance(error, (StoreUnavailable, PlaceTaken)) else 1
+
+
+def _words_of(error: OSError) -> tuple[str, int]:
+    if isinstance(error, PermissionError):
+        return (
+            f"{error.filename}: permission denied; run this as the user whose installation it is",
+            EX_CONFIG,
+        )
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}", EX_TEMPFAIL if error.errno in _MAY_PASS else 1
 
 
 def _fail(message: str, status: int) -> None:

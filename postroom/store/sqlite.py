@@ -31,6 +31,7 @@ from postroom.errors import (
     StoreUnavailable,
 )
 from postroom.failpoint import passing
+from postroom.plainfile import kind_of
 from postroom.store.committer import Settled, Work
 from postroom.store.files import DatabaseFiles
 from postroom.store.floors import Floors
@@ -140,6 +141,8 @@ class SQLiteEngine:
         self._closed = False
         self._log = path.with_name(path.name + "-wal")
         try:
+            if path.exists() and (kind := kind_of(path.stat().st_mode)):
+                raise ConfigError("DATABASE_URL", f"{path} is {kind}; name a file")
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:

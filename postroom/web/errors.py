@@ -26,6 +26,7 @@ from postroom.errors import (
     StoreUnavailable,
     TooLarge,
 )
+from postroom.incident import report
 from postroom.shown import printable
 
 log = logging.getLogger(__name__)
@@ -178,12 +179,12 @@ def _on_store_error(error: StoreError) -> Problem:
 
 
 def _on_surprise(error: Exception) -> Problem:
-    log.error("unexpected", exc_info=error)
+    incident = report(log, "a request failed", error)
     return problem(
         500,
         "internal_error",
         "Something is wrong with this service",
-        "nothing was accepted; the operator finds the details in the service's own log",
+        f"nothing was accepted; the operator finds the details in the service's own log, under incident {incident}",
     )
 
 

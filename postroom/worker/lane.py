@@ -14,6 +14,7 @@ from typing import cast
 from postroom import retry
 from postroom.deliver import NotBegun, deliver, for_all
 from postroom.errors import Buried, LeaseLost, SMTPFault, StoreUnavailable
+from postroom.incident import report
 from postroom.model import (
     SECOND,
     Blame,
@@ -166,10 +167,8 @@ class Lane:
         for sessions in (self._sessions, self._leaving, self._opening):
             sessions.discard(task)
         self._staff()  # what came while it said goodbye was not given to it
-        if not task.cancelled() and task.exception() is not None:
-            log.error(
-                "a session of account %s broke", self._standing.account.email, exc_info=task.exception()
-            )
+        if not task.cancelled() and (error := task.exception()) is not None:
+            report(log, f"a session of account {self._standing.account.email} broke", error)
             self._context.hungry()
 
     def _wake_one(self) -> None:
@@ -453,10 +452,10 @@ class Lane:
             self._wait_for_store()
             self._release(job)
             return
-        except Exception:
-            log.exception("message %s could not be sent because of a fault in Postroom", job.request_id)
+        except Exception as error:
+            incident = report(log, f"message {job.request_id} could not be sent", error)
             self._standing.block()
-            outcomes = for_all(job, _own_fault(marked=marked))
+            outcomes = for_all(job, _own_fault(incident, marked=marked))
         finally:
             self._marked.discard(session)
         self._settle(job, outcomes, started_at)
@@ -606,9 +605,9 @@ def _were_too_many(outcomes: Collection[Outcome]) -> bool:
     return bool(rest) and too_many and any(isinstance(outcome, Sent) for outcome in outcomes)
 
 
-def _own_fault(*, marked: bool) -> Outcome:
+def _own_fault(incident: str, *, marked: bool) -> Outcome:
     """A surprise of our own costs an attempt, so that it ends some day; after the mark nobody knows what was sent."""
-    reason = "a fault in Postroom itself; its log says more"
+    reason = f"a fault in Postroom itself; its log says more under incident {incident}"
     return InDoubt(reason) if marked else Deferred(reason, Blame.MESSAGE)
 
 
