@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import socket
 import struct
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from postroom.serve import HEAD_WITHIN_MS
 from tests.servers.clients import CLIENTS, EXPECTED, Client
 from tests.servers.clients.proxies import PROXIES, Proxy
 from tests.servers.installation import KEY, Installation, account_rows
@@ -27,6 +30,7 @@ from tests.servers.installation import Client as InstallationClient
 from tests.servers.waiting import eventually
 
 ALL = os.environ.get("POSTROOM_SOAK") == "1"
+IDLE = 60  # connections
 SIZES = (200_000, 5_000_000)
 TIMES = 10 if ALL else 1
 
@@ -143,6 +147,37 @@ def test_a_restart_fails_no_post(proxy: Proxy, tmp_path: Path) -> None:
                 each.result()
         assert set(statuses) == {202}
         assert len(subjects(service)) == len(statuses)
+
+
+@pytest.mark.skipif(not ALL, reason="make clients")
+@pytest.mark.parametrize(
+    "proxy", [each for each in PROXIES if each.closes_first], ids=lambda proxy: proxy.name
+)
+def test_no_post_meets_the_end_of_an_idle_connection(
+    service: Installation, proxy: Proxy, tmp_path: Path
+) -> None:
+    """Posts over connections that were idle for about as long as the service keeps them: each is answered."""
+    with proxy.running(tmp_path, service.port) as port, ThreadPoolExecutor(IDLE) as pool:
+        found = list(pool.map(partial(post_twice, port), range(IDLE)))
+    assert found == [(202, 202)] * IDLE
+
+
+def post_twice(port: int, number: int) -> tuple[int, int]:
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
+    try:
+        first = post_over(client)
+        time.sleep(HEAD_WITHIN_MS / 1000 - 0.5 + number / IDLE)  # half a second before the end and after it
+        return first, post_over(client)
+    finally:
+        client.close()
+
+
+def post_over(client: http.client.HTTPConnection) -> int:
+    document = {"subject": "s", "recipient": "you@postroom.example", "body": "b", "key": KEY}
+    client.request("POST", "/send-email", json.dumps(document), {"Content-Type": "application/json"})
+    answer = client.getresponse()
+    answer.read()
+    return answer.status
 
 
 def has_grown(statuses: list[int], size: int) -> bool:

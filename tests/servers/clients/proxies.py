@@ -126,6 +126,7 @@ class Proxy:
         frozenset()
     )  # what a client cannot see through it, by its name and the case
     waits_for_a_restart: bool = False
+    closes_first: bool = False  # what is idle, before the service does
 
     def prepare(self) -> Path:
         return fetch.debian(f"proxy-{self.packages[0]}", *self.packages)
@@ -215,7 +216,15 @@ _CADDY_ARGUMENTS = ("run", "--config", "FOLDER/configuration", "--adapter", "cad
 _HAPROXY_ARGUMENTS = ("-db", "-f", "FOLDER/configuration")
 PROXIES = [
     Proxy("nginx", ("nginx",), "usr/sbin/nginx", _NGINX_ARGUMENTS, _nginx(_PLAIN_NGINX)),
-    Proxy("nginx as deployed", ("nginx",), "usr/sbin/nginx", _NGINX_ARGUMENTS, _deployed_nginx(), quick=True),
+    Proxy(
+        "nginx as deployed",
+        ("nginx",),
+        "usr/sbin/nginx",
+        _NGINX_ARGUMENTS,
+        _deployed_nginx(),
+        quick=True,
+        closes_first=True,
+    ),
     Proxy("HAProxy", ("haproxy",), "usr/sbin/haproxy", _HAPROXY_ARGUMENTS, _HAPROXY.replace("OPTIONS", "")),
     Proxy(
         "HAProxy as documented",
@@ -227,6 +236,7 @@ PROXIES = [
             "http-reuse never\n    retries 30\n    retry-on conn-failure empty-response\n    timeout connect 1s",
         ),
         waits_for_a_restart=True,
+        closes_first=True,
     ),
     Proxy(
         "Caddy",
@@ -243,6 +253,7 @@ PROXIES = [
         _CADDY_ARGUMENTS,
         _deployed_caddy(),
         cannot=_GO,
+        closes_first=True,
     ),
     Proxy(
         "lighttpd",
