@@ -293,7 +293,7 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
 _DOT_ENV: Final = Path(".env")
-_MOST_DIGITS_OF_A_RATE: Final = 9
+_MOST_DIGITS_OF_A_RATE: Final = 18
 _LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _SECRETS: Final = (
