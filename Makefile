@@ -9,9 +9,10 @@ WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 SEED ?=
 SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
+SECONDS ?= 30
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
 
-.PHONY: run install test quick check controls servers databases clients soak bench peers lint types imports picture pythons lock clean
+.PHONY: run install test quick check controls servers databases clients soak fuzz bench peers lint types imports picture pythons lock clean
 
 run: install
 	$(BIN)/python mail_server.py
@@ -75,6 +76,12 @@ soak: $(VENV)/.dev
 	POSTROOM_MOVED_MAILS=1000000 $(BIN)/python -m pytest tests/store/test_move.py
 	POSTROOM_KILLS=25 $(BIN)/python -m pytest -n $(WORKERS) tests/process/test_killpoints.py
 
+# Everything that reads foreign bytes: with hypothesis, and guided by coverage where atheris installs. What crashes is kept
+# in tests/fuzz/crashes, and `make test` tries it from then on. `make fuzz SECONDS=600` for ten minutes of each.
+fuzz: $(VENV)/.dev
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/fuzz.txt
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench --scenario budget
@@ -129,6 +136,8 @@ lock:
 	  --custom-compile-command 'make lock' --upgrade -o requirements/dev.txt requirements/dev.in
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/bench.txt requirements/bench.in
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command 'make lock' --upgrade -o requirements/fuzz.txt requirements/fuzz.in
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/clients.txt requirements/clients.in
 

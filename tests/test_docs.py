@@ -409,3 +409,10 @@ def _run(*words: str) -> str:
 
 def _without_time(text: str) -> str:
     return re.sub(r"Received: \S+", "Received:", text).strip()
+
+
+def test_every_test_that_the_page_on_security_names_is_there() -> None:
+    page = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[a-z_/]+\.py)`", page)
+    assert len(named) > 30
+    assert not [path for path in named if not (ROOT / path).is_file()]
