@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -36,6 +37,9 @@ _REPETITIVE = (
     "postroom.seam",
 )  # loggers that may say the same for each connection or message
 _ALLOCATIONS_A_SEARCH = 20_000  # of objects that hold others; Python's own is 700
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_LARGE_BLOCK = 262_144
+
 INBOX = inbox.FOLDER
 
 
@@ -236,9 +240,16 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
 
 def settle_memory() -> None:
     """Leave what is loaded by now out of every search for garbage, and search less often: little here is cyclic."""
+    _return_large_blocks()
     gc.collect()
     gc.freeze()
     gc.set_threshold(_ALLOCATIONS_A_SEARCH)
+
+
+def _return_large_blocks() -> None:
+    """Have glibc give large blocks back to the system as soon as they are free: it keeps more and more of them else."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
 
 
 def check_service() -> Settings:

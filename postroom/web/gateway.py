@@ -6,22 +6,37 @@ import asyncio
 import io
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from flask import Flask
 
+from postroom.errors import PostroomError
+from postroom.web.auth import header_key
 from postroom.web.body import OCTETS
 from postroom.web.call import Call
 from postroom.web.errors import Problem, overloaded, too_slow, unreadable
 from postroom.web.head import environ_of, fault_of, length_of
 from postroom.web.hub import ANSWER_WITHIN_S, Hub
 from postroom.web.refusals import Refusals
-from postroom.web.upload import CutOff, Overloaded, Room, TooMuch, TooSlow, Upload, read_in_pieces
+from postroom.web.turns import Turns
+from postroom.web.upload import (
+    ROOM_FOR_SMALL,
+    CutOff,
+    Overloaded,
+    Place,
+    Room,
+    TooMuch,
+    TooSlow,
+    Upload,
+    read_in_pieces,
+)
 
 log = logging.getLogger(__name__)
 
 _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up the loop
-_LARGE_AT_ONCE = 16  # bounds the memory that parsing and rendering take
+_LARGE_AT_ONCE = 4  # bounds the memory that parsing and rendering take
+_HUGE = 1024 * 1024  # octets of a body that is parsed and rendered alone: some four times as much memory
 _BODY_WITHIN_S = 120.0
 _SLOT_WITHIN_S = 25.0
 NO_STORE = ("Cache-Control", "no-store")
@@ -54,8 +69,9 @@ class Gateway:
         self._most_bytes = most_bytes
         self._body_within_s = body_within_s
         self._slot_within_s = slot_within_s
-        self._large = asyncio.Semaphore(large_at_once)
-        self._room = room or Room()
+        self._large, self._huge = Turns(large_at_once), Turns(min(1, large_at_once))
+        self._doorkeeper = app.extensions["postroom"].doorkeeper
+        self._room = room or Room(for_small=ROOM_FOR_SMALL)
         self._refusals: Refusals = app.extensions["postroom.refusals"]
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -96,31 +112,39 @@ class Gateway:
     async def _serve_large(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
         with self._room.place() as place:
             try:
-                body = await self._in_time(read_in_pieces(upload, place, self._most_bytes))
+                body = await self._in_time(read_in_pieces(upload, place, self._most_bytes), place)
             except TooMuch:
                 body = b""
+            place.has_read()
             environ.pop("HTTP_TRANSFER_ENCODING", None)
             environ["CONTENT_LENGTH"] = str(max(upload.length or 0, upload.received))
             if len(body) <= _LARGE:
                 await self._answer(protocol, environ, upload, body)
                 return
             answer_by = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
-            await self._slot()
+            turns = self._huge if len(body) > _HUGE else self._large
+            try:
+                await turns.take(self._client(environ), self._slot_within_s)
+            except TimeoutError:
+                raise Overloaded from None
             try:
                 await self._answer(protocol, environ, upload, body, answer_by)
             finally:
-                self._large.release()
+                turns.give_back()
 
-    async def _slot(self) -> None:
-        try:
-            async with asyncio.timeout(self._slot_within_s):
-                await self._large.acquire()
-        except TimeoutError:
-            raise Overloaded from None
+    def _client(self, environ: dict[str, Any]) -> str:
+        """Return who is to have turns of its own: a key that has been used, or all others at an address."""
+        with suppress(PostroomError):
+            key = header_key(Call.detached(environ))
+            if key is not None and self._doorkeeper.is_used(key):
+                return f"key {key}"
+        return str(environ["REMOTE_ADDR"])
 
-    async def _in_time(self, reading: Any) -> bytes:
+    async def _in_time(self, reading: Any, place: Place | None = None) -> bytes:
         try:
-            async with asyncio.timeout(self._body_within_s):
+            async with asyncio.timeout(self._body_within_s) as deadline:
+                if place is not None:
+                    place.deadline = deadline
                 body: bytes = await reading
                 return body
         except TimeoutError:

@@ -17,7 +17,12 @@ from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 _LINGER_S = 10.0
 _LINGER_BYTES = 128 * 1024 * 1024
 _HEED_S = 1.0  # a client that waits for 100 (Continue) reads the answer meanwhile
-_ROOM_BYTES = 256 * 1024 * 1024
+_ROOM_BYTES = 32 * 1024 * 1024
+ROOM_FOR_SMALL = 8 * 1024 * 1024  # beyond it, so that large bodies keep no small one waiting
+_SMALL = 1024 * 1024
+_IDLE_S = 5.0  # a body that stands still for so long gives its room to one that waits for it,
+_SLOWEST = 16_384  # and so does one that comes with fewer octets a second
+_LOOK_S = 1.0
 _ROOM_WITHIN_S = 25.0  # a proxy whose upload stands still for a minute gives it up
 
 
@@ -111,20 +116,26 @@ class Room:
     One of those that found none may go on all the same, so that what fills the room comes to an end.
     """
 
-    def __init__(self, most: int = _ROOM_BYTES, within_s: float = _ROOM_WITHIN_S) -> None:
+    def __init__(
+        self, most: int = _ROOM_BYTES, within_s: float = _ROOM_WITHIN_S, *, for_small: int = 0
+    ) -> None:
         self._most = most
+        self._for_small = for_small
         self._within_s = within_s
         self._held = 0
         self._exempt: Place | None = None
         self._waiting: list[asyncio.Future[None]] = []
+        self._places: set[Place] = set()
 
     @contextmanager
     def place(self) -> Iterator[Place]:
         """Lend a place for one body, until its request is answered."""
         place = Place(self)
+        self._places.add(place)
         try:
             yield place
         finally:
+            self._places.discard(place)
             self._held -= place.held
             if self._exempt is place:
                 self._exempt = None
@@ -139,19 +150,28 @@ class Room:
     async def take(self, place: Place, octets: int) -> None:
         """Wait for room for so many more octets. Raises Overloaded."""
         if not self._fits(place, octets):
+            place.pause()
             try:
                 async with asyncio.timeout(self._within_s):
                     while not self._fits(place, octets):
                         future = asyncio.get_running_loop().create_future()
                         self._waiting.append(future)
-                        await future
+                        self._give_up_slow_ones(place)
+                        await asyncio.wait([future], timeout=_LOOK_S)
             except TimeoutError:
                 raise Overloaded from None
         self._held += octets
         place.held += octets
+        place.go_on()
+
+    def _give_up_slow_ones(self, waiting: Place) -> None:
+        for place in self._places - {waiting}:
+            if place.is_slow:
+                place.give_up()
 
     def _fits(self, place: Place, octets: int) -> bool:
-        if self._held + octets <= self._most:
+        more = self._for_small if place.held + octets <= _SMALL else 0
+        if self._held + octets <= self._most + more:
             return True
         if self._exempt is None:
             self._exempt = place
@@ -161,11 +181,42 @@ class Room:
 class Place:
     """What one body holds of the room, in octets."""
 
-    __slots__ = ("_room", "held")
+    __slots__ = ("_began_at", "_moved_at", "_paused_at", "_room", "deadline", "held")
 
     def __init__(self, room: Room) -> None:
         self._room = room
+        self._began_at = self._moved_at = asyncio.get_running_loop().time()
+        self._paused_at: float | None = None
         self.held = 0
+        self.deadline: asyncio.Timeout | None = None  # of the reading, while it goes on
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the body is still being read, and comes so slowly that it is not to keep others waiting."""
+        now = asyncio.get_running_loop().time()
+        age = now - self._began_at
+        is_slow = now - self._moved_at > _IDLE_S or (age > _IDLE_S and self.held < age * _SLOWEST)
+        return is_slow and self.deadline is not None and self._paused_at is None
+
+    def pause(self) -> None:
+        """The body waits for room, and its client for us."""
+        self._paused_at = asyncio.get_running_loop().time()
+
+    def go_on(self) -> None:
+        """The body has come further."""
+        self._moved_at = asyncio.get_running_loop().time()
+        if self._paused_at is not None:
+            self._began_at += self._moved_at - self._paused_at
+            self._paused_at = None
+
+    def give_up(self) -> None:
+        """End the reading as if its time were over."""
+        if self.deadline is not None:
+            self.deadline.reschedule(asyncio.get_running_loop().time())
+            self.deadline = None
+
+    def has_read(self) -> None:
+        self.deadline = None
 
     async def take(self, octets: int) -> None:
         await self._room.take(self, octets)

@@ -121,6 +121,20 @@ CONTROLS = (
         "tests/unit/test_large_json.py::test_many_values_take_no_memory[lists]",
     ),
     Control(
+        "large bodies take turns client by client",
+        "postroom/web/turns.py",
+        "            client = next(iter(self._waiting))\n",
+        "            client = list(self._waiting)[-1]\n",
+        "tests/http/test_turns.py::test_each_client_has_its_turn_however_many_another_waits_for",
+    ),
+    Control(
+        "a slow body gives its room to one that waits",
+        "postroom/web/upload.py",
+        "            if place.is_slow:\n",
+        "            if False:\n",
+        "tests/http/test_turns.py::test_a_slow_body_gives_its_room_to_one_that_waits[slow]",
+    ),
+    Control(
         "nothing of an answered request lives on",
         "postroom/web/call.py",
         "        return cls(environ, populate_request=False)\n",

@@ -1,0 +1,147 @@
+"""Large bodies take turns client by client, leave room for small ones, and slow ones give theirs up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from postroom.web import upload
+from postroom.web.turns import Turns
+from postroom.web.upload import Overloaded, Room
+
+LONG_S = 60
+
+
+async def _in_line(turns: Turns, clients: list[str], served: list[str]) -> list[asyncio.Task[None]]:
+    async def wait(client: str) -> None:
+        await turns.take(client, LONG_S)
+        served.append(client)
+
+    tasks = [asyncio.create_task(wait(client)) for client in clients]
+    await asyncio.sleep(0)
+    return tasks
+
+
+def test_each_client_has_its_turn_however_many_another_waits_for() -> None:
+    async def main() -> list[str]:
+        turns, served = Turns(1), list[str]()
+        await turns.take("greedy", LONG_S)
+        tasks = await _in_line(turns, ["greedy"] * 5 + ["other"] * 2 + ["third"], served)
+        for _ in tasks:
+            turns.give_back()
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        return served
+
+    assert asyncio.run(main()) == [
+        "greedy",
+        "other",
+        "third",
+        "greedy",
+        "other",
+        "greedy",
+        "greedy",
+        "greedy",
+    ]
+
+
+def test_no_more_turns_are_lent_than_there_are() -> None:
+    async def main() -> None:
+        turns = Turns(2)
+        await turns.take("a", LONG_S)
+        await turns.take("b", LONG_S)
+        with pytest.raises(TimeoutError):
+            await turns.take("c", 0.01)
+        turns.give_back()
+        await turns.take("c", LONG_S)
+        with pytest.raises(TimeoutError):
+            await turns.take("d", 0.01)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("lent_first", [False, True])
+def test_a_turn_of_one_that_has_left_goes_to_the_next(lent_first: bool) -> None:
+    async def main() -> None:
+        turns, served = Turns(1), list[str]()
+        await turns.take("a", LONG_S)
+        leaving, _ = await _in_line(turns, ["b", "c"], served)
+        if lent_first:
+            turns.give_back()
+            leaving.cancel()
+        else:
+            leaving.cancel()
+            await asyncio.sleep(0)
+            turns.give_back()
+        async with asyncio.timeout(LONG_S):
+            while served != ["c"]:
+                await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+def test_small_bodies_find_room_beside_large_ones() -> None:
+    async def main() -> None:
+        room = Room(most=10, within_s=0.01, for_small=4 * upload._SMALL)
+        with room.place() as large, room.place() as exempt, room.place() as small, room.place() as other:
+            await large.take(10)
+            await exempt.take(2 * upload._SMALL)
+            with pytest.raises(Overloaded):
+                await other.take(upload._SMALL + 1)
+            await small.take(upload._SMALL // 2)
+            await small.take(upload._SMALL // 2)
+            assert small.held == upload._SMALL
+
+    asyncio.run(main())
+
+
+def _with_one_that_holds_all(
+    monkeypatch: pytest.MonkeyPatch, then: Callable[[Room, upload.Place], Awaitable[None]]
+) -> bool:
+    """Say whether the reading of a body that holds all room was ended, while another one waits."""
+    monkeypatch.setattr(upload, "_LOOK_S", 0.01)
+
+    async def main() -> bool:
+        room = Room(most=10, within_s=0.3)
+        with room.place() as holder, room.place() as exempt, room.place() as waiting:
+            try:
+                async with asyncio.timeout(LONG_S) as holder.deadline:
+                    await holder.take(10)
+                    await exempt.take(1)
+                    await then(room, holder)
+                    with pytest.raises(Overloaded):
+                        await waiting.take(1)
+            except TimeoutError:
+                return True
+            return False
+
+    return asyncio.run(main())
+
+
+async def _nothing(room: Room, holder: upload.Place) -> None:
+    pass
+
+
+async def _is_read(room: Room, holder: upload.Place) -> None:
+    holder.has_read()
+
+
+async def _waits_itself(room: Room, holder: upload.Place) -> None:
+    holder.pause()
+
+
+@pytest.mark.parametrize(
+    ("idle_s", "then", "ended"),
+    [(0.0, _nothing, True), (LONG_S, _nothing, False), (0.0, _is_read, False), (0.0, _waits_itself, False)],
+    ids=["slow", "not slow", "read", "waits itself"],
+)
+def test_a_slow_body_gives_its_room_to_one_that_waits(
+    monkeypatch: pytest.MonkeyPatch,
+    idle_s: float,
+    then: Callable[[Room, upload.Place], Awaitable[None]],
+    ended: bool,
+) -> None:
+    monkeypatch.setattr(upload, "_IDLE_S", idle_s)
+    assert _with_one_that_holds_all(monkeypatch, then) is ended
