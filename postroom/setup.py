@@ -24,6 +24,7 @@ from postroom.model import system_clock
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
 from postroom.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store, position
+from postroom.strike import strike_stored
 from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ def open_service(
         note_servers(store, settings)
     if migrate or serving:
         _keep_check_value(store, vault)
+    if migrate:
+        strike_stored(store, vault)
     return Service(settings, store, vault)
 
 

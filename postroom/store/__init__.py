@@ -14,7 +14,7 @@ from functools import wraps
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from postroom import pace
 from postroom.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
@@ -74,7 +74,9 @@ __all__ = [
     "Store",
     "StoredAccount",
     "StoredSecrets",
+    "StoredWords",
     "Transaction",
+    "WordsOf",
     "Work",
     "WorkerRecord",
     "check_copy",
@@ -143,6 +145,20 @@ class LogLine:
     recipients: tuple[str, ...]
     accepted_at: Instant
     status: str
+
+
+WordsOf = Literal["deliveries", "events", "attempts", "accounts"]
+_WORDS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWords:
+    """Words of an account's server in a row: a reason and a reply; where there is one column, it is in both."""
+
+    id: int
+    account_id: int
+    first: str | None
+    second: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +338,13 @@ class Store:
         """Return the digest of every working key with the id of its account."""
         with self._engine.reading() as (db, q):
             return dict(q.active_keys(db))
+
+    @_twice
+    def server_words(self, kind: WordsOf, after: int) -> list[StoredWords]:
+        """Return what servers have said, as far as it is stored: the next of a kind after a row's id; none at the end."""
+        with self._engine.reading() as (db, q):
+            rows = getattr(q, f"words_of_{kind}")(db, after=after, most=_WORDS_AT_ONCE)
+            return [StoredWords(*row) for row in rows]
 
     @_twice
     def used_keys(self) -> set[bytes]:

@@ -180,6 +180,18 @@ class Transaction:
         """Note that a key was used with success; only the first time counts."""
         self._q.note_key_used(self._db, digest=digest, now=now)
 
+    def reword(self, kind: str, id_: int, first: str | None, second: str | None) -> None:
+        """Put other words in place of what a server has said (`Store.server_words`)."""
+        match kind:
+            case "deliveries":
+                self._q.reword_delivery(self._db, id=id_, first=first, second=second)
+            case "events":
+                self._q.reword_event(self._db, id=id_, first=first)
+            case "attempts":
+                self._q.reword_attempt(self._db, id=id_, first=first)
+            case _:
+                self._q.reword_account(self._db, id=id_, first=first)
+
     def revoke_keys_except(self, digests: Iterable[bytes], *, source: str, now: Instant) -> int:
         """Revoke every key of this source that is not among `digests`; return how many."""
         keep = set(digests)

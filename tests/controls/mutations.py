@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "the upgrade strikes passwords from what is stored",
+        "postroom/strike.py",
+        "    first, second = (text and credentials.strike(text) for text in (row.first, row.second))\n",
+        "    first, second = row.first, row.second\n",
+        "tests/store/test_strike.py::test_passwords_are_struck_wherever_they_are_stored[sqlite]",
+    ),
+    Control(
+        "a fault of ours is named by its incident alone",
+        "postroom/incident.py",
+        "exc_info=error",
+        "exc_info=None",
+        "tests/process/test_ends.py::test_a_request_that_fails_by_our_fault_names_its_incident",
+    ),
+    Control(
         "nothing in a server's words reverses what is read",
         "postroom/shown.py",
         "{_BIDIRECTIONAL}",
