@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from postroom import listen
 from postroom.errors import ConfigError, PostroomError
 
 if TYPE_CHECKING:
@@ -138,6 +137,8 @@ def _limiter(settings: Settings) -> str:
 
 
 def _port(settings: Settings) -> str:
+    from postroom import listen
+
     listen.check(settings)
     return f"free: {listen.described(settings)}"
 
@@ -171,6 +172,8 @@ class _Socket(http.client.HTTPConnection):
 
 
 def _web(settings: Settings) -> tuple[bool, str]:
+    from postroom import listen
+
     path = listen.socket_path(settings)
     try:
         client = _Socket(path) if path else _tcp(listen.address_of(settings), settings.port)
@@ -183,6 +186,8 @@ def _web(settings: Settings) -> tuple[bool, str]:
 
 
 def _tcp(address: str, port: int) -> http.client.HTTPConnection:
+    from postroom import listen
+
     return http.client.HTTPConnection(listen.ANY.get(address, address), port, timeout=_ANSWERS_WITHIN_S)
 
 
