@@ -11,10 +11,9 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from postroom.errors import MalformedSubmission, TooLarge
 from postroom.web import largejson
-from postroom.web.largejson import LARGE, NotJSON, Split, StringTooLarge, TooManyValues, split
+from postroom.web.largejson import LARGE, MAY_BE_LARGE, NotJSON, Split, StringTooLarge, TooManyValues, split
 
 OCTETS = "postroom.octets"  # in the environment: the body, where it has been read
-_MAY_BE_LARGE = "body"
 _WORDS = {
     "missing": "this field is required",
     "extra_forbidden": "there is no such field; the fields are subject, recipient, body, is_html, in_doubt and key",
@@ -66,11 +65,11 @@ class Document:
         self._split = Split(octets, 0, 0)
         if len(octets) > LARGE:
             try:
-                self._split = split(octets, _MAY_BE_LARGE)
+                self._split = split(octets, MAY_BE_LARGE)
             except NotJSON as error:
                 raise _not_json(error) from error
             except TooManyValues as error:
-                message = f"besides the string `{_MAY_BE_LARGE}` a request has at most {LARGE} octets"
+                message = f"besides the string `{MAY_BE_LARGE}` a request has at most {LARGE} octets"
                 kind = TooLarge if isinstance(error, StringTooLarge) else MalformedSubmission
                 raise kind(message) from error
         self._small = _parsed(self._split.rest)
@@ -90,7 +89,7 @@ class Document:
             raise _not_json(error) from error
         except UnicodeDecodeError as error:
             raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
-        return {**self._small, _MAY_BE_LARGE: text}
+        return {**self._small, MAY_BE_LARGE: text}
 
 
 def _not_json(error: NotJSON) -> MalformedSubmission:

@@ -15,6 +15,7 @@ _scan: Final[Any] = json.decoder.scanstring  # type: ignore[attr-defined]  # typ
 LARGE: Final = (
     65_536  # octets of a document that is parsed at once, and of all but the large string of another
 )
+MAY_BE_LARGE: Final = "body"
 _PIECE: Final = 262_144
 _LONGEST_ESCAPE: Final = 6
 _LONGEST_NAME: Final = 256
@@ -29,7 +30,7 @@ class TooManyValues(ValueError):
 
 
 class StringTooLarge(TooManyValues):
-    """So is another string."""
+    """It is large by another string, or by spaces."""
 
 
 class NotJSON(ValueError):
@@ -81,9 +82,22 @@ def split(document: bytes, name: str) -> Split:
         before = document[quote:position] if position - quote <= _LONGEST_NAME else b""
 
 
+def begins_too_large(beginning: bytes) -> bool:
+    """Whether a document that begins so will be refused by `split` for what it has besides its large string."""
+    if beginning.lstrip()[:1] not in (b"{", b"["):  # no document: its size decides
+        return False
+    try:
+        split(beginning, MAY_BE_LARGE)
+    except TooManyValues:
+        return True
+    except NotJSON:
+        pass
+    return False
+
+
 def _keep(kept: bytearray, part: bytes) -> None:
     if len(kept) + len(part) > LARGE:
-        raise TooManyValues
+        raise TooManyValues if len(part.strip()) > len(part) // 2 else StringTooLarge
     kept += part
 
 

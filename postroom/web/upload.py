@@ -14,6 +14,8 @@ from typing import Any
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
+from postroom.web.largejson import begins_too_large
+
 _LINGER_S = 10.0
 _LINGER_BYTES = 128 * 1024 * 1024
 _HEED_S = 1.0  # a client that waits for 100 (Continue) reads the answer meanwhile
@@ -22,6 +24,7 @@ ROOM_FOR_SMALL = 8 * 1024 * 1024  # beyond it, so that large bodies keep no smal
 _SMALL = 1024 * 1024
 _IDLE_S = 5.0  # a body that stands still for so long gives its room to one that waits for it,
 _SLOWEST = 16_384  # and so does one that comes with fewer octets a second
+_LOOKED_AT = 131_072  # octets after which it can be seen that a document has too much besides its text
 _LOOK_S = 1.0
 _ROOM_WITHIN_S = 25.0  # a proxy whose upload stands still for a minute gives it up
 
@@ -223,13 +226,22 @@ class Place:
 
 
 async def read_in_pieces(upload: Upload, place: Place, most: int) -> bytes:
-    """Return the whole body. Raises CutOff, Overloaded, or TooMuch as soon as it is clear."""
+    """Return the whole body, or a beginning that is refused for what it holds.
+
+    Raises CutOff, Overloaded, or TooMuch as soon as it is clear.
+    """
     if upload.length is not None and upload.length > most:
         raise TooMuch
     pieces = []
+    has_looked = False
     while piece := await upload.next_piece():
         if upload.received > most:
             raise TooMuch
         await place.take(len(piece))
         pieces.append(piece)
+        if not has_looked and upload.received > _LOOKED_AT:
+            has_looked = True
+            pieces = [b"".join(pieces)]
+            if begins_too_large(pieces[0]):
+                break
     return b"".join(pieces)

@@ -9,7 +9,7 @@ import pytest
 
 from postroom.web import upload
 from postroom.web.turns import Turns
-from postroom.web.upload import Overloaded, Room
+from postroom.web.upload import Overloaded, Room, TooMuch, Upload, read_in_pieces
 
 LONG_S = 60
 
@@ -145,3 +145,44 @@ def test_a_slow_body_gives_its_room_to_one_that_waits(
 ) -> None:
     monkeypatch.setattr(upload, "_IDLE_S", idle_s)
     assert _with_one_that_holds_all(monkeypatch, then) is ended
+
+
+class Endless:
+    """granian's side of a body that does not end."""
+
+    def __init__(self, first: bytes, rest: bytes) -> None:
+        self._first, self._rest, self.handed_over = first, rest, 0
+
+    def __aiter__(self) -> Endless:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = self._rest if self.handed_over else self._first
+        self.handed_over += 1
+        return piece
+
+
+@pytest.mark.parametrize(
+    ("first", "rest", "stops_early"),
+    [
+        (b"[", b"[]," * 10_000, True),
+        (b'{"body": "', b"a" * 30_000, False),
+        (b'{"subject": "', b"a" * 30_000, False),
+    ],
+    ids=["many values", "a text", "a subject"],
+)
+def test_a_document_of_many_values_is_not_read_to_its_end(
+    first: bytes, rest: bytes, stops_early: bool
+) -> None:
+    async def main() -> None:
+        protocol = Endless(first, rest)
+        with Room().place() as place:
+            reading = read_in_pieces(Upload(protocol, None), place, 30_000 * 100)
+            if stops_early:
+                assert len(await reading) < 30_000 * 6
+            else:
+                with pytest.raises(TooMuch):
+                    await reading
+        assert (protocol.handed_over < 10) is stops_early
+
+    asyncio.run(main())
