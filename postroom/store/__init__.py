@@ -343,7 +343,13 @@ class Store:
     def server_words(self, kind: WordsOf, after: int) -> list[StoredWords]:
         """Return what servers have said, as far as it is stored: the next of a kind after a row's id; none at the end."""
         with self._engine.reading() as (db, q):
-            rows = getattr(q, f"words_of_{kind}")(db, after=after, most=_WORDS_AT_ONCE)
+            ask = {
+                "deliveries": q.words_of_deliveries,
+                "events": q.words_of_events,
+                "attempts": q.words_of_attempts,
+                "accounts": q.words_of_accounts,
+            }[kind]
+            rows = ask(db, after=after, most=_WORDS_AT_ONCE)
             return [StoredWords(*row) for row in rows]
 
     @_twice
