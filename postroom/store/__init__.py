@@ -343,13 +343,15 @@ class Store:
     def server_words(self, kind: WordsOf, after: int) -> list[StoredWords]:
         """Return what servers have said, as far as it is stored: the next of a kind after a row's id; none at the end."""
         with self._engine.reading() as (db, q):
-            ask = {
-                "deliveries": q.words_of_deliveries,
-                "events": q.words_of_events,
-                "attempts": q.words_of_attempts,
-                "accounts": q.words_of_accounts,
-            }[kind]
-            rows = ask(db, after=after, most=_WORDS_AT_ONCE)
+            match kind:
+                case "deliveries":
+                    rows = q.words_of_deliveries(db, after=after, most=_WORDS_AT_ONCE)
+                case "events":
+                    rows = q.words_of_events(db, after=after, most=_WORDS_AT_ONCE)
+                case "attempts":
+                    rows = q.words_of_attempts(db, after=after, most=_WORDS_AT_ONCE)
+                case "accounts":
+                    rows = q.words_of_accounts(db, after=after, most=_WORDS_AT_ONCE)
             return [StoredWords(*row) for row in rows]
 
     @_twice
