@@ -350,7 +350,7 @@ class Store:
                     rows = q.words_of_events(db, after=after, most=_WORDS_AT_ONCE)
                 case "attempts":
                     rows = q.words_of_attempts(db, after=after, most=_WORDS_AT_ONCE)
-                case "accounts":
+                case _:
                     rows = q.words_of_accounts(db, after=after, most=_WORDS_AT_ONCE)
             return [StoredWords(*row) for row in rows]
 
