@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
+_INSIST_S = 3.0  # after which a worker that was told to end is told again
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
 _BACKLOG = (
@@ -84,10 +85,14 @@ class Stop:
     """The handler of the signals to stop: `/readyz` says so from then on, and the listener closes after the delay.
 
     A load balancer needs that time to send its requests elsewhere. A second signal ends the delay.
+    Workers that go on for seconds are told again: one that has just started may have lost the first signal between
+    its default handler, granian's and the event loop's, and would serve on until it is killed.
     """
 
-    def __init__(self, server: AbstractServer[Any], delay_s: float) -> None:
+    def __init__(self, server: AbstractServer[Any], delay_s: float, insist_s: float = _INSIST_S) -> None:
+        self._server = server
         self._delay_s = delay_s
+        self._insist_s = insist_s
         self._close: Callable[..., None] = server.signal_handler_interrupt
         self._noted_by: int | None = None
 
@@ -98,13 +103,25 @@ class Stop:
 
     def __call__(self, *_: object) -> None:
         if self.is_noted_here or not self._delay_s:
-            self._close()
+            self._finish()
             return
         self._noted_by = os.getpid()
         if _stopping is not None:
             _stopping[0] = 1
-        signal.signal(signal.SIGALRM, self._close)  # a thread could not be started here: its lock may be held
+        signal.signal(
+            signal.SIGALRM, self._finish
+        )  # a thread could not be started here: its lock may be held
         signal.setitimer(signal.ITIMER_REAL, self._delay_s)
+
+    def _finish(self, *_: object) -> None:
+        self._close()
+        signal.signal(signal.SIGALRM, self._insist)
+        signal.setitimer(signal.ITIMER_REAL, self._insist_s, self._insist_s)
+
+    def _insist(self, *_: object) -> None:
+        for worker in list(self._server.wrks):
+            if worker.is_alive():
+                worker.terminate()
 
 
 def _is_stopping() -> bool:

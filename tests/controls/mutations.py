@@ -522,6 +522,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/unit/test_serve.py::test_a_signal_that_comes_while_a_worker_is_forked_ends_it",
     ),
     Control(
+        "a worker that has lost the signal to stop is told again",
+        "postroom/serve.py",
+        "        signal.setitimer(signal.ITIMER_REAL, self._insist_s, self._insist_s)\n",
+        "        pass\n",
+        "tests/unit/test_serve.py::test_a_worker_that_has_lost_the_signal_to_stop_is_told_again[0]",
+    ),
+    Control(
         "a stop keeps the listener open for a while",
         "postroom/serve.py",
         "        if self.is_noted_here or not self._delay_s:\n",

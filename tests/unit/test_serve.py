@@ -96,3 +96,33 @@ assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
 def test_a_signal_that_comes_while_a_worker_is_forked_ends_it() -> None:
     ended = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr.decode()
+
+
+INSISTS = """
+import signal, time
+from types import SimpleNamespace
+from postroom.serve import Stop
+
+told = []
+def worker(name, alive):
+    return SimpleNamespace(is_alive=lambda: alive, terminate=lambda: told.append(name))
+
+server = SimpleNamespace(
+    signal_handler_interrupt=lambda *_: told.append("closed"), wrks=[worker("lives", True), worker("dead", False)]
+)
+stop = Stop(server, DELAY, insist_s=0.05)
+signal.signal(signal.SIGTERM, stop)
+signal.raise_signal(signal.SIGTERM)
+deadline = time.monotonic() + 30
+while told.count("lives") < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert told[:3] == ["closed", "lives", "lives"] and "dead" not in told, told
+"""
+
+
+@pytest.mark.parametrize("delay", ["0", "0.1"])
+def test_a_worker_that_has_lost_the_signal_to_stop_is_told_again(delay: str) -> None:
+    program = INSISTS.replace("DELAY", delay)
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
