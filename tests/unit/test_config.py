@@ -495,7 +495,7 @@ def test_a_secret_may_stand_in_a_file(place: str, tmp_path: Path, monkeypatch: p
     assert settings.secret_key == Secret(values["POSTROOM_SECRET_KEY"])
     assert settings.database_url == values["DATABASE_URL"]
     assert settings.ratelimit_storage_uri == values["REDIS_URL"]
-    assert unknown_variables() == {}
+    assert not unknown_variables().keys() & named.keys()
 
 
 @pytest.mark.parametrize(
