@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import random
 import re
@@ -35,9 +36,15 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
         yield installation
 
 
+# Each test comes from an address of its own: many refusals from one are a reason for 429.
+ADDRESSES = (f"127.0.{number // 250 + 1}.{number % 250 + 1}" for number in itertools.count())
+
+
 @pytest.fixture
 def connection(service: Installation) -> Iterator[http.client.HTTPConnection]:
-    client = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    client = http.client.HTTPConnection(
+        "127.0.0.1", service.port, timeout=30, source_address=(next(ADDRESSES), 0)
+    )
     yield client
     client.close()
 
