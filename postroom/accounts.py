@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from postroom.accountfile import LEAST_OF_A_KEY, AccountRow, RowFault, read_accounts
+from postroom.accountfile import LEAST_OF_A_KEY, AccountFile, AccountRow, RowFault, read_accounts
 from postroom.errors import StoreUnavailable
 from postroom.model import Account, Clock, Secret, system_clock
 from postroom.plainfile import MEBIBYTE, read_plain
@@ -46,10 +46,15 @@ def unlock(stored: StoredAccount, vault: Vault) -> Account:
     return replace(stored.account, password=vault.decrypt(stored.credential))
 
 
+def file_at(path: Path) -> AccountFile:
+    """Read data.csv, so that nothing can hang (`plainfile`). Raises OSError."""
+    return read_accounts(read_plain(path, _LARGEST))
+
+
 def keys_in_file(path: Path) -> list[Secret]:
     """Return the keys of the rows of data.csv that are in order; none where it cannot be read."""
     try:
-        return [row.key for row in read_accounts(read_plain(path, _LARGEST)).rows]
+        return [row.key for row in file_at(path).rows]
     except OSError:
         return []
 
@@ -118,7 +123,7 @@ class AccountsFile:
     def review(self) -> SyncReport | None:
         """Read the file without taking anything in; None when it is not there or nothing is wrong with it."""
         try:
-            file = read_accounts(read_plain(self._path, _LARGEST))
+            file = file_at(self._path)
         except OSError:
             return None
         return SyncReport(self._path, len(file.rows), file.faults) if file.faults else None

@@ -236,7 +236,7 @@ def _rate_limit(text: str) -> str:
     limit = text.strip()
     try:
         usable = not limit or (
-            all(whole_number(digits, _MOST_DIGITS_OF_A_RATE) for digits in re.findall(r"\d+", limit))
+            all(whole_number(digits) for digits in re.findall(r"\d+", limit))
             and all(item.amount > 0 for item in parse_many(limit))
         )
     except ValueError:
@@ -293,7 +293,6 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "web_concurrency": ("WEB_CONCURRENCY",),
 }
 _DOT_ENV: Final = Path(".env")
-_MOST_DIGITS_OF_A_RATE: Final = 18
 _LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _SECRETS: Final = (

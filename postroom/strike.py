@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, get_args
 
 from postroom.accounts import unlock
@@ -50,7 +51,7 @@ def _strike(store: Store, kind: WordsOf, known: Mapping[int, Credentials]) -> in
         after = rows[-1].id
         changed = [new for row in rows if (new := _without(row, known.get(row.account_id))) != row]
         if changed:
-            store.write(lambda transaction, changed=changed: _reword(transaction, kind, changed))  # type: ignore[misc]
+            store.write(partial(_reword, kind=kind, rows=changed))
         struck += len(changed)
     return struck
 

@@ -24,7 +24,7 @@ from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
 from postroom.cli.completion import inbox_ids, mailboxes, request_ids
 from postroom.cli.listing import list_messages
-from postroom.cli.looking import check, healthy
+from postroom.cli.probes import check, healthy
 from postroom.cli.secret import secret
 from postroom.errors import (
     ConfigError,

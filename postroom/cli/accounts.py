@@ -91,7 +91,7 @@ def check(mailbox: str | None) -> None:
 
     from postroom import setup
     from postroom.accounts import AccountsFile
-    from postroom.cli.check import accounts_in_use, check_all
+    from postroom.cli.accounts_check import accounts_in_use, check_all
 
     service = setup.open_service()
     path = service.settings.accounts_csv

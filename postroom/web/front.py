@@ -6,9 +6,10 @@ import re
 from string import Template
 from typing import Final
 
-from flask import Blueprint, Response, current_app
+from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
+from postroom.web.api import services
 from postroom.web.call import Call, current
 
 blueprint = Blueprint("front", __name__)
@@ -46,7 +47,7 @@ to log in to here.</p>
   -d '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "YOUR-KEY"}'</code></pre>
 <p>The answer has a <code>request_id</code>. What became of the message:</p>
 <pre><code>curl $root/email-status/REQUEST-ID</code></pre>
-<p>Keep the key on a server: whoever has it can send as its mailbox. Every call, answer and error is described in
+<p>Keep the key on a server: who has it can send as its mailbox. Every call, answer and error is described in
 <code>docs/api.md</code> of the program's folder.</p>
 $watching
 </body>
@@ -61,8 +62,8 @@ def front() -> Response:
     if not _wants_html(call):
         raise NotFound
     root = f"{call.scheme}://{call.host if _HOST.fullmatch(call.host) else 'YOUR-SERVER'}"
-    behind_a_proxy: bool = current_app.behind_a_proxy  # type: ignore[attr-defined]
-    page = _PAGE.substitute(root=root, watching="" if behind_a_proxy else _WATCHING)
+    is_behind_a_proxy = services().settings.trusted_proxies > 0
+    page = _PAGE.substitute(root=root, watching="" if is_behind_a_proxy else _WATCHING)
     return Response(page, content_type="text/html; charset=utf-8", headers=_HEADERS)
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-_scan: Final[Any] = json.decoder.scanstring  # type: ignore[attr-defined]  # typeshed does not know it
 LARGE: Final = (
     65_536  # octets of a document that is parsed at once, and of all but the large string of another
 )
@@ -156,9 +155,9 @@ def _between_characters(document: bytes, start: int, end: int) -> int:
 
 def _decoded(piece: bytes, at: int) -> str:
     try:
-        decoded: str = _scan(piece.decode() + '"', 0, True)[0]
+        decoded: str = json.loads(f'"{piece.decode()}"')
     except json.JSONDecodeError as error:
-        raise NotJSON(error.msg, at + error.pos) from None
+        raise NotJSON(error.msg, at + error.pos - 1) from None
     except UnicodeDecodeError as error:
         raise UnicodeDecodeError("utf-8", b"", at + error.start, at + error.end, error.reason) from None
     return decoded

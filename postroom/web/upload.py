@@ -8,6 +8,7 @@ Content-Length, and a chunked body is whole only where the end alone was empty.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -127,8 +128,9 @@ class Room:
         self._within_s = within_s
         self._held = 0
         self._exempt: Place | None = None
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: set[asyncio.Future[None]] = set()
         self._places: set[Place] = set()
+        self._looked_at = -math.inf  # by the loop's clock: for bodies that come too slowly
 
     @contextmanager
     def place(self) -> Iterator[Place]:
@@ -145,7 +147,7 @@ class Room:
             self._wake()
 
     def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, set()
         for future in waiting:
             if not future.done():
                 future.set_result(None)
@@ -157,18 +159,30 @@ class Room:
             try:
                 async with asyncio.timeout(self._within_s):
                     while not self._fits(place, octets):
-                        future = asyncio.get_running_loop().create_future()
-                        self._waiting.append(future)
-                        self._give_up_slow_ones(place)
-                        await asyncio.wait([future], timeout=_LOOK_S)
+                        self._give_up_slow_ones()
+                        await self._change()
             except TimeoutError:
                 raise Overloaded from None
         self._held += octets
         place.held += octets
         place.go_on()
 
-    def _give_up_slow_ones(self, waiting: Place) -> None:
-        for place in self._places - {waiting}:
+    async def _change(self) -> None:
+        """Wait until a place has become free, or it is time to look for slow bodies again."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            await asyncio.wait([future], timeout=_LOOK_S)
+        finally:
+            self._waiting.discard(future)
+
+    def _give_up_slow_ones(self) -> None:
+        """Look once a second, however many wait."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at < _LOOK_S:
+            return
+        self._looked_at = now
+        for place in self._places:
             if place.is_slow:
                 place.give_up()
 

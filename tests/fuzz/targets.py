@@ -121,7 +121,7 @@ def mime(data: bytes) -> None:
 
 
 def mail(data: bytes) -> None:
-    """A message in the built-in inbox, whoever has sent it."""
+    """A message in the built-in inbox, from any sender."""
     with tempfile.TemporaryDirectory() as folder:
         drop = Maildrop(Path(folder))
         drop.save("a@example.com", ["b@example.com"], data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 import pytest
 
@@ -160,6 +161,32 @@ class Endless:
         piece = self._rest if self.handed_over else self._first
         self.handed_over += 1
         return piece
+
+
+def test_many_that_wait_for_room_look_for_slow_ones_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of thousands would look at all others, once a second."""
+    looks = 0
+
+    def is_slow(place: upload.Place) -> bool:
+        nonlocal looks
+        looks += 1
+        return False
+
+    monkeypatch.setattr(upload.Place, "is_slow", property(is_slow))
+    monkeypatch.setattr(upload, "_LOOK_S", 60.0)
+
+    async def main() -> None:
+        room = Room(most=10, within_s=0.05)
+        with ExitStack() as stack:
+            holder, exempt, *waiting = [stack.enter_context(room.place()) for _ in range(102)]
+            await holder.take(10)
+            await exempt.take(1)
+            ended = await asyncio.gather(*(place.take(1) for place in waiting), return_exceptions=True)
+            assert {type(each) for each in ended} == {Overloaded}
+            assert not room._waiting, "nothing is kept of those that have given up"
+
+    asyncio.run(main())
+    assert looks <= 102
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ GOOD = [
     ("POSTROOM_SMTP_ALLOW_PLAINTEXT", "Yes", "smtp_allow_plaintext", True),
     ("POSTROOM_RATE_LIMIT", "", "rate_limit", ""),
     ("POSTROOM_RATE_LIMIT", "10/second;500/day", "rate_limit", "10/second;500/day"),
+    ("POSTROOM_RATE_LIMIT", "1000000000/minute", "rate_limit", "1000000000/minute"),
     ("POSTROOM_RATE_LIMIT_FALLBACK", "Refuse", "rate_limit_fallback", RateLimitFallback.REFUSE),
     ("POSTROOM_MAX_MESSAGE_BYTES", "1024", "max_message_bytes", 1024),
     ("POSTROOM_DISK_RESERVE", "0", "disk_reserve", 0),

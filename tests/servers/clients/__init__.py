@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class _Curl:
         }
 
 
-class _EachAlone:
+class _EachAlone(ABC):
     """A program that makes one request a command: a connection for each."""
 
     def __init__(self, url: str, key: str, folder: Path) -> None:
@@ -143,10 +144,11 @@ class _EachAlone:
         body = done.stdout.rpartition("\n\n")[2]
         return (int(status[1]) if status else done.stderr), body
 
+    @abstractmethod
     def command(
         self, path: Path, headers: Sequence[str], *, chunked: bool
     ) -> tuple[Sequence[str], Mapping[str, str]]:
-        raise NotImplementedError
+        """Return the program's words, and what they need in the environment."""
 
     def in_turn(self, *bodies: str) -> list[Any]:
         return [self.post(body)[0] for body in bodies]

@@ -84,16 +84,15 @@ def _folder(settings: Settings) -> str:
 
 
 def _accounts(settings: Settings) -> str:
-    from postroom.accountfile import read_accounts
+    from postroom.accounts import file_at
 
     path = settings.accounts_csv
     try:
-        data = path.read_bytes()
+        file = file_at(path)
     except FileNotFoundError:
         return f"{path} is not there; `postroom serve` will write a first one"
     except OSError as error:
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} cannot be read: {error.strerror}") from error
-    file = read_accounts(data)
     faults = [f"line {fault.line}: {fault.message}" for fault in file.faults]
     if file.fatal:
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} {faults[0]}")

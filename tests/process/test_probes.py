@@ -54,6 +54,13 @@ def test_check_names_what_is_wrong(tmp_path: Path, settings: dict[str, str], nam
     assert words in wrong[name]
 
 
+def test_check_does_not_wait_at_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "data.csv")
+    done = run(tmp_path, "check", PORT=str(free_port()))
+    assert done.returncode == 78
+    assert "a FIFO" in found(done)["data.csv"]
+
+
 def test_check_of_rows_that_are_wrong(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("name,other\nx,y\n", encoding="utf-8")
     done = run(tmp_path, "check", PORT=str(free_port()))
