@@ -14,6 +14,7 @@ PLAIN: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"  # it notes the time itself
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG: Final = 7
+_SMALL_INITS: Final = frozenset({"tini", "docker-init", "podman-init", "catatonit", "dumb-init"})
 
 
 class LineFormatter(logging.Formatter):
@@ -60,5 +61,10 @@ def is_kept_log(fd: int) -> bool:
 
 def _is_container_of_ours() -> bool:
     """Whether this is the process that a container was started for, be it under the engine's own small init."""
-    marks = ("/.dockerenv", "/run/.containerenv")
-    return os.getpid() == 1 or (os.getppid() == 1 and any(Path(mark).exists() for mark in marks))
+    if os.getpid() == 1:
+        return True
+    try:
+        init = Path("/proc/1/comm").read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return False
+    return os.getppid() == 1 and init in _SMALL_INITS
