@@ -407,9 +407,11 @@ class Connection(Session):
     async def _as_data(self, mime: bytes, transcript: Transcript, before_dot: Mark) -> None:
         """Send all but the end, then `before_dot`, then the end with its dot in one write."""
         passing("send.data")
-        *early, end = stuffed_pieces(mime)
-        for piece in early:
-            await self._wire.write(piece, "DATA", self._timeouts.block)
+        pieces = stuffed_pieces(mime)
+        end = next(pieces)
+        for piece in pieces:
+            await self._wire.write(end, "DATA", self._timeouts.block)
+            end = piece
         passing("send.before_mark")
         if await self._may_end("DATA", transcript, before_dot):
             await self._end("dot", end + _DOT, transcript)

@@ -50,6 +50,13 @@ CONTROLS = (
         "tests/unit/test_shown.py::test_a_line_of_the_log_hides_nothing[False]",
     ),
     Control(
+        "a large text is never in memory a second time as it leaves",
+        "postroom/smtp.py",
+        "        pieces = stuffed_pieces(mime)\n",
+        "        pieces = iter(list(stuffed_pieces(mime)))\n",
+        "tests/smtp/test_transaction.py::test_a_large_text_is_copied_piece_by_piece",
+    ),
+    Control(
         "many that wait for room look for slow bodies together",
         "postroom/web/upload.py",
         "        self._looked_at = now\n",
