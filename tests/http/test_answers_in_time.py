@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.store import Store
@@ -118,7 +119,7 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_taken(store: Store) -
         finally:
             hub.close()
 
-    asyncio.run(ask())
+    uvloop.run(ask())  # as granian does
 
 
 def test_work_that_has_begun_is_not_called_undone() -> None:
