@@ -411,6 +411,8 @@ class Connection(Session):
         end = next(pieces)
         for piece in pieces:
             await self._wire.write(end, "DATA", self._timeouts.block)
+            if len(mime) > _LARGE:  # the loop may hear the server, and serve others, between two pieces
+                await asyncio.sleep(0)
             end = piece
         passing("send.before_mark")
         if await self._may_end("DATA", transcript, before_dot):
