@@ -208,7 +208,7 @@ def _kept_for(text: str) -> int | None:
     return None if text.strip().lower() == "forever" else parse_duration(text)
 
 
-def _stop_delay(text: str) -> int:
+def _drain(text: str) -> int:
     """Return a duration of at most five minutes, or 0 for none."""
     if re.fullmatch(r"0 *(ms|s|m)?", text.strip().lower()):
         return 0
@@ -291,7 +291,9 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "database_url": ("DATABASE_URL",),
     "ratelimit_storage_uri": ("RATELIMIT_STORAGE_URI", "REDIS_URL"),
     "web_concurrency": ("WEB_CONCURRENCY",),
+    "drain": ("POSTROOM_DRAIN", "POSTROOM_STOP_DELAY"),
 }
+_FORMER: Final[Mapping[str, str]] = {"POSTROOM_STOP_DELAY": "POSTROOM_DRAIN"}
 _DOT_ENV: Final = Path(".env")
 _LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
@@ -352,6 +354,12 @@ def unknown_variables() -> dict[str, str | None]:
     given = [name for name in {**_dot_env(), **os.environ} if name.upper().startswith("POSTROOM_")]
     strange = [name for name in given if name not in known and name not in _NO_SETTINGS]
     return {name: next(iter(get_close_matches(name.upper(), known, 1, 0.6)), None) for name in strange}
+
+
+def former_variables() -> dict[str, str]:
+    """Return the names in `.env` and the environment that are taken for another's sake, and that other."""
+    given = {**_dot_env(), **os.environ}
+    return {name: present for name, present in _FORMER.items() if given.get(name)}
 
 
 def _look_up(setting: str, text: Mapping[str, str]) -> str | None:
@@ -415,7 +423,7 @@ class Settings(BaseModel):
     retry_schedule: Annotated[tuple[int, ...], _from_text(_schedule)] = _schedule("30s,2m,10m,30m,1h,2h,4h")
     in_doubt: Annotated[InDoubtPolicy, _from_text(_named(InDoubtPolicy))] = InDoubtPolicy.RETRY
     secret_key: Annotated[Secret | None, _from_text(_secret_key)] = None
-    stop_delay: Annotated[int, _from_text(_stop_delay)] = parse_duration("500ms")
+    drain: Annotated[int, _from_text(_drain)] = parse_duration("500ms")
     web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
     log_level: Annotated[str, _from_text(_log_level)] = "INFO"
 
@@ -450,6 +458,8 @@ def _config_error(error: ValidationError) -> ConfigError:
     sentence = str(reason) if isinstance(reason, ValueError) else "is not a usable value"
     setting = str(first["loc"][0]) if first["loc"] else "settings"
     variable, *others = variables(setting)
+    former = former_variables()
+    others = [name for name in others if name not in _FORMER or name in former]
     stand_in = f"(or {others[0]}, which stands in for it) " if others else ""
     return ConfigError(variable, stand_in + sentence)
 

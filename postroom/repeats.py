@@ -119,6 +119,7 @@ def quieten(handler: logging.Handler, *names: str) -> None:
 
 def _say_the_rest() -> None:
     if _current is not None:
+        logging.raiseExceptions = False  # the stream may have been closed before us
         _current.say_what_is_due(all_of_it=True)
 
 

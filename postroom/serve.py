@@ -69,7 +69,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         log_level=LogLevels.error,
     )
     server.main_loop_interrupt = Interrupt(server)
-    stop = Stop(server, settings.stop_delay / SECOND)
+    stop = Stop(server, settings.drain / SECOND)
     server.signal_handler_interrupt = stop  # type: ignore[method-assign]
     guard_forks(server, stop)
     at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN

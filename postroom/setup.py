@@ -17,7 +17,7 @@ from postroom import inbox
 from postroom.accountfile import demo_csv
 from postroom.accounts import AccountsFile, SyncReport, keys_in_file, report
 from postroom.config import INBOX as INBOX_HOST
-from postroom.config import Settings, load_settings, unknown_variables
+from postroom.config import Settings, former_variables, load_settings, unknown_variables
 from postroom.errors import ConfigError
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import system_clock
@@ -286,6 +286,8 @@ def warn_of_oversights(settings: Settings) -> None:
     """Have the log name what is likely a mistake at a start: settings that are none, passwords that others may read."""
     for name, meant in sorted(unknown_variables().items()):
         log.warning("there is no setting %s%s", name, f"; did you mean {meant}?" if meant else "")
+    for name, present in former_variables().items():
+        log.warning("%s is called %s now: rename it", name, present)
     with suppress(OSError):
         if settings.accounts_csv.stat().st_mode & 0o004:
             log.warning(

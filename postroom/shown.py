@@ -54,3 +54,8 @@ def _may_join(character: str) -> bool:
 
 def _is_seen(character: str) -> bool:
     return _UNSAFE.match(character) is None and not character.isspace()
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which is one whose plural has an s: "1 message", "2 messages"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

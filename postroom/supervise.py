@@ -21,7 +21,8 @@ log = logging.getLogger("postroom.supervise")
 
 LIFELINE = "POSTROOM_LIFELINE"
 READY = "POSTROOM_READY"
-DELAY = "--stop-delay="  # in seconds
+DRAIN = "--drain="  # in seconds
+LOG_LEVEL = "--log-level="
 _GRACE_S = 20.0
 _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
 _PAUSE_S = 0.1
@@ -98,13 +99,36 @@ class _Child:
             self.false_starts += 1
         return not self.was_ready and self.false_starts >= _FALSE_STARTS
 
-    def grace_s(self, stop_delay_s: float) -> float:
+    def grace_s(self, drain_s: float) -> float:
         """How long it may take to end: a worker ends by itself as soon as nothing in its hands can go twice."""
-        return _WORKER_GRACE_S if self.command[-1] == "worker" else stop_delay_s + _GRACE_S
+        return _WORKER_GRACE_S if self.command[-1] == "worker" else drain_s + _GRACE_S
+
+    @property
+    def is_web(self) -> bool:
+        return self.command[-1] == "web"
+
+    @property
+    def is_inbox(self) -> bool:
+        return self.command[-1].endswith("inbox")
 
     @property
     def name(self) -> str:
         return " ".join(self.command)
+
+    def tell_to_end(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+
+    def end(self, until: float) -> None:
+        """Wait for its end; kill it when that has not come by `until`."""
+        if self.process is None:
+            return
+        try:
+            self.process.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not end in time and was killed", self.name)
+            self.process.kill()
+            self.process.wait()
 
 
 def described_end(status: int) -> str:
@@ -126,17 +150,22 @@ class Supervisor:
 
     A child holds the reading end of a pipe, its lifeline, whose other end is here alone.
     When this process dies, however it dies, the pipe closes and the children end too.
+
+    A stop has three steps. HTTP is told first: it answers for `drain_s` more, and the worker sends meanwhile. Then the
+    worker is told, and last the inbox, which may be the server that the worker waits for. A second signal ends the drain.
     """
 
     def __init__(
-        self, commands: Sequence[Sequence[str]], *, pause_s: float = _PAUSE_S, stop_delay_s: float = 0.0
+        self, commands: Sequence[Sequence[str]], *, pause_s: float = _PAUSE_S, drain_s: float = 0.0
     ) -> None:
-        self._stop_delay_s = stop_delay_s  # HTTP goes on for so long after the signal to stop
+        self._drain_s = drain_s
         self._pause_s = pause_s  # before the first start again; it doubles with each
         self._children = [_Child(command) for command in commands]
         self._lifeline, self._held = os.pipe()
         self._wake_read, self._wake_write = os.pipe()
-        self._stopping = False
+        self._times_told = 0
+        self._drained_at: float | None = None
+        self._is_over = False
         self._exit = 0
 
     def run(self) -> int:
@@ -147,29 +176,47 @@ class Supervisor:
         ignore_stray_signals()
         for number in stop_signals():
             signal.signal(number, self._on_stop)
-        while not self._stopping:
+        while not self._is_over:
             self._start_what_is_due()
             self._sleep()
             self._reap()
             self._reap_orphans()
+            if self._times_told:
+                self._drain()
         self._end()
+        log.info("stopped")
         return self._exit
 
     def _on_stop(self, *_: object) -> None:
-        self._stopping = True
+        self._times_told += 1
+
+    def _drain(self) -> None:
+        """After a signal to stop: tell HTTP, and note when all others may be told."""
+        web = [child for child in self._children if child.is_web and child.process is not None]
+        if self._drained_at is None:
+            self._drained_at = time.monotonic() + self._drain_s
+            log.info("stopping")
+            for child in web:
+                child.tell_to_end()
+        self._is_over = not web or self._times_told > 1 or time.monotonic() >= self._drained_at
 
     def _sleep(self) -> None:
-        """Wait for a signal, or for the next start."""
-        waiting = [child.start_at for child in self._children if child.process is None]
+        """Wait for a signal, for the next start, or for the end of the drain."""
+        waiting = [child.start_at for child in self._children if self._is_to_start(child)]
+        if self._drained_at is not None:
+            waiting.append(self._drained_at)
         seconds = max(0.0, min(waiting) - time.monotonic()) if waiting else None
         ready, _, _ = select.select([self._wake_read], [], [], seconds)
         if ready:
             os.read(self._wake_read, 4096)
 
+    def _is_to_start(self, child: _Child) -> bool:
+        return child.process is None and (self._drained_at is None or not child.is_web)
+
     def _start_what_is_due(self) -> None:
         now = time.monotonic()
         for child in self._children:
-            if child.process is None and child.start_at <= now:
+            if self._is_to_start(child) and child.start_at <= now:
                 child.started = now
                 child.process = subprocess.Popen(  # noqa: S603
                     [sys.executable, "-m", *child.command],
@@ -197,16 +244,16 @@ class Supervisor:
                 os.waitpid(ended.si_pid, 0)
 
     def _note_death(self, child: _Child, status: int) -> None:
-        if self._stopping:
+        if self._times_told:
             return
         if status == _EX_CONFIG:
-            self._exit, self._stopping = _EX_CONFIG, True
+            self._exit, self._is_over = _EX_CONFIG, True
             return
         if child.note_false_start(status):
             log.error(
                 "%s cannot start: it has ended with status %d; see above for the reason", child.name, status
             )
-            self._exit, self._stopping = _EX_CONFIG, True
+            self._exit, self._is_over = _EX_CONFIG, True
             return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
@@ -222,20 +269,17 @@ class Supervisor:
         )
 
     def _end(self) -> None:
-        """Ask all children to finish; kill what has not within the grace period."""
-        running = [child for child in self._children if child.process is not None]
-        for child in running:
-            assert child.process is not None
-            child.process.terminate()
-        began = time.monotonic()
-        for child in running:
-            assert child.process is not None
-            try:
-                child.process.wait(max(0.0, began + child.grace_s(self._stop_delay_s) - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                log.warning("%s did not end in time and was killed", child.name)
-                child.process.kill()
-                child.process.wait()
+        """Ask all children to finish, the inbox when the others have; kill what has not within the grace period."""
+        first = [child for child in self._children if not child.is_inbox]
+        last = [child for child in self._children if child.is_inbox]
+        was_drained = self._drained_at is not None and self._times_told == 1
+        for children in first, last:
+            for child in children:
+                if not (child.is_web and was_drained):  # a second signal would end its drain
+                    child.tell_to_end()
+            began = time.monotonic()
+            for child in children:
+                child.end(began + child.grace_s(0.0 if was_drained else self._drain_s))
 
 
 def main() -> None:
@@ -243,9 +287,14 @@ def main() -> None:
     logging.basicConfig()
     for handler in logging.getLogger().handlers:
         handler.setFormatter(LineFormatter(for_journal=is_journal(2)))
-    delays = [argument.removeprefix(DELAY) for argument in sys.argv[1:] if argument.startswith(DELAY)]
-    commands = [argument.split() for argument in sys.argv[1:] if not argument.startswith(DELAY)]
-    sys.exit(Supervisor(commands, stop_delay_s=max(map(float, delays), default=0.0)).run())
+    logging.getLogger().setLevel(_option(LOG_LEVEL, "WARNING"))
+    commands = [each.split() for each in sys.argv[1:] if not each.startswith((DRAIN, LOG_LEVEL))]
+    sys.exit(Supervisor(commands, drain_s=float(_option(DRAIN, "0"))).run())
+
+
+def _option(name: str, default: str) -> str:
+    given = [each.removeprefix(name) for each in sys.argv[1:] if each.startswith(name)]
+    return given[-1] if given else default
 
 
 if __name__ == "__main__":

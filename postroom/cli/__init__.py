@@ -148,7 +148,7 @@ def serve(host: str | None, port: str | None) -> None:
     started again.
     """
     from postroom import listen, setup
-    from postroom.supervise import DELAY, ignore_stray_signals
+    from postroom.supervise import DRAIN, LOG_LEVEL, ignore_stray_signals
 
     ignore_stray_signals()
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
@@ -158,7 +158,9 @@ def serve(host: str | None, port: str | None) -> None:
     setup.read_accounts_file(service)
     setup.warn_of_oversights(service.settings)
     _greet(service, key)
-    commands = [f"{DELAY}{service.settings.stop_delay / SECOND}", *setup.child_commands(service)]
+    settings = service.settings
+    options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG_LEVEL}{settings.log_level}"]
+    commands = [*options, *setup.child_commands(service)]
     service.store.close()
     # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
     os.execv(sys.executable, [sys.executable, "-m", "postroom.supervise", *commands])  # noqa: S606

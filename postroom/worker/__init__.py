@@ -19,6 +19,7 @@ from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.seam import Seam
+from postroom.shown import counted
 from postroom.store import Store, StoredAccount, Transaction, position
 from postroom.supervise import raise_descriptor_limit, stop_signals, watch_lifeline
 from postroom.vault import Vault
@@ -309,6 +310,7 @@ class Worker:
         without it a copy might be sent again.
         """
         self._context.draining = True
+        log.info("stopping: %s in hand", counted(len(self._context.in_hand), "message"))
         for lane in self._lanes.values():
             lane.release_waiting()
             lane.say_goodbye()
@@ -317,7 +319,9 @@ class Worker:
             await asyncio.wait(sessions, timeout=_DRAIN_S)
         unanswered = sum(lane.cancel() for lane in self._lanes.values())
         if unanswered:
-            log.warning("waiting for the answers to %d mails that the servers have all of", unanswered)
+            log.warning(
+                "waiting for the answers to %s that the servers have all of", counted(unanswered, "message")
+            )
         if sessions:
             await asyncio.wait(sessions)
         try:
@@ -328,6 +332,7 @@ class Worker:
         self._unlogged = True
         await asyncio.to_thread(self._write_log)
         await asyncio.to_thread(self._registration.leave, self._settings.in_doubt, crashed=self._unsure)
+        log.info("stopped")
 
 
 def run_worker(

@@ -571,6 +571,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/unit/test_serve.py::test_a_worker_that_has_lost_the_signal_to_stop_is_told_again[0]",
     ),
     Control(
+        "the inbox ends last",
+        "postroom/supervise.py",
+        "        first = [child for child in self._children if not child.is_inbox]\n",
+        "        first = self._children\n",
+        "tests/process/test_signals.py::test_http_is_told_first_and_the_inbox_when_the_worker_has_ended",
+    ),
+    Control(
+        "the worker goes on while HTTP drains",
+        "postroom/supervise.py",
+        "        self._is_over = not web or self._times_told > 1 or time.monotonic() >= self._drained_at\n",
+        "        self._is_over = True\n",
+        "tests/process/test_signals.py::test_a_stop_turns_readiness_before_the_listener_closes",
+    ),
+    Control(
         "a stop keeps the listener open for a while",
         "postroom/serve.py",
         "        if self.is_noted_here or not self._delay_s:\n",

@@ -642,10 +642,12 @@ def test_serve_reads_dot_env(tmp_path: Path, arrive: Arrive) -> None:
 
 
 def test_a_start_names_what_is_likely_a_mistake(tmp_path: Path) -> None:
-    service = Installation(tmp_path, account_rows(free_port()), POSTROOM_SMTP_HOSTS="mail.example")
+    settings = {"POSTROOM_SMTP_HOSTS": "mail.example", "POSTROOM_STOP_DELAY": "0"}
+    service = Installation(tmp_path, account_rows(free_port()), **settings)
     (tmp_path / "data.csv").chmod(0o644)
     with service:
         assert "there is no setting POSTROOM_SMTP_HOSTS; did you mean POSTROOM_SMTP_HOST?" in service.log()
+        assert "POSTROOM_STOP_DELAY is called POSTROOM_DRAIN now: rename it" in service.log()
         assert "data.csv holds passwords and is readable by every user" in service.log()
         assert service.log().count("POSTROOM_SMTP_HOSTS") == 1, "its processes do not say it again"
 

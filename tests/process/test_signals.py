@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants, is_gone
+from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants
 from tests.servers.programs import end, free_port
+from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
 MAIL = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
@@ -87,26 +88,25 @@ def test_a_unix_socket_and_signals(tmp_path: Path) -> None:
 
 
 def test_a_stop_turns_readiness_before_the_listener_closes(tmp_path: Path) -> None:
-    """In all web processes, for new connections and old ones, while requests are still taken."""
-    settings = {"WEB_CONCURRENCY": "2", "POSTROOM_STOP_DELAY": "5m"}
-    with Installation(tmp_path, account_rows(9), **settings) as service:
+    """In all web processes, for new connections and old ones, while requests are still taken, and sent."""
+    settings = {"WEB_CONCURRENCY": "2", "POSTROOM_DRAIN": "5m"}
+    with Sink() as sink, Installation(tmp_path, account_rows(sink.port), **settings) as service:
         eventually(lambda: service.client.call("GET", "/readyz").status == 200, 60, "it to be ready")
-        [web] = [pid for pid in service.pids("postroom", "web") if is_main(pid)]
         os.kill(service.pid, signal.SIGTERM)
-        try:
-            eventually(lambda: readiness(service.port) == (503, {"status": "stopping"}), 10, "it to say so")
-            assert {readiness(service.port)[0] for _ in range(20)} == {503}
-            assert service.client.call("GET", "/readyz").status == 503
-            assert service.post().status == 202
-        finally:
-            if not is_gone(web):
-                os.kill(web, signal.SIGTERM)  # a second signal ends the delay
-        eventually(lambda: not listens(service.port), 60, "its listener to close")
-
-
-def is_main(pid: int) -> bool:
-    """Whether this is granian's main process, which has the others."""
-    return len(descendants(pid)) == 2
+        eventually(lambda: readiness(service.port) == (503, {"status": "stopping"}), 10, "it to say so")
+        assert {readiness(service.port)[0] for _ in range(20)} == {503}
+        assert service.client.call("GET", "/readyz").status == 503
+        service.wait_for(service.send())
+        port = service.port
+        assert service.stop() == 0  # a second signal ends the drain
+        assert not listens(port)
+        lines = [line.partition(": ")[2] for line in service.log().splitlines()]
+        assert [line for line in lines if line.startswith("stop")] == [
+            "stopping",
+            "stopping: 0 messages in hand",
+            "stopped",
+            "stopped",
+        ]
 
 
 def readiness(port: int) -> tuple[int, object]:
@@ -186,10 +186,53 @@ def test_a_name_that_is_nobodys_ends_with_78(tmp_path: Path) -> None:
 SUPERVISE = "import sys; from postroom.supervise import Supervisor; sys.exit(Supervisor([['child']], pause_s=0.001).run())"
 
 
-def supervise(tmp_path: Path, source: str) -> subprocess.CompletedProcess[str]:
+TOLD = """
+import pathlib, signal, sys, time
+from postroom.supervise import report_ready
+name, log = sys.argv[1], pathlib.Path("log")
+def note(word):
+    with log.open("a") as file:
+        file.write(f"{name} {word}\\n")
+def end(*_):
+    note("told")
+    if name == "worker":
+        time.sleep(0.3)
+        note("ended")
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+pathlib.Path(name).touch()
+report_ready()
+signal.pause()
+"""
+ORDER = """
+import os, signal, threading, time
+from pathlib import Path
+from postroom.supervise import Supervisor
+names = ("inbox", "worker", "web")
+def stop():
+    while not all(Path(name).exists() for name in names):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=stop, daemon=True).start()
+Supervisor([["child", name] for name in names], drain_s=300.0).run()
+"""
+
+
+def test_http_is_told_first_and_the_inbox_when_the_worker_has_ended(tmp_path: Path) -> None:
+    """Or the worker has no answer to a dot, and sends again. A web process that has ended makes the drain short."""
+    supervise(tmp_path, TOLD, ORDER)
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "web told",
+        "worker told",
+        "worker ended",
+        "inbox told",
+    ]
+
+
+def supervise(tmp_path: Path, source: str, program: str = SUPERVISE) -> subprocess.CompletedProcess[str]:
     (tmp_path / "child.py").write_text(source, encoding="utf-8")
     return subprocess.run(
-        [sys.executable, "-c", SUPERVISE],
+        [sys.executable, "-c", program],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}"},
         capture_output=True,

@@ -87,7 +87,7 @@ class Fleet:
             "DATABASE_URL": self._url,
             "POSTROOM_SECRET_KEY": SECRET,
             "POSTROOM_RATE_LIMIT": "",
-            "POSTROOM_STOP_DELAY": "0",
+            "POSTROOM_DRAIN": "0",
             "POSTROOM_SMTP_ALLOW_PLAINTEXT": "true",
             **self._settings,
         }

@@ -80,7 +80,7 @@ class Installation:
     def __init__(self, folder: Path, rows: Sequence[str], **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
-        self._settings = {"POSTROOM_RATE_LIMIT": "", "POSTROOM_STOP_DELAY": "0", **settings}
+        self._settings = {"POSTROOM_RATE_LIMIT": "", "POSTROOM_DRAIN": "0", **settings}
         self._process: Process | None = None
         self._local = threading.local()
         self._clients: list[Client] = []
