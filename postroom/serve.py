@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-HEAD_WITHIN_MS = 30_000  # also how long a connection may be idle: the HTTP server has one timer for both
+IDLE_WITHIN_MS = (
+    30_000  # for a connection without a request; `web/connections.py` has a shorter time for heads
+)
+_MOST_HEAD_BYTES = 131_072  # what granian keeps of each connection that it reads from
 _INSIST_S = 3.0  # after which a worker that was told to end is told again
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
@@ -59,7 +62,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         interface=Interfaces.RSGI,
         http=HTTPModes.http1,
         websockets=False,
-        http1_settings=HTTP1Settings(header_read_timeout=HEAD_WITHIN_MS),
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_WITHIN_MS, max_buffer_size=_MOST_HEAD_BYTES),
         workers=settings.web_concurrency,
         backlog=_BACKLOG,
         backpressure=_MOST_CONNECTIONS,

@@ -21,7 +21,7 @@ from postroom.cli import cli
 from postroom.config import Settings, variables
 from postroom.errors import Rejected
 from postroom.model import MessageState
-from postroom.serve import HEAD_WITHIN_MS
+from postroom.serve import IDLE_WITHIN_MS
 from postroom.store import open_store
 from postroom.vault import Vault
 from postroom.web import create_app, most_body_bytes
@@ -288,7 +288,7 @@ def test_proxies_close_idle_connections_before_we_do() -> None:
     text = (ROOT / "deploy" / "Caddyfile").read_text(encoding="utf-8")
     found = re.search(r"^\s*keepalive (\d+)s$", text, re.MULTILINE)
     assert found
-    assert int(found[1]) * 1000 <= HEAD_WITHIN_MS * 2 / 3
+    assert int(found[1]) * 1000 <= IDLE_WITHIN_MS * 2 / 3
 
 
 # --- Negative controls.

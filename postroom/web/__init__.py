@@ -15,6 +15,7 @@ from postroom.vault import Vault
 from postroom.web import api, errors, front, health
 from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call, current
+from postroom.web.connections import Connections
 from postroom.web.gateway import NO_STORE, Gateway
 from postroom.web.hub import Hub
 from postroom.web.limits import SEND, Limits
@@ -138,4 +139,4 @@ def create_gateway(
     """Build what granian serves: the application, on an event loop."""
     hub = Hub(store)
     app = create_app(settings, store, vault, hub=hub, is_stopping=is_stopping)
-    return Gateway(app, hub, most_bytes=most_body_bytes(settings))
+    return Gateway(app, hub, most_bytes=most_body_bytes(settings), connections=Connections(settings.port))

@@ -15,6 +15,7 @@ from postroom.errors import PostroomError
 from postroom.web.auth import header_key
 from postroom.web.body import OCTETS
 from postroom.web.call import Call
+from postroom.web.connections import Connections
 from postroom.web.errors import Problem, overloaded, too_slow, unreadable
 from postroom.web.head import environ_of, fault_of, length_of
 from postroom.web.hub import ANSWER_WITHIN_S, Hub
@@ -63,6 +64,7 @@ class Gateway:
         slot_within_s: float = _SLOT_WITHIN_S,
         large_at_once: int = _LARGE_AT_ONCE,
         room: Room | None = None,
+        connections: Connections | None = None,
     ) -> None:
         self._app = app
         self._hub = hub
@@ -73,14 +75,25 @@ class Gateway:
         self._doorkeeper = app.extensions["postroom"].doorkeeper
         self._room = room or Room(for_small=ROOM_FOR_SMALL)
         self._refusals: Refusals = app.extensions["postroom.refusals"]
+        self._connections = connections or Connections(0)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
+        self._connections.start(loop)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._connections.close()
         self._hub.close()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+        client = scope.client
+        self._connections.has_begun(client)
+        try:
+            await self._handle(scope, protocol)
+        finally:
+            self._connections.has_ended(client)
+
+    async def _handle(self, scope: Any, protocol: Any) -> None:
         environ = environ_of(scope)
         upload = Upload(protocol, length_of(environ), is_awaited="HTTP_EXPECT" in environ)
         try:

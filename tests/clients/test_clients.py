@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from postroom.serve import HEAD_WITHIN_MS
+from postroom.serve import IDLE_WITHIN_MS
 from tests.servers.clients import CLIENTS, EXPECTED, Client
 from tests.servers.clients.proxies import PROXIES, Proxy
 from tests.servers.installation import KEY, Installation, account_rows
@@ -166,7 +166,7 @@ def post_twice(port: int, number: int) -> tuple[int, int]:
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         first = post_over(client)
-        time.sleep(HEAD_WITHIN_MS / 1000 - 0.5 + number / IDLE)  # half a second before the end and after it
+        time.sleep(IDLE_WITHIN_MS / 1000 - 0.5 + number / IDLE)  # half a second before the end and after it
         return first, post_over(client)
     finally:
         client.close()

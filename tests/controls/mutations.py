@@ -22,6 +22,27 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a connection without a whole head is ended",
+        "postroom/web/connections.py",
+        "            self._end(descriptor, inode)\n",
+        "            pass\n",
+        "tests/unit/test_connections.py::test_a_connection_without_a_whole_head_is_ended_in_time[127.0.0.1-]",
+    ),
+    Control(
+        "a request in hand is no head that does not end",
+        "postroom/web/connections.py",
+        "seen.client in asked or seen.client in self._in_hand",
+        "seen.client in asked",
+        "tests/unit/test_connections.py::test_an_idle_connection_and_one_whose_request_is_in_hand_stay[127.0.0.1]",
+    ),
+    Control(
+        "what is not read has a deadline",
+        "postroom/web/connections.py",
+        "    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READ_WITHIN_MS)\n",
+        "",
+        "tests/unit/test_connections.py::test_connections_have_a_deadline_for_what_is_not_read[127.0.0.1]",
+    ),
+    Control(
         "the upgrade strikes passwords from what is stored",
         "postroom/strike.py",
         "    first, second = (text and credentials.strike(text) for text in (row.first, row.second))\n",

@@ -32,7 +32,13 @@ JSON_TYPE = {"Content-Type": "application/json"}
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """One installation for all tests here; its account's server is not there, so that mail stays queued."""
     folder: Path = tmp_path_factory.mktemp("wire")
-    with Installation(folder, ROWS, POSTROOM_MAX_MESSAGE_BYTES=str(MOST)) as installation:
+    with (
+        Installation(folder, ROWS, POSTROOM_MAX_MESSAGE_BYTES=str(MOST)) as installation,
+        socket.create_connection(("127.0.0.1", installation.port), timeout=60) as silent,
+        socket.create_connection(("127.0.0.1", installation.port), timeout=60) as slow,
+    ):
+        slow.sendall(b"POST /send-email HTTP/1.1\r\nHost: x\r\n")
+        SLOW[:] = [silent, slow]
         yield installation
 
 
@@ -47,6 +53,19 @@ def connection(service: Installation) -> Iterator[http.client.HTTPConnection]:
     )
     yield client
     client.close()
+
+
+SLOW: list[socket.socket] = []  # opened with the service: their time passes while other tests run
+
+
+def test_a_head_that_does_not_come_ends_the_connection(service: Installation) -> None:
+    for client in SLOW:
+        with contextlib.suppress(ConnectionError):
+            assert client.recv(1) == b""
+    assert (
+        "sent no whole head within 10 s" in service.log()
+    )  # and not the HTTP server's own time, which is longer
+    assert service.post().status == 202
 
 
 def chunks(body: bytes, size: int) -> Iterator[bytes]:
