@@ -156,9 +156,7 @@ class Throttle:
         assert self._uri is not None
         if time.monotonic() < self._away_until:
             raise ConnectionError("it was found to be away just now")
-        if self._shared is None:
-            self._shared = _open(self._uri)
-        storage = self._shared
+        self._shared = storage = self._shared or _open(self._uri)
         left = Counter(questions)
         last = {
             question: _read(storage, question.limit, question.key, number if question.counts else 0)
@@ -184,6 +182,13 @@ class Throttle:
                     "the rate limiter's storage is away, %s: %s", _SAID[self._fallback], _reason(error)
                 )
                 self._pause = min(self._pause * 2, _LONGEST_PAUSE_S[self._fallback])
+                self._forget_connections()
+
+    def _forget_connections(self) -> None:
+        """Open the storage anew at the next question. Each connection of the pool to a server that was restarted
+        would fail once, and each time the pause would grow. redis-py looks itself at a connection before it uses it."""
+        if isinstance(self._shared, MemcachedStorage):
+            self._shared = None
 
     def _note_back(self) -> None:
         if self._away_until:

@@ -571,6 +571,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/http/test_limits.py::test_a_sentinels_replicas_are_not_asked",
     ),
     Control(
+        "connections to a limiter's server that was restarted are not tried one after the other",
+        "postroom/web/throttle.py",
+        "            self._shared = None\n",
+        "            pass\n",
+        "tests/http/test_limits.py::test_connections_to_a_storage_that_was_restarted_cost_one_pause_and_not_one_each",
+    ),
+    Control(
         "a limiter of many servers holds up a request no longer than one",
         "postroom/web/throttle.py",
         "together(self._answer, _PATIENCE_S)",

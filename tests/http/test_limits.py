@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 import socket
@@ -16,9 +17,12 @@ from uuid import UUID
 import apsw
 import pytest
 from flask import Flask
+from limits import RateLimitItemPerMinute
+from limits.storage import MemcachedStorage
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
+from postroom.config import RateLimitFallback
 from postroom.model import Account
 from postroom.web import throttle
 from postroom.web.auth import Doorkeeper
@@ -406,6 +410,36 @@ def test_a_storage_that_goes_away_holds_nothing_up(
     eventually(lambda: post(app, bob).status_code == 429, 60, "the storage's limit")
     eventually(lambda: post(other, bob).status_code == 429, 60, "the storage's limit in another process")
     check_limited(post(other, bob), "key", 30)
+
+
+@pytest.mark.memcached
+def test_connections_to_a_storage_that_was_restarted_cost_one_pause_and_not_one_each(
+    memcached_server: Memcached, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Eight wait in the pool, and each of them would fail once."""
+    caplog.set_level(logging.INFO, throttle.__name__)
+    asked_alone = throttle.Throttle(
+        memcached_server.uri, lambda ask, _: lambda it: ask([it])[0], RateLimitFallback.COUNT
+    )
+    limit = RateLimitItemPerMinute(30)
+    assert asked_alone.hit([limit], "before") is not None
+    storage = asked_alone._shared
+    assert isinstance(storage, MemcachedStorage)
+    opened: Any = storage.storage
+    pool = opened.client_pool
+    with ExitStack() as together:
+        for client in [together.enter_context(pool.get_and_release()) for _ in range(8)]:
+            client.version()
+    del storage, opened, pool, client
+    memcached_server.stop()
+    memcached_server.start()
+
+    def is_back() -> bool:
+        asked_alone.hit([limit], "after")
+        return any(record.getMessage().endswith("is back") for record in caplog.records)
+
+    eventually(is_back, message="the storage to be asked again")
+    assert sum("is away" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.redis

@@ -208,7 +208,11 @@ def has_come(server: ScriptedServer, verb: str) -> bool:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("verb", ["DATA", "DOT"])
+@pytest.mark.parametrize(
+    ("verb", "database_settings"),
+    [("DATA", "sqlite"), ("DOT", "postgres"), *((("DATA", "postgres"), ("DOT", "sqlite")) if SOAK else ())],
+    indirect=["database_settings"],
+)
 def test_a_worker_that_slept_past_its_lease_sends_nothing_more(
     verb: str, tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
 ) -> None:
