@@ -27,7 +27,8 @@ from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
 from postroom.numbers import whole_number
 from postroom.plainfile import MEBIBYTE, read_plain
-from postroom.supervise import LIFELINE, READY
+from postroom.pulse import READY
+from postroom.supervise import LIFELINE
 
 E = TypeVar("E", bound=Enum)
 

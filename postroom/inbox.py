@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from postroom.errors import NotFound
 from postroom.model import SECOND, Clock, Instant, system_clock
 from postroom.numbers import whole_number
-from postroom.supervise import ignore_stray_signals, report_ready, stop_signals
+from postroom.pulse import Pulse, report_ready
+from postroom.supervise import ignore_stray_signals, stop_signals
 
 if TYPE_CHECKING:
     import asyncio
@@ -215,6 +216,7 @@ async def _serve(
     try:
         _write_port(folder, port)
         report_ready()
+        Pulse().start(loop)
         if ready is not None:
             ready(port)
         await ended.wait()

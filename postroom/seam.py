@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from postroom.errors import CommitUnknown, LeaseLost, StoreUnavailable
+from postroom.pulse import UnderWay
 from postroom.store import Settled, Store, Work
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Seam:
         self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._persisting: set[asyncio.Future[None]] = set()
+        self.under_way = UnderWay()  # a commit
 
     def submit(self, work: Work[T]) -> asyncio.Future[T]:
         """Queue work; the future holds its result once it is durable, or its error."""
@@ -107,7 +109,8 @@ class Seam:
             return works
 
         loop = asyncio.get_running_loop()
-        settled = await loop.run_in_executor(self._thread, self._store.write_late, take)
+        with self.under_way:
+            settled = await loop.run_in_executor(self._thread, self._store.write_late, take)
         if any(isinstance(result.error, CommitUnknown) for result in settled):
             self._on_unknown()
         for future, result in zip(futures, settled, strict=True):

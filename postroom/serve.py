@@ -6,6 +6,7 @@ import logging
 import mmap
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 from postroom import listen
 from postroom.config import Settings
 from postroom.model import SECOND
+from postroom.pulse import report_ready, report_stopping
 from postroom.supervise import (
     described_end,
     raise_descriptor_limit,
-    report_ready,
     stop_signals,
     watch_lifeline,
 )
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from granian.server.common import AbstractServer
 
 log = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ IDLE_WITHIN_MS = (
 )
 _MOST_HEAD_BYTES = 131_072  # what granian keeps of each connection that it reads from
 _INSIST_S = 3.0  # after which a worker that was told to end is told again
+_LOOK_S = 0.01
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
 _BACKLOG = (
@@ -51,7 +55,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     path = listen.socket_path(settings)
     address = "" if path else listen.address_of(settings)
     if lifeline is not None:
-        watch_lifeline(lifeline)
+        watch_lifeline(lifeline, beats=True)
     _share_with_workers()
     server = Server(
         "postroom.serve:web_application",
@@ -117,6 +121,7 @@ class Stop:
         signal.setitimer(signal.ITIMER_REAL, self._delay_s)
 
     def _finish(self, *_: object) -> None:
+        report_stopping()
         self._close()
         signal.signal(signal.SIGALRM, self._insist)
         signal.setitimer(signal.ITIMER_REAL, self._insist_s, self._insist_s)
@@ -201,7 +206,29 @@ def web_application() -> Any:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = setup.open_service(serving=True, on_broken=setup.stop_this_process)
-    gateway = create_gateway(service.settings, service.store, service.vault, _is_stopping)
+    gateway = create_gateway(
+        service.settings, service.store, service.vault, _is_stopping, report_ready_when_it_listens
+    )
     setup.settle_memory()
-    report_ready()
     return gateway
+
+
+def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
+    """Say that this process is ready as soon as connections are taken, which the HTTP server begins by itself."""
+    if _listens():
+        report_ready()
+    else:
+        loop.call_later(_LOOK_S, report_ready_when_it_listens, loop)
+
+
+def _listens() -> bool:
+    """Whether any socket of this process listens."""
+    return any(_is_listening(int(name)) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+def _is_listening(fd: int) -> bool:
+    try:
+        with socket.socket(fileno=os.dup(fd)) as found:
+            return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:  # no socket, or closed meanwhile
+        return False

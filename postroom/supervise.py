@@ -16,11 +16,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from postroom.logs import LineFormatter, is_journal
+from postroom.numbers import whole_number
+from postroom.pulse import BEAT_S, OF_SYSTEMD, READY, WATCHDOG, beat, heard, notify
+from postroom.standstill import LOOK_S, STILL_AFTER_S, Beats
 
 log = logging.getLogger("postroom.supervise")
 
 LIFELINE = "POSTROOM_LIFELINE"
-READY = "POSTROOM_READY"
 DRAIN = "--drain="  # in seconds
 LOG_LEVEL = "--log-level="
 _GRACE_S = 20.0
@@ -28,17 +30,26 @@ _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (
 _PAUSE_S = 0.1
 _SLOWEST_RESTART_S = 5.0
 _USABLE_FOR_S = 10.0
+_STAYS_UP_WITHIN_S = 600.0
+_GONE_WITHIN_S = 60.0  # after SIGKILL
 _EX_TEMPFAIL = 75  # sysexits.h
 _EX_CONFIG = 78  # sysexits.h: starting again would not help
 _FALSE_STARTS = 5  # of a process that was never ready, until it is believed that it cannot start
 
 
-def watch_lifeline(fd: int) -> None:
-    """End this process, as if by SIGTERM, when the pipe's other end closes: its holder has died."""
+def watch_lifeline(fd: int, *, beats: bool = False) -> None:
+    """End this process, as if by SIGTERM, when the pipe's other end closes: its holder has died.
+
+    With `beats`, say meanwhile that this process goes on.
+    """
 
     def wait() -> None:
-        while os.read(fd, 1):
-            pass
+        while True:
+            ready, _, _ = select.select([fd], [], [], BEAT_S if beats else None)
+            if ready and not os.read(fd, 1):
+                break
+            if beats:
+                beat()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
@@ -66,14 +77,6 @@ def stop_signals() -> list[signal.Signals]:
     return numbers
 
 
-def report_ready() -> None:
-    """Tell the supervisor, if there is one, that this process could start."""
-    fd = os.environ.pop(READY, None)
-    if fd is not None:
-        os.write(int(fd), b"1")
-        os.close(int(fd))
-
-
 @dataclass(slots=True)
 class _Child:
     """One process of the service, and when it may be started (again)."""
@@ -85,14 +88,45 @@ class _Child:
     start_at: float = 0.0
     false_starts: int = 0
     deaths: int = 0
-    readiness: tuple[int, int] = field(default_factory=os.pipe)
+    pipe: tuple[int, int] = field(default_factory=os.pipe)
     was_ready: bool = False
+    beats: Beats = field(default_factory=Beats)
+    killed_at: float | None = None
+    unsteady_since: float | None = None
+
+    def __post_init__(self) -> None:
+        os.set_blocking(self.pipe[0], False)
+
+    def hear(self) -> None:
+        """Note what its processes have said."""
+        for pid, is_ready in heard(self.pipe[0]):
+            self.was_ready = self.was_ready or is_ready
+            self.beats.note(pid)
+
+    def kill(self, pid: int) -> None:
+        """Kill one of its processes that stands still."""
+        if self.process is None:
+            return
+        if pid == self.process.pid:
+            self.killed_at = time.monotonic()
+        self.beats.kill(pid, self.process.pid)  # which leads the session of all below it
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it does what it is told: one that SIGKILL does not end, nobody here can help."""
+        return self.killed_at is None or time.monotonic() - self.killed_at < _GONE_WITHIN_S
+
+    def cannot_stay_up(self, status: int, within_s: float) -> bool:
+        """Whether it has died again and again for so long, other than by a server that is away, each time soon."""
+        now = time.monotonic()
+        if now - self.started > _USABLE_FOR_S or status == _EX_TEMPFAIL:
+            self.unsteady_since = None
+        elif self.unsteady_since is None:
+            self.unsteady_since = now
+        return self.unsteady_since is not None and now - self.unsteady_since > within_s
 
     def note_false_start(self, status: int) -> bool:
         """Count an end before it was ever ready; return whether it can be believed that it cannot start."""
-        os.set_blocking(self.readiness[0], False)
-        with suppress(BlockingIOError):
-            self.was_ready = self.was_ready or bool(os.read(self.readiness[0], 1))
         if (
             not self.was_ready and status > 0 and status != _EX_TEMPFAIL
         ):  # no signal, and no server that is away
@@ -131,6 +165,10 @@ class _Child:
             self.process.wait()
 
 
+def _end_of(child: _Child, status: int) -> str:
+    return "was killed, since it stood still" if child.killed_at is not None else described_end(status)
+
+
 def described_end(status: int) -> str:
     """Say how a process ended, by what `Popen.returncode` gives."""
     if status >= 0:
@@ -141,7 +179,7 @@ def described_end(status: int) -> str:
     except ValueError:
         name = f"signal {number}"
     if number == signal.SIGKILL:
-        return f"was killed ({name}): by somebody, or by the kernel for want of memory (`dmesg` tells)"
+        return "was killed by signal 9 (SIGKILL): out of memory? `dmesg` tells; else somebody has killed it"
     return f"was ended by {name}"
 
 
@@ -156,12 +194,26 @@ class Supervisor:
     """
 
     def __init__(
-        self, commands: Sequence[Sequence[str]], *, pause_s: float = _PAUSE_S, drain_s: float = 0.0
+        self,
+        commands: Sequence[Sequence[str]],
+        *,
+        pause_s: float = _PAUSE_S,
+        drain_s: float = 0.0,
+        still_after_s: float = STILL_AFTER_S,
+        stays_up_within_s: float = _STAYS_UP_WITHIN_S,
     ) -> None:
         self._drain_s = drain_s
+        self._stays_up_within_s = stays_up_within_s
+        self._still_after_s = still_after_s
+        self._look_s = min(
+            LOOK_S, still_after_s / 2, (whole_number(os.environ.get(WATCHDOG, "")) or 0) / 2e6 or LOOK_S
+        )
+        self._is_ready = False
         self._pause_s = pause_s  # before the first start again; it doubles with each
-        self._children = [_Child(command) for command in commands]
+        self._children = [_Child(command, beats=Beats(after_s=still_after_s)) for command in commands]
         self._lifeline, self._held = os.pipe()
+        inherited = {name: value for name, value in os.environ.items() if name not in OF_SYSTEMD}
+        self._environment = {**inherited, LIFELINE: str(self._lifeline)}
         self._wake_read, self._wake_write = os.pipe()
         self._times_told = 0
         self._drained_at: float | None = None
@@ -181,6 +233,7 @@ class Supervisor:
             self._sleep()
             self._reap()
             self._reap_orphans()
+            self._look_after()
             if self._times_told:
                 self._drain()
         self._end()
@@ -196,19 +249,40 @@ class Supervisor:
         if self._drained_at is None:
             self._drained_at = time.monotonic() + self._drain_s
             log.info("stopping")
+            notify("STOPPING=1")
             for child in web:
                 child.tell_to_end()
         self._is_over = not web or self._times_told > 1 or time.monotonic() >= self._drained_at
 
     def _sleep(self) -> None:
-        """Wait for a signal, for the next start, or for the end of the drain."""
-        waiting = [child.start_at for child in self._children if self._is_to_start(child)]
+        """Wait for a signal, for a child to say something, for the next start, or for the end of the drain."""
+        now = time.monotonic()
+        waiting = [now + self._look_s]
+        waiting += [child.start_at for child in self._children if self._is_to_start(child)]
         if self._drained_at is not None:
             waiting.append(self._drained_at)
-        seconds = max(0.0, min(waiting) - time.monotonic()) if waiting else None
-        ready, _, _ = select.select([self._wake_read], [], [], seconds)
-        if ready:
+        pipes = [child.pipe[0] for child in self._children]
+        ready, _, _ = select.select([self._wake_read, *pipes], [], [], max(0.0, min(waiting) - now))
+        if self._wake_read in ready:
             os.read(self._wake_read, 4096)
+
+    def _look_after(self) -> None:
+        """Hear what the children say; kill what stands still; tell systemd that all are there, and that they are well."""
+        for child in self._children:
+            child.hear()
+            for pid in child.beats.still():
+                log.error(
+                    "%s: process %d has stood still for %.0f s; it is killed and started anew",
+                    child.name,
+                    pid,
+                    self._still_after_s,
+                )
+                child.kill(pid)
+        if not self._is_ready and all(child.was_ready for child in self._children):
+            self._is_ready = True
+            notify("READY=1")
+        if WATCHDOG in os.environ and all(child.is_well for child in self._children):
+            notify("WATCHDOG=1")
 
     def _is_to_start(self, child: _Child) -> bool:
         return child.process is None and (self._drained_at is None or not child.is_web)
@@ -221,16 +295,18 @@ class Supervisor:
                 child.process = subprocess.Popen(  # noqa: S603
                     [sys.executable, "-m", *child.command],
                     stdin=subprocess.DEVNULL,
-                    pass_fds=[self._lifeline, child.readiness[1]],
-                    env={**os.environ, LIFELINE: str(self._lifeline), READY: str(child.readiness[1])},
+                    pass_fds=[self._lifeline, child.pipe[1]],
+                    env={**self._environment, READY: str(child.pipe[1])},
                     start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
                 )
 
     def _reap(self) -> None:
         for child in self._children:
             if child.process is not None and child.process.poll() is not None:
+                child.hear()
                 self._note_death(child, child.process.returncode)
-                child.process = None
+                child.process = child.killed_at = None
+                child.beats.clear()
 
     def _reap_orphans(self) -> None:
         """As the first process of a container we inherit whatever loses its parent."""
@@ -255,6 +331,15 @@ class Supervisor:
             )
             self._exit, self._is_over = _EX_CONFIG, True
             return
+        if child.cannot_stay_up(status, self._stays_up_within_s):
+            log.error(
+                "%s has not stayed up for %.0f minutes: its last process %s; the service ends, for whatever keeps it to see",
+                child.name,
+                self._stays_up_within_s / 60,
+                _end_of(child, status),
+            )
+            self._exit, self._is_over = _EX_TEMPFAIL, True
+            return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
         pause = min(self._pause_s * 2**child.failures, _SLOWEST_RESTART_S)
@@ -263,13 +348,14 @@ class Supervisor:
         log.warning(
             "%s %s; starting it again in %.1f s (deaths since the start: %d)",
             child.name,
-            described_end(status),
+            _end_of(child, status),
             pause,
             child.deaths,
         )
 
     def _end(self) -> None:
         """Ask all children to finish, the inbox when the others have; kill what has not within the grace period."""
+        notify("STOPPING=1")
         first = [child for child in self._children if not child.is_inbox]
         last = [child for child in self._children if child.is_inbox]
         was_drained = self._drained_at is not None and self._times_told == 1

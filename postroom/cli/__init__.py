@@ -218,13 +218,12 @@ def web() -> None:
 def worker() -> None:
     """Run one delivery process alone. The database must be prepared (`postroom migrate`)."""
     from postroom import setup
-    from postroom.supervise import ignore_stray_signals, report_ready
+    from postroom.supervise import ignore_stray_signals
     from postroom.worker import run_worker
 
     ignore_stray_signals()
     service = setup.open_service(serving=True, on_broken=setup.stop_this_process)
     setup.settle_memory()
-    report_ready()
     run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
     service.store.close()
 

@@ -22,6 +22,8 @@ from postroom.web.limits import SEND, Limits
 from postroom.web.refusals import Refusals
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask.typing import ResponseReturnValue
     from werkzeug.exceptions import HTTPException
@@ -134,9 +136,15 @@ def create_app(
 
 
 def create_gateway(
-    settings: Settings, store: Store, vault: Vault, is_stopping: Callable[[], bool] = _never
+    settings: Settings,
+    store: Store,
+    vault: Vault,
+    is_stopping: Callable[[], bool] = _never,
+    on_start: Callable[[AbstractEventLoop], None] = lambda loop: None,
 ) -> Gateway:
-    """Build what granian serves: the application, on an event loop."""
+    """Build what granian serves: the application, on an event loop. `on_start` is called when the loop is there."""
     hub = Hub(store)
     app = create_app(settings, store, vault, hub=hub, is_stopping=is_stopping)
-    return Gateway(app, hub, most_bytes=most_body_bytes(settings), connections=Connections(settings.port))
+    connections = Connections(settings.port)
+    most = most_body_bytes(settings)
+    return Gateway(app, hub, most_bytes=most, connections=connections, on_start=on_start)

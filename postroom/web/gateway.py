@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 from flask import Flask
 
 from postroom.errors import PostroomError
+from postroom.pulse import Pulse
 from postroom.web.auth import header_key
 from postroom.web.body import OCTETS
 from postroom.web.call import Call
@@ -65,8 +66,10 @@ class Gateway:
         large_at_once: int = _LARGE_AT_ONCE,
         room: Room | None = None,
         connections: Connections | None = None,
+        on_start: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None,
     ) -> None:
         self._app = app
+        self._on_start = on_start
         self._hub = hub
         self._most_bytes = most_bytes
         self._body_within_s = body_within_s
@@ -80,6 +83,8 @@ class Gateway:
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
         self._connections.start(loop)
+        Pulse(self._hub.stalled_s).start(loop)
+        self._on_start(loop)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._connections.close()

@@ -58,6 +58,10 @@ class Hub:
         self._loop = loop
         self._seam = Seam(self._store)
 
+    def stalled_s(self) -> float:
+        """Return for how long the commit has been under way that is, if one is."""
+        return self._seam.under_way.seconds if self._seam is not None else 0.0
+
     def close(self) -> None:
         """Close the store, once the commit that is under way has ended."""
         for threads in (self._threads, *self._asking):

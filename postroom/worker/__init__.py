@@ -18,6 +18,7 @@ from postroom.emaillog import EmailLog
 from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
+from postroom.pulse import Pulse, report_ready, report_stopping
 from postroom.seam import Seam
 from postroom.shown import counted
 from postroom.store import Store, StoredAccount, Transaction, position
@@ -68,6 +69,7 @@ class Worker:
         self._unlogged = True
         self._had_room = True
         self._unsure = False
+        self._renewed = time.monotonic()
         self._lanes: dict[int, Lane] = {}
         self._memory = MemoryBudget(settings.max_message_bytes)
         self._context = Context(
@@ -93,6 +95,13 @@ class Worker:
         """Ask the worker to finish what it is sending and end."""
         self._stopping.set()
         self._wake.set()
+
+    def stalled_s(self) -> float:
+        """Return for how long a commit, or the lease's renewal, has not come back: both do, with an error if need be."""
+        if self._stopping.is_set():
+            return 0.0
+        unrenewed = time.monotonic() - self._renewed - RENEW_S
+        return max(unrenewed, self._context.seam.under_way.seconds)
 
     async def run(self) -> None:
         """Deliver until `stop`; then drain. Raises Buried when the lease was lost."""
@@ -274,10 +283,13 @@ class Worker:
                 log.warning("a clock was ahead: %d mails that waited for its time are due now", mended)
 
     def _renew(self) -> None:
-        if not self._registration.renew():
-            raise Buried
-        position.note(self._store, self._context.var / position.FILE)
-        self._stocktaker.compare(self._context.in_hand, self._context.take_marked())
+        try:
+            if not self._registration.renew():
+                raise Buried
+            position.note(self._store, self._context.var / position.FILE)
+            self._stocktaker.compare(self._context.in_hand, self._context.take_marked())
+        finally:
+            self._renewed = time.monotonic()
 
     def _prune(self) -> None:
         """The eldest worker prunes for all."""
@@ -310,6 +322,7 @@ class Worker:
         without it a copy might be sent again.
         """
         self._context.draining = True
+        report_stopping()
         log.info("stopping: %s in hand", counted(len(self._context.in_hand), "message"))
         for lane in self._lanes.values():
             lane.release_waiting()
@@ -349,6 +362,8 @@ def run_worker(
             loop.add_signal_handler(number, worker.stop)
         if lifeline is not None:
             watch_lifeline(lifeline)
+        report_ready()
+        Pulse(worker.stalled_s).start(loop)
         await worker.run()
 
     uvloop.run(main())

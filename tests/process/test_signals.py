@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -125,18 +126,49 @@ def answers(path: Path) -> bool:
         return False
 
 
+class Systemd:
+    """What systemd hears from a service (sd_notify)."""
+
+    def __init__(self) -> None:
+        name = f"postroom-tests-{uuid4()}"  # in the abstract namespace: a path would be too long
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(f"\0{name}")
+        self._socket.settimeout(60)
+        self.settings = {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "200000"}
+
+    def __enter__(self) -> Systemd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def hears(self, state: str) -> bool:
+        """Wait until it hears so; what else it hears must be of the watchdog."""
+        while (heard := self._socket.recv(100).decode()) == "WATCHDOG=1" != state:
+            pass
+        return heard == state
+
+
 @pytest.mark.parametrize("words", ["web", "worker"])
 def test_sighup_ends_each_process_as_sigterm_does(tmp_path: Path, words: str) -> None:
+    """Systemd hears when it is ready, which HTTP is when it listens, that it goes on, and that it ends."""
     installation = Installation(tmp_path, account_rows(9), HOST="localhost")
     installation.command("migrate")
-    serving = Serving(tmp_path, words, HOST="localhost", PORT=str(installation.port))
+    with Systemd() as systemd:
+        serving = Serving(tmp_path, words, HOST="localhost", PORT=str(installation.port), **systemd.settings)
+        _ends_at_sighup(serving, systemd, port=installation.port if words == "web" else None)
+
+
+def _ends_at_sighup(serving: Serving, systemd: Systemd, port: int | None) -> None:
     process = serving.process
     try:
-        if words == "web":
-            eventually(lambda: listens(installation.port), 60, "web to answer")
+        assert systemd.hears("READY=1"), serving.log.read_text()
+        assert port is None or listens(port)
+        assert systemd.hears("WATCHDOG=1")
         eventually(lambda: catches(process.pid, signal.SIGHUP), 60, "its handlers")
         process.send_signal(signal.SIGUSR1)
         process.send_signal(signal.SIGHUP)
+        assert systemd.hears("STOPPING=1")
         assert process.wait(60) == 0, serving.log.read_text()
     finally:
         end(process)
@@ -188,7 +220,7 @@ SUPERVISE = "import sys; from postroom.supervise import Supervisor; sys.exit(Sup
 
 TOLD = """
 import pathlib, signal, sys, time
-from postroom.supervise import report_ready
+from postroom.pulse import report_ready
 name, log = sys.argv[1], pathlib.Path("log")
 def note(word):
     with log.open("a") as file:
@@ -229,6 +261,85 @@ def test_http_is_told_first_and_the_inbox_when_the_worker_has_ended(tmp_path: Pa
     ]
 
 
+STANDING = """
+import asyncio, os, pathlib, signal, sys, time
+from postroom.pulse import Pulse, report_ready
+if pathlib.Path("before").exists():
+    sys.exit(78)
+pathlib.Path("before").touch()
+stalled = []
+def stop(how):
+    if how == "frozen":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif how == "loop":
+        time.sleep(1e6)
+    stalled.append(1e6)
+async def main():
+    loop = asyncio.get_running_loop()
+    report_ready()
+    Pulse(lambda: sum(stalled), every_s=0.02).start(loop)
+    loop.call_later(0.1, stop, sys.argv[1])
+    await asyncio.sleep(1e6)
+asyncio.run(main())
+"""
+STILL = """
+import sys
+from postroom.supervise import Supervisor
+sys.exit(Supervisor([["child", "HOW"]], pause_s=0.001, still_after_s=1.0).run())
+"""
+
+
+@pytest.mark.parametrize("how", ["frozen", "loop", "thread"])
+def test_a_child_that_stands_still_is_killed_and_started_anew(tmp_path: Path, how: str) -> None:
+    """Frozen, its event loop held up, or a thread of it that does not return. Here it ends with 78 the second time."""
+    ended = supervise(tmp_path, STANDING, STILL.replace("HOW", how))
+    assert ended.returncode == 78, ended.stderr
+    assert re.search(r"process [0-9]+ has stood still for 1 s; it is killed and started anew", ended.stderr)
+    assert f"child {how} was killed, since it stood still; starting it again" in ended.stderr
+
+
+UNSTEADY = """
+import sys
+from postroom.supervise import Supervisor
+sys.exit(Supervisor([["child"]], pause_s=0.001, stays_up_within_s=1.0).run())
+"""
+
+
+def test_a_child_that_cannot_stay_up_ends_the_service_after_a_while(tmp_path: Path) -> None:
+    """Though it is ready each time, and killed as the kernel does."""
+    source = "import os; from postroom.pulse import report_ready; report_ready(); os.kill(os.getpid(), 9)"
+    ended = supervise(tmp_path, source, UNSTEADY)
+    assert ended.returncode == 75
+    assert "child has not stayed up for" in ended.stderr
+    assert "was killed by signal 9 (SIGKILL): out of memory?" in ended.stderr
+
+
+NOTIFYING = """
+import os, signal
+from postroom.pulse import report_ready
+assert "NOTIFY_SOCKET" not in os.environ and "WATCHDOG_USEC" not in os.environ
+report_ready()
+signal.pause()
+"""
+
+
+def test_systemd_hears_that_all_children_are_ready_and_well(tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(NOTIFYING, encoding="utf-8")
+    with Systemd() as systemd:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "postroom.supervise", "child web", "child worker"],
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", **systemd.settings},
+        )
+        try:
+            assert systemd.hears("READY=1")
+            assert systemd.hears("WATCHDOG=1")
+            process.terminate()
+            assert systemd.hears("STOPPING=1")
+            assert process.wait(60) == 0
+        finally:
+            end(process)
+
+
 def supervise(tmp_path: Path, source: str, program: str = SUPERVISE) -> subprocess.CompletedProcess[str]:
     (tmp_path / "child.py").write_text(source, encoding="utf-8")
     return subprocess.run(
@@ -262,7 +373,7 @@ def test_a_child_that_could_start_is_started_again(tmp_path: Path, how: str) -> 
         tmp_path,
         f"""
 import os, pathlib, signal, sys
-from postroom.supervise import report_ready
+from postroom.pulse import report_ready
 count = pathlib.Path("count")
 count.write_text(count.read_text() + "x" if count.exists() else "x")
 if len(count.read_text()) > 7:

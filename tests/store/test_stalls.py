@@ -1,0 +1,75 @@
+"""What does not come back is noticed: a commit, and the renewal of a worker's lease."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from postroom.config import Settings
+from postroom.seam import Seam
+from postroom.store import Store
+from postroom.vault import Vault
+from postroom.worker import Worker
+
+pytestmark = pytest.mark.only("sqlite")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def test_a_commit_that_does_not_come_back_is_noticed(store: Store) -> None:
+    goes_on = threading.Event()
+
+    async def commit() -> None:
+        with closing(Seam(store)) as seam:
+            assert seam.under_way.seconds == 0
+            done = seam.submit(lambda transaction: goes_on.wait(60))
+            try:
+                await until(lambda: seam.under_way.seconds > 0.05)
+            finally:
+                goes_on.set()
+            assert await done
+            assert seam.under_way.seconds == 0
+
+    asyncio.run(commit())
+
+
+def test_a_worker_whose_renewal_does_not_come_back_is_stalled(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = Settings()
+    goes_on, began = threading.Event(), threading.Event()
+
+    async def work() -> None:
+        worker = Worker(settings, store, Vault.open(settings, tmp_path), var=tmp_path)
+        renew = worker._registration.renew
+
+        def hang() -> bool:
+            began.set()
+            return goes_on.wait(60) and renew()
+
+        monkeypatch.setattr(worker._registration, "renew", hang)
+        running = asyncio.create_task(worker.run())
+        try:
+            await until(began.is_set)
+            worker._renewed -= 1000
+            assert worker.stalled_s() > 900
+            goes_on.set()
+            await until(lambda: worker.stalled_s() < 900)
+        finally:
+            goes_on.set()
+            worker._renewed -= 1000
+            worker.stop()
+            assert worker.stalled_s() == 0, "while it ends it waits for what is in hand, and renews nothing"
+            await running
+
+    asyncio.run(work())
