@@ -58,7 +58,10 @@ class EmailLog:
         self._streamed = (0, 0)  # a batch, and how many of its octets a stream has taken
 
     def project(self) -> int | None:
-        """Write every line that the file lacks; return how many. Raises OSError when it cannot be written.
+        """Write every line that the file lacks now; return how many. Raises OSError when it cannot be written.
+
+        What is finished meanwhile is left to the next call: under load each batch would be small, and a batch costs
+        two commits and a flush.
 
         None when another process is writing just now: it may have looked before the last line was there.
         """
@@ -81,6 +84,8 @@ class EmailLog:
                 else:
                     self._write_to(stream, LogBatch(self._begin(lines, 0), 0, tuple(lines)))
                 written += len(lines)
+                if len(lines) < _MOST_LINES:
+                    break
         return written
 
     @contextmanager

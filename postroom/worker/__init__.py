@@ -43,6 +43,7 @@ _TIDY_S = 3600.0
 _PRUNE_S = 60.0
 _FILE_S = 0.5
 _LOG_S = 0.2
+_LOG_END_S = 5.0  # how long the end waits for another process that writes the log
 _DRAIN_S = 10.0  # how long a session may go on whose dot is not out
 _RECORD_S = 60.0  # how long the database may be away at the end
 _RECORD_IN_VAIN_S = 1.0  # somebody has taken its file away
@@ -303,15 +304,19 @@ class Worker:
     def _note_finished(self) -> None:
         self._unlogged = True
 
-    def _write_log(self) -> None:
+    def _write_log(self) -> bool:
+        """Write the log; say whether there may be more for it: lines that came meanwhile, or while another process wrote."""
         self._unlogged = False
         try:
-            if self._email_log.project() is None:
-                self._unlogged = True
+            may_lack_some = self._email_log.project() != 0
         except (OSError, StoreUnavailable) as error:
             self._unlogged = True
             reason = error.strerror if isinstance(error, OSError) else None
             log.warning("cannot write %s: %s", self._settings.email_log, reason or error)
+            return False
+        if may_lack_some:
+            self._unlogged = True
+        return may_lack_some
 
     # -- the end
 
@@ -342,10 +347,15 @@ class Worker:
             await asyncio.wait_for(self._context.seam.settle(), within)
         except TimeoutError:
             log.warning("the database is away; what could not be recorded is in doubt")
-        self._unlogged = True
-        await asyncio.to_thread(self._write_log)
+        await self._write_rest_of_log()
         await asyncio.to_thread(self._registration.leave, self._settings.in_doubt, crashed=self._unsure)
         log.info("stopped")
+
+    async def _write_rest_of_log(self) -> None:
+        """Write the log to its end; another worker that is writing just now may have looked before our last line was there."""
+        deadline = time.monotonic() + _LOG_END_S
+        while await asyncio.to_thread(self._write_log) and time.monotonic() < deadline:
+            await asyncio.sleep(_WATCH_S)
 
 
 def run_worker(

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postroom import emaillog
 from postroom.emaillog import EmailLog, _encode, format_line
 from postroom.errors import LeaseLost, StoreUnavailable
 from postroom.model import SECOND, ClaimedJob, Failed, InDoubtPolicy, Outcome, Reply
@@ -155,6 +156,26 @@ class TestProjecting:
         post.store.write_all([_sending(job, post.worker) for job in jobs])
         assert email_log.project() == 2500
         assert sorted(_written(path)) == sorted(added), "those that ended in one commit have no order"
+
+    def test_leaves_what_ends_meanwhile_to_the_next_time(
+        self, post: Post, email_log: EmailLog, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Under load every batch would be as small as a commit, and each costs two commits and a flush."""
+        first = _finish(post)
+        second: list[str] = []
+        append = emaillog._append
+
+        def finish_meanwhile(fd: int, content: bytes) -> None:
+            append(fd, content)
+            if not second:
+                second.extend(_finish(post))
+
+        with monkeypatch.context() as patched:
+            patched.setattr(emaillog, "_append", finish_meanwhile)
+            assert email_log.project() == 1
+        assert _written(path) == first
+        assert email_log.project() == 1
+        assert _written(path) == first + second
 
     def test_appends_to_the_seeds_log_even_when_its_last_line_is_open(
         self, post: Post, email_log: EmailLog, path: Path
