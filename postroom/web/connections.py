@@ -8,9 +8,11 @@ what was there before. That needs Linux and TCP; elsewhere, and on a Unix socket
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -162,8 +164,14 @@ class Connections:
 
 @contextmanager
 def _lent(descriptor: int) -> Iterator[socket.socket]:
-    """Lend a socket under a number of our own, so that it is the same one until the end. Raises OSError."""
+    """Lend a socket under a number of our own, so that it is the same one until the end. Raises OSError.
+
+    What is no socket must not be touched: to close any descriptor of the database gives up all locks that SQLite
+    has on it in this process, and another one would remove its write-ahead log.
+    """
+    _demand_socket(descriptor)
     own = os.dup(descriptor)
+    _demand_socket(own)  # the number may be another file's by now; then the new one stays open
     try:
         found = socket.socket(fileno=own)
     except OSError:
@@ -171,6 +179,11 @@ def _lent(descriptor: int) -> Iterator[socket.socket]:
         raise
     with found:
         yield found
+
+
+def _demand_socket(descriptor: int) -> None:
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+        raise OSError(errno.ENOTSOCK, "no socket")
 
 
 def _limit_unread(listener: socket.socket) -> None:

@@ -22,6 +22,13 @@ class Control:
 
 CONTROLS = (
     Control(
+        "no descriptor of the database is closed while it is open",
+        "postroom/web/connections.py",
+        "    _demand_socket(descriptor)\n    own = os.dup(descriptor)\n    _demand_socket(own)",
+        "    own = os.dup(descriptor)",
+        "tests/unit/test_connections.py::test_a_look_leaves_sqlite_its_locks[127.0.0.1]",
+    ),
+    Control(
         "a connection without a whole head is ended",
         "postroom/web/connections.py",
         "            self._end(descriptor, inode)\n",

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 
+import apsw
 import pytest
 
 from postroom.web.connections import READ_WITHIN_MS, Connections
@@ -145,3 +149,15 @@ def test_connections_have_a_deadline_for_what_is_not_read(
     with socket.create_connection(listener.getsockname()[:2], 60), listener.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == READ_WITHIN_MS
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 131_072
+
+
+def test_a_look_leaves_sqlite_its_locks(connections: Connections, tmp_path: Path) -> None:
+    """Whoever closes the database last removes its log: another process must see that it is open here."""
+    path = tmp_path / "database"
+    with closing(apsw.Connection(str(path))) as database:
+        database.pragma("journal_mode", "wal")
+        database.execute("CREATE TABLE it (x)")
+        connections.look()
+        use = "import apsw, sys; it = apsw.Connection(sys.argv[1]); it.pragma('user_version'); it.close()"
+        subprocess.run([sys.executable, "-c", use, str(path)], check=True)
+        assert Path(f"{path}-wal").exists()
