@@ -352,7 +352,7 @@ class Worker:
         log.info("stopped")
 
     async def _write_rest_of_log(self) -> None:
-        """Write the log to its end; another worker that is writing just now may have looked before our last line was there."""
+        """Write the log to its end; another worker that is writing may have looked before our last line was there."""
         deadline = time.monotonic() + _LOG_END_S
         while await asyncio.to_thread(self._write_log) and time.monotonic() < deadline:
             await asyncio.sleep(_WATCH_S)
