@@ -222,13 +222,22 @@ def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
 
 
 def _listens() -> bool:
-    """Whether any socket of this process listens."""
-    return any(_is_listening(int(name)) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    """Whether any socket of this process listens; where the system does not show them, as if one did."""
+    try:
+        return any(_is_listening(int(name)) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    except FileNotFoundError:
+        return True
 
 
 def _is_listening(fd: int) -> bool:
+    """Look without a copy: to close any descriptor of the database gives up all locks that SQLite has on it."""
     try:
-        with socket.socket(fileno=os.dup(fd)) as found:
-            return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+        found = socket.socket(fileno=fd)
     except OSError:  # no socket, or closed meanwhile
         return False
+    try:
+        return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+    finally:
+        found.detach()

@@ -26,7 +26,7 @@ CONTROLS = (
         "postroom/web/connections.py",
         "    _demand_socket(descriptor)\n    own = os.dup(descriptor)\n    _demand_socket(own)",
         "    own = os.dup(descriptor)",
-        "tests/unit/test_connections.py::test_a_look_leaves_sqlite_its_locks[127.0.0.1]",
+        "tests/unit/test_connections.py::test_a_look_leaves_sqlite_its_locks[127.0.0.1-connections]",
     ),
     Control(
         "a connection without a whole head is ended",

@@ -12,6 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from postroom import serve
 from postroom.web.connections import READ_WITHIN_MS, Connections
 from tests.servers.waiting import eventually
 
@@ -151,13 +152,17 @@ def test_connections_have_a_deadline_for_what_is_not_read(
         assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 131_072
 
 
-def test_a_look_leaves_sqlite_its_locks(connections: Connections, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["connections", "listener"])
+def test_a_look_leaves_sqlite_its_locks(connections: Connections, tmp_path: Path, what: str) -> None:
     """Whoever closes the database last removes its log: another process must see that it is open here."""
+    look: Callable[[], object] = {"connections": connections.look, "listener": serve._listens}[what]
     path = tmp_path / "database"
     with closing(apsw.Connection(str(path))) as database:
         database.pragma("journal_mode", "wal")
         database.execute("CREATE TABLE it (x)")
-        connections.look()
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        look()
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before, "it leaves no copy open either"
         use = "import apsw, sys; it = apsw.Connection(sys.argv[1]); it.pragma('user_version'); it.close()"
         subprocess.run([sys.executable, "-c", use, str(path)], check=True)
         assert Path(f"{path}-wal").exists()
