@@ -7,6 +7,7 @@ words is bounded in size. Whatever breaks a `Wire` breaks it for good.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
-from postroom.numbers import whole_number
 from postroom.shown import printable
 from postroom.status import parse_enhanced
 from postroom.tls import ended, handshake_fault
@@ -24,6 +24,7 @@ _MOST_REPLY_BYTES = 64 * 1024
 _MOST_UNREAD_BYTES = 256 * 1024
 _MOST_UNREAD_REPLIES = 10_000  # short ones take many times their bytes
 _WRITE_CHUNK = 256 * 1024
+_LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\0]*)?")  # without its end
 
 
 class Wire(asyncio.Protocol):
@@ -32,7 +33,7 @@ class Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self._tcp: asyncio.Transport | None = None  # the same as `transport`, or what is below its TLS
-        self._buffer = bytearray()
+        self._buffer = b""  # a line that has not ended
         self._lines: list[bytes] = []
         self._size = 0  # of `_lines`
         self._unread = 0  # bytes that came since all replies had last been taken
@@ -48,12 +49,11 @@ class Wire(asyncio.Protocol):
         self.transport = self._tcp = transport  # type: ignore[assignment]  # uvloop's is no asyncio.Transport
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
         self._unread += len(data)
-        while self.broken is None and (end := self._buffer.find(b"\n")) >= 0:
-            line = bytes(self._buffer[:end]).removesuffix(b"\r")
-            del self._buffer[: end + 1]
-            self._take_line(line)
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for line in lines:
+            if self.broken is None:
+                self._take_line(line.removesuffix(b"\r"))
         if self._size + len(self._buffer) > _MOST_REPLY_BYTES or self._unread > _MOST_UNREAD_BYTES:
             self._break(FaultKind.GARBLED, "the server's reply does not end")
         self._wake()
@@ -76,9 +76,8 @@ class Wire(asyncio.Protocol):
     # -- parsing (RFC 5321 §4.2.1)
 
     def _take_line(self, line: bytes) -> None:
-        malformed = len(line) < 3 or whole_number(line[:3], 3) is None or line[3:4] not in (b"", b" ", b"-")
         other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
-        if malformed or other_code or b"\0" in line or not b"2" <= line[:1] <= b"5":
+        if other_code or _LINE.fullmatch(line) is None:
             text = _text(line)
             said = printable((self.credentials.strike(text) if self.credentials else text)[:80])
             self._break(FaultKind.GARBLED, f"the server answered with something that is not SMTP: {said!r}")
@@ -213,10 +212,8 @@ def _text(line: bytes) -> str:
 
 
 def _parse_reply(lines: Sequence[bytes]) -> Reply:
-    code = whole_number(lines[0][:3], 3)
-    assert code is not None  # `_take_line` has seen to it
     texts = [_text(line[4:]) for line in lines]
     enhanced = parse_enhanced(texts[-1])
     if enhanced is not None:
         texts = [text.removeprefix(enhanced).lstrip(" ") for text in texts]
-    return Reply(code, "\n".join(texts).rstrip(), enhanced)
+    return Reply(int(lines[0][:3]), "\n".join(texts).rstrip(), enhanced)
