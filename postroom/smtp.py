@@ -139,12 +139,22 @@ class Transcript:
         return any(reply.positive for reply in self.rcpt.values())
 
     @property
+    def all_consent(self) -> bool:
+        """Every answer so far, that to MAIL among them, is a consent."""
+        final, mail, data = self.final, self.mail, self.data
+        if (
+            self.fault is not None
+            or mail is None
+            or not mail.positive
+            or (data is not None and data.code != 354)
+        ):
+            return False
+        return (final is None or final.positive) and all(reply.positive for reply in self.rcpt.values())
+
+    @property
     def was_taken_for_all(self) -> bool:
         """The server has taken the message, and every answer before was a consent."""
-        final, mail, data = self.final, self.mail, self.data
-        if self.fault is not None or final is None or mail is None or (data is not None and data.code != 354):
-            return False
-        return final.positive and mail.positive and all(reply.positive for reply in self.rcpt.values())
+        return self.final is not None and self.all_consent
 
     def refused_at(self) -> tuple[str, Reply] | None:
         """Return the first refusal that those before it do not explain, and the verb."""
@@ -233,7 +243,8 @@ class Connection(Session):
             await self._in_one_write(envelope, transcript, before_dot)
             return
         text = await self._envelope(envelope, transcript)
-        transcript.suspicion = self._suspicion(transcript) if transcript.grouped else None
+        if transcript.grouped and not transcript.all_consent:
+            transcript.suspicion = self._suspicion(transcript)
         if transcript.suspicion is not None:
             self._wire.abort()  # the server may take what comes next for anything
         elif transcript.final is not None:
@@ -568,7 +579,8 @@ def stuffed_pieces(mime: bytes) -> Iterator[bytes]:
     """
     if len(mime) <= _LARGE:
         text = dot_stuff(mime)
-        yield text[:-_LAST_WRITE]
+        if len(text) > _LAST_WRITE:
+            yield text[:-_LAST_WRITE]
         yield text[-_LAST_WRITE:]
         return
     start = 0

@@ -209,6 +209,8 @@ class Lane:
 
     async def _work(self, seconds: float) -> bool:
         """Wait for a job, no longer than `seconds`; say whether there is one to be sent."""
+        if self._jobs:
+            return not self._context.draining
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         while not self._jobs and not self._context.draining and loop.time() < deadline:
@@ -233,7 +235,7 @@ class Lane:
         session = _this_session()
         try:
             while session in self._kept or (
-                not self._leave_to_others() and await self._work(_IDLE_S if line else 0.0)
+                not self._leave_to_others(session) and await self._work(_IDLE_S if line else 0.0)
             ):
                 if line is not None and (session in self._kept or line.is_over()):
                     await self._close(line)
@@ -244,9 +246,9 @@ class Lane:
                         return
                 # Not asked again whether a new line is usable: a server that leaves as soon as it has let us in costs
                 # the job a try, or we would log in again and again.
-                job = self._next_job()
+                job = self._next_job(session)
                 if job is not None:
-                    await self._send(line, job)
+                    await self._send(line, job, session)
                     del job  # its text is not kept while this session waits for the next one
                 if self._is_closed:
                     self.release_waiting()
@@ -257,9 +259,9 @@ class Lane:
             if line is not None:
                 await self._close(line)
 
-    def _next_job(self) -> ClaimedJob | None:
+    def _next_job(self, session: asyncio.Task[None]) -> ClaimedJob | None:
         """Return the job that the session that asks has kept, or one that waits."""
-        kept = self._kept.pop(_this_session(), None)
+        kept = self._kept.pop(session, None)
         if kept is not None:
             if not self._is_closed:
                 return kept
@@ -271,12 +273,11 @@ class Lane:
         """Another worker has come that is to have its share."""
         return len(self._sessions) - len(self._leaving) > self._standing.connections
 
-    def _leave_to_others(self) -> bool:
+    def _leave_to_others(self, session: asyncio.Task[None]) -> bool:
         """Whether the session that asks is to end."""
-        task = asyncio.current_task()
-        if not self._are_too_many or task is None:
+        if not self._are_too_many:
             return False
-        self._leaving.add(task)
+        self._leaving.add(session)
         return True
 
     @property
@@ -416,11 +417,11 @@ class Lane:
 
     # -- one job
 
-    async def _send(self, line: _Line, job: ClaimedJob) -> None:
+    async def _send(self, line: _Line, job: ClaimedJob, session: asyncio.Task[None]) -> None:
         """Carry one job over and record what came of it; it waits on when the server had left before it began."""
         context = self._context
         started_at = context.clock()
-        marked, session = False, _this_session()
+        marked = False
 
         async def mark() -> None:
             nonlocal marked

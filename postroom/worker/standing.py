@@ -103,6 +103,7 @@ class Standing:
         self.logins_per_minute: int | None = None
         self.daily_limit: int | None = None
         self.circumstances = UNKNOWN  # of what the server answers before it takes a message
+        self._unnamed_server: str | None = None  # which the account keeps where nobody has named one
         self.refresh(stored)
 
     @property
@@ -124,6 +125,7 @@ class Standing:
     def learn_server(self) -> None:
         """Take over what is known of its server now; its MX may just have been asked."""
         account = self.account
+        self._unnamed_server = self._context.dialer.unnamed_server(account) or account.worked_with
         try:
             server = self._context.dialer.server_of(account)
             self.most_connections, self.daily_limit = server.connections, server.daily_limit
@@ -323,10 +325,6 @@ class Standing:
         """Whether it is written down that the account works, and with which server where nobody has named that."""
         account = self.account
         return account.worked_at is not None and account.worked_with == self._unnamed_server
-
-    @property
-    def _unnamed_server(self) -> str | None:
-        return self._context.dialer.unnamed_server(self.account) or self.account.worked_with
 
     def _count_taken(self, began_at: Instant) -> None:
         """Remember how many messages went within the last while, for the first pace."""
