@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from postroom.accountfile import LEAST_OF_A_KEY, AccountFile, AccountRow, RowFault, read_accounts
 from postroom.errors import StoreUnavailable
 from postroom.model import Account, Clock, Secret, system_clock
-from postroom.plainfile import MEBIBYTE, read_plain
+from postroom.plainfile import MEBIBYTE, read_plain, whose
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import UndecryptableSecret, Vault
 
@@ -26,6 +27,7 @@ _VERSION = "accounts_version"  # setting: changes with every change of accounts 
 _LARGEST = 64 * MEBIBYTE
 _FRESH_FOR_S = 0.5
 _MOST_LINES_NAMED = 10
+_Signature: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ def unlock(stored: StoredAccount, vault: Vault) -> Account:
 def file_at(path: Path) -> AccountFile:
     """Read data.csv, so that nothing can hang (`plainfile`). Raises OSError."""
     return read_accounts(read_plain(path, _LARGEST))
+
+
+def has_been_read(store: Store) -> bool:
+    """Whether a data.csv was taken into the database at any time."""
+    return store.setting(_DIGEST) is not None
 
 
 def keys_in_file(path: Path) -> list[Secret]:
@@ -76,26 +83,28 @@ class AccountsFile:
         self._vault = vault
         self._path = path
         self._clock = clock
-        self._seen: tuple[int, int, int] | None = None
-        self._read: tuple[int, int, int] | None = None
+        self._seen: _Signature | None = None
+        self._read: _Signature | None = None
         self._told: str | None = None  # why it could not be read at the last look
 
     def looks_new(self) -> bool:
-        """Whether the file is another than the one that was read; asks the folder only."""
-        signature = self._signature()
-        return signature is not None and signature != self._read
+        """Whether the file is another than the one that was read, or has gone; asks the folder only."""
+        return self._is_news(self._signature())
+
+    def _is_news(self, signature: _Signature | None) -> bool:
+        return self._told is None if signature is None else signature != self._read
 
     def sync_if_changed(self) -> SyncReport | None:
         """Sync once the file has changed and then stayed the same for two looks, so that none is read half written."""
         signature = self._signature()
         settled = signature == self._seen
         self._seen = signature
-        if signature is None or signature == self._read or not settled:
+        if not settled or not self._is_news(signature):
             return None
         return self.sync()
 
     def sync(self) -> SyncReport | None:
-        """Bring accounts and keys in line with the file; None when it holds nothing new or is not there.
+        """Bring accounts and keys in line with the file; None when it holds nothing new.
 
         A key that left the file stops working; its account stays, so that queued mail
         still goes out. A file that cannot be read as a whole changes nothing.
@@ -103,10 +112,10 @@ class AccountsFile:
         signature = self._signature()
         try:
             data = read_plain(self._path, _LARGEST)
-        except FileNotFoundError:
-            return None
         except OSError as error:
             return self._unreadable(error)
+        if self._told is not None:
+            log.info("%s can be read again", self._path)
         self._told = None
         self._seen = signature
         found = self._take_in(data)
@@ -114,11 +123,16 @@ class AccountsFile:
         return found
 
     def _unreadable(self, error: OSError) -> SyncReport | None:
-        """Report a file that is there and cannot be read, once for each reason; it is looked at again."""
-        reason, told = error.strerror or str(error), self._told
-        self._told = reason
-        fault = RowFault(0, f"cannot be read: {reason}", fatal=True)
-        return None if reason == told else SyncReport(self._path, 0, (fault,))
+        """Report a file that cannot be read, once for each reason, and one that has gone; it is looked at again."""
+        is_gone = isinstance(error, FileNotFoundError)
+        reason, told = f"{error.strerror or error}: {whose(self._path)}", self._told
+        self._told, self._read = reason, None
+        if reason == told or (is_gone and not has_been_read(self._store)):  # there was none before either
+            return None
+        fault = RowFault(
+            0, f"is not there: {whose(self._path)}" if is_gone else f"cannot be read: {reason}", fatal=True
+        )
+        return SyncReport(self._path, 0, (fault,))
 
     def review(self) -> SyncReport | None:
         """Read the file without taking anything in; None when it is not there or nothing is wrong with it."""
@@ -149,12 +163,12 @@ class AccountsFile:
         revoked = self._apply(file.rows, digest)
         return SyncReport(self._path, len(file.rows), file.faults, revoked, file.short_keys)
 
-    def _signature(self) -> tuple[int, int, int] | None:
+    def _signature(self) -> _Signature | None:
         try:
             found = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
     def _apply(self, rows: Sequence[AccountRow], digest: str) -> int:
         before = {_identity(stored.account): stored for stored in self._store.accounts()}

@@ -24,7 +24,7 @@ from postroom import __version__
 from postroom.config import Settings
 from postroom.errors import PostroomError
 from postroom.model import Clock, InDoubtPolicy, rfc3339
-from postroom.plainfile import kind_of
+from postroom.plainfile import kind_of, reason_of
 from postroom.store import Store, Transaction, check_copy, is_in_use, open_store, sqlite_path
 
 _MANIFEST: Final = "manifest.json"
@@ -78,7 +78,7 @@ def save(store: Store, settings: Settings, var: Path, path: Path, clock: Clock) 
             draft.replace(path)
             _sync(path.parent)
     except OSError as error:
-        raise BackupError(f"cannot write {path}: {error.strerror}; no backup was made") from error
+        raise BackupError(f"cannot write {path}: {reason_of(error)}; no backup was made") from error
     return Saved(path, {name: each["size"] for name, each in manifest["files"].items()})
 
 
@@ -169,7 +169,7 @@ def restore(path: Path, settings: Settings, var: Path, clock: Clock) -> Restored
         if DATABASE in names:
             (var / "database.json").unlink(missing_ok=True)  # what was seen of the database before
     except OSError as error:
-        raise BackupError(f"cannot restore {path}: {error.filename or path}: {error.strerror}") from error
+        raise BackupError(f"cannot restore {path}: {error.filename or path}: {reason_of(error)}") from error
     return Restored(names, manifest["made_at"], held, kept)
 
 
@@ -183,7 +183,7 @@ def restore_settings(path: Path) -> bool:
                 return False
             (scratch / ENVIRONMENT).replace(ENVIRONMENT)
     except OSError as error:
-        raise BackupError(f"cannot restore {path}: {error.filename or path}: {error.strerror}") from error
+        raise BackupError(f"cannot restore {path}: {error.filename or path}: {reason_of(error)}") from error
     return True
 
 

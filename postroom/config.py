@@ -26,7 +26,7 @@ from postroom.failpoint import VARIABLE as FAILPOINT
 from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
 from postroom.numbers import whole_number
-from postroom.plainfile import MEBIBYTE, read_plain
+from postroom.plainfile import MEBIBYTE, read_plain, reason_of
 from postroom.pulse import READY
 from postroom.supervise import LIFELINE
 
@@ -270,7 +270,7 @@ def _ca_file(text: str) -> Path:
     except ssl.SSLError:
         raise ValueError("must name a file of certificates in PEM form") from None
     except OSError as error:
-        raise ValueError(f"must name a file that can be read ({error.strerror})") from None
+        raise ValueError(f"must name a file that can be read ({reason_of(error)})") from None
     return path
 
 
@@ -342,7 +342,7 @@ def _read_secret(variable: str, path: Path) -> str:
     except UnicodeDecodeError:
         raise ConfigError(variable, f"{path} is not UTF-8 text") from None
     except OSError as error:
-        raise ConfigError(variable, f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigError(variable, f"{path} cannot be read: {reason_of(error)}") from error
     if not value:
         raise ConfigError(variable, f"{path} is empty")
     return value
@@ -442,7 +442,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         raise _config_error(error) from None
     except (OSError, UnicodeError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else "") or "it is not UTF-8 text"
+        reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(
             ".env", f"cannot be read ({reason}); make it a UTF-8 text file that this user may read"
         ) from None

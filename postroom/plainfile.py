@@ -1,10 +1,16 @@
-"""Reading the files that we are given so that nothing can hang, or fill the memory: regular ones, up to a bound."""
+"""Reading the files that we are given so that nothing can hang, or fill the memory: regular ones, up to a bound.
+
+And whose they are, for a person to whom one is refused.
+"""
 
 from __future__ import annotations
 
 import errno
+import grp
 import os
+import pwd
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,3 +52,37 @@ def _check(path: Path, mode: int) -> None:
     kind = kind_of(mode)
     if kind is not None:
         raise NotPlain(errno.EINVAL, f"it is {kind}, not a plain file", str(path))
+
+
+def reason_of(error: OSError) -> str:
+    """Say why a system call failed; where rights are lacking, also whose the file is and who asked."""
+    reason = error.strerror or str(error)
+    if not isinstance(error, PermissionError) or not isinstance(error.filename, (str, os.PathLike)):
+        return reason
+    return f"{reason}: {whose(Path(error.filename))}"
+
+
+def whose(path: Path) -> str:
+    """Say to whom a file belongs, or what can be seen of the folders that it is in, and who we are."""
+    for place in (path.absolute(), *path.absolute().parents):
+        with suppress(OSError):
+            found = place.stat()
+            subject = "it" if place == path.absolute() else str(place)
+            owner = f"{_user(found.st_uid)}:{_group(found.st_gid)}"
+            mode = f"{stat.S_IMODE(found.st_mode):04o}"
+            return f"{subject} belongs to {owner} with mode {mode}, and we are {_user(os.geteuid())}"
+    return f"we are {_user(os.geteuid())}"
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # as in most containers
+        return f"user {number}"
+
+
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from postroom import inbox
 from postroom.accountfile import demo_csv
-from postroom.accounts import AccountsFile, SyncReport, keys_in_file, report
+from postroom.accounts import AccountsFile, SyncReport, has_been_read, keys_in_file, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, former_variables, load_settings, unknown_variables
 from postroom.errors import ConfigError
@@ -270,8 +270,19 @@ def read_accounts_file(service: Service) -> SyncReport | None:
     return found
 
 
-def write_demo_accounts(path: Path) -> str | None:
-    """Write a first data.csv with a key for the built-in inbox; return the key, or None when there is one already."""
+def write_demo_accounts(service: Service) -> str | None:
+    """Write a first data.csv with a key for the built-in inbox; return the key.
+
+    None where there is a file, or was one: in its place a first one would end all keys. Raises ConfigError.
+    """
+    path = service.settings.accounts_csv
+    if has_been_read(service.store):
+        return None
+    if not path.parent.exists():
+        raise ConfigError(
+            "POSTROOM_ACCOUNTS_CSV",
+            f"there is no folder {path.parent.absolute()}; make it, or name another file",
+        )
     key = secrets.token_urlsafe(24)
     try:
         with path.open("x", encoding="utf-8") as file:

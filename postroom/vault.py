@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from postroom.config import Settings, split_keys
 from postroom.errors import ConfigError, PostroomError
 from postroom.model import Secret
-from postroom.plainfile import MEBIBYTE, read_plain
+from postroom.plainfile import MEBIBYTE, read_plain, reason_of
 
 _VARIABLE: Final = "POSTROOM_SECRET_KEY"
 _FILE: Final = "secret.key"
@@ -190,7 +190,7 @@ def _missing(path: Path) -> str:
 
 
 def _unusable(path: Path, error: OSError | UnicodeError) -> str:
-    reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    reason = reason_of(error) if isinstance(error, OSError) else "not UTF-8 text"
     return (
         f"{path} cannot be made or read ({reason}); let this user own it, with mode 600, or set the variable "
         "to a text of 16 characters or more"

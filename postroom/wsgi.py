@@ -26,7 +26,7 @@ def _open(_pid: int) -> Flask:
 
     service = setup.open_service(migrate=True, on_broken=setup.stop_this_process)
     atexit.register(service.store.close)
-    setup.write_demo_accounts(service.settings.accounts_csv)
+    setup.write_demo_accounts(service)
     setup.read_accounts_file(service)
     return create_app(service.settings, service.store, service.vault)
 

@@ -39,6 +39,7 @@ from postroom.errors import (
 )
 from postroom.incident import report
 from postroom.model import SECOND, rfc3339, system_clock
+from postroom.plainfile import reason_of
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -94,8 +95,9 @@ def _status_of(error: PostroomError | ConfigError) -> int:
 
 def _words_of(error: OSError) -> tuple[str, int]:
     if isinstance(error, PermissionError):
+        said = reason_of(error)
         return (
-            f"{error.filename}: permission denied; run this as the user whose installation it is",
+            f"{error.filename}: {said[0].lower()}{said[1:]}; run this as the user whose installation it is",
             EX_CONFIG,
         )
     where = f"{error.filename}: " if error.filename else ""
@@ -130,7 +132,8 @@ def _enter(home: str) -> None:
     try:
         os.chdir(home)
     except OSError as error:
-        raise ConfigError("POSTROOM_HOME", f"cannot enter {home}: {error.strerror}; make it first") from error
+        fix = "; make it first" if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError("POSTROOM_HOME", f"cannot enter {home}: {reason_of(error)}{fix}") from error
     os.environ["POSTROOM_HOME"] = str(Path.cwd())
 
 
@@ -154,7 +157,7 @@ def serve(host: str | None, port: str | None) -> None:
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
     service = setup.open_service(migrate=True)
     listen.check(service.settings)
-    key = setup.write_demo_accounts(service.settings.accounts_csv)
+    key = setup.write_demo_accounts(service)
     setup.read_accounts_file(service)
     setup.warn_of_oversights(service.settings)
     _greet(service, key)

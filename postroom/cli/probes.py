@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from postroom.errors import ConfigError, PostroomError
+from postroom.plainfile import reason_of, whose
 
 if TYPE_CHECKING:
     from postroom.config import Settings
@@ -75,11 +76,7 @@ def _folder(settings: Settings) -> str:
 
     place = setup.VAR if setup.VAR.is_dir() else Path()
     if not os.access(place, os.W_OK | os.X_OK):
-        owner, us = place.stat().st_uid, os.geteuid()
-        raise ConfigError(
-            "POSTROOM_HOME",
-            f"{place.resolve()} belongs to user {owner}, and we, user {us}, may not write to it",
-        )
+        raise ConfigError("POSTROOM_HOME", f"{place.resolve()} cannot be written to: {whose(place)}")
     return str(Path.cwd())
 
 
@@ -90,9 +87,13 @@ def _accounts(settings: Settings) -> str:
     try:
         file = file_at(path)
     except FileNotFoundError:
+        if not path.parent.exists():
+            raise ConfigError(
+                "POSTROOM_ACCOUNTS_CSV", f"there is no folder {path.parent.absolute()}"
+            ) from None
         return f"{path} is not there; `postroom serve` will write a first one"
     except OSError as error:
-        raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} cannot be read: {reason_of(error)}") from error
     faults = [f"line {fault.line}: {fault.message}" for fault in file.faults]
     if file.fatal:
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} {faults[0]}")

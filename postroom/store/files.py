@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from postroom.errors import DatabaseReplaced
+from postroom.plainfile import reason_of
 
 _LOOK_EVERY_S = 1.0
 # A directory's time of change has the grain of the kernel's clock tick: two changes within one look like one.
@@ -69,7 +70,7 @@ class DatabaseFiles:
         except FileNotFoundError as error:
             raise self._replaced(f"{error.filename} is gone") from error
         except OSError as error:
-            raise DatabaseReplaced(f"{self._path} cannot be looked at: {error.strerror}") from error
+            raise DatabaseReplaced(f"{self._path} cannot be looked at: {reason_of(error)}") from error
 
     def _look(self) -> None:
         directory = _directory(self._folder)

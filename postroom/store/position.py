@@ -16,6 +16,7 @@ from pathlib import Path
 
 from postroom.errors import ConfigError
 from postroom.model import Instant
+from postroom.plainfile import reason_of
 from postroom.store import Store
 from postroom.store.engine import Server
 
@@ -57,7 +58,7 @@ def write(path: Path, position: Position) -> None:
         draft.write_text(json.dumps(asdict(position)), encoding="utf-8")
         draft.replace(path)
     except OSError as error:
-        log.warning("cannot write %s: %s", path, error.strerror)
+        log.warning("cannot write %s: %s", path, reason_of(error))
         draft.unlink(missing_ok=True)
 
 

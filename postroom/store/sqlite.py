@@ -31,7 +31,7 @@ from postroom.errors import (
     StoreUnavailable,
 )
 from postroom.failpoint import passing
-from postroom.plainfile import kind_of
+from postroom.plainfile import kind_of, reason_of
 from postroom.store.committer import Settled, Work
 from postroom.store.files import DatabaseFiles
 from postroom.store.floors import Floors
@@ -146,14 +146,14 @@ class SQLiteEngine:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:
-            raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
+            raise ConfigError("DATABASE_URL", f"cannot use {path}: {reason_of(error)}") from error
         try:
             with translated(path), self._lock:
                 self._open()
         except BaseException as error:
             self._lock.close()
             if isinstance(error, OSError):
-                raise ConfigError("DATABASE_URL", f"cannot use {path}: {error.strerror}") from error
+                raise ConfigError("DATABASE_URL", f"cannot use {path}: {reason_of(error)}") from error
             raise
         self._writer_mutex = threading.Lock()
 

@@ -18,6 +18,7 @@ from postroom.emaillog import EmailLog
 from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
+from postroom.plainfile import reason_of
 from postroom.pulse import Pulse, report_ready, report_stopping
 from postroom.seam import Seam
 from postroom.shown import counted
@@ -311,8 +312,8 @@ class Worker:
             may_lack_some = self._email_log.project() != 0
         except (OSError, StoreUnavailable) as error:
             self._unlogged = True
-            reason = error.strerror if isinstance(error, OSError) else None
-            log.warning("cannot write %s: %s", self._settings.email_log, reason or error)
+            reason = reason_of(error) if isinstance(error, OSError) else error
+            log.warning("cannot write %s: %s", self._settings.email_log, reason)
             return False
         if may_lack_some:
             self._unlogged = True

@@ -606,6 +606,27 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/unit/test_serve.py::test_a_worker_that_has_lost_the_signal_to_stop_is_told_again[0]",
     ),
     Control(
+        "a data.csv that has gone is said",
+        "postroom/accounts.py",
+        "        return self._told is None if signature is None else signature != self._read\n",
+        "        return signature is not None and signature != self._read\n",
+        "tests/store/test_accounts.py::TestWatching::test_reports_that_it_has_gone_and_reads_it_when_it_is_back[sqlite]",
+    ),
+    Control(
+        "a data.csv that may not be read any more is noticed",
+        "postroom/accounts.py",
+        "found.st_mtime_ns, found.st_ctime_ns, ",
+        "found.st_mtime_ns, found.st_mtime_ns, ",
+        "tests/store/test_accounts.py::TestWatching::test_reports_that_it_may_not_be_read_any_more_and_whose_it_is[sqlite]",
+    ),
+    Control(
+        "no first data.csv takes the place of one that has gone",
+        "postroom/setup.py",
+        "    if has_been_read(service.store):\n",
+        "    if False:\n",
+        "tests/unit/test_home.py::test_no_first_data_csv_takes_the_place_of_one_that_has_gone",
+    ),
+    Control(
         "a process that stands still is started anew",
         "postroom/supervise.py",
         "                child.kill(pid)\n",

@@ -37,7 +37,7 @@ def end_of(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
         (
             PermissionError(errno.EACCES, "Permission denied", "var/inbox"),
             78,
-            "var/inbox: permission denied; run",
+            "var/inbox: permission denied: ",
         ),
         (OSError("something"), 1, "something"),
     ],

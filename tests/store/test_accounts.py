@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import pwd
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -26,6 +31,19 @@ OLD, NEW = Secret("an-old-secret-key"), Secret("a-brand-new-secret-key")
 HEADER = "key,email,app_password,host\n"
 ANNA = "anna-canary-key,anna@example.com,anna-canary-word,mail.example.com\n"
 BERTA = "berta-canary-key,berta@example.com,berta-canary-word,mail.example.com\n"
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Be somebody who may read nothing of root's."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 @pytest.fixture
@@ -156,7 +174,10 @@ class TestSync:
         assert office.file.sync() is None
         office.sync(ANNA)
         office.path.unlink()
-        assert office.file.sync() is None
+        found = office.file.sync()
+        assert found is not None
+        assert "is not there" in found.faults[0].message
+        assert office.file.sync() is None, "it is said once"
         assert office.owner("anna-canary-key") == "anna@example.com"
 
     def test_of_a_file_with_a_broken_header_changes_nothing(
@@ -320,6 +341,40 @@ class TestWatching:
         office.write(BERTA)
         found = [office.file.sync_if_changed() for _ in range(4)]
         assert [each is not None for each in found] == [False, True, False, False]
+
+    def test_reports_that_it_has_gone_and_reads_it_when_it_is_back(
+        self, office: Installation, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        office.sync(ANNA)
+        office.path.unlink()
+        found = [office.file.sync_if_changed() for _ in range(4)]
+        assert [each is not None for each in found] == [False, True, False, False]
+        report(found[1])
+        me = pwd.getpwuid(os.geteuid()).pw_name
+        assert f"{office.path} is not there: {office.path.parent} belongs to {me}:" in caplog.text
+        assert f"and we are {me}" in caplog.text
+        office.write(ANNA, BERTA)
+        assert [office.file.sync_if_changed() is not None for _ in range(3)] == [False, True, False]
+
+    def test_reports_that_it_may_not_be_read_any_more_and_whose_it_is(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """As `mv` leaves it, or scp as root; the time of its content is as before."""
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder).chmod(0o755)
+            office = Installation(store, Path(folder) / "data.csv", OLD)
+            office.sync(ANNA)
+            office.path.chmod(0)
+            with as_nobody():
+                found = [office.file.sync_if_changed() for _ in range(4)]
+                us = pwd.getpwuid(os.geteuid()).pw_name
+            assert [each is not None for each in found] == [False, True, False, False]
+            report(found[1])
+            owner = pwd.getpwuid(office.path.stat().st_uid).pw_name
+            said = f"{office.path} cannot be read: Permission denied: it belongs to {owner}:"
+            assert said in caplog.text
+            assert f"and we are {us}" in caplog.text
+            assert all(record.levelno == logging.WARNING for record in caplog.records)
 
     def test_reports_a_broken_file_once(self, office: Installation) -> None:
         office.path.write_text("nonsense\n")

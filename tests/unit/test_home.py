@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from postroom import cli
+from postroom import cli, setup
 from postroom.store import open_store
+from tests.servers.programs import free_port
 
 
 @pytest.fixture
@@ -70,6 +72,48 @@ def test_a_home_that_is_not_there_is_named(call: Call) -> None:
     status, said = call("--home", "nowhere", "accounts")
     assert (status, said.partition(":")[0]) == (78, "postroom")
     assert "cannot enter nowhere: No such file or directory" in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_home_that_may_not_be_entered_is_named_with_its_owner(call: Call, home: Path) -> None:
+    home.chmod(0o700)
+    try:
+        os.seteuid(65534)
+        status, said = call("--home", str(home), "accounts")
+    finally:
+        os.seteuid(0)
+    assert status == 78
+    assert re.search(r"Permission denied: \S+ belongs to root:root with mode 0700, and we are nobody\n", said)
+
+
+def test_accounts_in_a_folder_that_is_not_there_end_with_78(
+    call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("POSTROOM_ACCOUNTS_CSV", str(tmp_path / "nowhere/data.csv"))
+    monkeypatch.setenv("PORT", str(free_port()))
+    status, said = call("serve")
+    assert status == 78
+    assert f"there is no folder {tmp_path}/nowhere" in said
+
+
+def test_no_first_data_csv_takes_the_place_of_one_that_has_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """All keys would end with it."""
+    monkeypatch.chdir(tmp_path)
+    service = setup.open_service(migrate=True)
+    try:
+        assert setup.write_demo_accounts(service) is not None
+        assert setup.read_accounts_file(service) is not None
+        keys = service.store.active_keys()
+        Path("data.csv").unlink()
+        assert setup.write_demo_accounts(service) is None
+        found = setup.read_accounts_file(service)
+        assert found is not None
+        assert "is not there" in found.faults[0].message
+        assert service.store.active_keys() == keys != {}
+    finally:
+        service.store.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
