@@ -273,10 +273,25 @@ class KeyRing:
         self._away: StoreUnavailable | None = None  # why the last look was in vain
         self._keys: dict[bytes, Account] = {}
         self._used: set[bytes] = set()
+        self._newest: tuple[str | None, tuple[bytes, ...]] = (
+            None,
+            (),
+        )  # the key asked for last, and its digests
+
+    def _digests(self, key: str) -> tuple[bytes, ...]:
+        """Return the digests of a key. A request asks four times in a row, with the same object.
+
+        Keys are not compared with each other: that would take longer the more they have in common.
+        """
+        newest, digests = self._newest
+        if newest is not key:
+            digests = self._vault.digests(key)
+            self._newest = key, digests
+        return digests
 
     def digest(self, key: str) -> bytes:
         """Return what stands for the key wherever it must not be seen."""
-        return self._vault.digest(key)
+        return self._digests(key)[0]
 
     def account_of(self, key: str) -> Account | None:
         """Return the account that the key belonged to at the last `refresh`.
@@ -284,9 +299,7 @@ class KeyRing:
         Keys are looked up by their HMAC, so timing tells nothing. Raises StoreUnavailable for one that
         is not there while the database is away: nobody can say whether it has come in since.
         """
-        found = next(
-            (self._keys[digest] for digest in self._vault.digests(key) if digest in self._keys), None
-        )
+        found = next((self._keys[digest] for digest in self._digests(key) if digest in self._keys), None)
         away = self._away
         if found is None and away is not None:
             raise StoreUnavailable(str(away))
@@ -294,17 +307,17 @@ class KeyRing:
 
     def is_used(self, key: str) -> bool:
         """Whether the key was known to work and to have been used with success at the last `refresh`."""
-        return any(digest in self._used for digest in self._vault.digests(key))
+        return any(digest in self._used for digest in self._digests(key))
 
     def is_used_elsewhere(self, key: str) -> bool:
         """Ask the database whether another process has seen the key used since. Raises StoreUnavailable."""
-        used = [digest for digest in self._vault.digests(key) if self._store.is_key_used(digest)]
+        used = [digest for digest in self._digests(key) if self._store.is_key_used(digest)]
         self._used.update(used)
         return bool(used)
 
     def never_used(self, key: str) -> bytes | None:
         """Return the digest of a working key that has not been used with success, else None."""
-        digest = next((digest for digest in self._vault.digests(key) if digest in self._keys), None)
+        digest = next((digest for digest in self._digests(key) if digest in self._keys), None)
         return None if digest in self._used else digest
 
     def note_used(self, digest: bytes) -> None:

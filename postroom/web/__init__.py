@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response
@@ -52,7 +52,7 @@ class Application(Flask):
         is_send = environ["PATH_INFO"] == "/send-email" and environ["REQUEST_METHOD"] == "POST"
         if not is_send:
             return super().wsgi_app(environ, answer)
-        return self._send_email(environ)(environ, answer)
+        return _begun(self._send_email(environ), answer)
 
     def handle_http_exception(self, e: HTTPException) -> HTTPException | ResponseReturnValue:
         errors.forget_frames(e)  # a redirection is an error that becomes the answer
@@ -79,6 +79,28 @@ class Application(Flask):
         """Look at what stands before every call. Raises Rejected."""
         call.check_headers(behind_a_proxy=self.behind_a_proxy)
         self.limits.admit(call, endpoint)
+
+
+class _Octets:
+    """The body of an answer; to close it is to close the answer."""
+
+    __slots__ = ("_response", "close")
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self.close = response.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._response.iter_encoded()
+
+
+def _begun(response: Response, start_response: StartResponse) -> Iterable[bytes]:
+    """Begin an answer to POST whose headers and body are as they are to leave.
+
+    To call a response looks after addresses, statuses without a body and HEAD as well, and costs 8 µs.
+    """
+    start_response(response.status, response.headers.to_wsgi_list())
+    return _Octets(response)
 
 
 def _unkept(start_response: StartResponse) -> StartResponse:

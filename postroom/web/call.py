@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from flask import Request, request
+from werkzeug.utils import cached_property  # functools' takes a lock on Python 3.11
 
 from postroom.errors import MalformedSubmission
 from postroom.numbers import whole_number

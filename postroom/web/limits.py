@@ -97,5 +97,5 @@ def _readable_key(call: Call) -> str | None:
 def _add_headers(response: Response, name: str, window: Window) -> None:
     """Say policy, rest and seconds to the next window (draft-ietf-httpapi-ratelimit-headers)."""
     limit = window.limit
-    response.headers["RateLimit-Policy"] = f'"{name}";q={limit.amount};w={limit.get_expiry()}'
-    response.headers["RateLimit"] = f'"{name}";r={window.remaining};t={window.wait}'
+    response.headers.add("RateLimit-Policy", f'"{name}";q={limit.amount};w={limit.get_expiry()}')
+    response.headers.add("RateLimit", f'"{name}";r={window.remaining};t={window.wait}')
