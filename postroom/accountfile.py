@@ -27,6 +27,7 @@ from postroom.config import (
 )
 from postroom.model import Secret, Security
 from postroom.providers import PROVIDERS, doubtful_port
+from postroom.shown import counted
 
 T = TypeVar("T")
 
@@ -295,7 +296,7 @@ class _RowReader:
 def _row(record: _Record, header: _Header) -> AccountRow:
     if len(record.fields) != len(header.columns):
         raise _Malformed(
-            f"{len(record.fields)} fields where the first line has {len(header.columns)}; put a value "
+            f"{counted(len(record.fields), 'field')} where the first line has {len(header.columns)}; put a value "
             "that contains a delimiter between quotes"
         )
     cells = {column: text for column, text in zip(header.columns, record.fields, strict=True) if column}

@@ -14,6 +14,7 @@ from postroom.accountfile import LEAST_OF_A_KEY, AccountFile, AccountRow, RowFau
 from postroom.errors import StoreUnavailable
 from postroom.model import Account, Clock, Secret, system_clock
 from postroom.plainfile import MEBIBYTE, read_plain, whose
+from postroom.shown import counted
 from postroom.store import Store, StoredAccount, Transaction
 from postroom.vault import UndecryptableSecret, Vault
 
@@ -249,7 +250,8 @@ def report(found: SyncReport | None) -> None:
     if any(fault.fatal for fault in found.faults):
         log.warning("%s was not read; the accounts stay as they were", found.path)
     else:
-        log.info("%s: %d rows in force, %d keys stopped working", found.path, found.accepted, found.revoked)
+        rows, keys = counted(found.accepted, "row"), counted(found.revoked, "key")
+        log.info("%s: %s in force, %s stopped working", found.path, rows, keys)
 
 
 def _named_lines(lines: Sequence[int]) -> str:

@@ -151,7 +151,7 @@ class DiskFull(StoreUnavailable):
 
     def __init__(self, free_bytes: int, reserve: int) -> None:
         super().__init__(
-            f"{free_bytes} bytes are free where the database is, and POSTROOM_DISK_RESERVE is {reserve}",
+            f"{free_bytes >> 20} MiB are free where the database is, and POSTROOM_DISK_RESERVE is {reserve >> 20} MiB",
             retry_after=60,
         )
 

@@ -56,6 +56,6 @@ def _is_seen(character: str) -> bool:
     return _UNSAFE.match(character) is None and not character.isspace()
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which is one whose plural has an s: "1 message", "2 messages"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, one: str, several: str = "") -> str:
+    """Return a number with what is counted; without `several`, the plural of `one` has an s: "1 message", "2 messages"."""
+    return f"{number} {one if number == 1 else several or one + 's'}"

@@ -40,6 +40,7 @@ from postroom.errors import (
 from postroom.incident import report
 from postroom.model import SECOND, rfc3339, system_clock
 from postroom.plainfile import reason_of
+from postroom.shown import counted
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -257,7 +258,10 @@ def migrate(accept_server: bool) -> None:
     setup.note_servers(store, settings)
     if accept_server:
         held = setup.check_position(store, settings, accept=True)
-        click.echo(f"this server is the right one from now on; {held} messages are held", err=True)
+        click.echo(
+            f"this server is the right one from now on; {counted(held, 'message is', 'messages are')} held",
+            err=True,
+        )
     store.close()
     click.echo("\n".join(f"applied {name}" for name in applied) or "the database is up to date", err=True)
 
@@ -505,7 +509,7 @@ def _decide(
         some = waiting[start : start + _DECIDED_AT_ONCE]
         moved += service.store.write(partial(_move_all, move, some))
     service.store.close()
-    click.echo(f"{moved} messages are {done}")
+    click.echo(f"{counted(moved, 'message is', 'messages are')} {done}")
 
 
 def _move_all(move: Callable[[Transaction, str], bool], ids: Sequence[str], transaction: Transaction) -> int:

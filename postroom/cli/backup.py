@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from postroom.model import system_clock
+from postroom.shown import counted
 
 
 @click.command()
@@ -59,6 +60,6 @@ def restore(file: Path) -> None:
         )
     elif done.held:
         click.echo(
-            f"{done.held} messages are held, since they may have been sent: `postroom release --held` sends them, "
-            "`postroom cancel --held` gives them up"
+            f"{counted(done.held, 'message is', 'messages are')} held, and may have been sent: "
+            "`postroom release --held` sends what is held, `postroom cancel --held` gives it up"
         )

@@ -14,6 +14,7 @@ import click
 
 from postroom.errors import ConfigError, PostroomError
 from postroom.plainfile import reason_of, whose
+from postroom.shown import counted
 
 if TYPE_CHECKING:
     from postroom.config import Settings
@@ -98,7 +99,7 @@ def _accounts(settings: Settings) -> str:
     if file.fatal:
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} {faults[0]}")
     left_out = f"; left out: {'; '.join(faults)}" if faults else ""
-    return f"{len(file.rows)} rows{left_out}"
+    return f"{counted(len(file.rows), 'row')}{left_out}"
 
 
 def _database(settings: Settings) -> str:
@@ -207,6 +208,6 @@ def _workers(settings: Settings) -> tuple[bool, str]:
         with closing(store):
             ours = [record for record in store.living_workers() if liveness.belongs_to(record, folder)]
         alive = sum(liveness.was_renewed(record, system_clock()) for record in ours)
-        said = f"{alive} of {running} workers here have renewed their leases of late"
+        said = f"{alive} of {counted(running, 'worker')} here renewed the lease of late"
         return alive >= running, said
-    return True, f"{running} workers run here; the database cannot be asked"
+    return True, f"{counted(running, 'worker runs', 'workers run')} here; the database cannot be asked"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from postroom.shown import counted
+
 
 @click.group()
 def secret() -> None:
@@ -23,6 +25,7 @@ def replace() -> None:
     if done is None:
         click.echo("this is the secret key of the database; nothing was changed", err=True)
         return
-    click.echo(f"the secret key was replaced; {done.accepted} rows of data.csv were stored with it", err=True)
+    rows = counted(done.accepted, "row of data.csv was", "rows of data.csv were")
+    click.echo(f"the secret key was replaced; {rows} stored with it", err=True)
     for email in done.lost:
         click.echo(f"the password of {email} is lost: add its row to data.csv again", err=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from postroom.errors import ConfigError
 from postroom.model import Instant
 from postroom.plainfile import reason_of
+from postroom.shown import counted
 from postroom.store import Store
 from postroom.store.engine import Server
 
@@ -89,10 +90,10 @@ def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accep
     if wrong or is_missed:
         held = store.write(lambda transaction: transaction.hold_queued(now, until=now, claimed=True))
         log.warning(
-            "the database has stepped back (%s): %d messages that were queued may have been sent, and are held; "
+            "the database has stepped back (%s): %s held, and may have been sent; "
             "`postroom release ID` sends one, `postroom cancel ID` gives it up",
             wrong or f"it does not know {seen.newest}, which was accepted",
-            held,
+            counted(held, "message that was queued is", "messages that were queued are"),
         )
     if server is not None:
         described = f"{server.system} {server.timeline}"

@@ -97,10 +97,16 @@ def translated(path: Path) -> Iterator[None]:
             f"the database {path} is damaged ({error}); nothing was changed. Restore it from a backup, or move "
             f"it away together with its -wal file to start afresh"
         ) from error
+    except apsw.FullError as error:
+        raise StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC))) from error
     except _NOT_NOW as error:
-        raise StoreUnavailable(f"the database {path} cannot be written just now: {error}") from error
+        raise StoreUnavailable(_cannot_write(path, str(error))) from error
     except apsw.Error as error:
         raise StoreError(f"the database {path}: {error}") from error
+
+
+def _cannot_write(path: Path, reason: str) -> str:
+    return f"the database {path} cannot be written just now: {reason}"
 
 
 class SQLiteEngine:
@@ -256,9 +262,11 @@ class SQLiteEngine:
                         pass
                 self._check_files(error=ReplacedSinceCommit)  # before anybody is told
             except apsw.IOError as error:
-                if self._writer.system_errno not in _NO_ROOM:
+                number = self._writer.system_errno
+                if number not in _NO_ROOM:
                     self._break(error)
-                raise
+                    raise
+                raise StoreUnavailable(_cannot_write(self.path, os.strerror(number))) from error
         return [result for result in settled if result is not None]
 
     def _check_files(

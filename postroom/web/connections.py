@@ -21,6 +21,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroom.shown import counted
+
 log = logging.getLogger(__name__)
 
 HEAD_WITHIN_S = (
@@ -117,7 +119,9 @@ class Connections:
         self._seen = seen
         if self._ended and self._now - self._told_at >= _TELL_S:
             log.info(
-                "ended %d connections that sent no whole head within %g s", self._ended, self._head_within_s
+                "ended %s that sent no whole head within %g s",
+                counted(self._ended, "connection"),
+                self._head_within_s,
             )
             self._ended, self._told_at = 0, self._now
 

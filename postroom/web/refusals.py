@@ -9,13 +9,14 @@ from collections import Counter
 from ipaddress import ip_network
 from typing import Final
 
-from postroom.shown import printable
+from postroom.shown import counted, printable
 from postroom.web.call import Call
 from postroom.web.errors import Problem
 
 log = logging.getLogger(__name__)
 
-_OWN_FAULTS: Final = 500  # and above: logged where they arise
+_INCIDENT: Final = 500  # logged where it arises
+_ALL_ALIKE: Final = (429, 503)  # of one source: the first is said, the others are counted
 _PERIOD_S: Final = 60.0
 _LINES_OF_STRANGERS: Final = 5  # in a period, from one prefix of addresses
 _LINES_OF_ALL_STRANGERS: Final = 100
@@ -39,20 +40,24 @@ class Refusals:
 
     def note(self, call: Call, problem: Problem) -> None:
         """Log a refusal, or count it. An account is known from its key; without one it is a stranger's."""
-        if problem.status_code >= _OWN_FAULTS:
+        is_incident = problem.status_code == _INCIDENT
+        if is_incident:
             return
         source = call.account or _prefix(call.address)
+        alike = problem.status_code if problem.status_code in _ALL_ALIKE else None
         if time.monotonic() >= self._until:
             self.end_period()
         with self._lock:
-            may_say = self._may_say(source, is_stranger=call.account is None)
+            may_say = self._may_say(source, alike, is_stranger=call.account is None)
         if may_say:
             log.info("%s", _line(call, problem))
 
-    def _may_say(self, source: str, *, is_stranger: bool) -> bool:
+    def _may_say(self, source: str, alike: int | None, *, is_stranger: bool) -> bool:
         if is_stranger and source not in self._lines and len(self._lines) >= _MOST_SOURCES:
             source = _OTHERS
         most = _LINES_OF_STRANGERS if is_stranger else _LINES_OF_ACCOUNT
+        if alike is not None:
+            source, most = f"{source} ({alike})", 1
         is_full = is_stranger and self._strangers >= _LINES_OF_ALL_STRANGERS
         if is_full or self._lines[source] >= most:
             self._held_back[source] += 1
@@ -81,7 +86,8 @@ class Refusals:
         shown = held_back.most_common(_LINES_OF_STRANGERS * 2)
         rest = held_back.total() - sum(count for _, count in shown)
         for source, count in [*shown, *([(_OTHERS, rest)] if rest else [])]:
-            log.info("refused %d more requests from %s within %g s", count, source, self._period)
+            requests = counted(count, "more request", "more requests")
+            log.info("refused %s from %s within %g s", requests, source, self._period)
 
 
 def _prefix(address: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from postroom import retry
+from postroom import __version__, retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import EmailLog
@@ -25,6 +25,7 @@ from postroom.shown import counted
 from postroom.store import Store, StoredAccount, Transaction, position
 from postroom.supervise import raise_descriptor_limit, stop_signals, watch_lifeline
 from postroom.vault import Vault
+from postroom.version import installed_version
 from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Stocktaker, Undertaker
@@ -72,6 +73,7 @@ class Worker:
         self._had_room = True
         self._unsure = False
         self._renewed = time.monotonic()
+        self._installed = __version__
         self._lanes: dict[int, Lane] = {}
         self._memory = MemoryBudget(settings.max_message_bytes)
         self._context = Context(
@@ -282,7 +284,10 @@ class Worker:
                 lambda transaction: transaction.mend_times(self._clock(), longest, _MENDED_AT_ONCE)
             )
             if mended:
-                log.warning("a clock was ahead: %d mails that waited for its time are due now", mended)
+                messages = counted(
+                    mended, "message that waited for its time is", "messages that waited for its time are"
+                )
+                log.warning("a clock was ahead: %s due now", messages)
 
     def _renew(self) -> None:
         try:
@@ -295,9 +300,20 @@ class Worker:
 
     def _prune(self) -> None:
         """The eldest worker prunes for all."""
+        self._compare_versions()
         eldest = min((record.id for record in self._store.living_workers()), default=None)
         if eldest == self._registration.worker_id:
             self._retention.prune()
+
+    def _compare_versions(self) -> None:
+        """Say once that another version is installed than the one that runs: somebody has forgotten to restart it."""
+        installed = installed_version()
+        if installed != self._installed:
+            self._installed = installed
+            if installed != __version__:
+                log.warning(
+                    "version %s runs, and %s is installed: restart the service", __version__, installed
+                )
 
     def _sync_accounts(self) -> None:
         report(self._accounts_file.sync_if_changed())

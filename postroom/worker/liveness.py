@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from postroom.errors import LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Clock, InDoubtPolicy, Instant
+from postroom.shown import counted
 from postroom.store import Orphan, Store, Work, WorkerRecord
 
 log = logging.getLogger(__name__)
@@ -175,7 +176,8 @@ class Stocktaker:
         self._only_here, self._only_there = mine - theirs, theirs - mine
         if lost:
             self._said |= lost
-            log.warning("%d jobs in hand are no longer ours by the database: none of them is sent", len(lost))
+            jobs = counted(len(lost), "job in hand is", "jobs in hand are")
+            log.warning("%s no longer ours by the database, and not sent", jobs)
         return self._give_back(found) if found else 0
 
     def _give_back(self, tokens: set[int]) -> int:
@@ -186,8 +188,8 @@ class Stocktaker:
             )
         )
         log.warning(
-            "the database had %d jobs as ours that are not in our hands; they were given back, %d of them in doubt",
-            count,
+            "the database had %s as ours that we do not have in hand; given back, %d of them in doubt",
+            counted(count, "job"),
             len(sent),
         )
         return count
@@ -227,7 +229,7 @@ class Undertaker:
         for worker_id in self._store.gone_with_hands_full():
             count = recover_each(self._store, worker_id, now=self._clock(), in_doubt=self._in_doubt)
             log.warning(
-                "worker %d was gone and still had %d jobs, which went back to the queue", worker_id, count
+                "worker %d was gone and still had %s: back to the queue", worker_id, counted(count, "job")
             )
             recovered += count
         return recovered
@@ -254,7 +256,10 @@ class Undertaker:
         lease = None if known_dead else record.lease_until
         count = bury(self._store, record.id, now=now, in_doubt=self._in_doubt, lease=lease)
         log.warning(
-            "worker %d (pid %d) is gone; %d jobs went back to the queue", record.id, record.pid, count
+            "worker %d (pid %d) is gone; %s went back to the queue",
+            record.id,
+            record.pid,
+            counted(count, "job"),
         )
         if known_dead:
             Path(record.lock_file).unlink(missing_ok=True)

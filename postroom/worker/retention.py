@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from postroom.config import Settings
 from postroom.model import SECOND, Clock, Instant
+from postroom.shown import counted
 from postroom.store import Store, Transaction
 
 log = logging.getLogger(__name__)
@@ -77,13 +78,16 @@ class Retention:
             keys = self._repeat(lambda transaction: transaction.prune_keys(until, BATCH))
             if mails or keys:
                 log.info(
-                    "pruned %d mails and %d idempotency keys that were kept for long enough", mails, keys
+                    "pruned %s and %s that were kept for long enough",
+                    counted(mails, "message"),
+                    counted(keys, "idempotency key"),
                 )
         if bodies is not None:
             until_body = self._clock() - bodies
             texts = self._repeat(lambda transaction: transaction.prune_bodies(until_body, BATCH))
             if texts:
-                log.info("pruned the content of %d mails that were over for long enough", texts)
+                said = counted(texts, "message that was", "messages that were")
+                log.info("pruned the content of %s over for long enough", said)
 
     def _repeat(self, step: Callable[[Transaction], int]) -> int:
         total = 0

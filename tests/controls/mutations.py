@@ -606,6 +606,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/unit/test_serve.py::test_a_worker_that_has_lost_the_signal_to_stop_is_told_again[0]",
     ),
     Control(
+        "what is refused to all alike is said once a minute",
+        "postroom/web/refusals.py",
+        "        if alike is not None:\n",
+        "        if False:\n",
+        "tests/http/test_refusals.py::test_what_is_refused_to_all_alike_is_said_once_and_counted[429]",
+    ),
+    Control(
+        "a full disk is called so",
+        "postroom/store/sqlite.py",
+        "                raise StoreUnavailable(_cannot_write(self.path, os.strerror(number))) from error\n",
+        "                raise\n",
+        "tests/process/test_disk.py::test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on[100]",
+    ),
+    Control(
         "a data.csv that has gone is said",
         "postroom/accounts.py",
         "        return self._told is None if signature is None else signature != self._read\n",

@@ -67,8 +67,29 @@ def test_what_is_accepted_leaves_no_line(app: Flask, alice: str, lines: Lines) -
 
 
 def test_a_fault_of_our_own_is_no_refusal(lines: Lines) -> None:
-    Refusals().note(Call({"REMOTE_ADDR": "192.0.2.7"}), problem(503, "unavailable", "No", "no"))
+    Refusals().note(Call({"REMOTE_ADDR": "192.0.2.7"}), problem(500, "internal_error", "No", "no"))
     assert lines() == []
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_is_refused_to_all_alike_is_said_once_and_counted(
+    app: Flask, alice: str, lines: Lines, status: int
+) -> None:
+    """To each account, and to each network of strangers."""
+    noted, answer = Refusals(), problem(status, "too_much", "No", "no")
+    known, stranger = Call({"REMOTE_ADDR": "192.0.2.7"}), Call({"REMOTE_ADDR": "198.51.100.9"})
+    known.account = "alice@example.com"
+    for _ in range(50):
+        noted.note(known, answer)
+        noted.note(stranger, answer)
+    assert [line.split()[:2] for line in lines()] == [["refused", str(status)]] * 2
+    noted.note(known, problem(422, "invalid", "No", "no"))
+    assert len(lines()) == 3, "other refusals are still heard"
+    noted.end_period()
+    assert lines()[3:] == [
+        f"refused 49 more requests from alice@example.com ({status}) within 60 s",
+        f"refused 49 more requests from 198.51.100.0/24 ({status}) within 60 s",
+    ]
 
 
 @pytest.mark.parametrize(

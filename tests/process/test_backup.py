@@ -223,8 +223,9 @@ def test_a_backup_under_load_and_a_restore_send_nothing_twice(tmp_path: Path, si
         )
         assert flagged == [(held,)]
         assert held >= 1
-        assert f"{held} messages are held" in restored
-        assert service.command("cancel", "--held") == f"{held} messages are cancelled\n"
+        messages = "1 message is" if held == 1 else f"{held} messages are"
+        assert f"{messages} held" in restored
+        assert service.command("cancel", "--held") == f"{messages} cancelled\n"
         assert service.query("SELECT count(*) FROM job WHERE state = 'queued'") == [(0,)]
 
 

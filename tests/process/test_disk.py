@@ -120,6 +120,8 @@ def test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on(tmp_path: 
         with failing_disk(pid, 1, "pwrite64", "ENOSPC"):
             assert service.post(body="x" * size).status == 503
             assert service.post().status == 503
+        assert "cannot be written just now: No space left on device" in service.log()
+        assert "disk I/O error" not in service.log()
         accepted.append(service.send())
         assert serving(service, "web") == pid
         eventually(lambda: all_ended(service), 20)
@@ -255,6 +257,10 @@ def test_a_disk_without_a_byte_left_is_a_503_and_heals(tmp_path: Path) -> None:
         answer = service.post(body="x" * MIB)
         assert answer.status == 503
         assert answer.document["title"] == "The message could not be stored safely"
+        assert [service.post(body="x" * MIB).status for _ in range(9)] == [503] * 9
+        eventually(lambda: "not durable" in service.log(), 20, "a line")
+        assert service.log().count("not durable") == 1
+        assert "No space left on device" in service.log()
         ballast.unlink()
         accepted.append(service.send(body="x" * MIB))
         eventually(lambda: all_ended(service), 20)

@@ -96,7 +96,7 @@ def test_a_lost_secret_is_replaced(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,a password,mail.example.com")
     done = folder.run("secret", "replace")
     assert done.returncode == 0, done
-    assert "1 rows of data.csv" in done.stderr
+    assert "1 row of data.csv" in done.stderr
     assert "the password of bob@example.com is lost" in done.stderr
     assert folder.run("accounts").returncode == 0
     check_failed(folder.run("accounts", POSTROOM_SECRET_KEY=SECRET), 78, "POSTROOM_SECRET_KEY")

@@ -64,5 +64,5 @@ def test_what_the_database_does_not_know_is_said_once(
     for _ in range(4):
         stocktaker.compare(tokens(job), set())
     assert [record.getMessage() for record in caplog.records] == [
-        "1 jobs in hand are no longer ours by the database: none of them is sent"
+        "1 job in hand is no longer ours by the database, and not sent"
     ]
