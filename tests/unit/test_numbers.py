@@ -68,6 +68,7 @@ KNOWN = {
     "web/connections.py": ["int(entry.name)"],
     "web/gateway.py": ["int(status[:3])"],
     "web/throttle.py": ["int(counts)"],
+    "wire.py": ["int(lines[0][:3])"],
     "worker/__init__.py": ["int(lane.is_idle)"],
 }
 FROM_THE_DATABASE = ("store/transaction.py",)
