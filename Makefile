@@ -10,7 +10,7 @@ SEED ?=
 SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SECONDS ?= 30
-SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness
+SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness,slow,tenant,values,sizes
 
 .PHONY: run install test quick check controls servers databases clients soak fuzz bench peers lint types imports picture pythons lock clean
 

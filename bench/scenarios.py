@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import TypeAlias
 
-from bench import relay
+from bench import attacks, relay
 from bench.budget import budget
 from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
 from bench.engines import engines, longtransaction
@@ -365,4 +365,8 @@ SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "claim": claim,
     "memory": memory,
     "fairness": fairness,
+    "slow": attacks.slow,
+    "tenant": attacks.tenant,
+    "values": attacks.values,
+    "sizes": attacks.sizes,
 }

@@ -20,6 +20,9 @@ LONG = {
     "fairness",
     "engines",
     "longtransaction",
+    "slow",
+    "tenant",
+    "sizes",
 }  # quick, and not quick enough
 
 
