@@ -247,8 +247,9 @@ class OpenElements:
         if name in ("a", "nobr"):
             place = self._formatting.last(name)
             if place is not None:
+                before = self._formatting.elements[place]
                 self._end_formatting(name)
-                if self._formatting.elements[place].open:  # out of scope, and ended all the same
+                if before.open:  # out of scope, and ended all the same
                     self._remove_formatting(place)
         hiding = self._hiding_of_table() if self._in_table_mode else 0  # it stands before the table
         self._hiding -= hiding
@@ -416,8 +417,8 @@ class OpenElements:
             self._listener.opened("a", link.attributes)
 
     def _remove_formatting(self, place: int) -> None:
-        self._formatting.remove(place)
         element = self._formatting.elements[place]
+        self._formatting.remove(place)
         if element.told:
             self._listener.closed(element.name)
 

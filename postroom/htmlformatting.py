@@ -94,3 +94,16 @@ class ActiveFormatting:
             self.pending_hiding -= element.style.hides
         else:
             run.hiding -= element.style.hides
+        self._forget_last()
+
+    def _forget_last(self) -> None:
+        """Drop what is closed at the end of the list, so that a page of a million tags keeps few of them."""
+        while self.elements and not self.elements[-1].open:
+            element = self.elements.pop()
+            place = len(self.elements)
+            for places in (self.places[element.name], self.alike[element.name, element.attributes]):
+                if places and places[-1] == place:
+                    places.pop()
+        while self.runs and self.runs[-1].start >= len(self.elements):
+            self.runs.pop()
+        self.pending = min(self.pending, len(self.elements))

@@ -41,6 +41,10 @@ _PADDING = re.compile(r"[\s\u180e\u200b-\u200d\u2060-\u2064]{2,}+|^[\u180e\u200b
 _NO_WIDTH = dict.fromkeys([0x180E, *range(0x200B, 0x200E), *range(0x2060, 0x2065)])
 _LINKS = ("https://", "http://", "mailto:", "tel:", "sms:")
 _WRAPPED = re.compile(r"[\t\n\r]\s*+")
+_PIECES_AT_ONCE = (
+    4096  # of the page that are kept apart: joining and dropping a million holds Python's lock for long
+)
+_LONGEST_LINK = 4096  # characters or pieces of a link's text that is compared with its address
 _MAX_INDENT = 5  # deeper nesting is not indented further, so output stays proportional to input
 
 # Names as prose: a list of forty short strings would fill a screen.
@@ -141,6 +145,7 @@ class _Page:
 
     def __init__(self) -> None:
         self._out: list[str] = []
+        self._before: list[str] = []  # what stands before that
         self._breaks = 0  # line ends due: 1 begins a new line, 2 leaves a blank one
         self._separator = ""  # due between words on one line
         self._marker = ""  # due at the beginning of a list item
@@ -178,7 +183,7 @@ class _Page:
         """Return the page."""
         while self._links:
             self.end_link("")
-        return "".join(self._out).strip("\n") if self._any_text else ""
+        return "".join([*self._before, *self._out]).strip("\n") if self._any_text else ""
 
     def suspended(self, name: str) -> None:
         """Write where a link leads as soon as an element around it ends; what follows may be in the link again."""
@@ -205,9 +210,12 @@ class _Page:
         self._out.append(text)
         self._any_text = True
         if self._links:
-            self._links[-1].text.append(text)
+            self._links[-1].add(text)
 
     def _pay_breaks(self) -> None:
+        if len(self._out) > _PIECES_AT_ONCE:
+            self._before.append("".join(self._out[:-1]))
+            del self._out[:-1]
         if self._breaks or not self._out:
             self._out.append("\n" * self._breaks + self._prefix() + self._marker)
             self._marker = ""
@@ -232,7 +240,7 @@ class _Page:
         if text.strip():
             self._any_text = True
             if self._links:
-                self._links[-1].text.append(text)
+                self._links[-1].add(text)
 
     # Elements. Each takes the source of its attributes.
 
@@ -329,7 +337,7 @@ class _Page:
         url = f"<{href.replace('<', '%3C').replace('>', '%3E')}>"
         if not text and link.has_image:
             self._write(url)
-        elif text and _bare(text) != _bare(href):
+        elif text and (link.is_long or _bare(text) != _bare(href)):
             self._out.append(f" {url}")
 
 
@@ -340,6 +348,14 @@ class _Link:
     href: str
     text: list[str] = field(default_factory=list)
     has_image: bool = False
+    is_long: bool = False  # the text cannot be the address, and is not kept
+
+    def add(self, text: str) -> None:
+        if len(text) > _LONGEST_LINK or len(self.text) > _LONGEST_LINK:
+            self.is_long = True
+            text = text[:1]
+        if not self.is_long or not self.text:
+            self.text.append(text)
 
 
 def _url(href: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from binascii import b2a_base64, b2a_qp
+from binascii import b2a_base64
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,8 +18,9 @@ from functools import lru_cache
 from postroom.address import Mailbox
 from postroom.htmltext import html_to_text
 from postroom.model import SECOND, Instant
+from postroom.textpart import MAX_LINE, has_long_line, text_part
 
-MAX_LINE = 998  # octets before CRLF, RFC 5322 §2.1.1
+_PIECE = 262_144  # octets that are looked through at once
 _FOLD_AT = 76  # RFC 2047 §2: for lines that hold encoded-words; we fold all others there too
 _ENCODED_WORD = 75  # RFC 2047 §2
 _ENCODED_WORD_FRAME = len("=?utf-8?q??=")
@@ -35,10 +36,6 @@ _Q_SAFE = (
 )
 _Q_BYTES = [chr(octet) if octet in _Q_SAFE else f"={octet:02X}" for octet in range(256)]
 _Q_BYTES[0x20] = "_"
-
-_TEXT_SAFE = bytes((9, 10, 13, *range(32, 127)))  # goes out as it is in a 7bit body
-_QP_SAFE = _TEXT_SAFE.replace(b"=", b"")
-_ENCODED_LINE = 76  # RFC 2045 §6.7 (5), §6.8
 
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -81,9 +78,9 @@ def render(message: Content) -> bytes:
         f"Message-ID: <{message.message_id}>\r\n"
         "MIME-Version: 1.0\r\n"
     )
-    if message.is_html:
-        return head.encode() + _alternative(message.body, message.boundary)
-    return head.encode() + _text_part(b"plain", message.body)
+    body = message.body
+    pieces = _alternative(body, message.boundary) if message.is_html else text_part(b"plain", body)
+    return b"".join([head.encode(), *pieces])
 
 
 def gate(mime: bytes, *, smtputf8: bool) -> None:
@@ -95,27 +92,31 @@ def gate(mime: bytes, *, smtputf8: bool) -> None:
     """
     if not mime.endswith(b"\r\n"):
         raise UnsafeBytes("the message does not end with CRLF")
-    # Three sums are enough: each CRLF uses up one CR and one LF, so any left over is bare.
-    line_ends = mime.count(b"\r\n")
-    if mime.count(b"\r") != line_ends or mime.count(b"\n") != line_ends:
+    line_ends = ends = (
+        0  # three sums are enough: each CRLF uses up one CR and one LF, so any left over is bare
+    )
+    for piece in _pieces(mime):
+        line_ends += piece.count(b"\r\n")
+        ends += piece.count(b"\r") + piece.count(b"\n")
+        if b"\0" in piece:
+            raise UnsafeBytes("the message contains a NUL")
+        if not smtputf8 and not piece.isascii():
+            raise UnsafeBytes("the message is not ASCII, and is to go out without SMTPUTF8")
+    if ends != 2 * line_ends:
         raise UnsafeBytes("the message contains a bare CR or a bare LF")
-    if b"\0" in mime:
-        raise UnsafeBytes("the message contains a NUL")
-    if not smtputf8 and not mime.isascii():
-        raise UnsafeBytes("the message is not ASCII, and is to go out without SMTPUTF8")
-    if _has_long_line(mime):
+    if has_long_line(mime):
         raise UnsafeBytes(f"the message has a line of more than {MAX_LINE} octets")
 
 
-def _has_long_line(mime: bytes) -> bool:
-    """Tell whether a line is longer than 998 octets, in leaps of up to that length."""
-    start, size = 0, len(mime)
-    while size - start > MAX_LINE:
-        line_end = mime.rfind(b"\r\n", start, start + MAX_LINE + 2)
-        if line_end < 0:
-            return True
-        start = line_end + 2
-    return False
+def _pieces(mime: bytes) -> Iterator[bytes]:
+    """Cut a message, but not within a CRLF: each search holds Python's lock for as long as it takes."""
+    start = 0
+    while start < len(mime):
+        end = start + _PIECE
+        if mime[end - 1 : end + 1] == b"\r\n":
+            end += 1
+        yield mime[start:end] if start or end < len(mime) else mime
+        start = end
 
 
 # Header fields.
@@ -238,64 +239,18 @@ def _date(seconds: int) -> str:
 # Bodies.
 
 
-def _text_part(subtype: bytes, text: str) -> bytes:
-    """Return a text part: its Content fields, the empty line, and its content, which ends in CRLF."""
-    data = _canonical(text)
-    if _is_7bit(data):
-        encoding = b"7bit"
-    else:
-        encoding, data = _encoded(data)
-    return b"Content-Type: text/%b; charset=utf-8\r\nContent-Transfer-Encoding: %b\r\n\r\n%b" % (
-        subtype,
-        encoding,
-        data,
-    )
-
-
-def _alternative(html: str, boundary: str) -> bytes:
+def _alternative(html: str, boundary: str) -> list[bytes]:
     """Return multipart/alternative (RFC 2046 §5.1.4): the text first, the HTML, which is preferred, last."""
-    text_part = _text_part(b"plain", html_to_text(html))
-    html_part = _text_part(b"html", html)
+    text = text_part(b"plain", html_to_text(html))
+    rich = text_part(b"html", html)
     mark = boundary.encode()
-    while mark in text_part or mark in html_part:
+    while any(mark in piece for piece in (*text, *rich)):  # it is on one line, and so in one piece
         mark = hashlib.sha256(mark).hexdigest()[:32].encode()
-    return (
-        b'Content-Type: multipart/alternative; boundary="%b"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n'
-        b"--%b\r\n%b\r\n--%b\r\n%b\r\n--%b--\r\n" % (mark, mark, text_part, mark, html_part, mark)
+    head = (
+        b'Content-Type: multipart/alternative; boundary="%b"\r\nContent-Transfer-Encoding: 7bit\r\n\r\n--%b\r\n'
+        % (
+            mark,
+            mark,
+        )
     )
-
-
-def _canonical(text: str) -> bytes:
-    """Return UTF-8 in which CRLF ends every line, the last one included (RFC 2046 §4.1.1).
-
-    CRLF, CR and LF in the text are one line end each; nothing else changes.
-    """
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if text and not text.endswith("\n"):
-        text += "\n"
-    return text.replace("\n", "\r\n").encode()
-
-
-def _is_7bit(data: bytes) -> bool:
-    """Tell whether canonical text can go out as it is (RFC 2045 §2.7) and come through unchanged.
-
-    White space before a line end is what relays like to cut off.
-    """
-    return (
-        not data.translate(None, _TEXT_SAFE)
-        and b" \r\n" not in data
-        and b"\t\r\n" not in data
-        and not _has_long_line(data)
-    )
-
-
-def _encoded(data: bytes) -> tuple[bytes, bytes]:
-    """Return canonical text in quoted-printable or base64 (RFC 2045 §6.7, §6.8), the shorter by estimate."""
-    escaped = len(data.translate(None, _QP_SAFE))
-    # 3 octets for each escape against 4 for every 3; both break lines at 76, which cancels out.
-    if 2 * escaped <= len(data) // 3:
-        return b"quoted-printable", b2a_qp(data, istext=True)
-    digits = b2a_base64(data, newline=False)
-    lines = [digits[start : start + _ENCODED_LINE] for start in range(0, len(digits), _ENCODED_LINE)]
-    return b"base64", b"\r\n".join(lines) + b"\r\n"
+    return [head, *text, b"\r\n--%b\r\n" % mark, *rich, b"\r\n--%b--\r\n" % mark]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from postroom.address import InvalidAddress, Mailbox, header_fault, parse_mailbox
 from postroom.errors import DiskFull, InvalidSubmission, TooLarge
 from postroom.model import Submission
+
+_PIECE = 262_144  # characters
 
 
 def recipients(submission: Submission) -> tuple[Mailbox, ...]:
@@ -27,17 +31,29 @@ def subject_is_one_line(submission: Submission) -> None:
 
 def says_something(submission: Submission) -> None:
     """Refuse a message with neither subject nor body."""
-    if not submission.subject.strip() and not submission.body.strip():
+    if not submission.subject.strip() and all(map(_is_blank, _pieces(submission.body))):
         raise InvalidSubmission("the subject and the body are both empty; give at least one", field="body")
 
 
 def body_is_text(submission: Submission) -> None:
     """Refuse half surrogate pairs: they are not characters and no mail can carry them."""
-    try:
-        submission.body.encode()
-    except UnicodeEncodeError as error:
-        where = f"at position {error.start}"
-        raise InvalidSubmission(f"the body holds half a surrogate pair {where}", field="body") from error
+    if submission.body.isascii():
+        return
+    for number, piece in enumerate(_pieces(submission.body)):
+        try:
+            piece.encode()
+        except UnicodeEncodeError as error:
+            where = f"at position {number * _PIECE + error.start}"
+            raise InvalidSubmission(f"the body holds half a surrogate pair {where}", field="body") from error
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text, for each step over it holds Python's lock."""
+    return (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+
+
+def _is_blank(text: str) -> bool:
+    return not text.strip()
 
 
 def has_room(free_bytes: int, reserve: int) -> None:

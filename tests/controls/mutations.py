@@ -22,6 +22,27 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a large text is rendered in pieces",
+        "postroom/textpart.py",
+        "    if len(text) <= _PIECE:\n",
+        "    if True:\n",
+        "tests/unit/test_mime.py::test_nothing_is_done_over_a_large_text_at_once[x]",
+    ),
+    Control(
+        "a page of many tags keeps few of them",
+        "postroom/htmlformatting.py",
+        "        self._forget_last()\n",
+        "",
+        "tests/unit/test_mime.py::test_a_page_of_many_tags_keeps_few_of_them",
+    ),
+    Control(
+        "the gate sees a bare line end between two pieces",
+        "postroom/mime.py",
+        "    if ends != 2 * line_ends:\n",
+        "    if False:\n",
+        "tests/unit/test_mime.py::test_gate_refuses_a_fault_wherever_it_is_in_a_large_message[CR]",
+    ),
+    Control(
         "no descriptor of the database is closed while it is open",
         "postroom/web/connections.py",
         "    _demand_socket(descriptor)\n    own = os.dup(descriptor)\n    _demand_socket(own)",

@@ -7,7 +7,9 @@ Headers are unfolded and decoded here with `email.header`, for the parsers of
 from __future__ import annotations
 
 import itertools
+import random
 import re
+from binascii import a2b_base64, a2b_qp
 from dataclasses import replace
 from email import policy
 from email.header import decode_header
@@ -20,8 +22,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroom.address import Mailbox, header_fault, parse_mailbox
-from postroom.htmltext import html_to_text
+from postroom.errors import InvalidSubmission
+from postroom.htmlelements import OpenElements
+from postroom.htmltext import _Page, html_to_text
 from postroom.mime import Content, UnsafeBytes, gate, render
+from postroom.model import Account, Submission
+from postroom.policy import body_is_text, says_something
+from postroom.textpart import MAX_LINE, text_part
 from tests.soak import SOAK
 from tests.steps import steps_of
 
@@ -453,3 +460,88 @@ def test_gate_takes_a_message_in_leaps_and_not_line_by_line(line: bytes) -> None
     size = 2**20
     steps = steps_of(lambda: gate(line * (size // len(line)), smtputf8=False))
     assert 0 < steps < 5 * size / 900
+
+
+# Large texts, in pieces.
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Pieces of the least size that is more than a line's."""
+    monkeypatch.setattr("postroom.textpart._PIECE", MAX_LINE + 2)
+    return MAX_LINE + 2
+
+
+@pytest.mark.parametrize(
+    "joint", ["x", "é", "=", " ", "\t", ".", "\n", "\r", "\r\n", " \n", "é\r", "\U0001f600", "From \n"]
+)
+@pytest.mark.parametrize("line", [1, 70, 997, 998, 999, 5000])
+def test_a_text_in_pieces_is_the_text_at_once(
+    joint: str, line: int, monkeypatch: pytest.MonkeyPatch, small_pieces: int
+) -> None:
+    chance = random.Random(line)
+    text = "".join(
+        joint + chance.choice("ab =é.\n") * chance.randrange(line) for _ in range(12_000 // line + 3)
+    )
+    head, *pieces = text_part(b"plain", text)
+    assert all(piece.endswith(b"\r\n") for piece in pieces)
+    monkeypatch.setattr("postroom.textpart._PIECE", 1 << 30)
+    assert head == text_part(b"plain", text)[0]
+    encoded = b"".join(pieces)
+    if b"7bit" not in head:
+        assert (
+            max(map(len, encoded.split(b"\r\n"))) <= 77
+        )  # `b2a_qp` writes 74 octets and a "=20" behind them
+        encoded = (a2b_base64 if b"base64" in head else a2b_qp)(encoded)
+    canonical = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n") + "\n"
+    assert encoded == canonical.replace("\n", "\r\n").encode()
+
+
+@pytest.mark.parametrize("body", ["x", "é", "x\r", " \n", "x\n"])
+def test_nothing_is_done_over_a_large_text_at_once(body: str) -> None:
+    """A step holds Python's lock for as long as it takes."""
+    pieces = text_part(b"plain", body * 1_000_000)
+    assert max(map(len, pieces)) < 1_000_000
+
+
+def test_a_page_of_many_tags_keeps_few_of_them() -> None:
+    page = "<p><b>x</b> <i>y</i></p>" * 2000
+    elements = OpenElements(_Page(), page)
+    for _ in range(500):
+        elements.start("b", "")
+        elements.end("b")
+    assert len(elements._formatting.elements) < 10
+    assert html_to_text(page).count("x y") == 2000
+
+
+def test_the_pieces_of_a_page_come_in_their_order() -> None:
+    words = [f"word{number}" for number in range(10_000)]
+    assert html_to_text("".join(f"<p>{word}</p>" for word in words)).split() == words
+
+
+def test_a_long_text_of_a_link_is_followed_by_its_address() -> None:
+    text = "<b>word </b>" * 5000
+    assert html_to_text(f'<a href="https://a.example">{text}</a>').endswith("word <https://a.example>")
+
+
+def _submission(body: str) -> Submission:
+    return Submission(Account(1, "a@example.com"), ("b@example.com",), "", body, is_html=False)
+
+
+def test_the_checks_of_a_large_text_see_all_of_its_pieces() -> None:
+    blank = " " * 600_000
+    says_something(_submission(blank + "x"))
+    with pytest.raises(InvalidSubmission, match="both empty"):
+        says_something(_submission(blank))
+    with pytest.raises(InvalidSubmission, match="position 600000"):
+        body_is_text(_submission(blank + "\udcff"))
+
+
+@pytest.mark.parametrize("fault", ["\r", "\n", "\0", "é", "x" * 999], ids=["CR", "LF", "NUL", "8bit", "line"])
+def test_gate_refuses_a_fault_wherever_it_is_in_a_large_message(fault: str) -> None:
+    line = b"x" * 62 + b"\r\n"  # a piece ends right behind a CR
+    mime = (line * 10_000)[1:]
+    gate(mime, smtputf8=False)
+    for at in (200_000, 262_144, 600_000):
+        with pytest.raises(UnsafeBytes):
+            gate(mime[:at].rpartition(b"x")[0] + fault.encode() + mime[at:], smtputf8=False)
