@@ -11,6 +11,7 @@ from uuid import UUID
 
 from postroom import policy
 from postroom.address import Mailbox, parse_mailbox
+from postroom.diskshare import DiskShares
 from postroom.errors import InvalidSubmission
 from postroom.failpoint import passing
 from postroom.mime import Content, gate, render
@@ -26,6 +27,7 @@ def accept(
     *,
     most_bytes: int,
     disk_reserve: int = 0,
+    shares: DiskShares | None = None,
     clock: Clock = system_clock,
     write: Callable[[Work[Any]], Any] | None = None,
 ) -> Accepted:
@@ -35,7 +37,8 @@ def accept(
     `write` commits in place of `Store.write`, for a caller that has something else to do meanwhile.
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
     StoreUnavailable when it could not be made durable, or when no more than `disk_reserve`
-    bytes are free for the database (DiskFull); nothing is kept then.
+    bytes are free for the database (DiskFull), and QuotaExceeded where `shares` says that the account
+    has used up its own; nothing is kept then.
     """
     passing("accept.parsed")
     recipients = policy.recipients(submission)
@@ -46,7 +49,10 @@ def accept(
     message = _render(submission, recipients, clock())
     policy.fits(len(message.mime), most_bytes)
     gate(message.mime, smtputf8=message.smtputf8)
-    policy.has_room(store.free_bytes(), disk_reserve)
+    free = store.free_bytes()
+    policy.has_room(free, disk_reserve)
+    if shares is not None:
+        shares.check(submission.account, len(message.mime), free - disk_reserve)
     outcome: Accepted | IdempotencyClash = (write or store.write)(
         lambda transaction: transaction.accept(message)
     )

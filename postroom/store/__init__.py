@@ -280,6 +280,10 @@ class Store:
         """Return how much room is left where the database is."""
         return self._engine.free_bytes()
 
+    def used_bytes(self) -> int:
+        """Return how much room the database takes, as far as that can be known."""
+        return self._engine.used_bytes()
+
     def change_counter(self) -> int:
         """Return a number that changes with every commit of any process."""
         return self._engine.change_counter()
@@ -434,6 +438,13 @@ class Store:
             rows = list(q.listed_messages(db, messages=json.dumps(ids)))
         found = [listed_message(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row[0])]
         return found[::-1]
+
+    @_twice
+    def octets_of(self, account_id: int) -> int:
+        """Return the octets of an account's messages whose content is kept."""
+        with self._engine.reading() as (db, q):
+            octets: int = q.octets_of(db, account_id=account_id)
+            return octets
 
     @_twice
     def job_counts(self) -> dict[int, JobCounts]:

@@ -69,5 +69,8 @@ class Engine(Protocol):
     def free_bytes(self) -> int:
         """Return how much room is left where the database is, as far as that can be known."""
 
+    def used_bytes(self) -> int:
+        """Return how much room the database takes, as far as that can be known."""
+
     def close(self) -> None:
         """Close all connections."""

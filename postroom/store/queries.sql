@@ -473,6 +473,11 @@ SELECT id, message_id FROM job
 WHERE finished_at <= :until AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)
 ORDER BY finished_at, id LIMIT :count;
 
+-- name: octets_of$
+-- Of an account's messages whose content is kept.
+SELECT CAST(coalesce(sum(message.size), 0) AS BIGINT)
+FROM message JOIN content ON content.message_id = message.id WHERE message.account_id = :account_id;
+
 -- name: text_of$
 SELECT mime FROM content WHERE message_id = :message_id;
 

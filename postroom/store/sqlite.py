@@ -141,7 +141,7 @@ class SQLiteEngine:
         self._on_broken = on_broken
         self._broken = ""
         self._is_replaced = False
-        self._space: tuple[float, int] = (float("-inf"), 0)
+        self._space: tuple[float, int, int] = (float("-inf"), 0, 0)  # when; free and used
         self._queries = load_queries()
         self._readers: deque[apsw.Connection] = deque()
         self._closed = False
@@ -333,13 +333,22 @@ class SQLiteEngine:
 
     def free_bytes(self) -> int:
         """Return the room that is left on the database's file system, as of the last second."""
-        looked, free = self._space
+        return self._look_at_space()[1]
+
+    def used_bytes(self) -> int:
+        """Return the sizes of the database and its write-ahead log, as of the last second."""
+        return self._look_at_space()[2]
+
+    def _look_at_space(self) -> tuple[float, int, int]:
         now = time.monotonic()
-        if now - looked > _SPACE_FRESH_S:
+        if now - self._space[0] > _SPACE_FRESH_S:
             found = os.statvfs(self.path.parent)
-            free = found.f_bavail * found.f_frsize
-            self._space = now, free
-        return free
+            used = 0
+            for path in (self.path, self.path.with_name(f"{self.path.name}-wal")):
+                with suppress(FileNotFoundError):
+                    used += path.stat().st_size
+            self._space = now, found.f_bavail * found.f_frsize, used
+        return self._space
 
     def _try_batch(self, works: Sequence[Work[Any]], settled: list[Settled | None]) -> bool:
         """Commit every work that has not failed yet; False when another one failed and all must be redone."""

@@ -9,6 +9,7 @@ from flask import Flask, Response
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from postroom.config import Settings
+from postroom.diskshare import DiskShares
 from postroom.model import Clock, system_clock
 from postroom.store import Store
 from postroom.vault import Vault
@@ -144,7 +145,8 @@ def create_app(
     app.request_class = Call
     hub = hub or Hub(store)
     doorkeeper = Doorkeeper(store, vault, hub)
-    app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock, hub)
+    shares = DiskShares(store, hub.aside)
+    app.extensions["postroom"] = api.Services(settings, store, doorkeeper, clock, hub, shares)
     errors.install(app)
     app.register_blueprint(api.blueprint)
     app.register_blueprint(front.blueprint)

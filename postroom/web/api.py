@@ -13,6 +13,7 @@ from flask import Blueprint, Response, current_app
 
 from postroom.accept import accept
 from postroom.config import Settings
+from postroom.diskshare import DiskShares
 from postroom.errors import InvalidSubmission, NotFound, PostroomError
 from postroom.failpoint import passing
 from postroom.model import Clock, InDoubtPolicy, Submission, rfc3339
@@ -39,6 +40,7 @@ class Services:
     doorkeeper: Doorkeeper
     clock: Clock
     hub: Hub
+    shares: DiskShares
 
 
 def services() -> Services:
@@ -70,6 +72,7 @@ def accept_mail(shared: Services, call: Call) -> Response:
         submission,
         most_bytes=shared.settings.max_message_bytes,
         disk_reserve=shared.settings.disk_reserve,
+        shares=shared.shares,
         clock=shared.clock,
         write=_write_and_note_use(shared, call.key),
     )

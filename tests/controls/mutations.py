@@ -22,6 +22,13 @@ class Control:
 
 CONTROLS = (
     Control(
+        "no account fills the disk for the others",
+        "postroom/diskshare.py",
+        "        if known.octets + size > most:\n",
+        "        if False:\n",
+        "tests/http/test_disk_share.py::test_a_key_takes_no_more_of_the_disk_than_its_share",
+    ),
+    Control(
         "a large text is rendered in pieces",
         "postroom/textpart.py",
         "    if len(text) <= _PIECE:\n",
