@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from postroom.errors import ConfigError
-from postroom.model import Instant
+from postroom.model import InDoubtPolicy, Instant
 from postroom.plainfile import reason_of
 from postroom.shown import counted
 from postroom.store import Store
@@ -89,6 +89,7 @@ def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accep
     held = 0
     if wrong or is_missed:
         held = store.write(lambda transaction: transaction.hold_queued(now, until=now, claimed=True))
+        _forget_workers(store, now)
         log.warning(
             "the database has stepped back (%s): %s held, and may have been sent; "
             "`postroom release ID` sends one, `postroom cancel ID` gives it up",
@@ -101,6 +102,17 @@ def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accep
             store.write(lambda transaction: transaction.set_setting(_SETTING, described))
     note(store, path)
     return held
+
+
+def _forget_workers(store: Store, now: Instant) -> None:
+    """Declare the workers of the backup's time dead at once: /readyz would count them, and their connections."""
+    for record in store.living_workers():
+        if record.lease_until < now:
+            store.write(
+                lambda transaction, id_=record.id: transaction.bury_worker(  # type: ignore[misc]
+                    id_, now=now, in_doubt=InDoubtPolicy.HOLD
+                )
+            )
 
 
 def _what_is_wrong(server: Server, known: list[Server]) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import socket
 import struct
 import threading
@@ -16,6 +17,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,31 @@ def test_what_is_for_monitors_stays_inside(service: Installation, proxy: Proxy, 
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.headers["cache-control"] == "no-store"
         assert client.call("POST", "/send-email", {}).status == 401, "all else goes through"
+
+
+@pytest.mark.parametrize("proxy", [each for each in chosen(PROXIES) if each.id.endswith("as deployed")])
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_proxy_says_that_the_service_is_away_or_late_as_we_would(
+    proxy: Proxy, status: int, tmp_path: Path
+) -> None:
+    """Nobody listens, or one who never answers. The proxy's own times, of 30 and 75 seconds, are a second here."""
+    impatient = re.sub(r"\b(30|75)s\b", "1s", proxy.configuration)
+    assert impatient != proxy.configuration
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        if status == 504:
+            silent.listen()
+        backend = silent.getsockname()[1]
+        with (
+            replace(proxy, configuration=impatient).running(tmp_path, backend) as port,
+            closing(InstallationClient(port)) as client,
+        ):
+            answer = client.call("POST", "/send-email", {"subject": "x"})
+    assert answer.status == answer.document["status"] == status
+    assert set(answer.document) == {"type", "title", "status", "detail", "errors"}
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["retry-after"] == "5"
 
 
 @pytest.mark.parametrize("proxy", [None, *chosen(PROXIES)])

@@ -634,6 +634,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/unit/test_serve.py::test_a_worker_that_has_lost_the_signal_to_stop_is_told_again[0]",
     ),
     Control(
+        "the workers of a backup are forgotten at once",
+        "postroom/store/position.py",
+        "        _forget_workers(store, now)\n",
+        "",
+        "tests/store/test_position.py::test_what_was_queued_is_held_and_flagged_when_the_newest_message_is_missing[sqlite]",
+    ),
+    Control(
         "what is refused to all alike is said once a minute",
         "postroom/web/refusals.py",
         "        if alike is not None:\n",
@@ -643,8 +650,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a full disk is called so",
         "postroom/store/sqlite.py",
-        "                raise StoreUnavailable(_cannot_write(self.path, os.strerror(number))) from error\n",
-        "                raise\n",
+        "        raise StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC))) from error\n",
+        "        raise StoreUnavailable(_cannot_write(path, str(error))) from error\n",
         "tests/process/test_disk.py::test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on[100]",
     ),
     Control(

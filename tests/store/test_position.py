@@ -42,12 +42,15 @@ def test_what_was_queued_is_held_and_flagged_when_the_newest_message_is_missing(
     post.finish(jobs[0], SENT)
     post.release(jobs[1])
     gone = post.add(at=NOW + 3)
+    of_the_backup = post.add_worker(lease_until=NOW)
     check(post.store, path)
+    assert of_the_backup in [record.id for record in post.store.living_workers()]
     for table in ("event", "content", "delivery", "job"):
         database.change(f"DELETE FROM {table} WHERE message_id = (SELECT max(id) FROM message)")
     database.change(f"DELETE FROM message WHERE request_id = '{gone}'")
     assert check(post.store, path) == 2
     assert post.status(sent) == "sent"
+    assert [record.id for record in post.store.living_workers()] == [post.worker]
     for request_id in (queued, claimed):
         assert post.status(request_id).startswith("deferred (held: the database was restored")
         assert post.store.status(request_id).possible_duplicate  # type: ignore[union-attr]
