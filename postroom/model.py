@@ -218,7 +218,7 @@ class Reply:
 
     def __str__(self) -> str:
         text = self.text.replace("\n", " ")
-        return " ".join(part for part in (str(self.code), self.enhanced, text) if part)
+        return " ".join(filter(None, (str(self.code), self.enhanced, text)))
 
 
 class Blame(Enum):

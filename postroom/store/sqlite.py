@@ -92,17 +92,26 @@ def translated(path: Path) -> Iterator[None]:
     """Turn the driver's errors into ours."""
     try:
         yield
-    except _DAMAGED as error:
-        raise StoreDamaged(
+    except apsw.Error as error:
+        raise _translation(path, error) from error
+
+
+def _translation(path: Path, error: apsw.Error) -> StoreError:
+    """Return what stands for one of the driver's errors, which is its cause."""
+    found: StoreError
+    if isinstance(error, _DAMAGED):
+        found = StoreDamaged(
             f"the database {path} is damaged ({error}); nothing was changed. Restore it from a backup, or move "
             f"it away together with its -wal file to start afresh"
-        ) from error
-    except apsw.FullError as error:
-        raise StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC))) from error
-    except _NOT_NOW as error:
-        raise StoreUnavailable(_cannot_write(path, str(error))) from error
-    except apsw.Error as error:
-        raise StoreError(f"the database {path}: {error}") from error
+        )
+    elif isinstance(error, apsw.FullError):
+        found = StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC)))
+    elif isinstance(error, _NOT_NOW):
+        found = StoreUnavailable(_cannot_write(path, str(error)))
+    else:
+        found = StoreError(f"the database {path}: {error}")
+    found.__cause__ = error
+    return found
 
 
 def _cannot_write(path: Path, reason: str) -> str:
@@ -377,12 +386,11 @@ class SQLiteEngine:
 
     def _run(self, work: Work[Any], transaction: Transaction) -> Settled:
         try:
-            with translated(self.path):
-                return Settled(work(transaction))
+            return Settled(work(transaction))
+        except (*_NOT_NOW, *_DAMAGED):
+            raise  # the fault is the database's, so nobody's work can be committed
         except Exception as error:
-            if isinstance(error.__cause__, (*_NOT_NOW, *_DAMAGED)):
-                raise error.__cause__ from None  # the fault is the database's, so nobody's work can be committed
-            return Settled(error=error)
+            return Settled(error=_translation(self.path, error) if isinstance(error, apsw.Error) else error)
 
     def run_script(self, sql: str) -> None:
         """Run a migration's statements inside the transaction that is open (see `exclusively`)."""
