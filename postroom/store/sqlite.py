@@ -53,6 +53,8 @@ _WRITER_PRAGMAS = (
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA cache_size = -16384",
     "PRAGMA journal_size_limit = 67108864",
+    # What undoes a statement. The end of a message changes 16 pages, for which SQLite makes a file otherwise.
+    "PRAGMA temp_store = MEMORY",
 )
 _READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA cache_size = -1024")
 _NOT_NOW = (
@@ -401,6 +403,9 @@ class SQLiteEngine:
         """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
             self._check_files()
+            self._writer.execute(
+                "PRAGMA temp_store = FILE"
+            )  # an index of a large table is not sorted in memory
             self._writer.execute("BEGIN IMMEDIATE")
             changes = self._writer.total_changes()
             try:
@@ -411,6 +416,7 @@ class SQLiteEngine:
             finally:
                 if self._writer.in_transaction:
                     self._writer.execute("ROLLBACK")
+                self._writer.execute("PRAGMA temp_store = MEMORY")
 
     def has_table(self, name: str) -> bool:
         with self.reading() as (connection, _):

@@ -460,6 +460,16 @@ class TestFullDisk:
         _assert_whole(database)
 
 
+@pytest.mark.only("sqlite")
+def test_what_undoes_a_statement_is_in_memory_and_what_sorts_for_a_migration_in_files(store: Store) -> None:
+    engine, files, memory = store._engine, 1, 2
+    assert isinstance(engine, SQLiteEngine)
+    assert engine._writer.pragma("temp_store") == memory
+    with engine.exclusively() as (connection, _):
+        assert connection.pragma("temp_store") == files
+    assert engine._writer.pragma("temp_store") == memory
+
+
 def _fill_disk(url: str, account: int, out: Connection) -> None:
     """Write until no file may grow any more, then let them grow again and write once more."""
     store = open_store(url)
