@@ -16,7 +16,7 @@ import fcntl
 import glob
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -25,10 +25,13 @@ from uuid import uuid4
 from postroom.errors import LeaseLost
 from postroom.logstream import NoReader, Stream, stream_at
 from postroom.model import SECOND, Instant
+from postroom.rewrite import rewrite_lines
 from postroom.shown import printable
 from postroom.store import LogBatch, LogLine, Store
 
+LOCK = "email_log.lock"  # in var/
 _MOST_LINES = 1000
+_LONGEST_NAME = 64
 
 
 def format_line(line: LogLine) -> str:
@@ -74,6 +77,30 @@ class EmailLog:
             except NoReader:
                 self._streamed = 0, 0
                 raise
+
+    def revise(self, change: Callable[[bytes], bytes], name: str) -> int | None:
+        """Change lines that were written before, once under this name; return how many are different now.
+
+        Those of files that rotation has made of the log too. A stream has nothing that could be changed.
+        None when another process is writing just now. Raises OSError.
+        """
+        known = _read(self._lock, 0, _LONGEST_NAME).decode(
+            "ascii", "replace"
+        )  # each host has a log of its own
+        if known and self._store.setting(f"{name}:{known}") is not None:
+            return 0
+        with self._alone() as alone:
+            if not alone:
+                return None
+            revised = 0
+            if self._path.is_file():
+                self._settle(
+                    None
+                )  # a batch is looked for at its place, which may be another one from then on
+                for path in (self._path, *self._rotated()):
+                    revised += rewrite_lines(path, change) if path.is_file() else 0
+            self._store.write(lambda transaction: transaction.set_setting(f"{name}:{self._writer}", "1"))
+            return revised
 
     def _write_all(self, stream: Stream | None) -> int:
         written = self._settle(stream)
@@ -173,7 +200,7 @@ class EmailLog:
 def _identity(lock: BinaryIO) -> str:
     """Return what the lock file says this writer is called; a new name for a new file."""
     lock.seek(0)
-    name = lock.read(64).decode("ascii", "replace")
+    name = lock.read(_LONGEST_NAME).decode("ascii", "replace")
     if not name:
         name = uuid4().hex
         lock.write(name.encode())

@@ -18,13 +18,15 @@ from postroom.accountfile import demo_csv
 from postroom.accounts import AccountsFile, SyncReport, has_been_read, keys_in_file, report
 from postroom.config import INBOX as INBOX_HOST
 from postroom.config import Settings, former_variables, load_settings, unknown_variables
+from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
+from postroom.emaillog import EmailLog
 from postroom.errors import ConfigError
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import system_clock
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
 from postroom.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store, position
-from postroom.strike import strike_stored
+from postroom.strike import strike_log, strike_stored
 from postroom.vault import Vault
 
 log = logging.getLogger(__name__)
@@ -102,8 +104,28 @@ def open_service(
     if migrate or serving:
         _keep_check_value(store, vault)
     if migrate:
-        strike_stored(store, vault)
+        strike(store, settings, vault)
     return Service(settings, store, vault)
+
+
+def strike(store: Store, settings: Settings, vault: Vault) -> None:
+    """Take passwords that servers have repeated out of what an earlier version has stored and logged, once."""
+    strike_stored(store, vault)
+    strike_log(store, vault, EmailLog(store, settings.email_log, VAR / EMAIL_LOG_LOCK))
+
+
+def strike_after_upgrade(store: Store, settings: Settings) -> None:
+    """Take passwords out of what is stored, where the secret key is at hand; otherwise the next `serve` does it."""
+    if store.stored_secrets().is_empty:
+        return
+    try:
+        vault = _open_vault(store, settings)
+    except ConfigError as error:
+        log.warning(
+            "what is stored was not searched for passwords; the next `postroom serve` does it: %s", error
+        )
+        return
+    strike(store, settings, vault)
 
 
 def check_position(store: Store, settings: Settings, *, accept: bool = False) -> int:

@@ -227,6 +227,7 @@ def worker() -> None:
 
     ignore_stray_signals()
     service = setup.open_service(serving=True, on_broken=setup.stop_this_process)
+    setup.strike(service.store, service.settings, service.vault)
     setup.settle_memory()
     run_worker(service.settings, service.store, service.vault, var=setup.VAR, lifeline=_lifeline())
     service.store.close()
@@ -256,6 +257,7 @@ def migrate(accept_server: bool) -> None:
     store = open_store(settings.database_url, bouncer=settings.database_bouncer)
     applied = store.migrate()
     setup.note_servers(store, settings)
+    setup.strike_after_upgrade(store, settings)
     if accept_server:
         held = setup.check_position(store, settings, accept=True)
         click.echo(

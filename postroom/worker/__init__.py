@@ -14,6 +14,7 @@ import uvloop
 from postroom import __version__, retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
+from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
 from postroom.emaillog import EmailLog
 from postroom.errors import Buried, CommitUnknown, StoreUnavailable
 from postroom.failpoint import passing
@@ -65,7 +66,7 @@ class Worker:
         self._registration = Registration(store, var / "workers", clock)
         self._undertaker = Undertaker(store, clock, settings.in_doubt)
         self._stocktaker = Stocktaker(store, self._registration.worker_id, clock, settings.in_doubt)
-        self._email_log = EmailLog(store, settings.email_log, var / "email_log.lock")
+        self._email_log = EmailLog(store, settings.email_log, var / EMAIL_LOG_LOCK)
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
         self._retention = Retention(settings, store, clock, self._stopping.is_set)

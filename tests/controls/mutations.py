@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "the upgrade strikes passwords from the log's lines",
+        "postroom/strike.py",
+        "        reason = credentials.strike(reason)\n",
+        "        pass\n",
+        "tests/store/test_strike.py::test_lines_of_the_log_are_struck_once[sqlite]",
+    ),
+    Control(
+        "an interrupted batch is settled before the log is rewritten",
+        "postroom/emaillog.py",
+        "                self._settle(None)  # a batch",
+        "                pass  # a batch",
+        "tests/store/test_strike.py::test_a_batch_that_was_interrupted_is_found_before_its_place_moves[sqlite]",
+    ),
+    Control(
         "no account fills the disk for the others",
         "postroom/diskshare.py",
         "        if known.octets + size > most:\n",

@@ -250,6 +250,15 @@ def test_migrate(folder: Folder) -> None:
     assert "applied 0001" in first.stderr
     second = folder.run("migrate")
     assert (second.returncode, second.stderr) == (0, "the database is up to date\n")
+    # What an earlier version has logged of a password is struck; the secret key is at hand here.
+    folder.accounts("the-key-of-alice,alice@example.com,a-canary-password,mail.example.com")
+    assert folder.run("accounts", "import").returncode == 0
+    log = folder.path / "email_log.txt"
+    line = "Request ID: 1, Sender: alice@example.com, Recipient: b@example.org, Date: d, Status: failed (535 {})\n"
+    log.write_text(line.format("a-canary-password"))
+    third = folder.run("migrate")
+    assert third.returncode == 0, third
+    assert log.read_text() == line.format("[struck]")
 
 
 def test_the_dot_env_file_is_read_and_the_environment_wins(folder: Folder) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+from pathlib import Path
 
 import pytest
 
+from postroom.emaillog import EmailLog, _encode
 from postroom.model import Blame, Deferred, Failed, Reply, Secret
 from postroom.store import Store
-from postroom.strike import strike_stored
+from postroom.strike import strike_log, strike_stored
 from postroom.vault import Vault
 from tests.store.database import NOW, Database, Post
 
@@ -99,3 +102,94 @@ def test_what_holds_no_password_stays(
     strike_stored(store, vault)
     assert words(database) == before
     assert "struck" not in caplog.text
+
+
+SENT = (
+    f"Request ID: 1, Sender: anna@example.com, Recipient: b@example.org, Date: d, Status: sent {PASSWORD}\n"
+)
+FAILED_OF = (
+    "Request ID: 2, Sender: {}@example.com, Recipient: b@example.org, Date: d, Status: failed (535 {})\n"
+)
+OTHERS = "a line of somebody else " + PASSWORD + "\n"
+
+
+@pytest.fixture
+def email_log(store: Store, tmp_path: Path) -> EmailLog:
+    return EmailLog(store, tmp_path / "email_log.txt", tmp_path / "email_log.lock")
+
+
+def test_lines_of_the_log_are_struck_once(
+    refused: int,
+    store: Store,
+    vault: Vault,
+    email_log: EmailLog,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log, rotated = tmp_path / "email_log.txt", tmp_path / "email_log.txt.1"
+    held = FAILED_OF.format("anna", SAID)
+    before = SENT + held + FAILED_OF.format("bert", SAID) + OTHERS + held.rstrip("\n")
+    for path in log, rotated:
+        path.write_text(before)
+        path.chmod(0o604)
+    strike_log(store, vault, email_log)
+    after = FAILED_OF.format("anna", SAID.replace(PASSWORD, "[struck]"))
+    for path in log, rotated:
+        assert path.read_text() == SENT + after + FAILED_OF.format("bert", SAID) + OTHERS + after.rstrip("\n")
+        assert path.stat().st_mode & 0o777 == 0o604
+    assert sorted(path.name for path in tmp_path.glob("*email_log*")) == [
+        "email_log.lock",
+        "email_log.txt",
+        "email_log.txt.1",
+    ]
+    assert "4 lines of email_log.txt and its older files held a password" in caplog.text
+    assert PASSWORD not in caplog.text
+    log.write_text(held)
+    strike_log(store, vault, email_log)
+    assert log.read_text() == held
+
+
+def test_a_batch_that_was_interrupted_is_found_before_its_place_moves(
+    refused: int, store: Store, vault: Vault, email_log: EmailLog, tmp_path: Path
+) -> None:
+    """Otherwise its lines would be written a second time."""
+    log = tmp_path / "email_log.txt"
+    log.write_text(FAILED_OF.format("anna", SAID))
+    lines = store.unwritten_log_lines(10)
+    assert email_log.revise(bytes, "nothing") == 0  # gives the writer its name
+    store.write(
+        lambda t: t.begin_log_batch(
+            start=log.stat().st_size, messages=[line.message_id for line in lines], writer=email_log._writer
+        )
+    )
+    with log.open("ab") as file:
+        file.write(_encode(lines)[:80])
+    strike_log(store, vault, email_log)
+    email_log.project()
+    assert log.read_text().count(lines[0].request_id) == 1
+    assert PASSWORD not in log.read_text()
+
+
+def test_a_log_that_cannot_be_rewritten_stays_and_is_tried_again(
+    refused: int,
+    store: Store,
+    vault: Vault,
+    email_log: EmailLog,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = tmp_path / "email_log.txt"
+    log.write_text(FAILED_OF.format("anna", SAID))
+    with monkeypatch.context() as broken:
+        broken.setattr("postroom.rewrite.os.fsync", _no_room)
+        strike_log(store, vault, email_log)
+    assert log.read_text() == FAILED_OF.format("anna", SAID)
+    assert "the next start tries again" in caplog.text
+    assert not list(tmp_path.glob(".email_log*"))
+    strike_log(store, vault, email_log)
+    assert PASSWORD not in log.read_text()
+
+
+def _no_room(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
