@@ -270,6 +270,48 @@ class TestALog:
         store.close()
 
 
+class TestCheaperChecks:
+    """Schema 13 puts the conditions of five tables into other words, where they stand."""
+
+    TABLES = ("message", "delivery", "job", "attempt", "job_count")
+
+    def test_refuse_what_they_refused_and_keep_what_is_there(self, path: Path, tmp_path: Path) -> None:
+        old = Path(shutil.copytree(MIGRATIONS, tmp_path / "old"))
+        for script in old.glob("*.sql"):
+            if script.name >= "0013":
+                script.unlink()
+        place = SQLitePlace(f"sqlite:///{path}", old, ENDLESS)
+        place.migrate()
+        place.change(_FINISHED_IN_ANOTHER_ORDER + _COUNTED)
+        rows = [place.query(f"SELECT * FROM {table}") for table in self.TABLES]
+        with closing(apsw.Connection(str(path))) as other:
+            _assert_refused(other)
+            _migrate(path)
+            _assert_refused(other)  # it has read the old schema
+        assert place.query("PRAGMA integrity_check") == [("ok",)]
+        assert [place.query(f"SELECT * FROM {table}") for table in self.TABLES] == rows
+
+    def test_make_no_table_of_their_values(self, path: Path) -> None:
+        _migrate(path)
+        for name, sql in _query(path, "SELECT name, sql FROM sqlite_schema WHERE type = 'table'"):
+            for values in re.findall(r"IN \(([^)]*)\)", sql):
+                assert values.count(",") < 2 or name == "account", f"{name}: {values}"
+
+
+def _assert_refused(connection: apsw.Connection) -> None:
+    for wrong in (
+        "job SET state = 'x'",
+        "job SET state = 'queued'",
+        "job SET finished_at = NULL",
+        "delivery SET state = 'x'",
+        "attempt SET outcome = 'x'",
+        "message SET in_doubt = 'x'",
+        "job_count SET state = 'x'",
+    ):
+        with pytest.raises(apsw.ConstraintError, match="CHECK"):
+            connection.execute(f"UPDATE {wrong}")
+
+
 class TestAServerThatNobodyNamed:
     """Up to here an account of a domain that no preset knew sent through Gmail, unless POSTROOM_SMTP_HOST was set."""
 
@@ -318,6 +360,10 @@ INSERT INTO job (kind, account_id, message_id, state, due_at, finished_at)
 SELECT 'delivery', 1, id, 'done', 1, 2 FROM message;
 INSERT INTO log_batch (id, start, writer) VALUES (8, 77, 'me');
 INSERT INTO log_line (id, message_id, batch) VALUES (3, 3, 8), (4, 1, 8), (5, 4, NULL), (6, 2, NULL);
+"""
+_COUNTED = """
+INSERT INTO job_count VALUES (1, 'done', 4);
+INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome) SELECT id, 1, 1, 1, 2, 'sent' FROM job;
 """
 
 
