@@ -664,8 +664,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a full disk is called so",
         "postroom/store/sqlite.py",
-        "        raise StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC))) from error\n",
-        "        raise StoreUnavailable(_cannot_write(path, str(error))) from error\n",
+        "        found = StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC)))\n",
+        "        found = StoreUnavailable(_cannot_write(path, str(error)))\n",
         "tests/process/test_disk.py::test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on[100]",
     ),
     Control(
