@@ -94,9 +94,7 @@ class EmailLog:
                 return None
             revised = 0
             if self._path.is_file():
-                self._settle(
-                    None
-                )  # a batch is looked for at its place, which may be another one from then on
+                self._settle(None)  # before its place in the file is another one
                 for path in (self._path, *self._rotated()):
                     revised += rewrite_lines(path, change) if path.is_file() else 0
             self._store.write(lambda transaction: transaction.set_setting(f"{name}:{self._writer}", "1"))

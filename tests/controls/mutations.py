@@ -31,8 +31,8 @@ CONTROLS = (
     Control(
         "an interrupted batch is settled before the log is rewritten",
         "postroom/emaillog.py",
-        "                self._settle(None)  # a batch",
-        "                pass  # a batch",
+        "                self._settle(None)  # before",
+        "                pass  # before",
         "tests/store/test_strike.py::test_a_batch_that_was_interrupted_is_found_before_its_place_moves[sqlite]",
     ),
     Control(
