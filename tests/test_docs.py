@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,24 @@ def test_the_make_targets_that_are_documented_are_those_there_are() -> None:
     code = "\n".join(part for pair in snippets for part in pair)
     mentioned = set(re.findall(r"^make (?:[A-Z]+=\S+ )*([a-z-]+)", code, re.MULTILINE))
     assert mentioned == set(found[1].split())
+
+
+def test_what_is_locked_is_what_the_metadata_allows() -> None:
+    """Each name of requirements/run.in with the lowest version that was tried, and no other."""
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    lowest = dict(re.findall(r"^([a-z-]+)(?:\[.*\])?>=([0-9.]+)$", "\n".join(metadata), re.MULTILINE))
+    assert len(lowest) == len(metadata)
+    text = (ROOT / "requirements/run.in").read_text(encoding="utf-8")
+    assert set(lowest) == set(re.findall(r"^([a-z_-]+)", text, re.MULTILINE)) - {"flit_core"}
+    locked = dict(
+        re.findall(r"^([a-z-]+)==([0-9.]+)", (ROOT / "requirements/run.txt").read_text(), re.MULTILINE)
+    )
+    for name, version in lowest.items():
+        assert _parts(locked[name]) >= _parts(version), name
+
+
+def _parts(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 # --- deploy/
