@@ -23,7 +23,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from postroom.errors import LeaseLost
-from postroom.logstream import NoReader, Stream, stream_at
+from postroom.logstream import Held, NoReader, Stream, stream_at
 from postroom.model import SECOND, Instant
 from postroom.rewrite import rewrite_lines
 from postroom.shown import printable
@@ -58,6 +58,7 @@ class EmailLog:
         self._path = path
         self._lock = lock
         self._writer = ""
+        self._held: Held | None = None
         self._streamed = (0, 0)  # a batch, and how many of its octets a stream has taken
 
     def project(self) -> int | None:
@@ -73,9 +74,12 @@ class EmailLog:
                 return None
             try:
                 with stream_at(self._path) as stream:
-                    return self._write_all(stream)
+                    try:
+                        return self._write_all(stream)
+                    finally:  # part of a batch is in the stream: a new reader is to find what the last one has left
+                        self._held = stream.held() if stream is not None and self._streamed[1] else None
             except NoReader:
-                self._streamed = 0, 0
+                self._streamed, self._held = (0, 0), None
                 raise
 
     def revise(self, change: Callable[[bytes], bytes], name: str) -> int | None:
@@ -151,6 +155,7 @@ class EmailLog:
             at += stream.write(content[at:])
             self._streamed = batch.id, at
         self._end(batch.id)
+        self._streamed = 0, 0
 
     def _end_last_line(self, fd: int) -> int:
         """Return where the file ends, after ending a line that somebody has left open."""

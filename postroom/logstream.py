@@ -20,7 +20,7 @@ from typing import Final
 from postroom.plainfile import NotPlain, kind_of
 
 _PATIENCE_MS: Final = 200
-_PIECE: Final = 512  # POSIX's least PIPE_BUF: a pipe that is ready takes so much without waiting
+_PIECE: Final = select.PIPE_BUF  # a pipe that is ready takes so much without waiting, whole or not at all
 _MOST_LINKS: Final = 40
 _OWN: Final = re.compile(
     r"/dev/(?:std(out|err)|fd/([12]))|/proc/(?:self|thread-self|([0-9]{1,10}))/fd/([12])"
@@ -47,7 +47,7 @@ class Stream:
         written = 0
         while written < len(content):
             try:
-                written += self._write(content[written : written + _PIECE])
+                written += self._write(_whole_lines(content[written : written + _PIECE]))
             except OSError:
                 if not written:
                     raise
@@ -64,6 +64,25 @@ class Stream:
                 return own.send(piece, socket.MSG_DONTWAIT)
         except (BrokenPipeError, ConnectionError) as error:
             raise NoReader(error.errno, "nobody reads from it any more") from None
+
+    def held(self) -> Held:
+        """Keep the stream open: what its reader has not read goes with the last one who has it open."""
+        return Held(self._fd)
+
+
+class Held:
+    """A descriptor that stays open for as long as this is there."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = os.dup(fd)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+def _whole_lines(piece: bytes) -> bytes:
+    """Leave out the beginning of a line, so that whoever reads next begins with one; of a longer line, nothing."""
+    return piece[: piece.rfind(b"\n") + 1] or piece
 
 
 @contextmanager

@@ -90,18 +90,29 @@ def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accep
     if wrong or is_missed:
         held = store.write(lambda transaction: transaction.hold_queued(now, until=now, claimed=True))
         _forget_workers(store, now)
-        log.warning(
-            "the database has stepped back (%s): %s held, and may have been sent; "
-            "`postroom release ID` sends one, `postroom cancel ID` gives it up",
-            wrong or f"it does not know {seen.newest}, which was accepted",
-            counted(held, "message that was queued is", "messages that were queued are"),
-        )
+        _tell(store, seen, wrong, held)
     if server is not None:
         described = f"{server.system} {server.timeline}"
         if described != noted:
             store.write(lambda transaction: transaction.set_setting(_SETTING, described))
     note(store, path)
     return held
+
+
+def _tell(store: Store, seen: Position, wrong: str | None, held: int) -> None:
+    if not wrong and store.newest_message() is None:
+        log.warning(
+            "the database is empty, and there was one here before: it does not know %s, which was accepted. It is begun "
+            "afresh; where nobody has meant that, stop Postroom and restore a backup",
+            seen.newest,
+        )
+        return
+    log.warning(
+        "the database has stepped back (%s): %s held, and may have been sent; "
+        "`postroom release ID` sends one, `postroom cancel ID` gives it up",
+        wrong or f"it does not know {seen.newest}, which was accepted",
+        counted(held, "message that was queued is", "messages that were queued are"),
+    )
 
 
 def _forget_workers(store: Store, now: Instant) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
 from postroom.emaillog import EmailLog
-from postroom.errors import Buried, CommitUnknown, StoreUnavailable
+from postroom.errors import Buried, CommitUnknown, StoreError, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.plainfile import reason_of
@@ -366,6 +367,9 @@ class Worker:
         except TimeoutError:
             log.warning("the database is away; what could not be recorded is in doubt")
         await self._write_rest_of_log()
+        if not self._store.is_remote:  # what the next start misses it can tell
+            with suppress(StoreError):
+                position.note(self._store, self._context.var / position.FILE)
         await asyncio.to_thread(self._registration.leave, self._settings.in_doubt, crashed=self._unsure)
         log.info("stopped")
 

@@ -201,6 +201,31 @@ def test_a_reader_that_goes_loses_nothing(
     assert ids(found) == added, "from the first line on: what was not read is gone with its reader"
 
 
+def test_a_reader_that_comes_in_place_of_another_begins_with_a_line(
+    post: Post, log_at: Callable[[Path], EmailLog], place: Path
+) -> None:
+    """Also where nobody has noticed the change, and the first one has read nothing."""
+    os.mkfifo(place)
+    added, log = _finish(post, 60), log_at(place)
+    with reader_of(place), pytest.raises(BlockingIOError):
+        log.project()
+    found, done = b"", False
+    with reader_of(place) as reader:
+
+        def go_on() -> bool:
+            nonlocal found, done
+            try:
+                log.project()
+                done = True
+            except BlockingIOError:
+                pass
+            found += read_all(reader)
+            return done
+
+        eventually(go_on)
+    assert ids(found) == added
+
+
 def test_a_crash_repeats_a_batch_and_loses_nothing(
     post: Post, log_at: Callable[[Path], EmailLog], place: Path
 ) -> None:

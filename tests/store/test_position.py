@@ -64,6 +64,19 @@ def test_what_was_queued_is_held_and_flagged_when_the_newest_message_is_missing(
     assert [job.request_id for job in post.claim(now=FAR)] == [queued]
 
 
+def test_an_empty_database_where_there_was_one_is_said(
+    post: Post, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    position.write(path, position.Position(None, 0, "the-newest-one", LATER))
+    assert check(post.store, path) == 0
+    assert (
+        "the database is empty, and there was one here before: it does not know the-newest-one" in caplog.text
+    )
+    caplog.clear()
+    assert check(post.store, path) == 0
+    assert not caplog.text, "it is said once"
+
+
 def test_a_message_that_was_forgotten_for_its_age_is_not_missed(post: Post, path: Path) -> None:
     post.add()
     position.write(path, position.Position(None, 0, "0" * 36, LATER - 2 * DAY))
