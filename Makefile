@@ -61,8 +61,9 @@ clients: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) --timeout 600 tests/clients
 
 # The image of this tree, built and run with Podman on a base that debootstrap makes: a flood over kills, restarts, a rotated log
-# and a full disk, ids counted; a stop in a flood into the inbox; the units under `systemd-analyze verify`. Needs root and
-# Debian's podman, runc and debootstrap; what is not there is skipped by name.
+# and a full disk, ids counted; a stop in a flood into the inbox; the units under `systemd-analyze verify`,
+# and under a systemd that is booted in namespaces. Needs root and Debian's podman, runc, debootstrap and systemd; what is not there
+# is skipped by name.
 deploy-test: $(VENV)/.dev
 	POSTROOM_DEPLOY=1 $(BIN)/python -m pytest -rPs tests/deploy
 

@@ -45,7 +45,7 @@ def build() -> str:
     with tempfile.TemporaryDirectory(prefix="postroom-image-") as folder:
         if not podman("images", "--quiet", BASE):
             _make_base(Path(folder) / "root")
-        _fetch_wheels(Path(folder) / "wheels")
+        fetch_wheels(Path(folder) / "wheels")
         pip = Path(folder) / "pip.conf"
         pip.write_text("[global]\nno-index = true\nfind-links = /wheels\n", encoding="utf-8")
         mounts = ("--volume", f"{folder}/wheels:/wheels:ro", "--volume", f"{pip}:/etc/pip.conf:ro")
@@ -71,7 +71,7 @@ def _make_base(root: Path) -> None:
         subprocess.run(["podman", "import", "-", BASE], stdin=archive.stdout, check=True, timeout=600)
 
 
-def _fetch_wheels(folder: Path) -> None:
+def fetch_wheels(folder: Path) -> None:
     """Fetch what the image installs, also what only other releases of this Python need, so that the build asks nobody."""
     text = (ROOT / "requirements/run.txt").read_text(encoding="utf-8")
     entries = re.findall(r"^[^\s#].*(?:\n    .*)*", text, re.MULTILINE)
