@@ -23,6 +23,7 @@ LONG = {
     "slow",
     "tenant",
     "sizes",
+    "values",
 }  # quick, and not quick enough
 
 
