@@ -262,7 +262,8 @@ def test_http_is_told_first_and_the_inbox_when_the_worker_has_ended(tmp_path: Pa
 
 
 STANDING = """
-import asyncio, os, pathlib, signal, sys, time
+import asyncio, ctypes, os, pathlib, signal, sys, time
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it must not outlive its supervisor, frozen as it is
 from postroom.pulse import Pulse, report_ready
 if pathlib.Path("before").exists():
     sys.exit(78)
