@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
-# Two for each core, since many tests wait for servers and processes. They take over what another has not begun.
-WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+# Two for each core and one more, since many tests wait for servers and processes. They take over what another has not begun.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN) + 1)))
 # `make test SEED=4711` runs the tests in the random order of that seed, REPORT=FILE writes a line of JSON for each.
 SEED ?=
 SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
@@ -74,7 +74,7 @@ soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP \
 	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py \
 	  tests/process/test_disk.py tests/process/test_verb_matrix.py tests/process/test_compose.py
-	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py
+	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py tests/process/test_bench.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
 	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
 	$(MAKE) servers

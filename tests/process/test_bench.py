@@ -10,6 +10,7 @@ import pytest
 
 from bench.scenarios import SCENARIOS
 from tests.servers.installation import ROOT
+from tests.soak import SOAK
 
 LONG = {
     "peers",
@@ -24,11 +25,13 @@ LONG = {
     "tenant",
     "sizes",
     "values",
-}  # quick, and not quick enough
+    "claim",
+    "memory",
+}  # quick, and not quick enough: `make soak`
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", sorted(SCENARIOS.keys() - LONG))
+@pytest.mark.parametrize("scenario", sorted(SCENARIOS if SOAK else SCENARIOS.keys() - LONG))
 def test_a_scenario_gives_its_table(scenario: str) -> None:
     folder = Path("var/bench")  # on a disk, which the folder of a test may not be
     done = subprocess.run(
