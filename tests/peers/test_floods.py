@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.conftest import StartPeer
+from tests.peers.conftest import ALL, StartPeer
 from tests.peers.flood import (
     address_for,
     check_all_sent,
@@ -37,6 +37,20 @@ def test_a_flood_arrives_once_each_message_equal_to_its_request(
         check_all_sent(service, peer, [id_ for ids in posted.values() for id_ in ids])
         for security, ids in posted.items():
             check_contents(service, peer, ids, address_for(security))
+
+
+@pytest.mark.skipif(not ALL, reason="one of the long proofs: make servers")
+def test_six_hundred_arrive_over_two_connections(
+    tmp_path: Path, start_peer: StartPeer, peer_class: type[Peer]
+) -> None:
+    """More than a server takes over one: OpenSMTPD, as it comes, takes a hundred."""
+    peer = start_peer(peer_class)
+    security = peer.securities[-1]
+    with install(tmp_path, peer, [security], 2) as service:
+        ids = post_all(service, requests(600), security)
+        wait_until_ended(service, 100)
+        check_all_sent(service, peer, list(ids))
+        check_contents(service, peer, ids, address_for(security))
 
 
 def test_what_a_limit_turns_away_is_sent_and_is_not_counted(
