@@ -11,7 +11,7 @@ from postroom.replies import UNKNOWN, Circumstances, read
 from postroom.reply_table import Place
 from postroom.shown import printable
 from postroom.smtp import Connection, Envelope, Suspicion, Transcript
-from postroom.status import classify, classify_fault, explain_fault
+from postroom.status import classify, classify_fault, explain_fault, explain_reply, leaves_open
 
 _ENVELOPE = ("MAIL", "RCPT", "DATA")
 _NO_ANSWER = "the server did not say whether it took the message: {}"
@@ -136,6 +136,8 @@ def outcome_of(transcript: Transcript, forward_path: str, circumstances: Circums
     if transcript.data is not None and transcript.data.code != 354:
         return classify(transcript.data, Place.DATA, circumstances)
     if transcript.final is not None:
+        if transcript.dot_sent and leaves_open(transcript.final, circumstances):
+            return InDoubt(_NO_ANSWER.format(explain_reply(transcript.final)))
         return classify(transcript.final, Place.DOT, circumstances)
     if fault is not None and transcript.dot_sent:
         return InDoubt(_NO_ANSWER.format(explain_fault(fault)))

@@ -274,7 +274,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class InDoubt:
-    """The dot went out and no reply came back: the server may or may not have the message."""
+    """The dot went out and no reply to it came back: the server may or may not have the message."""
 
     reason: str
 

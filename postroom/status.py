@@ -16,6 +16,8 @@ from postroom.shown import printable
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 _REASON_LENGTH = 500
+_OF_THE_SYSTEM = re.compile(r"4\.[034]\.[0-9]+")  # undefined, the mail system, the network (RFC 3463 §3)
+_LOST_BEHIND = "4.4.2"  # the connection to the next server broke within the message (RFC 3463 §3.5)
 
 
 def parse_enhanced(text: str) -> str | None:
@@ -26,9 +28,14 @@ def parse_enhanced(text: str) -> str | None:
 
 def explain(reply: Reply, reading: Reading) -> str:
     """Return the server's own reply, made printable, followed by what it means and what to do about it."""
-    words = printable(str(reply))[:_REASON_LENGTH]
+    words = explain_reply(reply)
     hint = "; ".join(part for part in (reading.explanation, reading.fix) if part)
     return f"{words} [{hint}]" if hint else words
+
+
+def explain_reply(reply: Reply) -> str:
+    """Return the server's own reply, made printable."""
+    return printable(str(reply))[:_REASON_LENGTH]
 
 
 def explain_fault(fault: SMTPFault) -> str:
@@ -80,6 +87,20 @@ def classify_fault(fault: SMTPFault, circumstances: Circumstances = UNKNOWN) -> 
         blame = Blame.ACCOUNT if fault.verb == "AUTH" else Blame.MESSAGE
         return Failed(reason, blame, fault.reply)
     return Deferred(reason, Blame.CONNECTION, fault.reply)
+
+
+def leaves_open(reply: Reply, circumstances: Circumstances = UNKNOWN) -> bool:
+    """Whether a reply to the end of a message says that the server goes, and not what became of the message.
+
+    RFC 5321 §3.8 has 421 in place of the answer to any command. Dovecot's submission service ends so when it is
+    stopped, with messages that the server behind it has already taken.
+    """
+    enhanced = reply.enhanced
+    if reply.code == 421:
+        says_little = enhanced is None or _OF_THE_SYSTEM.fullmatch(enhanced) is not None
+    else:
+        says_little = reply.transient and enhanced == _LOST_BEHIND
+    return says_little and read(reply, Place.DOT, circumstances).meaning is Meaning.LATER
 
 
 def is_refused_login(fault: SMTPFault) -> bool:

@@ -802,6 +802,13 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/smtp/test_transaction.py::test_a_reply_between_transactions[250 2.0.0 again]",
     ),
     Control(
+        "a farewell in place of the answer to the dot is a doubt",
+        "postroom/deliver.py",
+        "        if transcript.dot_sent and leaves_open(transcript.final, circumstances):\n",
+        "        if False:\n",
+        "tests/smtp/test_transaction.py::test_a_farewell_at_the_dot_leaves_the_message_in_doubt[421 closing-expected1]",
+    ),
+    Control(
         "a connection that anything went wrong on is closed",
         "postroom/smtp.py",
         "            transcript.fault = fault\n            self._wire.abort()\n",

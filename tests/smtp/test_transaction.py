@@ -407,9 +407,33 @@ def test_421_ends_the_connection_at_any_verb(
     server = scripted(extensions=extensions)
     server.on(verb, "421 4.3.2 closing")
     [mailed] = mail(endpoint(server), envelope())
-    assert mailed.outcome() == (Deferred, Blame.CONNECTION)
+    assert mailed.outcome() == ((InDoubt, None) if verb == "DOT" else (Deferred, Blame.CONNECTION))
     assert not mailed.usable
     assert server.messages == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("421 4.3.2 mail.postroom.example Shutting down", (InDoubt, None)),
+        ("421 closing", (InDoubt, None)),
+        ("421 4.4.2 time-out", (InDoubt, None)),
+        ("451 4.4.2 lost connection with the next server", (InDoubt, None)),
+        ("421 4.7.0 Try again later", (Deferred, Blame.CONNECTION)),
+        ("421 4.7.28 an unusual rate of unsolicited mail", (Deferred, Blame.ACCOUNT)),
+        ("421 4.3.2 Too many messages from you, slow down", (Deferred, Blame.ACCOUNT)),
+        ("451 4.3.0 queue file write error", (Deferred, Blame.MESSAGE)),
+        ("550 5.4.2 no", (Failed, Blame.MESSAGE)),
+    ],
+)
+def test_a_farewell_at_the_dot_leaves_the_message_in_doubt(
+    scripted: StartScripted, text: str, expected: tuple[type, Blame | None]
+) -> None:
+    """As Dovecot's submission service says it when it is stopped: the server behind it may have the message."""
+    server = scripted()
+    server.on("DOT", text)
+    [mailed] = mail(endpoint(server), envelope())
+    assert mailed.outcome() == expected
 
 
 # --- before the dot

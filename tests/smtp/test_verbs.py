@@ -138,7 +138,7 @@ def expected_in_envelope(verb: str, how: str) -> set[Verdict]:
 
 
 def expected_at_the_dot(how: str) -> set[Verdict]:
-    plain = {"421": CONNECTION, "4xx": LATER, "5xx": NEVER, "2xx": SENT, "early": CONNECTION}
+    plain = {"4xx": LATER, "5xx": NEVER, "2xx": SENT, "early": CONNECTION}
     return {plain.get(how, IN_DOUBT)}
 
 
