@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -293,7 +294,6 @@ class Postfix:
         if (
             self._dovecot is not None
         ):  # forget what auth has cached; a reload would refuse log-ins for a while
-            end(self._dovecot)
             self._start_dovecot()
 
     def start(self) -> None:
@@ -315,6 +315,8 @@ class Postfix:
                 return
 
     def _start_dovecot(self) -> None:
+        if self._dovecot is not None:  # it outlives Postfix's `kill`
+            end(self._dovecot)
         sasl = self.folder / "sasl"
         sasl.unlink(missing_ok=True)
         self._dovecot = self._spawn(self._dovecot_program, "-F", "-c", str(self.folder / "dovecot.conf"))
@@ -408,14 +410,16 @@ class Postfix:
         return []
 
     def idle(self) -> bool:
-        """Return whether nothing waits in Postfix' queue."""
+        """Return whether nothing that Postfix has answered for waits in its queue."""
         return next(self._queued(), None) is None
 
     def _queued(self) -> Iterator[Path]:
         for name in ("incoming", "active", "deferred"):
             for path in (self.folder / "queue" / name).rglob("*"):
                 with contextlib.suppress(FileNotFoundError):
-                    if path.is_file():
+                    mode = path.stat().st_mode
+                    # x: it is whole. Others come from a client that has no answer yet, or from before a kill.
+                    if stat.S_ISREG(mode) and mode & stat.S_IXUSR:
                         yield path
 
     def clear(self, timeout: float = 30.0) -> None:

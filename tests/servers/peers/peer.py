@@ -239,9 +239,10 @@ class Spool:
 def accepted_once(copies: Iterable[bytes]) -> list[bytes]:
     """Return the copies of a server that delivers, without those that it made of one message when it was killed.
 
-    It names each message that it takes in a Received field of its own.
+    It names each message that it takes in a Received field of its own. One without is the beginning of a copy.
     """
-    return list({_RECEIVED.findall(text)[0]: text for text in copies}.values())
+    named = {found[0]: text for text in copies if (found := _RECEIVED.findall(text))}
+    return list(named.values())
 
 
 _RECEIVED = re.compile(rb"^Received: (?:.*\n)(?:[ \t].*\n)*", re.MULTILINE)

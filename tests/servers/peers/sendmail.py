@@ -138,8 +138,11 @@ class Sendmail(PrivatePeer):
 
     def _queued(self) -> Iterator[bytes]:
         for control in files_below(self.folder / "queue"):
-            if control.name.startswith("qf"):  # tf and xf are on their way
-                head = _head(control.read_bytes())
+            text = (
+                control.read_bytes() if control.name.startswith("qf") else b""
+            )  # tf and xf are on their way
+            if text.endswith(b"\n.\n"):  # whole: one that was ended while it wrote has not answered for it
+                head = _head(text)
                 yield head + b"\n" + control.with_name(f"df{control.name[2:]}").read_bytes()
 
 
