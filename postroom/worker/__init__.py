@@ -12,7 +12,7 @@ from typing import Any
 
 import uvloop
 
-from postroom import __version__, retry
+from postroom import retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
 from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
@@ -27,7 +27,7 @@ from postroom.shown import counted
 from postroom.store import Store, StoredAccount, Transaction, position
 from postroom.supervise import raise_descriptor_limit, stop_signals, watch_lifeline
 from postroom.vault import Vault
-from postroom.version import installed_version
+from postroom.version import VersionWatch
 from postroom.worker.dial import Dialer
 from postroom.worker.lane import Lane
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Registration, Stocktaker, Undertaker
@@ -75,7 +75,7 @@ class Worker:
         self._had_room = True
         self._unsure = False
         self._renewed = time.monotonic()
-        self._installed = __version__
+        self._version = VersionWatch()
         self._lanes: dict[int, Lane] = {}
         self._memory = MemoryBudget(settings.max_message_bytes)
         self._context = Context(
@@ -302,20 +302,10 @@ class Worker:
 
     def _prune(self) -> None:
         """The eldest worker prunes for all."""
-        self._compare_versions()
+        self._version.compare()
         eldest = min((record.id for record in self._store.living_workers()), default=None)
         if eldest == self._registration.worker_id:
             self._retention.prune()
-
-    def _compare_versions(self) -> None:
-        """Say once that another version is installed than the one that runs: somebody has forgotten to restart it."""
-        installed = installed_version()
-        if installed != self._installed:
-            self._installed = installed
-            if installed != __version__:
-                log.warning(
-                    "version %s runs, and %s is installed: restart the service", __version__, installed
-                )
 
     def _sync_accounts(self) -> None:
         report(self._accounts_file.sync_if_changed())

@@ -10,13 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from postroom import __version__
-from postroom import worker as worker_module
 from postroom.config import Settings
 from postroom.seam import Seam
 from postroom.store import Store
 from postroom.vault import Vault
-from postroom.version import installed_version
 from postroom.worker import Worker
 
 pytestmark = pytest.mark.only("sqlite")
@@ -76,29 +73,3 @@ def test_a_worker_whose_renewal_does_not_come_back_is_stalled(
             await running
 
     asyncio.run(work())
-
-
-def test_a_worker_says_once_that_another_version_is_installed(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = tmp_path / "__init__.py"
-    source.write_text(f'"""Text."""\n\n__version__ = "{__version__}"\n', encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(worker_module, "installed_version", lambda: installed_version(source))
-    settings = Settings()
-
-    async def work() -> None:
-        worker = Worker(settings, store, Vault.open(settings, tmp_path), var=tmp_path)
-        running = asyncio.create_task(worker.run())
-        worker._compare_versions()
-        assert "is installed" not in caplog.text
-        source.write_text('__version__ = "99.1"\n', encoding="utf-8")
-        worker._compare_versions()
-        source.unlink()
-        worker._compare_versions()
-        worker.stop()
-        await running
-
-    asyncio.run(work())
-    said = f"version {__version__} runs, and 99.1 is installed: restart the service"
-    assert [record.getMessage() for record in caplog.records].count(said) == 1
