@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from postroom.numbers import whole_number
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -20,6 +22,15 @@ BEAT_S: Final = 5.0
 STALLED_S: Final = 300.0  # whatever waits for a database or for a lock gives up within a minute
 _MESSAGE: Final = struct.Struct("=ci")  # what is said, and by which process
 _IS_READY, _GOES_ON = b"r", b"g"
+_own: int | None = None  # where the processes that are forked from here say it, without a supervisor
+
+
+def hear_forks() -> int:
+    """Let the processes that are forked from this one say how they are; return the end of the pipe to read from."""
+    global _own
+    read, _own = os.pipe()
+    os.set_blocking(read, False)
+    return read
 
 
 def notify(state: str) -> None:
@@ -32,6 +43,12 @@ def notify(state: str) -> None:
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
         out.setblocking(False)
         out.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def watchdog_s() -> float | None:
+    """Return within how many seconds systemd wants to hear that this process goes on (sd_watchdog_enabled(3))."""
+    wanted = whole_number(os.environ.get(WATCHDOG, ""))
+    return wanted / 1e6 if wanted else None
 
 
 def report_ready() -> None:
@@ -53,13 +70,13 @@ def beat() -> None:
 
 
 def _tell(what: bytes) -> bool:
-    """Write to the supervisor's pipe; return whether there is one. One that is full or closed is nobody's concern."""
-    fd = os.environ.get(READY)
+    """Write to the pipe of who listens; return whether there is one. One that is full or closed is nobody's concern."""
+    fd = int(os.environ[READY]) if READY in os.environ else _own
     if fd is None:
         return False
     with suppress(OSError):
-        os.set_blocking(int(fd), False)
-        os.write(int(fd), _MESSAGE.pack(what, os.getpid()))
+        os.set_blocking(fd, False)
+        os.write(fd, _MESSAGE.pack(what, os.getpid()))
     return True
 
 

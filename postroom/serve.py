@@ -7,16 +7,17 @@ import mmap
 import os
 import signal
 import socket
-import threading
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from postroom import listen
 from postroom.config import Settings
+from postroom.forks import Interrupt, Keeper
 from postroom.model import SECOND
 from postroom.pulse import report_ready, report_stopping
 from postroom.supervise import (
-    described_end,
+    EX_UNAVAILABLE,
     raise_descriptor_limit,
     stop_signals,
     watch_lifeline,
@@ -56,6 +57,8 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     address = "" if path else listen.address_of(settings)
     if lifeline is not None:
         watch_lifeline(lifeline, beats=True)
+    else:
+        Keeper().start()
     _share_with_workers()
     server = Server(
         "postroom.serve:web_application",
@@ -75,7 +78,7 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         factory=True,
         log_level=LogLevels.error,
     )
-    server.main_loop_interrupt = Interrupt(server)
+    server.main_loop_interrupt = interrupt = Interrupt(server)
     stop = Stop(server, settings.drain / SECOND)
     server.signal_handler_interrupt = stop  # type: ignore[method-assign]
     guard_forks(server, stop)
@@ -85,7 +88,11 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     )  # granian's own would start new workers
     if path:
         listen.remove_left_socket(path)
-    server.serve()
+    try:
+        server.serve()
+    finally:
+        if interrupt.has_given_up:
+            sys.exit(EX_UNAVAILABLE)
 
 
 class Stop:
@@ -158,36 +165,6 @@ def guard_forks(server: AbstractServer[Any], stop: Stop) -> None:
         unblock()
 
     os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=end_at_a_signal)
-
-
-class Interrupt(threading.Event):
-    """What wakes granian's main loop: a worker's death, or a signal to stop, which must not be cleared with it."""
-
-    def __init__(self, server: AbstractServer[Any]) -> None:
-        super().__init__()
-        self._server = server
-        self._dead: set[int] = set()
-
-    def set(self) -> None:
-        self._tell_deaths()
-        super().set()
-
-    def _tell_deaths(self) -> None:
-        """Say what ended each web process that has died; granian only says that it has."""
-        for index in self._server.interrupt_children:
-            process = self._server.wrks[index].inner
-            if process.exitcode is not None and process.pid not in self._dead:
-                self._dead.add(process.pid)
-                log.error(
-                    "a web process %s; starting another (deaths since the start: %d)",
-                    described_end(process.exitcode),
-                    len(self._dead),
-                )
-
-    def clear(self) -> None:
-        super().clear()
-        if self._server.interrupt_signal:
-            self.set()
 
 
 def _share_with_workers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -11,9 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from postroom.pulse import watchdog_s
+
 STILL_AFTER_S: Final = 90.0  # eighteen beats; a worker's lease is over after 60
 LOOK_S: Final = 5.0
 _WE_WERE_AWAY_S: Final = 2 * LOOK_S
+
+
+def look_every_s(still_after_s: float) -> float:
+    """Return how often to look at the processes: often enough for a standstill, and for systemd's watchdog."""
+    return min(LOOK_S, still_after_s / 2, (watchdog_s() or math.inf) / 2)
 
 
 class Beats:

@@ -11,14 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from postroom.logs import LineFormatter, is_journal
-from postroom.numbers import whole_number
 from postroom.pulse import BEAT_S, OF_SYSTEMD, READY, WATCHDOG, beat, heard, notify
-from postroom.standstill import LOOK_S, STILL_AFTER_S, Beats
+from postroom.standstill import STILL_AFTER_S, Beats, look_every_s
 
 log = logging.getLogger("postroom.supervise")
 
@@ -32,7 +31,8 @@ _SLOWEST_RESTART_S = 5.0
 _USABLE_FOR_S = 10.0
 _STAYS_UP_WITHIN_S = 600.0
 _GONE_WITHIN_S = 60.0  # after SIGKILL
-_EX_TEMPFAIL = 75  # sysexits.h
+EX_UNAVAILABLE = 69  # sysexits.h: what a child keeps running itself does not stay up
+_EX_TEMPFAIL = 75
 _EX_CONFIG = 78  # sysexits.h: starting again would not help
 _FALSE_STARTS = 5  # of a process that was never ready, until it is believed that it cannot start
 
@@ -77,6 +77,26 @@ def stop_signals() -> list[signal.Signals]:
     return numbers
 
 
+class Steadiness:
+    """Whether what is started again and again ever stays up for long enough to be of use."""
+
+    def __init__(
+        self, within_s: float = _STAYS_UP_WITHIN_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.within_s = within_s
+        self._clock = clock
+        self._since: float | None = None
+
+    def note_end(self, lived_s: float, *, excused: bool = False) -> bool:
+        """Note an end after so many seconds; return whether all ends have come soon for longer than `within_s`."""
+        now = self._clock()
+        if lived_s > _USABLE_FOR_S or excused:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        return self._since is not None and now - self._since > self.within_s
+
+
 @dataclass(slots=True)
 class _Child:
     """One process of the service, and when it may be started (again)."""
@@ -92,7 +112,7 @@ class _Child:
     was_ready: bool = False
     beats: Beats = field(default_factory=Beats)
     killed_at: float | None = None
-    unsteady_since: float | None = None
+    steadiness: Steadiness = field(default_factory=Steadiness)
 
     def __post_init__(self) -> None:
         os.set_blocking(self.pipe[0], False)
@@ -116,14 +136,12 @@ class _Child:
         """Whether it does what it is told: one that SIGKILL does not end, nobody here can help."""
         return self.killed_at is None or time.monotonic() - self.killed_at < _GONE_WITHIN_S
 
-    def cannot_stay_up(self, status: int, within_s: float) -> bool:
-        """Whether it has died again and again for so long, other than by a server that is away, each time soon."""
-        now = time.monotonic()
-        if now - self.started > _USABLE_FOR_S or status == _EX_TEMPFAIL:
-            self.unsteady_since = None
-        elif self.unsteady_since is None:
-            self.unsteady_since = now
-        return self.unsteady_since is not None and now - self.unsteady_since > within_s
+    def cannot_stay_up(self, status: int) -> bool:
+        """Whether it has died again and again for long, other than by a server that is away, each time soon."""
+        if status == EX_UNAVAILABLE:
+            return True
+        lived = time.monotonic() - self.started
+        return self.steadiness.note_end(lived, excused=status == _EX_TEMPFAIL)
 
     def note_false_start(self, status: int) -> bool:
         """Count an end before it was ever ready; return whether it can be believed that it cannot start."""
@@ -203,14 +221,14 @@ class Supervisor:
         stays_up_within_s: float = _STAYS_UP_WITHIN_S,
     ) -> None:
         self._drain_s = drain_s
-        self._stays_up_within_s = stays_up_within_s
         self._still_after_s = still_after_s
-        self._look_s = min(
-            LOOK_S, still_after_s / 2, (whole_number(os.environ.get(WATCHDOG, "")) or 0) / 2e6 or LOOK_S
-        )
+        self._look_s = look_every_s(still_after_s)
         self._is_ready = False
         self._pause_s = pause_s  # before the first start again; it doubles with each
-        self._children = [_Child(command, beats=Beats(after_s=still_after_s)) for command in commands]
+        self._children = [
+            _Child(command, beats=Beats(after_s=still_after_s), steadiness=Steadiness(stays_up_within_s))
+            for command in commands
+        ]
         self._lifeline, self._held = os.pipe()
         inherited = {name: value for name, value in os.environ.items() if name not in OF_SYSTEMD}
         self._environment = {**inherited, LIFELINE: str(self._lifeline)}
@@ -331,11 +349,11 @@ class Supervisor:
             )
             self._exit, self._is_over = _EX_CONFIG, True
             return
-        if child.cannot_stay_up(status, self._stays_up_within_s):
+        if child.cannot_stay_up(status):
             log.error(
                 "%s has not stayed up for %.0f minutes: its last process %s; the service ends, for whatever keeps it to see",
                 child.name,
-                self._stays_up_within_s / 60,
+                child.steadiness.within_s / 60,
                 _end_of(child, status),
             )
             self._exit, self._is_over = _EX_TEMPFAIL, True

@@ -56,8 +56,8 @@ _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, 
 _DECIDED_AT_ONCE = 500  # messages in one transaction
 
 _EPILOG = """\b
-Exit status: 0 done, 1 refused or failed, 2 wrong usage, 70 a fault in Postroom, 75 try again later,
-78 wrong configuration, 130 ended by Ctrl-C.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage, 69 HTTP does not stay up, 70 a fault in Postroom,
+75 try again later, 78 wrong configuration, 130 ended by Ctrl-C.
 Settings are environment variables or lines of .env in the installation's folder; files are kept there too.
 """
 

@@ -748,9 +748,23 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a child that cannot stay up ends the service",
         "postroom/supervise.py",
-        "now - self.unsteady_since > within_s\n",
+        "now - self._since > self.within_s\n",
         "False\n",
         "tests/process/test_signals.py::test_a_child_that_cannot_stay_up_ends_the_service_after_a_while",
+    ),
+    Control(
+        "web processes that do not stay up end the service",
+        "postroom/forks.py",
+        "        if self._steadiness.note_end(lived) and not self.has_given_up:\n",
+        "        if False:\n",
+        "tests/unit/test_forks.py::test_web_processes_that_never_stay_up_end_the_one_that_starts_them",
+    ),
+    Control(
+        "without a supervisor a web process that stands still is killed",
+        "postroom/forks.py",
+        "            self._beats.kill(pid, os.getsid(0))\n",
+        "            pass\n",
+        "tests/unit/test_forks.py::test_without_a_supervisor_a_web_process_that_stands_still_is_killed",
     ),
     Control(
         "HTTP is ready when it listens",

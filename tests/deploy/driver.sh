@@ -42,9 +42,13 @@ say livez_apart "$(livez)"
 kill -STOP "$(of postroom-worker@1 MainPID)"
 until_ '[ "$(of postroom-worker@1 NRestarts)" = 1 ] && [ "$(of postroom-worker@1 ActiveState)" = active ]'
 say restarts_of_a_frozen_worker "$(of postroom-worker@1 NRestarts)"
-kill -STOP "$(pgrep -P "$(of postroom-web MainPID)" | head -n 1)"
+kill -STOP "$(of postroom-web MainPID)"
 until_ '[ "$(of postroom-web NRestarts)" = 1 ] && [ "$(of postroom-web ActiveState)" = active ]'
-say restarts_of_a_frozen_web_process "$(of postroom-web NRestarts)"
+say restarts_of_frozen_http "$(of postroom-web NRestarts)"
+frozen="$(pgrep -P "$(of postroom-web MainPID)" | head -n 1)"
+kill -STOP "$frozen"
+until_ '! kill -0 "$frozen" && [ "$(livez)" = 200 ]'
+say restarts_after_one_frozen_web_process "$(of postroom-web NRestarts)"
 say livez_after_it "$(livez)"
 timeout 120 systemctl stop postroom-web postroom-worker@1
 

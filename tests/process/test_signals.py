@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
+from tests.servers.systemd import Systemd
 from tests.servers.waiting import eventually
 
 MAIL = {"subject": "A subject", "recipient": "you@postroom.example", "body": "A body", "key": KEY}
@@ -124,29 +124,6 @@ def answers(path: Path) -> bool:
         return post(path) == 202
     except OSError:
         return False
-
-
-class Systemd:
-    """What systemd hears from a service (sd_notify)."""
-
-    def __init__(self) -> None:
-        name = f"postroom-tests-{uuid4()}"  # in the abstract namespace: a path would be too long
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(f"\0{name}")
-        self._socket.settimeout(60)
-        self.settings = {"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "200000"}
-
-    def __enter__(self) -> Systemd:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def hears(self, state: str) -> bool:
-        """Wait until it hears so; what else it hears must be of the watchdog."""
-        while (heard := self._socket.recv(100).decode()) == "WATCHDOG=1" != state:
-            pass
-        return heard == state
 
 
 @pytest.mark.parametrize("words", ["web", "worker"])

@@ -1,40 +1,13 @@
-"""What wakes granian's main loop, and what ends a worker that is just being forked."""
+"""What ends a web process that is just being forked."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from postroom.serve import Interrupt
 from postroom.supervise import described_end
-
-
-@pytest.mark.parametrize("stopping", [False, True])
-def test_a_signal_to_stop_is_not_cleared_with_the_death_of_a_worker(stopping: bool) -> None:
-    server: Any = SimpleNamespace(interrupt_signal=stopping, interrupt_children=[])
-    interrupt = Interrupt(server)
-    interrupt.set()
-    interrupt.clear()
-    assert interrupt.is_set() is stopping
-
-
-def test_the_log_says_what_ended_a_web_process(caplog: pytest.LogCaptureFixture) -> None:
-    processes = [
-        SimpleNamespace(inner=SimpleNamespace(pid=pid, exitcode=end)) for pid, end in ((1, -9), (2, 75))
-    ]
-    server: Any = SimpleNamespace(interrupt_signal=False, interrupt_children=[], wrks=processes)
-    interrupt = Interrupt(server)
-    for index in 0, 1:
-        server.interrupt_children.append(index)
-        interrupt.set()
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2
-    assert "was killed by signal 9 (SIGKILL): out of memory?" in said[0]
-    assert "ended with status 75; starting another (deaths since the start: 2)" in said[1]
 
 
 @pytest.mark.parametrize(
