@@ -41,14 +41,7 @@ def accept(
     has used up its own; nothing is kept then.
     """
     passing("accept.parsed")
-    recipients = policy.recipients(submission)
-    policy.subject_is_one_line(submission)
-    policy.says_something(submission)
-    policy.body_is_text(submission)
-    policy.fits(len(submission.body), most_bytes)  # rendering never makes it smaller
-    message = _render(submission, recipients, clock())
-    policy.fits(len(message.mime), most_bytes)
-    gate(message.mime, smtputf8=message.smtputf8)
+    message = _checked(submission, most_bytes, clock())
     free = store.free_bytes()
     policy.has_room(free, disk_reserve)
     if shares is not None:
@@ -63,6 +56,19 @@ def accept(
             field="Idempotency-Key",
         )
     return outcome
+
+
+def _checked(submission: Submission, most_bytes: int, now: Instant) -> NewMessage:
+    """Return the message that a submission becomes. Raises Rejected."""
+    recipients = policy.recipients(submission)
+    policy.subject_is_one_line(submission)
+    policy.says_something(submission)
+    policy.body_is_text(submission)
+    policy.fits(len(submission.body), most_bytes)  # rendering never makes it smaller
+    message = _render(submission, recipients, now)
+    policy.fits(len(message.mime), most_bytes)
+    gate(message.mime, smtputf8=message.smtputf8)
+    return message
 
 
 class _RandomPool:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from postroom import listen
 from postroom.config import Settings
+from postroom.descriptors import open_descriptors, raise_descriptor_limit
 from postroom.forks import Interrupt, Keeper
 from postroom.model import SECOND
 from postroom.pulse import report_ready, report_stopping
 from postroom.supervise import (
     EX_UNAVAILABLE,
-    raise_descriptor_limit,
     stop_signals,
     watch_lifeline,
 )
@@ -201,7 +201,7 @@ def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
 def _listens() -> bool:
     """Whether any socket of this process listens; where the system does not show them, as if one did."""
     try:
-        return any(_is_listening(int(name)) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return any(map(_is_listening, open_descriptors()))
     except FileNotFoundError:
         return True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import select
 import signal
 import subprocess
@@ -53,14 +52,6 @@ def watch_lifeline(fd: int, *, beats: bool = False) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
-
-
-def raise_descriptor_limit() -> None:
-    """Allow this process as many open files and connections as the system lets it have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(ValueError, OSError):  # one that is infinite may be more than the kernel takes
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def ignore_stray_signals() -> None:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from postroom.descriptors import are_shown, open_descriptors
 from postroom.shown import counted
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ _LOOK_S = 1.0
 _AT_ONCE = 200  # connections that are looked at before other threads have a turn
 _PAUSE_S = 0.0005
 _TELL_S = 60.0
-_FOLDER = "/proc/self/fd"
 _RECEIVED = struct.Struct("Q")  # tcpi_bytes_received of the kernel's struct tcp_info
 _RECEIVED_AT = 128
 
@@ -72,7 +71,7 @@ class Connections:
         self._clock = clock
         self._looked_at = clock()
         self._ended, self._told_at = 0, -_TELL_S
-        self._is_looked_at = Path(_FOLDER).is_dir()
+        self._is_looked_at = are_shown()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="connections")
 
@@ -111,7 +110,7 @@ class Connections:
         self._now += min(elapsed, 2 * self._look_s)
         asked, self._asked = self._asked, set()
         seen: dict[int, _Seen] = {}
-        for number, descriptor in enumerate(_descriptors()):
+        for number, descriptor in enumerate(open_descriptors()):
             if number % _AT_ONCE == _AT_ONCE - 1:
                 time.sleep(_PAUSE_S)
             with suppress(OSError):  # it has been closed meanwhile
@@ -194,11 +193,6 @@ def _limit_unread(listener: socket.socket) -> None:
     """Give all connections to come a deadline for what is not read: they have the options of their listener."""
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, READ_WITHIN_MS)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-
-
-def _descriptors() -> list[int]:
-    with os.scandir(_FOLDER) as found:
-        return [int(entry.name) for entry in found]
 
 
 def _received(descriptor: int) -> int:

@@ -15,6 +15,7 @@ import uvloop
 from postroom import retry
 from postroom.accounts import AccountsFile, report
 from postroom.config import Settings
+from postroom.descriptors import raise_descriptor_limit
 from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
 from postroom.emaillog import EmailLog
 from postroom.errors import Buried, CommitUnknown, StoreError, StoreUnavailable
@@ -25,7 +26,7 @@ from postroom.pulse import Pulse, report_ready, report_stopping
 from postroom.seam import Seam
 from postroom.shown import counted
 from postroom.store import Store, StoredAccount, Transaction, position
-from postroom.supervise import raise_descriptor_limit, stop_signals, watch_lifeline
+from postroom.supervise import stop_signals, watch_lifeline
 from postroom.vault import Vault
 from postroom.version import VersionWatch
 from postroom.worker.dial import Dialer

@@ -25,7 +25,7 @@ def test_an_end_is_described(status: int, said: str) -> None:
 
 LIMIT = """
 import resource
-from postroom.supervise import raise_descriptor_limit
+from postroom.descriptors import raise_descriptor_limit
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
 raise_descriptor_limit()

@@ -1,0 +1,30 @@
+"""The open files and connections of this process. Imports nothing but the standard library."""
+
+from __future__ import annotations
+
+import os
+import resource
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_FOLDER: Final = "/proc/self/fd"
+
+
+def are_shown() -> bool:
+    """Whether the system shows which they are."""
+    return Path(_FOLDER).is_dir()
+
+
+def open_descriptors() -> list[int]:
+    """Return the numbers of those that are open. Raises FileNotFoundError where the system does not show them."""
+    with os.scandir(_FOLDER) as found:
+        return [int(entry.name) for entry in found]
+
+
+def raise_descriptor_limit() -> None:
+    """Allow this process as many as the system lets it have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(ValueError, OSError):  # one that is infinite may be more than the kernel takes
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
