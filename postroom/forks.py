@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from postroom.pulse import WATCHDOG, hear_forks, heard, notify
 from postroom.standstill import STILL_AFTER_S, Beats, look_every_s
-from postroom.supervise import Steadiness, described_end
+from postroom.supervise import EX_TEMPFAIL, Steadiness, described_end
 from postroom.version import VersionWatch
 
 if TYPE_CHECKING:
@@ -52,13 +52,14 @@ class Interrupt(threading.Event):
                     described_end(process.exitcode),
                     len(self._dead),
                 )
-                self._judge(index)
+                self._judge(index, process.exitcode)
 
-    def _judge(self, index: int) -> None:
+    def _judge(self, index: int, status: int) -> None:
         now = time.monotonic()
         lived = now - self._since.get(index, self._began)
         self._since[index] = now
-        if self._steadiness.note_end(lived) and not self.has_given_up:
+        cannot_stay_up = self._steadiness.note_end(lived, excused=status == EX_TEMPFAIL)
+        if cannot_stay_up and not self.has_given_up:
             self.has_given_up = True
             log.error(
                 "no web process has stayed up for %.0f minutes; HTTP ends, for whatever keeps it to see",

@@ -31,7 +31,7 @@ _USABLE_FOR_S = 10.0
 _STAYS_UP_WITHIN_S = 600.0
 _GONE_WITHIN_S = 60.0  # after SIGKILL
 EX_UNAVAILABLE = 69  # sysexits.h: what a child keeps running itself does not stay up
-_EX_TEMPFAIL = 75
+EX_TEMPFAIL = 75
 _EX_CONFIG = 78  # sysexits.h: starting again would not help
 _FALSE_STARTS = 5  # of a process that was never ready, until it is believed that it cannot start
 
@@ -132,12 +132,12 @@ class _Child:
         if status == EX_UNAVAILABLE:
             return True
         lived = time.monotonic() - self.started
-        return self.steadiness.note_end(lived, excused=status == _EX_TEMPFAIL)
+        return self.steadiness.note_end(lived, excused=status == EX_TEMPFAIL)
 
     def note_false_start(self, status: int) -> bool:
         """Count an end before it was ever ready; return whether it can be believed that it cannot start."""
         if (
-            not self.was_ready and status > 0 and status != _EX_TEMPFAIL
+            not self.was_ready and status > 0 and status != EX_TEMPFAIL
         ):  # no signal, and no server that is away
             self.false_starts += 1
         return not self.was_ready and self.false_starts >= _FALSE_STARTS
@@ -347,7 +347,7 @@ class Supervisor:
                 child.steadiness.within_s / 60,
                 _end_of(child, status),
             )
-            self._exit, self._is_over = _EX_TEMPFAIL, True
+            self._exit, self._is_over = EX_TEMPFAIL, True
             return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1

@@ -755,7 +755,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "web processes that do not stay up end the service",
         "postroom/forks.py",
-        "        if self._steadiness.note_end(lived) and not self.has_given_up:\n",
+        "        if cannot_stay_up and not self.has_given_up:\n",
         "        if False:\n",
         "tests/unit/test_forks.py::test_web_processes_that_never_stay_up_end_the_one_that_starts_them",
     ),

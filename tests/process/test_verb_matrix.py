@@ -123,9 +123,8 @@ def check(each: Desk, outcome: type[Outcome], status: str, *, in_doubt: bool) ->
     if cell.verb == "BDAT" and cell.how not in ("4xx", "5xx", "421"):
         kinds.add(Sent)  # with DATA, once it has been asked again
     if cell.verb == "BDAT" and cell.how == "421":
-        kinds = {
-            Deferred
-        }  # its first chunk is not the last to a server that has not shown that it takes them
+        # Its first chunk is not the last to a server that has not shown that it takes them.
+        kinds = {Deferred}
     assert outcome in kinds
     assert status.startswith(SHOWN[outcome])
     assert in_doubt == (outcome is InDoubt)

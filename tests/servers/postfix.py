@@ -291,9 +291,8 @@ class Postfix:
         """Change or add a user, in effect at the next AUTH."""
         self.users[user] = password
         self._write_users()
-        if (
-            self._dovecot is not None
-        ):  # forget what auth has cached; a reload would refuse log-ins for a while
+        # It forgets what auth has cached; a reload would refuse log-ins for a while.
+        if self._dovecot is not None:
             self._start_dovecot()
 
     def start(self) -> None:

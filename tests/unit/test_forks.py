@@ -58,6 +58,20 @@ def test_web_processes_that_never_stay_up_end_the_one_that_starts_them(
     assert caplog.text.count("no web process has stayed up for 10 minutes") == 1
 
 
+def test_while_a_server_is_away_web_processes_are_started_anew_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "kill", lambda pid, number: None)
+    now = 0.0
+    server: Any = SimpleNamespace(interrupt_signal=False, interrupt_children=[0], wrks=[])
+    interrupt = Interrupt(server, Steadiness(600, clock=lambda: now))
+    for death in range(20):
+        now = 100.0 * death
+        server.wrks = [SimpleNamespace(inner=SimpleNamespace(pid=death, exitcode=75))]
+        interrupt.set()
+    assert not interrupt.has_given_up
+
+
 def test_web_processes_that_are_of_use_for_a_while_are_started_anew_for_ever() -> None:
     now = 0.0
     steadiness = Steadiness(600, clock=lambda: now)

@@ -138,9 +138,8 @@ class Sendmail(PrivatePeer):
 
     def _queued(self) -> Iterator[bytes]:
         for control in files_below(self.folder / "queue"):
-            text = (
-                control.read_bytes() if control.name.startswith("qf") else b""
-            )  # tf and xf are on their way
+            # tf and xf are on their way.
+            text = control.read_bytes() if control.name.startswith("qf") else b""
             if text.endswith(b"\n.\n"):  # whole: one that was ended while it wrote has not answered for it
                 head = _head(text)
                 yield head + b"\n" + control.with_name(f"df{control.name[2:]}").read_bytes()
