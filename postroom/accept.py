@@ -16,7 +16,7 @@ from postroom.errors import InvalidSubmission
 from postroom.failpoint import passing
 from postroom.mime import Content, gate, render
 from postroom.model import Accepted, Clock, Instant, NewMessage, Submission, system_clock
-from postroom.store import IdempotencyClash, Store, Work
+from postroom.store import IdempotencyClash, Store, Work, accept_message
 
 _PIECE = 262_144  # characters
 
@@ -46,9 +46,7 @@ def accept(
     policy.has_room(free, disk_reserve)
     if shares is not None:
         shares.check(submission.account, len(message.mime), free - disk_reserve)
-    outcome: Accepted | IdempotencyClash = (write or store.write)(
-        lambda transaction: transaction.accept(message)
-    )
+    outcome = accept_message(message, write or store.write)
     passing("accept.committed")
     if isinstance(outcome, IdempotencyClash):
         raise InvalidSubmission(

@@ -16,6 +16,7 @@ VARIABLE = "POSTROOM_FAILPOINT"
 # The way of a message (docs/design.md §5), in its order.
 POINTS = (
     "accept.parsed",
+    "accept.piece",
     "accept.inserted",
     "accept.committed",
     "accept.answered",

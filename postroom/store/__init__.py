@@ -43,6 +43,7 @@ from postroom.store.listing import (
     newest,
     overall,
 )
+from postroom.store.pieces import accept_message
 from postroom.store.sqlite import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
@@ -79,6 +80,7 @@ __all__ = [
     "WordsOf",
     "Work",
     "WorkerRecord",
+    "accept_message",
     "check_copy",
     "is_in_use",
     "open_store",

@@ -49,6 +49,8 @@ _TABLES = {
     "api_key": ("id",),
     "message": ("id",),
     "content": ("message_id",),
+    "content_piece": ("upload", "number"),
+    "upload": ("id",),
     "worker": ("id",),
     "delivery": ("id",),
     "job": ("id",),
@@ -304,7 +306,7 @@ class _Mover:
         """Let new rows go on behind the old ones, and the target be served from."""
         with self._target.exclusively() as (session, _):
             for table, key in _TABLES.items():
-                if key == ("id",):
+                if key == ("id",) and table != "upload":  # whose ids are random
                     session.connection.execute(
                         sql.SQL(
                             "SELECT setval(pg_get_serial_sequence({}, 'id'), coalesce(max(id), 0) + 1, false) FROM {}"

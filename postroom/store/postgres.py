@@ -68,8 +68,9 @@ _RIGHTS_MISSING = """
 SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', ' ORDER BY needed), relname, current_user)
 FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
 WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_migration'))
-  AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'worker', 'delivery', 'job', 'attempt', 'event',
-                  'idempotency', 'log_batch', 'log_line', 'account_usage', 'connection', 'pace', 'job_count', 'commit_mark')
+  AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'content_piece', 'upload', 'worker', 'delivery',
+                  'job', 'attempt', 'event', 'idempotency', 'log_batch', 'log_line', 'account_usage', 'connection', 'pace',
+                  'job_count', 'commit_mark')
   AND NOT has_table_privilege(oid, needed)
 GROUP BY relname ORDER BY relname
 """.replace("%%", "%")
@@ -127,7 +128,7 @@ class _Session:
     @contextmanager
     def _patiently(self, parameters: Mapping[str, Any]) -> Iterator[None]:
         """Have the server wait for a large message to arrive: its time for a statement runs while it reads one."""
-        if len(parameters.get("mime", b"")) < _LARGE:
+        if len(parameters.get("mime", b"")) + len(parameters.get("octets", b"")) < _LARGE:
             yield
             return
         self.connection.execute(_PATIENCE)

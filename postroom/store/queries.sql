@@ -461,6 +461,32 @@ DELETE FROM log_line WHERE batch = :batch;
 DELETE FROM log_batch WHERE id = :batch;
 
 
+-- ---------------------------------------------------------------- contents
+
+-- name: begin_upload!
+INSERT INTO upload (id, began_at) VALUES (:upload, :now);
+
+-- name: add_piece!
+INSERT INTO content_piece (upload, number, checksum, octets) VALUES (:upload, :number, :checksum, :octets);
+
+-- name: end_upload!
+-- Whoever ends it has it: the acceptance of its message, or what drops it.
+DELETE FROM upload WHERE id = :upload;
+
+-- name: set_upload!
+UPDATE content SET upload = :upload
+WHERE message_id = (SELECT id FROM message WHERE request_id = :request_id);
+
+-- name: delete_pieces!
+DELETE FROM content_piece WHERE upload = :upload;
+
+-- name: content_of^
+SELECT mime, upload FROM content WHERE message_id = :message_id;
+
+-- name: pieces_of
+SELECT octets FROM content_piece WHERE upload = :upload ORDER BY number;
+
+
 -- ---------------------------------------------------------------- retention
 
 -- name: over_after
@@ -478,11 +504,14 @@ ORDER BY finished_at, id LIMIT :count;
 SELECT CAST(coalesce(sum(message.size), 0) AS BIGINT)
 FROM message JOIN content ON content.message_id = message.id WHERE message.account_id = :account_id;
 
--- name: text_of$
-SELECT mime FROM content WHERE message_id = :message_id;
-
 -- name: delete_content!
 DELETE FROM content WHERE message_id = :message_id;
+
+-- name: delete_pieces_of!
+DELETE FROM content_piece WHERE upload = (SELECT upload FROM content WHERE message_id = :message_id);
+
+-- name: old_uploads
+SELECT id FROM upload WHERE began_at <= :until ORDER BY id LIMIT :count;
 
 -- name: delete_attempts!
 DELETE FROM attempt WHERE job_id = :job_id;

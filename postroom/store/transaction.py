@@ -13,6 +13,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from typing import Any
 from zlib import crc32
 
@@ -38,6 +39,7 @@ from postroom.model import (
 )
 from postroom.pace import Pace
 from postroom.store.floors import Floors
+from postroom.store.pieces import Upload
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 os.register_at_fork(after_in_child=_tokens.seed)
@@ -347,8 +349,35 @@ class Transaction:
 
     # -- acceptance
 
-    def accept(self, message: NewMessage) -> Accepted | IdempotencyClash:
-        """Store message, deliveries, job, event and idempotency key: the moment of acceptance."""
+    def add_piece(self, upload_id: int, *, number: int, checksum: int, octets: bytes, now: Instant) -> None:
+        """Store the next piece of a large content; `checksum` is the CRC-32 of all up to its end."""
+        if number == 0:
+            self._q.begin_upload(self._db, upload=upload_id, now=now)
+        self._q.add_piece(self._db, upload=upload_id, number=number, checksum=checksum, octets=octets)
+
+    def drop_upload(self, upload_id: int) -> None:
+        """Drop the pieces of a content whose message is not accepted; those of one that is stay."""
+        if self._q.end_upload(self._db, upload=upload_id):
+            self._q.delete_pieces(self._db, upload=upload_id)
+
+    def accept(self, message: NewMessage, upload: Upload | None = None) -> Accepted | IdempotencyClash:
+        """Store message, deliveries, job, event and idempotency key: the moment of acceptance.
+
+        With `upload` the content is there already. Raises LeaseLost when it was dropped meanwhile.
+        """
+        outcome = self._before_insertion(message)
+        if outcome is not None:
+            if upload is not None:
+                self.drop_upload(upload.id)
+            return outcome
+        self._insert(message, upload)
+        self.accepted[message.account_id] += 1
+        passing("accept.inserted")
+        self.wakes = True
+        return Accepted(message.request_id)
+
+    def _before_insertion(self, message: NewMessage) -> Accepted | IdempotencyClash | None:
+        """Note the idempotency key; return what came of an earlier message with it."""
         if message.idempotency_key is not None:
             is_new = self._add_idempotency(message)
             if not self._knows_at_once:
@@ -359,11 +388,7 @@ class Transaction:
                     if before is not None:
                         return before
                     is_new = self._add_idempotency(message)  # it was pruned just now
-        self._insert(message)
-        self.accepted[message.account_id] += 1
-        passing("accept.inserted")
-        self.wakes = True
-        return Accepted(message.request_id)
+        return None
 
     def _add_idempotency(self, message: NewMessage) -> Any:
         return self._q.add_idempotency(
@@ -382,9 +407,10 @@ class Transaction:
         same = before[0] == message.fingerprint
         return Accepted(before[1], replayed=True) if same else IdempotencyClash(before[1])
 
-    def _insert(self, message: NewMessage) -> None:
+    def _insert(self, message: NewMessage, upload: Upload | None) -> None:
         first, *others = message.forward_paths
-        checksum = crc32(message.mime)
+        mime = message.mime if upload is None else b""
+        checksum = crc32(mime) if upload is None else upload.checksum
         self._q.accept_message(
             self._db,
             request_id=message.request_id,
@@ -395,11 +421,14 @@ class Transaction:
             smtputf8=int(message.smtputf8),
             now=message.accepted_at,
             in_doubt=None if message.in_doubt is None else message.in_doubt.value,
-            mime=message.mime,
+            mime=mime,
             checksum=checksum,
             forward_path=first,
             envelope_checksum=_envelope_checksum(message.reverse_path, first, checksum),
         )
+        if upload is not None:
+            self._must(self._q.end_upload(self._db, upload=upload.id))
+            self._must(self._q.set_upload(self._db, request_id=message.request_id, upload=upload.id))
         for path in others:
             self._q.add_delivery(
                 self._db,
@@ -494,7 +523,7 @@ class Transaction:
         job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
         checksum, crashes, own, *first, has_others, _, drawn, drawn_at = more
         if mime is None:
-            mime = self._q.text_of(self._db, message_id=message_id)
+            mime = self._content(message_id)
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
@@ -540,6 +569,15 @@ class Transaction:
             self.finish(job, Result(outcomes, now), worker_id=worker_id, started_at=now, now=now)
             return None
         return job
+
+    def _content(self, message_id: int) -> bytes:
+        mime, upload_id = self._q.content_of(self._db, message_id=message_id)
+        if upload_id is None:
+            return bytes(mime)
+        joined = BytesIO()
+        for (octets,) in self._q.pieces_of(self._db, upload=upload_id):
+            joined.write(octets)
+        return joined.getvalue()
 
     # -- connections
 
@@ -967,7 +1005,7 @@ class Transaction:
         )
         rows = list(found)
         for _, message_id, _ in rows:
-            self._q.delete_content(self._db, message_id=message_id)
+            self._delete_content(message_id)
         if rows:
             job_id, _, finished_at = rows[-1]
             self.set_setting(_BODIES_PRUNED, f"{finished_at}:{job_id}")
@@ -979,10 +1017,21 @@ class Transaction:
         for job_id, message_id in rows:
             self._q.delete_attempts(self._db, job_id=job_id)
             self._q.delete_events(self._db, message_id=message_id)
-            self._q.delete_content(self._db, message_id=message_id)
+            self._delete_content(message_id)
             self._q.delete_deliveries(self._db, message_id=message_id)
             self._q.delete_job(self._db, job_id=job_id)
             self._q.delete_message(self._db, message_id=message_id)
+        return len(rows)
+
+    def _delete_content(self, message_id: int) -> None:
+        self._q.delete_pieces_of(self._db, message_id=message_id)
+        self._q.delete_content(self._db, message_id=message_id)
+
+    def prune_uploads(self, until: Instant, most: int) -> int:
+        """Drop up to `most` contents that were begun by then and belong to no message; return how many."""
+        rows = list(self._q.old_uploads(self._db, until=until, count=most))
+        for (upload_id,) in rows:
+            self.drop_upload(upload_id)
         return len(rows)
 
     def prune_keys(self, until: Instant, most: int) -> int:

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 BATCH = 100
 _MOST_BATCHES = 300  # a minute's work; the rest is for the next one
 _PAUSE_S = 0.02
+_LONGEST_UPLOAD = 3600 * SECOND  # a content whose message has not been accepted by then never will be
 _MOST_DRIFT = 3600 * SECOND
 _CLOCK_SET = "the clock was set by more than an hour: nothing is pruned until it is as before or the worker is restarted"
 # Time since the boot, which nobody sets; where there is such a clock, one that goes on while the machine is suspended.
@@ -71,6 +72,9 @@ class Retention:
         self._store.fold_counts()
         if self._clock_was_set():
             return
+        self._store.write(
+            lambda transaction: transaction.prune_uploads(self._clock() - _LONGEST_UPLOAD, BATCH)
+        )
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
             until = self._clock() - history

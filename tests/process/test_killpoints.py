@@ -151,7 +151,8 @@ def kill_and_settle(
 
 def check_kills_at(point: str, way: Way, folder: Path, settings: dict[str, str]) -> None:
     note = folder / "deaths"
-    size = 600_000 if point == "send.body" else 500  # one body of several blocks, killed between them
+    in_pieces = ("send.body", "accept.piece")  # bodies of several blocks, killed between them
+    size = 600_000 if point in in_pieces else 500
     every = 1 if point == "session.connect" else 7
     with Sink(ledger=folder / "ledger", chunking=way.chunking) as sink:
         settings = {**settings, VARIABLE: f"{point}:{every}:{note}"}

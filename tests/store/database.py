@@ -47,7 +47,7 @@ FAILED = Failed("550 5.1.1 nobody", Blame.RECIPIENT, Reply(550, "nobody", "5.1.1
 IN_DOUBT = InDoubt("no answer")
 
 TABLES = (
-    "setting", "account", "api_key", "message", "content", "delivery", "job", "attempt", "event",
+    "setting", "account", "api_key", "message", "content", "content_piece", "upload", "delivery", "job", "attempt", "event",
     "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace", "job_count",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from postroom.cli import cli
 from postroom.config import Settings
 from postroom.errors import ConfigError, StoreDamaged, StoreError
 from postroom.model import InDoubtPolicy, Secret
-from postroom.store import Store, Work, move, open_store
+from postroom.store import Store, Transaction, Work, move, open_store
 from postroom.vault import Vault
 from postroom.web import create_app
 from tests.servers.installation import KEY, ROOT
@@ -68,6 +69,8 @@ def live_in(post: Post) -> None:
     post.finish(job, FAILED)
     post.accept(new_message(post.anna, key="a key", fingerprint=b"\x01\x00"))
     post.mark_dot(post.claim_one())
+    for number, octets in enumerate((b"first", b"second")):
+        post.store.write(partial(_add_piece, number=number, octets=octets))
     post.store.write(
         lambda t: t.take_connection(post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
     )
@@ -77,6 +80,10 @@ def live_in(post: Post) -> None:
     lines = [line.message_id for line in post.store.unwritten_log_lines(2)]
     post.store.write(lambda t: t.begin_log_batch(start=5, messages=lines, writer="somebody"))
     post.database.change("UPDATE event SET detail = 'a ' || char(0) || ' in it' WHERE id = 1")
+
+
+def _add_piece(transaction: Transaction, number: int, octets: bytes) -> None:
+    transaction.add_piece(1 << 61, number=number, checksum=4711, octets=octets, now=NOW)
 
 
 @pytest.fixture

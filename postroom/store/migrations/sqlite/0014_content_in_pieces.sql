@@ -1,0 +1,16 @@
+-- A large content is written in pieces, each in a commit of its own, before its message is accepted: no other commit waits for
+-- more than one of them. `upload` has those that are under way; what a process leaves behind when it dies is found there.
+CREATE TABLE upload (
+    id       INTEGER PRIMARY KEY,                       -- random, chosen by the process that writes it
+    began_at INTEGER NOT NULL
+);
+
+CREATE TABLE content_piece (
+    upload   INTEGER NOT NULL,
+    number   INTEGER NOT NULL,                          -- from 0
+    checksum INTEGER NOT NULL,                          -- CRC-32 of the content up to the end of this piece
+    octets   BLOB NOT NULL,
+    UNIQUE (upload, number)
+);
+
+ALTER TABLE content ADD COLUMN upload INTEGER;          -- NULL: the content is in `mime`

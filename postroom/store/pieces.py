@@ -1,0 +1,87 @@
+"""Large contents: written in pieces, each in a commit of its own, before the message is accepted.
+
+A commit holds the database for as long as the disk takes to flush it. In pieces, a message of 25 MB keeps nobody else's
+commit waiting for longer than one of them, and neither the driver nor the database's log has it in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from os import register_at_fork
+from typing import TYPE_CHECKING, Any, TypeAlias
+from zlib import crc32
+
+from postroom.errors import CommitUnknown, LeaseLost, StoreError, StoreUnavailable
+from postroom.failpoint import passing
+from postroom.model import Accepted, Instant, NewMessage
+
+if TYPE_CHECKING:
+    from postroom.store.committer import Work
+    from postroom.store.transaction import IdempotencyClash, Transaction
+
+PIECE = 524_288
+"""Octets of a piece; what has no more is written with its message."""
+
+Write: TypeAlias = "Callable[[Work[Any]], Any]"
+_ids = random.Random()  # noqa: S311  # they must differ, not be secret
+register_at_fork(after_in_child=_ids.seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A content whose pieces are stored: its number of octets, and their CRC-32."""
+
+    id: int
+    size: int
+    checksum: int
+
+
+def accept_message(message: NewMessage, write: Write) -> Accepted | IdempotencyClash:
+    """Store a message and return once it is durable; one that is large in pieces first.
+
+    Raises StoreUnavailable when it was not stored, CommitUnknown when nobody can say.
+    """
+    if len(message.mime) <= PIECE:
+        outcome: Accepted | IdempotencyClash = write(lambda transaction: transaction.accept(message))
+        return outcome
+    upload_id = _ids.getrandbits(62) + 1
+    try:
+        upload = _upload(upload_id, message, write)
+        outcome = write(lambda transaction: transaction.accept(message, upload))
+    except CommitUnknown:
+        raise
+    except LeaseLost as error:
+        raise StoreUnavailable("the message took too long to be stored; nothing of it is kept") from error
+    except Exception:
+        with suppress(StoreError):  # retention finds what is left
+            write(lambda transaction: transaction.drop_upload(upload_id))
+        raise
+    return outcome
+
+
+def _upload(upload_id: int, message: NewMessage, write: Write) -> Upload:
+    checksum = 0
+    for number, piece in enumerate(_pieces(message.mime)):
+        checksum = crc32(piece, checksum)
+        try:
+            write(_addition(upload_id, number, checksum, piece, message.accepted_at))
+        except CommitUnknown as error:  # whatever became of the piece, its message is not accepted
+            raise StoreUnavailable(str(error)) from error
+        passing("accept.piece")
+    return Upload(upload_id, len(message.mime), checksum)
+
+
+def _pieces(mime: bytes) -> Iterator[bytes]:
+    for start in range(0, len(mime), PIECE):
+        yield mime[start : start + PIECE]
+
+
+def _addition(
+    upload_id: int, number: int, checksum: int, piece: bytes, now: Instant
+) -> Callable[[Transaction], None]:
+    return lambda transaction: transaction.add_piece(
+        upload_id, number=number, checksum=checksum, octets=piece, now=now
+    )

@@ -1,0 +1,171 @@
+"""Large contents: stored in pieces before their message, and gone with it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from postroom.errors import CommitUnknown, LeaseLost, StoreUnavailable
+from postroom.model import SECOND, Accepted, NewMessage
+from postroom.store import IdempotencyClash, Work, accept_message
+from postroom.store.pieces import PIECE
+from tests.store.database import NOW, SENT, Database, Post, new_message
+from tests.store.test_retention import log
+
+HOUR = 3600 * SECOND
+SIZE = 2 * PIECE + 17
+
+
+def large(post: Post, size: int = SIZE, **named: Any) -> NewMessage:
+    return replace(new_message(post.anna, **named), mime=os.urandom(size))
+
+
+def counts(database: Database) -> tuple[int, int, int]:
+    """Return the numbers of contents, of pieces, and of uploads under way."""
+    found = [
+        database.value(f"SELECT count(*) FROM {table}") for table in ("content", "content_piece", "upload")
+    ]
+    return found[0], found[1], found[2]
+
+
+class Writes:
+    """Commits works one after the other, as `Store.write` does; `fails` at one of them, before or after its commit."""
+
+    def __init__(
+        self, post: Post, *, fails: int = -1, with_: Exception | None = None, after: bool = False
+    ) -> None:
+        self._post = post
+        self._fails = fails
+        self._error = with_
+        self._after = after
+        self.count = 0
+
+    def __call__(self, work: Work[Any]) -> Any:
+        self.count += 1
+        if self.count - 1 != self._fails or self._error is None:
+            return self._post.store.write(work)
+        if self._after:
+            self._post.store.write(work)
+        raise self._error
+
+
+@pytest.mark.parametrize("size", [PIECE, PIECE + 1, 2 * PIECE, SIZE])
+def test_what_is_claimed_is_what_was_accepted(post: Post, database: Database, size: int) -> None:
+    message, write = large(post, size), Writes(post)
+    assert accept_message(message, write) == Accepted(message.request_id)
+    pieces = -(-size // PIECE) if size > PIECE else 0
+    assert (counts(database), write.count) == ((1, pieces, 0), pieces + 1), (
+        "each piece has a commit of its own"
+    )
+    assert database.value("SELECT size FROM message") == size
+    assert post.claim_one().mime == message.mime
+
+
+def test_nothing_is_due_before_the_last_commit(post: Post, database: Database) -> None:
+    seen = []
+
+    def write(work: Work[Any]) -> Any:
+        seen.append((database.value("SELECT count(*) FROM job"), post.claim()))
+        return post.store.write(work)
+
+    accept_message(large(post), write)
+    assert seen == [(0, [])] * 4
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_what_fails_on_its_way_leaves_nothing(post: Post, database: Database, number: int) -> None:
+    with pytest.raises(StoreUnavailable, match="no room"):
+        accept_message(large(post), Writes(post, fails=number, with_=StoreUnavailable("no room")))
+    assert counts(database) == (0, 0, 0)
+    assert database.value("SELECT count(*) FROM message") == 0
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_piece_that_nobody_knows_of_is_no_message_that_nobody_knows_of(
+    post: Post, database: Database, after: bool
+) -> None:
+    write = Writes(post, fails=1, with_=CommitUnknown("no answer"), after=after)
+    with pytest.raises(StoreUnavailable) as caught:
+        accept_message(large(post), write)
+    assert not isinstance(caught.value, CommitUnknown)
+    assert counts(database) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_where_the_acceptance_is_unknown_the_pieces_stay(post: Post, database: Database, after: bool) -> None:
+    with pytest.raises(CommitUnknown):
+        accept_message(large(post), Writes(post, fails=3, with_=CommitUnknown("no answer"), after=after))
+    assert counts(database) == ((1, 3, 0) if after else (0, 3, 1))
+    post.store.write(lambda t: t.prune_uploads(NOW, 100))
+    assert counts(database) == ((1, 3, 0) if after else (0, 0, 0))
+
+
+def test_a_repeated_request_and_a_clash_keep_no_second_content(post: Post, database: Database) -> None:
+    first = large(post, key="a key", fingerprint=b"one")
+    accept_message(first, post.store.write)
+    again = large(post, key="a key", fingerprint=b"one")
+    assert accept_message(again, post.store.write) == Accepted(first.request_id, replayed=True)
+    other = large(post, key="a key", fingerprint=b"two")
+    assert accept_message(other, post.store.write) == IdempotencyClash(first.request_id)
+    assert counts(database) == (1, 3, 0)
+    assert post.claim_one().mime == first.mime
+
+
+class TestWhatADeadProcessLeft:
+    def left(self, post: Post) -> int:
+        post.store.write(lambda t: t.add_piece(4711, number=0, checksum=1, octets=b"first", now=NOW))
+        post.store.write(lambda t: t.add_piece(4711, number=1, checksum=2, octets=b"second", now=NOW))
+        return 4711
+
+    def test_goes_after_an_hour(self, post: Post, database: Database) -> None:
+        accept_message(large(post), post.store.write)
+        self.left(post)
+        assert post.store.write(lambda t: t.prune_uploads(NOW - 1, 100)) == 0
+        assert counts(database) == (1, 5, 1)
+        assert post.store.write(lambda t: t.prune_uploads(NOW, 100)) == 1
+        assert counts(database) == (1, 3, 0)
+
+    def test_is_not_accepted_any_more(self, post: Post, database: Database) -> None:
+        """The process was stopped for an hour, say, and goes on."""
+
+        def write(work: Work[Any]) -> Any:
+            if counts(database)[1] == 3:
+                post.store.write(lambda t: t.prune_uploads(NOW, 100))
+            return post.store.write(work)
+
+        with pytest.raises(StoreUnavailable, match="took too long") as caught:
+            accept_message(large(post), write)
+        assert isinstance(caught.value.__cause__, LeaseLost)
+        assert counts(database) == (0, 0, 0)
+
+
+def test_pieces_go_with_their_content(post: Post, database: Database) -> None:
+    for _ in range(2):
+        accept_message(large(post), post.store.write)
+    for job in post.claim(most_bytes=10 * SIZE):
+        post.finish(job, SENT)
+    log(post.store)
+    accept_message(large(post), post.store.write)
+    assert post.store.write(lambda t: t.prune_bodies(NOW + HOUR, 1)) == 1
+    assert counts(database) == (2, 6, 0)
+    assert post.store.write(lambda t: t.prune_history(NOW + HOUR, 100)) == 2
+    assert counts(database) == (1, 3, 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM content_piece WHERE number = 1",
+        "DELETE FROM content_piece WHERE number = 2",
+        "UPDATE content_piece SET octets = (SELECT octets FROM content_piece WHERE number = 0) WHERE number = 1",
+    ],
+)
+def test_an_altered_piece_goes_to_nobody(post: Post, database: Database, damage: str) -> None:
+    message = large(post)
+    accept_message(message, post.store.write)
+    database.change(damage)
+    assert post.claim() == []
+    assert "the stored content is not what was accepted" in post.status(message.request_id)
