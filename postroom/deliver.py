@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from postroom.errors import FaultKind
+from postroom.errors import ContentDamaged, FaultKind
 from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Meaning, Outcome, Reply, Sent
 from postroom.replies import UNKNOWN, Circumstances, read
 from postroom.reply_table import Place
 from postroom.shown import printable
-from postroom.smtp import Connection, Envelope, Suspicion, Transcript
+from postroom.smtp import Connection, Envelope, Suspicion, Text, Transcript
 from postroom.status import classify, classify_fault, explain_fault, explain_reply, leaves_open
 
 _ENVELOPE = ("MAIL", "RCPT", "DATA")
@@ -34,6 +34,7 @@ async def deliver(
     job: ClaimedJob,
     before_dot: Callable[[], Awaitable[None]],
     doubted: Suspicion | None = None,
+    text: Text | None = None,
 ) -> Mapping[int, Outcome]:
     """Send a claimed job over an open connection; return one Outcome for each of its delivery ids.
 
@@ -41,12 +42,16 @@ async def deliver(
     message was not sent. Raises NotBegun when the message has to go over another connection:
     this one turned out to be closed, or to have carried as many messages as the server wants
     of one, or the server may not take commands in groups. `doubted` is what it said then.
+    `text` is the content of a job that does not have it.
     """
-    envelope = _envelope(job)
+    envelope = _envelope(job, job.mime if text is None else text)
     shortcoming = connection.shortcoming(envelope)
     if shortcoming is not None:
         return for_all(job, Failed(shortcoming, Blame.MESSAGE))
-    transcript = await connection.transact(envelope, before_dot, doubted)
+    try:
+        transcript = await connection.transact(envelope, before_dot, doubted)
+    except ContentDamaged as error:
+        return for_all(job, Failed(str(error), Blame.MESSAGE))
     if transcript.was_taken_for_all:
         assert transcript.final is not None
         return for_all(job, Sent(transcript.final))
@@ -107,9 +112,9 @@ def _is_spent(transcript: Transcript, circumstances: Circumstances) -> bool:
     return read(mail, Place.MAIL, circumstances).meaning not in _BELIEVED
 
 
-def _envelope(job: ClaimedJob) -> Envelope:
+def _envelope(job: ClaimedJob, text: Text) -> Envelope:
     forward_paths = tuple(delivery.forward_path for delivery in job.deliveries)
-    return Envelope(job.reverse_path, forward_paths, job.mime, job.smtputf8)
+    return Envelope(job.reverse_path, forward_paths, text, job.smtputf8)
 
 
 def for_all(job: ClaimedJob, outcome: Outcome) -> Mapping[int, Outcome]:

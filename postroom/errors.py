@@ -180,6 +180,16 @@ class SchemaMismatch(StoreError):
     """The database's schema is not the one that this version of Postroom needs."""
 
 
+DAMAGED = "the stored {} is not what was accepted: the database or its disk has altered it"
+
+
+class ContentDamaged(StoreError):
+    """The stored content of a message is not what was accepted."""
+
+    def __init__(self) -> None:
+        super().__init__(DAMAGED.format("content"))
+
+
 class LeaseLost(StoreError):
     """Another worker holds the job by now."""
 

@@ -15,26 +15,28 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from typing import TypeAlias, TypeGuard
 
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply
 from postroom.numbers import whole_number
 from postroom.session import Endpoint, Session
+from postroom.storedtext import StoredText
 from postroom.wire import Wire
 
 Mark = Callable[[], Awaitable[None]]
+Text: TypeAlias = bytes | StoredText
 
 _DOT = b".\r\n"
 _LAST_WRITE = 65_536  # how much of the text may leave together with its end: one write costs less than two
 _SMALL = 2  # parts of a text whose first is the chunk by which a server shows that it takes chunks
 _LEFT = (FaultKind.DISCONNECTED, FaultKind.REFUSED, FaultKind.TIMEOUT)
-_LARGE = 1_048_576  # octets of a text that is not copied as a whole
-_CHUNK = 262_144  # octets of a BDAT that is not the last
+_CHUNK = 262_144  # octets of a text that leave together before its end
 _SILENCE_S = 5.0  # how long a server that has not taken a group yet may say nothing within one
 _FAR_S = 0.005  # of a round trip: from here on one less is worth that a break leaves a doubt more often
 _IN_FLOW_S = 1.0  # since the last answer: then the server is not about to close an idle connection
@@ -96,7 +98,7 @@ class Envelope:
 
     reverse_path: str
     forward_paths: tuple[str, ...]
-    mime: bytes = field(repr=False)
+    mime: Text = field(repr=False)
     smtputf8: bool = False
 
 
@@ -306,7 +308,7 @@ class Connection(Session):
 
     # -- the envelope
 
-    async def _envelope(self, envelope: Envelope, transcript: Transcript) -> bytes:
+    async def _envelope(self, envelope: Envelope, transcript: Transcript) -> Text:
         """Ask for the transaction; return what is left of the text to be sent."""
         if not self._pipelines:
             await self._step_by_step(envelope, transcript)
@@ -321,12 +323,13 @@ class Connection(Session):
                 transcript.final = reply
         return rest
 
-    def _first_chunk(self, mime: bytes) -> tuple[bytes, bytes]:
+    def _first_chunk(self, mime: Text) -> tuple[bytes, Text]:
         """Cut off a chunk that leaves with the envelope where a server has yet to show that it takes chunks.
 
-        It is not the last, so that whatever the server does with it, the message is not sent.
+        It is not the last, so that whatever the server does with it, the message is not sent. A stored text has
+        several chunks anyway.
         """
-        if not self._chunks or self.traits.took_chunks:
+        if not self._chunks or self.traits.took_chunks or isinstance(mime, StoredText):
             return b"", mime
         at = min(len(mime) // _SMALL, _LAST_WRITE // _SMALL)
         return b"BDAT %d\r\n" % at + mime[:at], mime[at:]
@@ -415,28 +418,37 @@ class Connection(Session):
 
     # -- the text
 
-    async def _as_data(self, mime: bytes, transcript: Transcript, before_dot: Mark) -> None:
+    async def _as_data(self, mime: Text, transcript: Transcript, before_dot: Mark) -> None:
         """Send all but the end, then `before_dot`, then the end with its dot in one write."""
         passing("send.data")
-        pieces = stuffed_pieces(mime)
-        end = next(pieces)
-        for piece in pieces:
-            await self._wire.write(end, "DATA", self._timeouts.block)
-            if len(mime) > _LARGE:  # the loop may hear the server, and serve others, between two pieces
-                await asyncio.sleep(0)
-            end = piece
+        end = dot_stuff(mime) if _is_short(mime) else await self._send_to_the_end(mime)
         passing("send.before_mark")
         if await self._may_end("DATA", transcript, before_dot):
             await self._end("dot", end + _DOT, transcript)
 
-    async def _in_chunks(self, mime: bytes, transcript: Transcript, before_dot: Mark) -> None:
+    async def _send_to_the_end(self, mime: Text) -> bytes:
+        """Send all but the end of a long text, its dots doubled; return the end."""
+        begins_line, end = True, b""
+        async for piece, is_last in _cut(mime):
+            end = dot_stuff(piece, begins_line=begins_line)
+            begins_line = piece.endswith(b"\r\n")
+            if not is_last:
+                await self._wire.write(end, "DATA", self._timeouts.block)
+                await asyncio.sleep(0)  # the loop may hear the server, and serve others, between two pieces
+        return end
+
+    async def _in_chunks(self, mime: Text, transcript: Transcript, before_dot: Mark) -> None:
         """Send all chunks but the last, then `before_dot`, then the last in one write (RFC 3030 §2)."""
         passing("send.data")
         shown = self.traits.took_chunks or transcript.grouped
         transcript.grouped = True  # a chunk's octets leave before the answer to its BDAT
-        end_at = max(len(mime) - _LAST_WRITE, 0 if shown else len(mime) // _SMALL)
-        early, end = memoryview(mime)[:end_at], bytes(mime[end_at:])
-        refusal = await self._early_chunks(early)
+        refusal: Reply | None = None
+        if shown and _is_short(mime):
+            end = mime
+        else:
+            refusal, end = await self._early_chunks(
+                _cut(mime) if shown or not _is_short(mime) else _halved(mime)
+            )
         if refusal is not None:
             transcript.final = refusal
             await self._reset()  # what follows a refused chunk would be refused too
@@ -445,19 +457,24 @@ class Connection(Session):
         if await self._may_end("BDAT", transcript, before_dot):
             await self._end("BDAT", b"BDAT %d LAST\r\n" % len(end) + end, transcript)
 
-    async def _early_chunks(self, early: memoryview) -> Reply | None:
-        """Send these octets; return the first reply that refuses a chunk, if there is one."""
+    async def _early_chunks(self, chunks: AsyncIterator[tuple[bytes, bool]]) -> tuple[Reply | None, bytes]:
+        """Send all but the last; return the first reply that refuses one, if there is one, and the last.
+
+        A server that has not taken chunks yet answers the first one before it gets more.
+        """
         unanswered = 0
         refusal: Reply | None = None
-        for start in range(0, len(early), _CHUNK):
-            chunk = early[start : start + _CHUNK]
+        shown = self.traits.took_chunks
+        async for chunk, is_last in chunks:
+            if is_last:
+                return await self._refusal(unanswered), chunk
             await self._wire.write(b"BDAT %d\r\n" % len(chunk) + chunk, "BDAT", self._timeouts.block)
             unanswered += 1
-            if not self._pipelines:
-                unanswered, refusal = 0, await self._refusal(1)
+            if not self._pipelines or not shown:
+                unanswered, refusal, shown = 0, await self._refusal(1), True
             if refusal is not None:
-                return refusal
-        return await self._refusal(unanswered)
+                return refusal, b""
+        raise AssertionError("a text has a last piece")
 
     async def _refusal(self, count: int) -> Reply | None:
         known = self.traits.took_chunks or self.traits.is_believed
@@ -505,7 +522,7 @@ class Connection(Session):
         A break leaves such a message in doubt wherever it comes. So the server must have taken groups and chunks and
         have gone on after a message, and this connection must be in use just now.
         """
-        if self._round_trip < _FAR_S or len(envelope.mime) > _LAST_WRITE:
+        if self._round_trip < _FAR_S or not _is_short(envelope.mime):
             return False
         traits, now = self.traits, asyncio.get_running_loop().time()
         shown = (
@@ -523,7 +540,9 @@ class Connection(Session):
         passing("send.marked")
         await self._expect_silence("MAIL")
         transcript.dot_sent = True
-        chunk = b"BDAT %d LAST\r\n" % len(envelope.mime) + envelope.mime
+        text = envelope.mime
+        assert _is_short(text)
+        chunk = b"BDAT %d LAST\r\n" % len(text) + text
         try:
             await self._say_in_one("MAIL", self._commands(envelope), chunk)
             passing("send.dot")
@@ -572,32 +591,42 @@ def _extension_at(verb: str) -> Extension:
     return Extension.CHUNKING if verb == "BDAT" else Extension.PIPELINING
 
 
-def stuffed_pieces(mime: bytes) -> Iterator[bytes]:
-    """Yield the text with its dots doubled; the last piece is what leaves with the final dot.
-
-    A large text is never in memory a second time.
-    """
-    if len(mime) <= _LARGE:
-        text = dot_stuff(mime)
-        if len(text) > _LAST_WRITE:
-            yield text[:-_LAST_WRITE]
-        yield text[-_LAST_WRITE:]
-        return
-    start = 0
-    while start < len(mime):
-        rest = len(mime) - start
-        end = start + (rest if rest <= _LAST_WRITE else min(_CHUNK, rest - _LAST_WRITE))
-        end += mime[end - 1 : end + 1] == b"\r\n"  # the two stay together
-        piece = mime[start:end]
-        yield (
-            dot_stuff(piece)
-            if mime[start - 2 : start] in (b"", b"\r\n")
-            else piece.replace(b"\r\n.", b"\r\n..")
-        )
-        start = end
+def _is_short(mime: Text) -> TypeGuard[bytes]:
+    """Whether a text leaves as a whole together with its end."""
+    return not isinstance(mime, StoredText) and len(mime) <= _LAST_WRITE
 
 
-def dot_stuff(mime: bytes) -> bytes:
+async def _cut(mime: Text) -> AsyncIterator[tuple[bytes, bool]]:
+    """Yield a text in pieces, each with whether it is the last, which leaves with the end. No CRLF is cut in two."""
+    held = b""
+    async for octets in _pieces(mime):
+        held += octets
+        start = 0
+        while (rest := len(held) - start) > _LAST_WRITE:
+            end = start + min(_CHUNK, rest - _LAST_WRITE)
+            end += held[end - 1 : end + 1] == b"\r\n"
+            yield held[start:end], False
+            start = end
+        held = held[start:]
+    yield held, True
+
+
+async def _pieces(mime: Text) -> AsyncIterator[bytes]:
+    if isinstance(mime, StoredText):
+        async for octets in mime.pieces():
+            yield octets
+    else:
+        yield mime
+
+
+async def _halved(mime: bytes) -> AsyncIterator[tuple[bytes, bool]]:
+    """Yield a short text in two pieces: the answer to the first one shows whether a server takes chunks."""
+    at = len(mime) // _SMALL
+    yield mime[:at], False
+    yield mime[at:], True
+
+
+def dot_stuff(mime: bytes, *, begins_line: bool = True) -> bytes:
     """Double the dot that starts a line (RFC 5321 §4.5.2). `mime` must have passed the gate (`mime.gate`)."""
     stuffed = mime.replace(b"\r\n.", b"\r\n..")
-    return b"." + stuffed if stuffed.startswith(b".") else stuffed
+    return b"." + stuffed if begins_line and stuffed.startswith(b".") else stuffed

@@ -23,6 +23,7 @@ from postroom.model import (
     Account,
     AccountState,
     Instant,
+    LargeContent,
     MessageState,
     MessageStatus,
     Secret,
@@ -56,6 +57,7 @@ from postroom.store.transaction import (
     Transaction,
     slots_of_the_day,
 )
+from postroom.storedtext import PIECE
 
 __all__ = [
     "MOVED",
@@ -383,6 +385,16 @@ class Store:
         if floors:
             floors.note_accounts(due_from, now, [stored.account.id for stored in found])
         return [stored for stored in found if _may_send(stored.account, now)]
+
+    @_twice
+    def piece_of_content(self, content: LargeContent, number: int) -> bytes:
+        """Return the piece with this number, from 0, of a large content; nothing where there is none."""
+        with self._engine.reading() as (db, q):
+            piece = q.piece_of(db, message_id=content.message_id, number=number)
+            if piece is None:  # it was stored as a whole
+                first = number * PIECE + 1
+                piece = q.part_of(db, message_id=content.message_id, first=first, octets=PIECE)
+        return bytes(piece) if piece is not None else b""
 
     @_twice
     def connections(self) -> int:

@@ -17,13 +17,11 @@ from zlib import crc32
 from postroom.errors import CommitUnknown, LeaseLost, StoreError, StoreUnavailable
 from postroom.failpoint import passing
 from postroom.model import Accepted, Instant, NewMessage
+from postroom.storedtext import PIECE
 
 if TYPE_CHECKING:
     from postroom.store.committer import Work
     from postroom.store.transaction import IdempotencyClash, Transaction
-
-PIECE = 524_288
-"""Octets of a piece; what has no more is written with its message."""
 
 Write: TypeAlias = "Callable[[Work[Any]], Any]"
 _ids = random.Random()  # noqa: S311  # they must differ, not be secret
@@ -40,7 +38,7 @@ class Upload:
 
 
 def accept_message(message: NewMessage, write: Write) -> Accepted | IdempotencyClash:
-    """Store a message and return once it is durable; one that is large in pieces first.
+    """Store a message and return once it is durable; what has more octets than a piece in pieces first.
 
     Raises StoreUnavailable when it was not stored, CommitUnknown when nobody can say.
     """
@@ -67,7 +65,7 @@ def _upload(upload_id: int, message: NewMessage, write: Write) -> Upload:
     for number, piece in enumerate(_pieces(message.mime)):
         checksum = crc32(piece, checksum)
         try:
-            write(_addition(upload_id, number, checksum, piece, message.accepted_at))
+            write(_addition(upload_id, number, piece, message.accepted_at))
         except CommitUnknown as error:  # whatever became of the piece, its message is not accepted
             raise StoreUnavailable(str(error)) from error
         passing("accept.piece")
@@ -79,9 +77,5 @@ def _pieces(mime: bytes) -> Iterator[bytes]:
         yield mime[start : start + PIECE]
 
 
-def _addition(
-    upload_id: int, number: int, checksum: int, piece: bytes, now: Instant
-) -> Callable[[Transaction], None]:
-    return lambda transaction: transaction.add_piece(
-        upload_id, number=number, checksum=checksum, octets=piece, now=now
-    )
+def _addition(upload_id: int, number: int, piece: bytes, now: Instant) -> Callable[[Transaction], None]:
+    return lambda transaction: transaction.add_piece(upload_id, number=number, octets=piece, now=now)

@@ -467,7 +467,7 @@ DELETE FROM log_batch WHERE id = :batch;
 INSERT INTO upload (id, began_at) VALUES (:upload, :now);
 
 -- name: add_piece!
-INSERT INTO content_piece (upload, number, checksum, octets) VALUES (:upload, :number, :checksum, :octets);
+INSERT INTO content_piece (upload, number, octets) VALUES (:upload, :number, :octets);
 
 -- name: end_upload!
 -- Whoever ends it has it: the acceptance of its message, or what drops it.
@@ -480,11 +480,13 @@ WHERE message_id = (SELECT id FROM message WHERE request_id = :request_id);
 -- name: delete_pieces!
 DELETE FROM content_piece WHERE upload = :upload;
 
--- name: content_of^
-SELECT mime, upload FROM content WHERE message_id = :message_id;
+-- name: piece_of$
+SELECT octets FROM content_piece
+WHERE upload = (SELECT upload FROM content WHERE message_id = :message_id) AND number = :number;
 
--- name: pieces_of
-SELECT octets FROM content_piece WHERE upload = :upload ORDER BY number;
+-- name: part_of$
+-- Of a content that was stored as a whole.
+SELECT substr(mime, :first, :octets) FROM content WHERE message_id = :message_id AND upload IS NULL;
 
 
 -- ---------------------------------------------------------------- retention

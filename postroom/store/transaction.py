@@ -13,14 +13,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from typing import Any
 from zlib import crc32
 
 from postroom import pace, retry
-from postroom.errors import Buried, LeaseLost
+from postroom.errors import DAMAGED, Buried, LeaseLost
 from postroom.failpoint import passing
 from postroom.model import (
+    MOST_IN_MEMORY,
     SECOND,
     Accepted,
     Blame,
@@ -30,6 +30,7 @@ from postroom.model import (
     InDoubt,
     InDoubtPolicy,
     Instant,
+    LargeContent,
     NewMessage,
     Outcome,
     PendingDelivery,
@@ -45,7 +46,6 @@ _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secr
 os.register_at_fork(after_in_child=_tokens.seed)
 CRASHED = "the worker that was sending it stopped"
 POISONED = "set aside: the worker has stopped {} times while it was sending this message"
-DAMAGED = "the stored {} is not what was accepted: the database or its disk has altered it"
 _NEIGHBOUR_DAMAGED = "another recipient's stored envelope was altered"
 STEPPED_BACK = (
     "held: the database was restored or has lost its newest state, and this may have been sent already"
@@ -56,7 +56,7 @@ MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _DUE_AT = 16  # the column of `jobs_due`
-_LOADED_AT_ONCE = 65_536  # octets of a text that is loaded with its row; larger ones are where they are taken
+_LOADED_AT_ONCE = 65_536  # octets of a content that is loaded with its row; larger ones while they are sent
 _ANY_SIZE = (1 << 63) - 1
 
 _SUSPECT = MOST_CRASHES - 1
@@ -349,11 +349,11 @@ class Transaction:
 
     # -- acceptance
 
-    def add_piece(self, upload_id: int, *, number: int, checksum: int, octets: bytes, now: Instant) -> None:
-        """Store the next piece of a large content; `checksum` is the CRC-32 of all up to its end."""
+    def add_piece(self, upload_id: int, *, number: int, octets: bytes, now: Instant) -> None:
+        """Store the next piece of a large content."""
         if number == 0:
             self._q.begin_upload(self._db, upload=upload_id, now=now)
-        self._q.add_piece(self._db, upload=upload_id, number=number, checksum=checksum, octets=octets)
+        self._q.add_piece(self._db, upload=upload_id, number=number, octets=octets)
 
     def drop_upload(self, upload_id: int) -> None:
         """Drop the pieces of a content whose message is not accepted; those of one that is stay."""
@@ -454,8 +454,8 @@ class Transaction:
     ) -> list[ClaimedJob]:
         """Take up to `most` due jobs of an account, oldest first; they are this worker's until finished.
 
-        Stops before `most_bytes` of content are exceeded, but takes one of up to `first_bytes`. A
-        large text that is not taken is not loaded. With a
+        Stops before `most_bytes` of memory are exceeded, but takes one of up to `first_bytes`. A
+        large content stays where it is until it is sent. With a
         `daily_limit` the recipients are reserved here, so that no number of workers
         exceeds it in any 24 hours; when none is left, the account is parked. `paced`: the account
         has a pace, which all workers share. `probing`: it is set aside, and one worker tries it.
@@ -489,8 +489,9 @@ class Transaction:
         )
         rows = list(found)
         for row in rows:
-            room -= row[5]
-            if room < 0 and (jobs or row[5] > first_bytes):
+            octets = min(row[5], MOST_IN_MEMORY)
+            room -= octets
+            if room < 0 and (jobs or octets > first_bytes):
                 break
             if left is not None and left <= 0:
                 if not jobs:
@@ -520,10 +521,9 @@ class Transaction:
     def _claim_row(
         self, row: tuple[Any, ...], account_id: int, worker_id: int, now: Instant, left: int | None
     ) -> ClaimedJob | None:
-        job_id, attempt, message_id, request_id, reverse_path, _, smtputf8, accepted_at, mime, *more = row
+        job_id, attempt, message_id, request_id, reverse_path, size, smtputf8, accepted_at, mime, *more = row
         checksum, crashes, own, *first, has_others, _, drawn, drawn_at = more
-        if mime is None:
-            mime = self._content(message_id)
+        large = LargeContent(message_id, size, checksum) if mime is None else None
         if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
@@ -553,7 +553,7 @@ class Transaction:
             account_id=account_id,
             reverse_path=reverse_path,
             deliveries=tuple(PendingDelivery(id_, path) for id_, path, _ in taken),
-            mime=mime,
+            mime=mime or b"",
             smtputf8=bool(smtputf8),
             accepted_at=accepted_at,
             reserved_slot=slot,
@@ -562,6 +562,7 @@ class Transaction:
             one_recipient=not has_others,
             drawn=drawn,
             drawn_at=drawn_at,
+            large=large,
         )
         if damage:
             spared = Deferred(_NEIGHBOUR_DAMAGED, Blame.MESSAGE)
@@ -569,15 +570,6 @@ class Transaction:
             self.finish(job, Result(outcomes, now), worker_id=worker_id, started_at=now, now=now)
             return None
         return job
-
-    def _content(self, message_id: int) -> bytes:
-        mime, upload_id = self._q.content_of(self._db, message_id=message_id)
-        if upload_id is None:
-            return bytes(mime)
-        joined = BytesIO()
-        for (octets,) in self._q.pieces_of(self._db, upload=upload_id):
-            joined.write(octets)
-        return joined.getvalue()
 
     # -- connections
 
@@ -1064,12 +1056,18 @@ def _envelope_checksum(reverse_path: str, forward_path: str, content: int) -> in
 
 
 def _damage(
-    reverse_path: str, deliveries: Sequence[tuple[int, str, int | None]], mime: bytes, checksum: int | None
+    reverse_path: str,
+    deliveries: Sequence[tuple[int, str, int | None]],
+    mime: bytes | None,
+    checksum: int | None,
 ) -> dict[int, Outcome]:
-    """Return the end of each delivery whose content or envelope is not what was accepted."""
+    """Return the end of each delivery whose content or envelope is not what was accepted.
+
+    Without `mime` the content is looked at when it is read.
+    """
     if checksum is None:  # it was accepted before there was one
         return {}
-    content = crc32(mime)
+    content = checksum if mime is None else crc32(mime)
     if content != checksum:
         return {id_: Failed(DAMAGED.format("content"), Blame.MESSAGE) for id_, _, _ in deliveries}
     return {

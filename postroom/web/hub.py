@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ ANSWER_WITHIN_S = (
 _ASIDE_WITHIN_S = 20.0
 _LOOK_S = 1.0
 _STALLED_S = 0.05
+_SHORT_TURN_S = 0.0005  # of Python's lock, while a thread computes
 _ASKING_THREADS = 8
 _here = (
     threading.local()
@@ -53,6 +55,7 @@ class Hub:
         self._idle: list[_Steps] = []
         self._commits: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
+        self._turns_short = _ShortTurns()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -108,7 +111,8 @@ class Hub:
                 del _here.answer_by
 
         assert self._loop is not None
-        return await self._loop.run_in_executor(self._threads, call)
+        with self._turns_short:
+            return await self._loop.run_in_executor(self._threads, call)
 
     # -- for requests
 
@@ -270,6 +274,30 @@ class _Desk(Generic[Q, T]):
 
 class _GivenUp(Exception):
     """Nobody waits for this work any more."""
+
+
+class _ShortTurns:
+    """While a thread computes, the loop waits less for Python's lock.
+
+    It asks for the lock several times for each request, and every time waits for as long as
+    `sys.getswitchinterval` says: 5 ms, unless told otherwise. With shorter turns a thread that computes
+    loses next to nothing.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._usual_s = 0.0
+
+    def __enter__(self) -> None:
+        if not self._count:
+            self._usual_s = sys.getswitchinterval()
+            sys.setswitchinterval(min(self._usual_s, _SHORT_TURN_S))
+        self._count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._count -= 1
+        if not self._count:
+            sys.setswitchinterval(self._usual_s)
 
 
 class _Promise(Generic[T]):

@@ -20,7 +20,7 @@ from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
 from postroom.emaillog import EmailLog
 from postroom.errors import Buried, CommitUnknown, StoreError, StoreUnavailable
 from postroom.failpoint import passing
-from postroom.model import SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
+from postroom.model import MOST_IN_MEMORY, SECOND, Account, AccountState, ClaimedJob, Clock, system_clock
 from postroom.plainfile import reason_of
 from postroom.pulse import Pulse, report_ready, report_stopping
 from postroom.seam import Seam
@@ -78,7 +78,7 @@ class Worker:
         self._renewed = time.monotonic()
         self._version = VersionWatch()
         self._lanes: dict[int, Lane] = {}
-        self._memory = MemoryBudget(settings.max_message_bytes)
+        self._memory = MemoryBudget(MOST_IN_MEMORY)
         self._context = Context(
             settings=settings,
             store=store,

@@ -30,6 +30,7 @@ from postroom.model import (
 from postroom.smtp import Connection, Suspicion
 from postroom.status import classify_fault, is_refused_login
 from postroom.store import Result, Slot, StoredAccount
+from postroom.storedtext import StoredText
 from postroom.worker.known import KnownServer
 from postroom.worker.standing import (
     Context,
@@ -43,7 +44,6 @@ from postroom.worker.standing import (
 
 log = logging.getLogger(__name__)
 
-_LARGE = 65_536  # octets of a text that is not kept until its result is recorded
 _DEPTH = 4  # jobs claimed ahead, for each connection
 _IDLE_S = 10.0  # how long a connection waits for more mail before it says QUIT
 _OLDEST_S = 300.0  # how long one connection is used
@@ -119,7 +119,7 @@ class Lane:
         """Take in claimed jobs and see that there are connections for them."""
         self._jobs.extend(jobs)
         self._context.in_hand.update(job.token for job in jobs)
-        self._context.bytes_in_hand += sum(len(job.mime) for job in jobs)
+        self._context.bytes_in_hand += sum(job.octets_in_hand for job in jobs)
         self._staff()
 
     def _staff(self) -> None:
@@ -432,7 +432,9 @@ class Lane:
 
         try:
             try:
-                outcomes = await deliver(line.connection, job, mark, self._doubted.get(job.id))
+                outcomes = await deliver(
+                    line.connection, job, mark, self._doubted.get(job.id), self._text(job)
+                )
             except NotBegun as why:
                 if marked:
                     marked = False
@@ -460,6 +462,17 @@ class Lane:
         finally:
             self._marked.discard(session)
         self._settle(job, outcomes, started_at)
+
+    def _text(self, job: ClaimedJob) -> StoredText | None:
+        """Return what reads the text of a job that does not have it."""
+        large, store = job.large, self._context.store
+        if large is None:
+            return None
+        return StoredText(
+            large.size,
+            large.checksum,
+            lambda number: self._context.read(lambda: store.piece_of_content(large, number)),
+        )
 
     def _settle(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
         if _all_sent(outcomes):
@@ -563,9 +576,9 @@ class Lane:
 
     def _let_go(self, job: ClaimedJob) -> ClaimedJob:
         """A job is in hand from the claim until what became of it is on its way into the database, which needs no text."""
-        self._context.bytes_in_hand -= len(job.mime)
+        self._context.bytes_in_hand -= job.octets_in_hand
         self._doubted.pop(job.id, None)
-        return job if len(job.mime) < _LARGE else replace(job, mime=b"")
+        return job
 
     def _release(self, job: ClaimedJob) -> None:
         now = self._context.clock()

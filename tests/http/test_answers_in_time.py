@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,25 @@ def test_a_commit_that_waits_for_too_long_is_not_made(
             hub.close()
 
     asyncio.run(ask())
+
+
+def test_the_loop_waits_less_for_the_lock_while_a_thread_computes(store: Store) -> None:
+    usual = sys.getswitchinterval()
+
+    async def compute() -> list[float]:
+        hub = Hub(store)
+        hub.start(loop := asyncio.get_running_loop())
+        try:
+            found = await asyncio.gather(
+                *(hub.run_in_thread(loop.time() + 60, sys.getswitchinterval) for _ in range(3))
+            )
+        finally:
+            hub.close()
+        return [*found, sys.getswitchinterval()]
+
+    *during, after = asyncio.run(compute())
+    assert max(during) < usual / 5
+    assert after == usual
 
 
 @pytest.mark.parametrize("on_the_loop", [False, True])

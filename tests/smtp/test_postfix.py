@@ -67,16 +67,16 @@ def test_mail_follows_mail_by_every_way(
 ) -> None:
     subjects = [f"{n} {pipelining} {chunking}" for n in range(20)]
     sizes = [20, 70_000, 20, 400_000, 20]
-    envelopes = [
-        envelope(mime=f"Subject: {subject}\r\n\r\n.\r\n".encode() + body_of(sizes[n % 5]))
+    texts = [
+        f"Subject: {subject}\r\n\r\n.\r\n".encode() + body_of(sizes[n % 5])
         for n, subject in enumerate(subjects)
     ]
 
     async def dialogue() -> None:
         where = at(postfix, Security.STARTTLS, client_tls, pipelining=pipelining, chunking=chunking)
         connection = await Connection.open(where)
-        for each in envelopes:
-            transcript = await connection.transact(each, nothing)
+        for text in texts:
+            transcript = await connection.transact(envelope(mime=text), nothing)
             assert verdict(outcome_of(transcript, BOB)) == (Sent, None)
             assert (transcript.data is None) == chunking
             assert connection.usable
@@ -86,7 +86,7 @@ def test_mail_follows_mail_by_every_way(
     arrived = {str(message["Subject"]): message for message in postfix.messages(expected=20)}
     assert sorted(arrived) == sorted(subjects)
     raw = sorted(mail.partition(b"\n\n")[2] for mail in postfix.mails(expected=20))
-    assert raw == sorted(each.mime.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n") for each in envelopes)
+    assert raw == sorted(text.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n") for text in texts)
 
 
 def test_recipients_that_postfix_refuses(postfix: Postfix, client_tls: ssl.SSLContext) -> None:

@@ -10,14 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from postroom import smtp
 from postroom.deliver import deliver, outcome_of
 from postroom.errors import FaultKind, LeaseLost
 from postroom.mime import gate
 from postroom.model import Blame, Deferred, Failed, InDoubt, Reply, Security, Sent
 from postroom.session import Endpoint
 from postroom.smtp import Envelope, Transcript, dot_stuff
-from postroom.wire import Wire
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Also, Drop, HalfClose, Hang, Late, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say
@@ -203,34 +201,6 @@ def test_five_megabytes_to_a_reader_that_pauses(scripted: StartScripted) -> None
     [mailed] = mail(endpoint(server, deadlines={"block": 5.0}), envelope(mime=mime))
     assert mailed.outcome() == (Sent, None)
     assert server.messages[0].data == mime
-
-
-def test_a_large_text_is_copied_piece_by_piece(
-    scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, most_ahead, written = 0, 0, 0
-    pieces_of, write = smtp.stuffed_pieces, Wire.write
-
-    def counted(mime: bytes) -> Iterator[bytes]:
-        nonlocal made, most_ahead
-        for piece in pieces_of(mime):
-            made += 1
-            most_ahead = max(most_ahead, made - written)
-            yield piece
-
-    async def noted(wire: Wire, data: bytes, verb: str, seconds: float) -> None:
-        nonlocal written
-        await write(wire, data, verb, seconds)
-        written += verb == "DATA" and len(data) > 100
-
-    monkeypatch.setattr(smtp, "stuffed_pieces", counted)
-    monkeypatch.setattr(Wire, "write", noted)
-    server, mime = scripted(), MIME + b"line\r\n" * 500_000
-    [mailed] = mail(endpoint(server), envelope(mime=mime))
-    assert mailed.outcome() == (Sent, None)
-    assert server.messages[0].data == mime
-    assert made > 10
-    assert most_ahead == 2, "the one that is written, and the next, which may be the last"
 
 
 def test_a_reader_that_stops_is_given_up_at_the_deadline_for_a_block(scripted: StartScripted) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 from abc import ABC, abstractmethod
@@ -33,6 +34,7 @@ from postroom.model import (
 from postroom.store import IdempotencyClash, Result, Store, Work, open_store
 from postroom.store.postgres import PostgresEngine
 from postroom.store.sqlite import SQLiteEngine
+from postroom.storedtext import StoredText
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
 
@@ -448,6 +450,22 @@ class Post:
     def unlogged(self) -> list[str]:
         """Return the status of each line that email_log.txt lacks."""
         return [line.status for line in self.store.unwritten_log_lines(1000)]
+
+
+def content_of(store: Store, job: ClaimedJob) -> bytes:
+    """Return a claimed job's content as its worker sends it. Raises ContentDamaged."""
+    large = job.large
+    if large is None:
+        return job.mime
+
+    async def read(number: int) -> bytes:
+        return store.piece_of_content(large, number)
+
+    async def whole() -> bytes:
+        text = StoredText(large.size, large.checksum, read)
+        return b"".join([piece async for piece in text.pieces()])
+
+    return asyncio.run(whole())
 
 
 def new_message(

@@ -83,7 +83,7 @@ def live_in(post: Post) -> None:
 
 
 def _add_piece(transaction: Transaction, number: int, octets: bytes) -> None:
-    transaction.add_piece(1 << 61, number=number, checksum=4711, octets=octets, now=NOW)
+    transaction.add_piece(1 << 61, number=number, octets=octets, now=NOW)
 
 
 @pytest.fixture

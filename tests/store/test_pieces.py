@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import CommitUnknown, LeaseLost, StoreUnavailable
+from postroom.errors import CommitUnknown, ContentDamaged, LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Accepted, NewMessage
 from postroom.store import IdempotencyClash, Work, accept_message
-from postroom.store.pieces import PIECE
-from tests.store.database import NOW, SENT, Database, Post, new_message
+from postroom.storedtext import PIECE
+from tests.store.database import NOW, SENT, Database, Post, content_of, new_message
 from tests.store.test_retention import log
 
 HOUR = 3600 * SECOND
@@ -61,7 +61,9 @@ def test_what_is_claimed_is_what_was_accepted(post: Post, database: Database, si
         "each piece has a commit of its own"
     )
     assert database.value("SELECT size FROM message") == size
-    assert post.claim_one().mime == message.mime
+    job = post.claim_one()
+    assert (job.mime, job.size) == (b"", size)
+    assert content_of(post.store, job) == message.mime
 
 
 def test_nothing_is_due_before_the_last_commit(post: Post, database: Database) -> None:
@@ -111,13 +113,13 @@ def test_a_repeated_request_and_a_clash_keep_no_second_content(post: Post, datab
     other = large(post, key="a key", fingerprint=b"two")
     assert accept_message(other, post.store.write) == IdempotencyClash(first.request_id)
     assert counts(database) == (1, 3, 0)
-    assert post.claim_one().mime == first.mime
+    assert content_of(post.store, post.claim_one()) == first.mime
 
 
 class TestWhatADeadProcessLeft:
     def left(self, post: Post) -> int:
-        post.store.write(lambda t: t.add_piece(4711, number=0, checksum=1, octets=b"first", now=NOW))
-        post.store.write(lambda t: t.add_piece(4711, number=1, checksum=2, octets=b"second", now=NOW))
+        post.store.write(lambda t: t.add_piece(4711, number=0, octets=b"first", now=NOW))
+        post.store.write(lambda t: t.add_piece(4711, number=1, octets=b"second", now=NOW))
         return 4711
 
     def test_goes_after_an_hour(self, post: Post, database: Database) -> None:
@@ -161,11 +163,26 @@ def test_pieces_go_with_their_content(post: Post, database: Database) -> None:
         "DELETE FROM content_piece WHERE number = 1",
         "DELETE FROM content_piece WHERE number = 2",
         "UPDATE content_piece SET octets = (SELECT octets FROM content_piece WHERE number = 0) WHERE number = 1",
+        "DELETE FROM content_piece",
+        "UPDATE content SET upload = upload + 1",
     ],
 )
-def test_an_altered_piece_goes_to_nobody(post: Post, database: Database, damage: str) -> None:
+def test_an_altered_content_is_seen_as_it_is_read(post: Post, database: Database, damage: str) -> None:
+    accept_message(large(post), post.store.write)
+    database.change(damage)
+    with pytest.raises(ContentDamaged):
+        content_of(post.store, post.claim_one())
+
+
+def test_an_altered_envelope_is_seen_before_the_content_is_read(post: Post, database: Database) -> None:
     message = large(post)
     accept_message(message, post.store.write)
-    database.change(damage)
+    database.change("UPDATE delivery SET forward_path = 'mallory@example.net'")
     assert post.claim() == []
-    assert "the stored content is not what was accepted" in post.status(message.request_id)
+    assert "the stored envelope is not what was accepted" in post.status(message.request_id)
+
+
+def test_a_large_content_from_before_there_were_pieces(post: Post) -> None:
+    message = large(post)
+    post.accept(message)
+    assert content_of(post.store, post.claim_one()) == message.mime

@@ -236,7 +236,7 @@ class TestClaim:
         )
         assert [row[8] is None for row in rows] == [False, True, True]
         jobs = post.claim(most_bytes=210, now=LATER)
-        assert [(job.request_id, len(job.mime)) for job in jobs] == [(small, 100), (large, 101)]
+        assert [(job.request_id, job.size) for job in jobs] == [(small, 100), (large, 101)]
         assert post.status(larger) == "queued"
 
     def test_always_takes_one_however_large(self, post: Post) -> None:

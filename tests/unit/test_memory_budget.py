@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 
-from postroom.smtp import dot_stuff, stuffed_pieces
 from postroom.worker.memory import MOST_IN_HAND, MemoryBudget
 
 MIB = 1024 * 1024
@@ -58,15 +55,3 @@ def test_large_messages_that_hang_keep_no_small_one_waiting() -> None:
 
 def test_nothing_is_so_large_that_it_is_never_sent() -> None:
     assert MemoryBudget(MIB).shares([1], 0)[0].first_bytes > 1 << 40
-
-
-@pytest.mark.parametrize("size", [0, 1, 70_000, 1_048_576, 1_048_577, 1_500_000])
-def test_a_text_in_pieces_is_the_text_with_its_dots_doubled(size: int) -> None:
-    chance = random.Random(size)
-    words = [b"\r\n", b".", b"..", b"\r\n.", b"a"]
-    text = b"".join(chance.choices(words, k=size))[:size]
-    if text.endswith(b"\r"):
-        text = text[:-1]
-    *early, end = stuffed_pieces(text)
-    assert b"".join([*early, end]) == dot_stuff(text)
-    assert len(end) <= 65_536 * 4 // 3 + 2

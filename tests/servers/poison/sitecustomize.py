@@ -9,13 +9,13 @@ _poison = os.environ.get("POISON", "").encode()
 if _poison and "postroom" in sys.orig_argv:
     from postroom import deliver
     from postroom.model import ClaimedJob
-    from postroom.smtp import Envelope
+    from postroom.smtp import Envelope, Text
 
     _envelope = deliver._envelope
 
-    def _envelope_of(job: ClaimedJob) -> Envelope:
+    def _envelope_of(job: ClaimedJob, text: Text) -> Envelope:
         if _poison in job.mime:
             os.kill(os.getpid(), signal.SIGKILL)
-        return _envelope(job)
+        return _envelope(job, text)
 
     deliver._envelope = _envelope_of

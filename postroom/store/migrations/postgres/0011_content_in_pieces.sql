@@ -8,7 +8,6 @@ CREATE TABLE upload (
 CREATE TABLE content_piece (
     upload   BIGINT NOT NULL,
     number   BIGINT NOT NULL,                                 -- from 0
-    checksum BIGINT NOT NULL,                                 -- CRC-32 of the content up to the end of this piece
     octets   BYTEA NOT NULL,
     PRIMARY KEY (upload, number)
 );

@@ -8,7 +8,6 @@ CREATE TABLE upload (
 CREATE TABLE content_piece (
     upload   INTEGER NOT NULL,
     number   INTEGER NOT NULL,                          -- from 0
-    checksum INTEGER NOT NULL,                          -- CRC-32 of the content up to the end of this piece
     octets   BLOB NOT NULL,
     UNIQUE (upload, number)
 );
