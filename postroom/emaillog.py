@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,9 +26,11 @@ from uuid import uuid4
 from postroom.errors import LeaseLost
 from postroom.logstream import Held, NoReader, Stream, stream_at
 from postroom.model import SECOND, Instant
-from postroom.rewrite import rewrite_lines
+from postroom.rewrite import CannotRead, rewrite_lines
 from postroom.shown import printable
 from postroom.store import LogBatch, LogLine, Store
+
+log = logging.getLogger(__name__)
 
 LOCK = "email_log.lock"  # in var/
 _MOST_LINES = 1000
@@ -100,7 +103,7 @@ class EmailLog:
             if self._path.is_file():
                 self._settle(None)  # before its place in the file is another one
                 for path in (self._path, *self._rotated()):
-                    revised += rewrite_lines(path, change) if path.is_file() else 0
+                    revised += _revised(path, change)
             self._store.write(lambda transaction: transaction.set_setting(f"{name}:{self._writer}", "1"))
             return revised
 
@@ -198,6 +201,15 @@ class EmailLog:
     def _rotated(self) -> Iterator[Path]:
         """Yield the files that rotation, by renaming or by copying, has made of the log."""
         return self._path.parent.glob(f"{glob.escape(self._path.name)}?*")
+
+
+def _revised(path: Path, change: Callable[[bytes], bytes]) -> int:
+    """Change lines of one file; return how many are different now."""
+    try:
+        return rewrite_lines(path, change) if path.is_file() else 0
+    except CannotRead as error:
+        log.warning("%s was not searched for passwords: %s", path, error)
+        return 0
 
 
 def _identity(lock: BinaryIO) -> str:

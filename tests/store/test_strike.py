@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
+import gzip
 import logging
+import lzma
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -147,6 +151,49 @@ def test_lines_of_the_log_are_struck_once(
     log.write_text(held)
     strike_log(store, vault, email_log)
     assert log.read_text() == held
+
+
+@pytest.mark.parametrize("compression", [gzip, bz2, lzma], ids=lambda module: module.__name__)
+def test_compressed_files_of_the_log_are_struck_too(
+    refused: int, store: Store, vault: Vault, email_log: EmailLog, tmp_path: Path, compression: Any
+) -> None:
+    (tmp_path / "email_log.txt").write_text(SENT)
+    rotated = tmp_path / "email_log.txt.2.z"
+    rotated.write_bytes(compression.compress((SENT + FAILED_OF.format("anna", SAID)).encode()))
+    rotated.chmod(0o604)
+    strike_log(store, vault, email_log)
+    after = SENT + FAILED_OF.format("anna", SAID.replace(PASSWORD, "[struck]"))
+    assert compression.decompress(rotated.read_bytes()).decode() == after
+    assert rotated.stat().st_mode & 0o777 == 0o604
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        gzip.compress(b"line\n" * 1000)[:-9],
+        lzma.compress(b"line\n" * 1000)[:40],
+        b"BZh9 no",
+        b"\x28\xb5\x2f\xfd...",
+    ],
+    ids=["cut off gzip", "cut off xz", "damaged bzip2", "zstd"],
+)
+def test_what_cannot_be_read_is_named_and_keeps_nothing_else_from_being_struck(
+    refused: int,
+    store: Store,
+    vault: Vault,
+    email_log: EmailLog,
+    tmp_path: Path,
+    octets: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "email_log.txt").write_text(SENT)
+    unreadable, other = tmp_path / "email_log.txt.1", tmp_path / "email_log.txt.2"
+    unreadable.write_bytes(octets)
+    other.write_text(FAILED_OF.format("anna", SAID))
+    strike_log(store, vault, email_log)
+    assert unreadable.read_bytes() == octets
+    assert PASSWORD not in other.read_text()
+    assert f"{unreadable} was not searched for passwords" in caplog.text
 
 
 def test_a_batch_that_was_interrupted_is_found_before_its_place_moves(
