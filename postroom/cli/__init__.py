@@ -32,6 +32,7 @@ from postroom.errors import (
     NotFound,
     PlaceTaken,
     PostroomError,
+    QuotaExceeded,
     Rejected,
     SchemaMismatch,
     StoreDamaged,
@@ -91,7 +92,7 @@ def main() -> None:
 def _status_of(error: PostroomError | ConfigError) -> int:
     if isinstance(error, (ConfigError, SchemaMismatch, StoreDamaged)):
         return EX_CONFIG
-    return EX_TEMPFAIL if isinstance(error, (StoreUnavailable, PlaceTaken)) else 1
+    return EX_TEMPFAIL if isinstance(error, (StoreUnavailable, PlaceTaken, QuotaExceeded)) else 1
 
 
 def _words_of(error: OSError) -> tuple[str, int]:
@@ -357,6 +358,7 @@ def send(
     """
     from postroom import setup
     from postroom.accept import accept
+    from postroom.diskshare import DiskShares
     from postroom.model import MessageState, Submission
 
     service = setup.open_service()
@@ -369,7 +371,10 @@ def send(
             submission,
             most_bytes=service.settings.max_message_bytes,
             disk_reserve=service.settings.disk_reserve,
+            shares=DiskShares(service.store),
         )
+    except QuotaExceeded:
+        raise
     except Rejected as error:
         raise click.UsageError(str(error)) from error
     if not wait or as_json:

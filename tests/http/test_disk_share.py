@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,9 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from postroom import diskshare
+from postroom.cli import main
 from postroom.setup import Service
+from postroom.store.sqlite import SQLiteEngine
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-9876543210"
 ROOM = 100_000
@@ -37,6 +40,24 @@ def test_a_key_takes_no_more_of_the_disk_than_its_share(
     assert "share of the disk" in answers[-1].get_json()["detail"]
     assert "alice@example.com has used up its share of the disk" in caplog.text
     assert post(BOB, ROOM // 2).status_code == 202
+
+
+def test_the_command_is_held_to_it_too(
+    service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(diskshare, "ALWAYS", 0)
+    monkeypatch.setattr(SQLiteEngine, "_look_at_space", lambda engine: (0.0, ROOM, 10 * ROOM))
+    monkeypatch.setenv("POSTROOM_DISK_RESERVE", "0")
+    body = "x\n" * (ROOM * 7 // 20)
+    words = ["send", "--from", "alice@example.com", "--to", "a@example.org", "--body", body]
+    statuses = []
+    for _ in range(5):
+        monkeypatch.setattr(sys, "argv", ["postroom", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        statuses.append(ended.value.code)
+    assert statuses == [0, 0, 0, 75, 75]
+    assert "share of the disk" in capsys.readouterr().err
 
 
 def test_an_account_always_has_some_room(service: Service, make_app: Callable[..., Flask]) -> None:
