@@ -434,6 +434,7 @@ class Connection(Session):
             begins_line = piece.endswith(b"\r\n")
             if not is_last:
                 await self._wire.write(end, "DATA", self._timeouts.block)
+                passing("send.body")
                 await asyncio.sleep(0)  # the loop may hear the server, and serve others, between two pieces
         return end
 
@@ -469,6 +470,7 @@ class Connection(Session):
             if is_last:
                 return await self._refusal(unanswered), chunk
             await self._wire.write(b"BDAT %d\r\n" % len(chunk) + chunk, "BDAT", self._timeouts.block)
+            passing("send.body")
             unanswered += 1
             if not self._pipelines or not shown:
                 unanswered, refusal, shown = 0, await self._refusal(1), True

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 
 from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
-from postroom.failpoint import passing
 from postroom.model import Reply
 from postroom.shown import printable
 from postroom.status import parse_enhanced
@@ -155,8 +154,6 @@ class Wire(asyncio.Protocol):
         for start in range(0, len(data), _WRITE_CHUNK):
             if self.closing or self.transport is None:
                 return
-            if start:
-                passing("send.body")
             self.transport.write(data[start : start + _WRITE_CHUNK] if len(data) > _WRITE_CHUNK else data)
             if self._writable is not None:
                 await self._drain(verb, seconds)

@@ -227,9 +227,4 @@ def send(port: int, subject: str, size: int, quarters: int, *, reset: bool) -> i
 
 
 def subjects(service: Installation) -> set[str]:
-    return {
-        line.removeprefix(b"Subject: ").decode()
-        for (mime,) in service.query("SELECT substr(mime, 1, 2000) FROM content")
-        for line in bytes(mime).splitlines()
-        if line.startswith(b"Subject: ")
-    }
+    return {subject for (subject,) in service.query("SELECT subject FROM message")}

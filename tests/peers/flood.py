@@ -212,9 +212,7 @@ def check_all_sent(service: Installation, peer: Peer, ids: Sequence[str], *, ref
 
 def check_contents(service: Installation, peer: Peer, asked: dict[str, Request], sender: str) -> None:
     """Each message has arrived as it was asked for, and octet for octet as it is in the database."""
-    sent = dict(
-        service.query("SELECT request_id, mime FROM message JOIN content ON content.message_id = message.id")
-    )
+    sent = service.contents()
     arrived = {}
     for text in map(crlf, peer.received()):
         message = message_from_bytes(text, policy=policy.default)
@@ -222,7 +220,7 @@ def check_contents(service: Installation, peer: Peer, asked: dict[str, Request],
     for id_, request in asked.items():
         text, message = arrived[id_]
         _check_message(message, request, sender)
-        mime = bytes(sent[id_])
+        mime = sent[id_]
         assert _body(text) == _body(mime), f"{peer.name} has another body of {id_}"
         assert _fields(mime) <= _fields(text), f"{peer.name} has other header fields of {id_}"
 

@@ -94,10 +94,7 @@ def test_a_large_body_arrives_whole(
         connection.request("POST", "/send-email", chunks(body, chunk), JSON_TYPE, encode_chunked=True)
     status, document = answer(connection)
     assert status == 202, document
-    ((mime,),) = service.query(
-        "SELECT mime FROM content JOIN message ON message.id = message_id "
-        f"WHERE request_id = '{document['request_id']}'"
-    )
+    mime = service.contents()[document["request_id"]]
     got = message_from_bytes(mime, policy=default).get_content()
     assert got.replace("\r\n", "\n").rstrip("\n") == text.rstrip("\n")
 

@@ -247,6 +247,21 @@ class Installation:
         finally:
             connection.close()
 
+    def contents(self) -> dict[str, bytes]:
+        """Return what is stored of each message, by request id."""
+        found = {
+            request_id: bytes(mime)
+            for request_id, mime in self.query(
+                "SELECT request_id, mime FROM message JOIN content ON content.message_id = message.id"
+            )
+        }
+        for request_id, octets in self.query(
+            "SELECT request_id, octets FROM message JOIN content ON content.message_id = message.id "
+            "JOIN content_piece ON content_piece.upload = content.upload ORDER BY request_id, number"
+        ):
+            found[request_id] += bytes(octets)
+        return found
+
     def change(self, sql: str) -> None:
         """Change the database itself, past the service."""
         if "DATABASE_URL" in self._settings:
