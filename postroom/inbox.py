@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -30,8 +31,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from postroom.errors import NotFound
+from postroom.logs import LineFormatter, is_journal
 from postroom.model import SECOND, Clock, Instant, system_clock
 from postroom.numbers import whole_number
+from postroom.plainfile import kind_of, reason_of
 from postroom.pulse import Pulse, report_ready
 from postroom.supervise import ignore_stray_signals, stop_signals
 
@@ -52,6 +55,7 @@ LINE_LIMIT = (
 COMMAND_LIMIT = 4096  # octets; RFC 5321 §4.5.3.1.4 asks for 512 and more with each extension
 GRACE = 1.0  # seconds for mails that are being written when the server is told to end
 STALE_AFTER = 3600  # seconds until an unfinished file belongs to nobody
+TRY_AGAIN = 2.0  # seconds
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,7 +79,8 @@ class Maildrop:
         self._clock = clock
         self._lock = threading.Lock()
         self._last: Instant = 0
-        self._mails.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for needed in (folder, self._mails):
+            _make_folder(needed)
         _sync_folder(folder)
         self._sweep()
         self._names = deque(sorted(_names(folder)))
@@ -151,6 +156,21 @@ def _write_all(file: Any, chunk: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
+def _make_folder(folder: Path) -> None:
+    """Make a folder that is missing. Raises OSError, which says what is in its place."""
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+    try:
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        raise NotADirectoryError(
+            errno.ENOTDIR, "it is a link to nothing, not a folder", str(folder)
+        ) from None
+    if not stat.S_ISDIR(mode):
+        kind = kind_of(mode) or "a file"
+        raise NotADirectoryError(errno.ENOTDIR, f"it is {kind}, not a folder", str(folder))
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the names in the folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -176,6 +196,7 @@ def serve_inbox(
     ready: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     lifeline: int | None = None,
+    try_again_s: float | None = None,
 ) -> None:
     """Capture mails into `folder` until SIGTERM, SIGINT or `stop`; block meanwhile.
 
@@ -183,24 +204,22 @@ def serve_inbox(
     moment that connections are taken until the end, and `ready` is called with
     it. `lifeline` is the reading end of a pipe: once it is closed at the other
     end, which the death of a parent does as well, the server ends. Signals are
-    heeded in the main thread only. Raises OSError when it cannot listen or
-    write.
+    heeded in the main thread only. When it cannot listen or write at the start
+    it tries again after `try_again_s`; without that it raises OSError.
     """
     import asyncio
 
     logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's: says what we say, and more
-    drop = Maildrop(folder, keep=keep)
-    (folder / "port").unlink(missing_ok=True)
-    asyncio.run(_serve(folder, (host, port), _Handler(drop), ready, stop, lifeline))
+    inbox = _Inbox(folder, (host, port), keep)
+    asyncio.run(_serve(inbox, ready, stop, lifeline, try_again_s))
 
 
 async def _serve(
-    folder: Path,
-    address: tuple[str, int],
-    handler: _Handler,
+    inbox: _Inbox,
     ready: Callable[[int], None] | None,
     stop: threading.Event | None,
     lifeline: int | None,
+    try_again_s: float | None,
 ) -> None:
     import asyncio
 
@@ -211,20 +230,84 @@ async def _serve(
     _end_on_stop(loop, ended, stop)
     if lifeline is not None:
         loop.add_reader(lifeline, _end_on_eof, loop, lifeline, ended)
-    server = await loop.create_server(_protocols(handler, loop), *address, backlog=512)
-    port = int(server.sockets[0].getsockname()[1])
-    try:
-        _write_port(folder, port)
-        report_ready()
+    if try_again_s is None:
+        await inbox.open()
         Pulse().start(loop)
-        if ready is not None:
-            ready(port)
+    else:
+        Pulse().start(loop)
+        await _open_in_time(inbox, ended, try_again_s)
+    try:
+        if inbox.port is not None:
+            report_ready()
+            if ready is not None:
+                ready(inbox.port)
         await ended.wait()
     finally:
-        _remove_port(folder, port)
+        await inbox.close()
+
+
+async def _open_in_time(inbox: _Inbox, ended: asyncio.Event, try_again_s: float) -> None:
+    """Open the inbox as soon as that works, or give up when `ended` is set; each reason is said once."""
+    import asyncio
+
+    told = None
+    while not ended.is_set():
+        try:
+            await inbox.open()
+        except OSError as error:
+            reason = f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
+            if reason != told:
+                logger.warning(
+                    "the built-in inbox cannot run (%s); the service goes on without it, and it is tried again every "
+                    "%g s. Messages to it are deferred meanwhile",
+                    reason,
+                    try_again_s,
+                )
+            told = reason
+            report_ready()  # nobody else is to wait for it
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), try_again_s)
+        else:
+            if told is not None:
+                logger.warning("the built-in inbox runs now")
+            return
+
+
+class _Inbox:
+    """The server of a folder, and its socket while it is open."""
+
+    def __init__(self, folder: Path, address: tuple[str, int], keep: int) -> None:
+        self.port: int | None = None
+        self._folder = folder
+        self._address = address
+        self._keep = keep
+        self._server: asyncio.Server | None = None
+        self._handler: _Handler | None = None
+
+    async def open(self) -> None:
+        """Prepare the folder, listen, and write down the port. Raises OSError, leaving nothing open."""
+        import asyncio
+
+        handler = _Handler(Maildrop(self._folder, keep=self._keep))
+        (self._folder / "port").unlink(missing_ok=True)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(_protocols(handler, loop), *self._address, backlog=512)
+        port = int(server.sockets[0].getsockname()[1])
+        try:
+            _write_port(self._folder, port)
+        except OSError:
+            server.close()
+            raise
+        self._server, self._handler, self.port = server, handler, port
+
+    async def close(self) -> None:
+        """Stop listening, and let the mails under way be written."""
+        if self._server is None or self._handler is None or self.port is None:
+            return
+        _remove_port(self._folder, self.port)
         # Not wait_closed(): since Python 3.12 it waits for the clients to go away.
-        server.close()
-        await _settle(handler)
+        self._server.close()
+        await _settle(self._handler)
 
 
 def _protocols(handler: _Handler, loop: asyncio.AbstractEventLoop) -> Callable[[], asyncio.Protocol]:
@@ -617,9 +700,16 @@ def printable(text: str) -> str:
 
 
 def main(lifeline: int | None = None) -> None:
-    """Serve the installation in the current folder; `serve` starts this module by itself, without the command line."""
+    """Serve the installation in the current folder; `serve` starts this module by itself, without the command line.
+
+    Under `serve`, which others depend on, nothing that is wrong with the folder ends it.
+    """
     ignore_stray_signals()
-    serve_inbox(FOLDER, lifeline=lifeline)
+    if lifeline is not None:
+        logging.basicConfig()
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(LineFormatter(for_journal=is_journal(2)))
+    serve_inbox(FOLDER, lifeline=lifeline, try_again_s=None if lifeline is None else TRY_AGAIN)
 
 
 if __name__ == "__main__":

@@ -287,10 +287,11 @@ class Supervisor:
                     self._still_after_s,
                 )
                 child.kill(pid)
-        if not self._is_ready and all(child.was_ready for child in self._children):
+        needed = [child for child in self._children if not child.is_inbox]
+        if not self._is_ready and all(child.was_ready for child in needed):
             self._is_ready = True
             notify("READY=1")
-        if WATCHDOG in os.environ and all(child.is_well for child in self._children):
+        if WATCHDOG in os.environ and all(child.is_well for child in needed):
             notify("WATCHDOG=1")
 
     def _is_to_start(self, child: _Child) -> bool:
@@ -331,23 +332,8 @@ class Supervisor:
     def _note_death(self, child: _Child, status: int) -> None:
         if self._times_told:
             return
-        if status == _EX_CONFIG:
-            self._exit, self._is_over = _EX_CONFIG, True
-            return
-        if child.note_false_start(status):
-            log.error(
-                "%s cannot start: it has ended with status %d; see above for the reason", child.name, status
-            )
-            self._exit, self._is_over = _EX_CONFIG, True
-            return
-        if child.cannot_stay_up(status):
-            log.error(
-                "%s has not stayed up for %.0f minutes: its last process %s; the service ends, for whatever keeps it to see",
-                child.name,
-                child.steadiness.within_s / 60,
-                _end_of(child, status),
-            )
-            self._exit, self._is_over = EX_TEMPFAIL, True
+        if not child.is_inbox and (ends_with := self._ends_service(child, status)) is not None:
+            self._exit, self._is_over = ends_with, True
             return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
@@ -361,6 +347,28 @@ class Supervisor:
             pause,
             child.deaths,
         )
+
+    def _ends_service(self, child: _Child, status: int) -> int | None:
+        """Return the status that the service ends with because of this death; None where the child is started again.
+
+        The inbox is not asked about: it is for trying things out, and the service goes on without it.
+        """
+        if status == _EX_CONFIG:
+            return _EX_CONFIG
+        if child.note_false_start(status):
+            log.error(
+                "%s cannot start: it has ended with status %d; see above for the reason", child.name, status
+            )
+            return _EX_CONFIG
+        if child.cannot_stay_up(status):
+            log.error(
+                "%s has not stayed up for %.0f minutes: its last process %s; the service ends, for whatever keeps it to see",
+                child.name,
+                child.steadiness.within_s / 60,
+                _end_of(child, status),
+            )
+            return EX_TEMPFAIL
+        return None
 
     def _end(self) -> None:
         """Ask all children to finish, the inbox when the others have; kill what has not within the grace period."""

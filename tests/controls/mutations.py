@@ -1087,4 +1087,18 @@ WHERE id = :job_id AND state = 'claimed';
         '                self._listener.closed("a")\n',
         "tests/unit/test_html_messages.py::test_small_pages_that_were_read_wrongly[39]",
     ),
+    Control(
+        "an inbox that cannot run ends nothing else",
+        "postroom/supervise.py",
+        "        if not child.is_inbox and (ends_with",
+        "        if (ends_with",
+        "tests/process/test_signals.py::test_an_inbox_that_cannot_start_ends_nothing_else[78]",
+    ),
+    Control(
+        "an inbox that cannot run says what is in its folder's place",
+        "postroom/inbox.py",
+        "            _make_folder(needed)\n",
+        "            needed.mkdir(mode=0o700, exist_ok=True)\n",
+        "tests/unit/test_inbox.py::test_an_inbox_that_cannot_run_says_why_and_runs_as_soon_as_it_can[a file-inbox/mail]",
+    ),
 )

@@ -13,7 +13,18 @@ ROWS = ["key,email,app_password,host", f"{KEY},me@x.example,,inbox"]
 
 
 def test_a_log_on_standard_output_and_accounts_that_are_a_fifo(tmp_path: Path) -> None:
-    with Installation(tmp_path, ROWS, POSTROOM_EMAIL_LOG="/dev/stdout") as service:
+    """The inbox cannot run at first either: what is sent to it waits."""
+    inbox = tmp_path / "var/inbox"
+    inbox.parent.mkdir(mode=0o700)
+    os.mkfifo(inbox)
+    settings = {"POSTROOM_EMAIL_LOG": "/dev/stdout", "POSTROOM_RETRY_SCHEDULE": "500ms"}
+    with Installation(tmp_path, ROWS, **settings) as service:
+        deferred = service.send()
+        service.wait_for(deferred, "deferred")
+        eventually(lambda: "cannot run (var/inbox: it is a FIFO, not a folder)" in service.log(), 20)
+        inbox.unlink()
+        service.wait_for(deferred)
+        assert "Traceback" not in service.log()
         sent = [service.send() for _ in range(3)]
         for request_id in sent:
             service.wait_for(request_id)
@@ -27,7 +38,7 @@ def test_a_log_on_standard_output_and_accounts_that_are_a_fifo(tmp_path: Path) -
         service.wait_for(sent[-1])
         assert service.stop() == 0
         lines = re.findall(r"^Request ID: (\S+), .*Status: sent$", service.log(), re.MULTILINE)
-        assert sorted(lines) == sorted(sent), "each line once"
+        assert sorted(lines) == sorted([deferred, *sent]), "each line once"
 
 
 def test_a_log_that_is_a_fifo_without_a_reader(tmp_path: Path) -> None:

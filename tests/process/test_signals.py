@@ -238,6 +238,34 @@ def test_http_is_told_first_and_the_inbox_when_the_worker_has_ended(tmp_path: Pa
     ]
 
 
+FAILING = """
+import pathlib, sys, time
+from postroom.pulse import report_ready
+if sys.argv[1] == "inbox":
+    with pathlib.Path("deaths").open("a") as file:
+        file.write("x")
+    sys.exit(HOW)
+report_ready()
+while not pathlib.Path("deaths").exists() or pathlib.Path("deaths").stat().st_size < 8:
+    time.sleep(0.01)
+sys.exit(78)
+"""
+BESIDE = """
+import sys
+from postroom.supervise import Supervisor
+sys.exit(Supervisor([["child", name] for name in ("worker", "inbox")], pause_s=0.001, stays_up_within_s=0.0).run())
+"""
+
+
+@pytest.mark.parametrize("how", ["1", "78"])
+def test_an_inbox_that_cannot_start_ends_nothing_else(tmp_path: Path, how: str) -> None:
+    """The worker here ends with 78 when it has seen the inbox die eight times; five ends end the service else."""
+    ended = supervise(tmp_path, FAILING.replace("HOW", how), BESIDE)
+    assert ended.returncode == 78
+    assert f"child inbox ended with status {how}; starting it again" in ended.stderr
+    assert "(deaths since the start: 7)" in ended.stderr
+
+
 STANDING = """
 import asyncio, ctypes, os, pathlib, signal, sys, time
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it must not outlive its supervisor, frozen as it is

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import smtplib
 import socket
 import threading
@@ -270,6 +271,52 @@ def test_a_start_that_fails_says_so_and_leaves_no_stale_port(tmp_path: Path) -> 
     with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OSError, match="in use"):
         serve_inbox(tmp_path, port=other.getsockname()[1])
     assert inbox_port(tmp_path) is None
+
+
+def spoil(path: Path, how: str) -> None:
+    """Put something in the place of a folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match how:
+        case "a file":
+            path.touch()
+        case "a FIFO":
+            os.mkfifo(path)
+        case "a link to nothing":
+            path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("name", ["inbox", "inbox/mail"])
+@pytest.mark.parametrize("how", ["a file", "a FIFO", "a link to nothing"])
+def test_an_inbox_that_cannot_run_says_why_and_runs_as_soon_as_it_can(
+    tmp_path: Path, how: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop, folder, place = threading.Event(), tmp_path / "inbox", tmp_path / name
+    spoil(place, how)
+    options = {"stop": stop, "try_again_s": 0.01}
+    server = threading.Thread(target=serve_inbox, args=(folder,), kwargs=options)
+    server.start()
+    try:
+        eventually(lambda: caplog.records, message="a sentence")
+        assert f"cannot run ({place}: it is {how}, not a folder)" in caplog.records[0].getMessage()
+        assert inbox_port(folder) is None
+        place.unlink()
+        eventually(lambda: inbox_port(folder), message="the inbox to run")
+    finally:
+        stop.set()
+        server.join(60)
+    assert [record.exc_info for record in caplog.records] == [None, None], "one sentence for each state"
+
+
+def test_an_inbox_that_cannot_run_ends_on_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stop = threading.Event()
+    spoil(tmp_path / "mail", "a file")
+    options = {"stop": stop, "try_again_s": 3600.0}
+    server = threading.Thread(target=serve_inbox, args=(tmp_path,), kwargs=options)
+    server.start()
+    eventually(lambda: caplog.records, message="a sentence")
+    stop.set()
+    server.join(60)
+    assert not server.is_alive()
 
 
 def test_a_mail_under_way_is_answered_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
