@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from postroom.emaillog import LOCK as EMAIL_LOG_LOCK
 from postroom.emaillog import EmailLog
 from postroom.errors import ConfigError
 from postroom.logs import LineFormatter, is_journal
-from postroom.model import system_clock
+from postroom.model import rfc3339, system_clock
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
 from postroom.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store, position
@@ -240,11 +241,23 @@ def replace_secret() -> Replaced | None:
         store.close()
 
 
-def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
-    if store.living_workers():
+def _refuse_beside_workers(store: Store) -> None:
+    """Raise ConfigError while a worker runs: it would go on with the former key. One that was killed counts no more."""
+    from postroom.worker import liveness  # with all of the worker, which no other command needs
+
+    for record in liveness.running(store, system_clock, pause=time.sleep)[:1]:
+        where = f"pid {record.pid}"
+        if record.host != liveness.host_identity():
+            until = rfc3339(record.lease_until)
+            where += f" on another host, or before this one was restarted; if it was killed, it counts until {until}"
         raise ConfigError(
-            "POSTROOM_SECRET_KEY", "a worker is running: stop Postroom on every host, then repeat this"
+            "POSTROOM_SECRET_KEY",
+            f"a worker is running ({where}): stop Postroom on every host, then repeat this",
         )
+
+
+def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
+    _refuse_beside_workers(store)
     if not keys_in_file(settings.accounts_csv):
         raise ConfigError(
             "POSTROOM_ACCOUNTS_CSV",

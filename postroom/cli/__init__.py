@@ -414,10 +414,11 @@ def _wait_for_end(
     service: Service, request_id: str, timeout: float | None, tell: Callable[[str], None]
 ) -> MessageState:
     """Return how a message ended, and tell of each change before; exits with 75 when that takes too long."""
-    from postroom.model import MessageState
+    from postroom.model import MessageState, system_clock
     from postroom.shown import printable
+    from postroom.worker import liveness
 
-    if not service.store.living_workers():
+    if not liveness.running(service.store, system_clock):
         click.echo("postroom: no worker is running; start `postroom serve`. Waiting…", err=True)
     until, told = time.monotonic() + (timeout if timeout is not None else float("inf")), ""
     while True:

@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -42,18 +42,48 @@ def host_identity() -> str:
 
 def running_in(folder: Path) -> int:
     """Count the workers whose lock files are in this folder and whose processes run."""
-    return sum(_is_held(path) for path in folder.glob("*.lock"))
+    return sum(_is_held(path) is True for path in folder.glob("*.lock"))
 
 
-def _is_held(path: Path) -> bool:
+def _is_held(path: Path) -> bool | None:
+    """Whether a process holds this lock; None where the file is not here, or cannot be looked at."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # it has just ended
-        return False
+    except OSError:
+        return None
     return False
+
+
+def running(
+    store: Store, clock: Clock, *, pause: Callable[[float], None] | None = None
+) -> list[WorkerRecord]:
+    """Return the workers that may be running: one that was killed has its row until another worker finds it dead.
+
+    On this host a worker's lock file tells; elsewhere, and where that file is not here, its lease. With `pause`, leases
+    that are over are watched for as long as a renewal takes: a clock that is ahead makes nobody dead.
+    """
+    found, over = _judged(store.living_workers(), clock())
+    if not over or pause is None:
+        return found
+    pause(_RENEWAL_MISSED_S)
+    again, still_over = _judged(store.living_workers(), clock())
+    leases = {record.id: record.lease_until for record in over}
+    return again + [each for each in still_over if leases.get(each.id, each.lease_until) != each.lease_until]
+
+
+def _judged(records: Sequence[WorkerRecord], now: Instant) -> tuple[list[WorkerRecord], list[WorkerRecord]]:
+    """Return the workers that run, and those of whom nothing but a lease that is over is known."""
+    host, runs, over = host_identity(), [], []
+    for record in records:
+        held = _is_held(Path(record.lock_file)) if record.host == host else None
+        if held or (held is None and record.lease_until > now):
+            runs.append(record)
+        elif held is None:
+            over.append(record)
+    return runs, over
 
 
 def belongs_to(record: WorkerRecord, folder: Path) -> bool:

@@ -331,6 +331,13 @@ CONTROLS = (
         "tests/process/test_secret.py::test_another_secret_ends_with_78_and_changes_nothing[accounts]",
     ),
     Control(
+        "a worker that was killed keeps nobody from replacing a lost secret",
+        "postroom/worker/liveness.py",
+        "        if held or (held is None and record.lease_until > now):\n",
+        "        if True:\n",
+        "tests/process/test_secret.py::test_a_lost_secret_is_replaced_after_a_crash_and_not_beside_a_worker",
+    ),
+    Control(
         "a password that cannot be decrypted makes its messages wait",
         "postroom/status.py",
         "        return Deferred(reason, Blame.ACCOUNT, burns_attempt=False, meaning=Meaning.ACCOUNT)\n",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from postroom.model import AccountState, MessageState
+from postroom.model import AccountState, MessageState, system_clock
+from postroom.store import open_store
+from postroom.worker.liveness import Registration
 from tests.conftest import StartScripted
 from tests.process.test_cli import Folder, check_failed
 from tests.process.test_delivery import InProcess
@@ -102,6 +105,18 @@ def test_a_lost_secret_is_replaced(folder: Folder) -> None:
     check_failed(folder.run("accounts", POSTROOM_SECRET_KEY=SECRET), 78, "POSTROOM_SECRET_KEY")
     again = folder.run("secret", "replace")
     assert (again.returncode, "nothing was changed" in again.stderr) == (0, True)
+
+
+def test_a_lost_secret_is_replaced_after_a_crash_and_not_beside_a_worker(folder: Folder) -> None:
+    """A worker that was killed keeps its row, and without the secret no other one can start that would remove it."""
+    with closing(open_store(f"sqlite:///{folder.path}/var/postroom.db")) as store:
+        worker = Registration(store, folder.path / "var/workers", system_clock)
+        check_failed(folder.run("secret", "replace"), 78, "POSTROOM_SECRET_KEY", f"pid {os.getpid()}")
+        worker._file.close()  # as the kernel does for a process that is killed
+        assert len(store.living_workers()) == 1
+        done = folder.run("secret", "replace")
+        assert (done.returncode, "was replaced" in done.stderr) == (0, True), done
+    assert folder.run("accounts").returncode == 0
 
 
 def test_a_secret_is_not_replaced_without_the_accounts(folder: Folder) -> None:

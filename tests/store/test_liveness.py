@@ -151,3 +151,60 @@ def test_who_does_not_renew_is_dead_when_its_lease_is_over(
     assert living(store) == 2
     live(neighbours[:1], clocks, 4, neighbours[:1])
     assert living(store) == 1
+
+
+class TestWhoRuns:
+    """What a command goes by that is to run beside no worker."""
+
+    @pytest.fixture
+    def killed(self, store: Store, clocks: Clocks, tmp_path: Path) -> Registration:
+        """Return the registration of a worker whose process is gone: its row and its lock file are there yet."""
+        registration = Registration(store, tmp_path / "workers", clocks)
+        registration._file.close()
+        return registration
+
+    @pytest.mark.parametrize("renewed", [True, False])
+    def test_on_this_host_the_lock_tells_whatever_the_lease(
+        self, store: Store, neighbours: list[Neighbour], clocks: Clocks, renewed: bool
+    ) -> None:
+        if not renewed:
+            clocks.go_on(LEASE / SECOND + 1)
+        own = neighbours[1].registration  # the other one is of another host
+        assert own.worker_id in [record.id for record in liveness.running(store, clocks)]
+
+    def test_a_worker_that_was_killed_here_is_dead_at_once(
+        self, store: Store, killed: Registration, clocks: Clocks
+    ) -> None:
+        assert killed.worker_id in [record.id for record in store.living_workers()]
+        assert liveness.running(store, clocks, pause=clocks.go_on) == []
+
+    def test_one_of_another_host_when_its_lease_is_over(
+        self, store: Store, killed: Registration, clocks: Clocks
+    ) -> None:
+        clocks.another_host()
+        assert [record.id for record in liveness.running(store, clocks)] == [killed.worker_id]
+        clocks.go_on(LEASE / SECOND + 1)
+        assert liveness.running(store, clocks, pause=clocks.go_on) == []
+
+    def test_a_clock_that_is_ahead_makes_none_of_them_dead(
+        self, store: Store, killed: Registration, clocks: Clocks
+    ) -> None:
+        clocks.another_host()
+        far = NOW + 3600 * SECOND
+
+        def renews(seconds: float) -> None:
+            clocks.go_on(seconds)
+            killed.renew()
+
+        assert [record.id for record in liveness.running(store, lambda: far, pause=renews)] == [
+            killed.worker_id
+        ]
+
+    def test_one_without_its_lock_file_as_long_as_its_lease(
+        self, store: Store, killed: Registration, clocks: Clocks
+    ) -> None:
+        """It may be in another container of this host."""
+        killed._path.unlink()
+        assert [record.id for record in liveness.running(store, clocks)] == [killed.worker_id]
+        clocks.go_on(LEASE / SECOND + 1)
+        assert liveness.running(store, clocks, pause=clocks.go_on) == []
