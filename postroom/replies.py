@@ -107,12 +107,12 @@ _FIX: dict[Meaning, str] = {
 }
 _LOOKED_AT = 400  # characters of a reply: what comes behind them is no shorter way to say the same
 _TOO_MANY = ("4.5.3", "5.5.3")
-_PERIODS: tuple[tuple[str, int], ...] = (
+PERIODS: tuple[tuple[str, int], ...] = (
     (r"month", 30 * DAY),
     (r"week", 7 * DAY),
     (r"dai?ly|\bdays?\b|24[- ]?(?:h|hr|hour)s?\b|/ ?1?d\b|today", DAY),
     (r"hour|/ ?1?h\b", HOUR),
-    (r"minute|/ ?\d* ?min\b|/ ?1?m\b", MINUTE),
+    (r"minute|/ ?\d{0,9} ?min\b|/ ?1?m\b", MINUTE),
     (r"second|\d ?s\b", SECOND),
 )
 
@@ -164,7 +164,7 @@ def _period(text: str, meaning: Meaning) -> int | None:
     """Return the window that the words name; a limit that names none is looked at again after an hour."""
     if meaning not in (Meaning.LIMIT, Meaning.RATE):
         return None
-    named = next((span for words, span in _PERIODS if re.search(words, text)), None)
+    named = next((span for words, span in PERIODS if re.search(words, text)), None)
     return named or (HOUR if meaning is Meaning.LIMIT else None)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from postroom.model import SECOND, Meaning, Reply
+from postroom.replies import PERIODS as WINDOWS
 from postroom.replies import UNKNOWN, Circumstances, provider_of, read
 from postroom.reply_table import DAY, HOUR, MINUTE, TABLE, Place
 from postroom.status import parse_enhanced
@@ -175,3 +178,59 @@ def test_only_the_beginning_of_a_long_reply_is_read() -> None:
         read(reply(f"550 5.7.1 {'x ' * 200} daily limit exceeded"), Place.DOT, FIRST).meaning
         is Meaning.MESSAGE
     )
+
+
+# Python's own parser of patterns: the one that decides how they are searched for.
+PARSER: Any = import_module("re._parser")
+BEGINNINGS = {"AT_BEGINNING", "AT_BEGINNING_STRING"}
+REPEATS = {"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"}
+LONGEST = 200  # of a bounded repeat
+NESTED = "a repeat within an unbounded one"
+
+
+def long_searches(parts: Any, left: int = 0) -> list[str]:
+    """Return the repeats of a pattern by which a search would take more than linear time.
+
+    A search begins anew at each character, so a repeat without a bound is linear only behind the beginning of the text,
+    and only one of them. `left` is how many may follow.
+    """
+    found: list[str] = []
+    for operator, argument in parts:
+        name = str(operator)
+        if name == "AT" and str(argument) in BEGINNINGS:
+            left = 1
+        elif name in REPEATS:
+            _, most, inner = argument
+            is_bounded = most is not PARSER.MAXREPEAT and most <= LONGEST
+            if not is_bounded and not left:
+                found.append(f"{name} up to {most}")
+            found += [NESTED] * (not is_bounded and "REPEAT" in str(inner)) or long_searches(inner, left)
+            left -= not is_bounded
+        elif name == "BRANCH":
+            for branch in argument[1]:
+                found += long_searches(branch, left)
+        elif name in ("ASSERT", "ASSERT_NOT", "SUBPATTERN", "ATOMIC_GROUP"):
+            inner = argument if name == "ATOMIC_GROUP" else argument[-1]
+            found += long_searches(inner, left)
+    return found
+
+
+def test_no_pattern_takes_more_than_linear_time() -> None:
+    """A server chooses the text, and all accounts wait for one search."""
+    patterns = [row.words for row in TABLE if row.words] + [words for words, _ in WINDOWS]
+    assert {words: long for words in patterns if (long := long_searches(PARSER.parse(words)))} == {}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "(?=.*day)(?=.*limit)",
+        "exceed\\w*.{0,40}size",
+        "5\\.7\\.139.*tenant",
+        "^.*day.*limit",
+        "^(?:a+)+b",
+        "a.{0,400}b",
+    ],
+)
+def test_a_pattern_that_does_is_found(words: str) -> None:
+    assert long_searches(PARSER.parse(words)) != []
