@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from postroom import policy
@@ -19,6 +19,11 @@ from postroom.model import Accepted, Clock, Instant, NewMessage, Submission, sys
 from postroom.store import IdempotencyClash, Store, Work, accept_message
 
 _PIECE = 262_144  # characters
+Compute: TypeAlias = "Callable[[Callable[[], NewMessage]], NewMessage]"
+
+
+def _at_once(call: Callable[[], NewMessage]) -> NewMessage:
+    return call()
 
 
 def accept(
@@ -30,18 +35,25 @@ def accept(
     shares: DiskShares | None = None,
     clock: Clock = system_clock,
     write: Callable[[Work[Any]], Any] | None = None,
+    compute: Compute = _at_once,
 ) -> Accepted:
     """Check, render and commit a submission; return only when it is durable.
 
     From then on the message ends as sent, failed or cancelled, whatever happens.
-    `write` commits in place of `Store.write`, for a caller that has something else to do meanwhile.
+    `write` commits in place of `Store.write`, and `compute` calls what takes long, for a caller that has something
+    else to do meanwhile.
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
     StoreUnavailable when it could not be made durable, or when no more than `disk_reserve`
     bytes are free for the database (DiskFull), and QuotaExceeded where `shares` says that the account
     has used up its own; nothing is kept then.
     """
     passing("accept.parsed")
-    message = _checked(submission, most_bytes, clock())
+    policy.html_is_bounded(submission)
+    now = clock()
+    if policy.takes_long(submission):
+        message = compute(lambda: _checked(submission, most_bytes, now))
+    else:
+        message = _checked(submission, most_bytes, now)
     free = store.free_bytes()
     policy.has_room(free, disk_reserve)
     if shares is not None:

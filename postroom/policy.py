@@ -9,6 +9,8 @@ from postroom.errors import DiskFull, InvalidSubmission, TooLarge
 from postroom.model import Submission
 
 _PIECE = 262_144  # characters
+MOST_TAGS = 250_000
+_MANY_TAGS = 500  # some 4 ms
 
 
 def recipients(submission: Submission) -> tuple[Mailbox, ...]:
@@ -45,6 +47,19 @@ def body_is_text(submission: Submission) -> None:
         except UnicodeEncodeError as error:
             where = f"at position {number * _PIECE + error.start}"
             raise InvalidSubmission(f"the body holds half a surrogate pair {where}", field="body") from error
+
+
+def html_is_bounded(submission: Submission) -> None:
+    """Refuse HTML with more tags than its text part can be made of within seconds."""
+    if submission.is_html and submission.body.count("<") > MOST_TAGS:
+        raise InvalidSubmission(
+            f"the HTML has more than {MOST_TAGS:,} tags; send less of it, or a link to the page", field="body"
+        )
+
+
+def takes_long(submission: Submission) -> bool:
+    """Whether the message takes so long to make that others should not wait for it."""
+    return submission.is_html and submission.body.count("<") > _MANY_TAGS
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ from postroom.web.auth import Doorkeeper
 from postroom.web.call import Call, current
 from postroom.web.connections import Connections
 from postroom.web.gateway import NO_STORE, Gateway
+from postroom.web.head import take_forwarded_address
 from postroom.web.hub import Hub
 from postroom.web.limits import SEND, Limits
 from postroom.web.refusals import Refusals
@@ -115,6 +116,14 @@ def _unkept(start_response: StartResponse) -> StartResponse:
     return start
 
 
+class _Proxied(ProxyFix):
+    """Takes over what trusted proxies say; the address by our own reading, for one that is garbled counts too."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        take_forwarded_address(environ, self.x_proto)
+        return super().__call__(environ, start_response)
+
+
 def most_body_bytes(settings: Settings) -> int:
     """Return how large a request may be: JSON may write a character in six bytes; `policy.fits` has the exact limit."""
     return 2 * settings.max_message_bytes + _JSON_OVERHEAD
@@ -141,8 +150,9 @@ def create_app(
     app.behind_a_proxy = bool(settings.trusted_proxies)
     if settings.trusted_proxies:
         count = settings.trusted_proxies
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=count, x_proto=count, x_host=count)  # type: ignore[method-assign]
+        app.wsgi_app = _Proxied(app.wsgi_app, x_for=0, x_proto=count, x_host=count)  # type: ignore[method-assign]
     app.request_class = Call
+    app.url_map.merge_slashes = False  # an address is what it says: no redirection to another one
     hub = hub or Hub(store)
     doorkeeper = Doorkeeper(store, vault, hub)
     shares = DiskShares(store, hub.aside)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Response, current_app
@@ -75,6 +76,7 @@ def accept_mail(shared: Services, call: Call) -> Response:
         shares=shared.shares,
         clock=shared.clock,
         write=_write_and_note_use(shared, call.key),
+        compute=partial(shared.hub.compute, f"account {account.id}"),
     )
     answer = _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
     answer.call_on_close(_answered)

@@ -65,9 +65,14 @@ class Doorkeeper:
 def header_key(request: Request) -> str | None:
     """Return the key given in a header, or None. Raises MalformedSubmission for two that differ."""
     bearer = None
-    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
-        bearer = credentials.strip() or None
+    authorization = request.headers.get("Authorization", "")
+    if authorization[:6].lower() == "bearer":
+        bearer = authorization[6:].strip(" ") or None
+        if bearer is not None and (authorization[6] != " " or "\t" in bearer):
+            message = "must be `Bearer KEY`, with one space"
+            raise MalformedSubmission(
+                f"the header Authorization {message}", errors=(("Authorization", message),)
+            )
     given = request.headers.get("X-API-Key") or None
     return _one(bearer, given)
 

@@ -13,6 +13,7 @@ from postroom.errors import MalformedSubmission, TooLarge
 from postroom.web import largejson
 from postroom.web.largejson import LARGE, MAY_BE_LARGE, NotJSON, Split, StringTooLarge, TooManyValues, split
 
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
 OCTETS = "postroom.octets"  # in the environment: the body, where it has been read
 _WORDS = {
     "missing": "this field is required",
@@ -51,6 +52,9 @@ def read_json(request: Request) -> Document:
     """Return the JSON object of the request. Raises UnsupportedMediaType, RequestEntityTooLarge or MalformedSubmission."""
     if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
+    charset = request.mimetype_params.get("charset", "utf-8")
+    if charset.strip('"').lower() not in _CHARSETS:
+        raise UnsupportedMediaType("JSON is UTF-8 (RFC 8259 §8.1): send it so, and name no other charset")
     encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
     if encoding.strip().lower() not in ("", "identity"):
         raise _UnsupportedEncoding("send the body as it is, without a Content-Encoding")
@@ -72,7 +76,8 @@ class Document:
                 message = f"besides the string `{MAY_BE_LARGE}` a request has at most {LARGE} octets"
                 kind = TooLarge if isinstance(error, StringTooLarge) else MalformedSubmission
                 raise kind(message) from error
-        self._small = _parsed(self._split.rest)
+        # Of a large one the mark of its encoding is gone.
+        self._small = _parsed(self._split.rest, "utf-8" if self._split.rest is not octets else "utf-8-sig")
 
     @property
     def small(self) -> dict[str, Any]:
@@ -96,9 +101,9 @@ def _not_json(error: NotJSON) -> MalformedSubmission:
     return MalformedSubmission(f"the body is not JSON: {error} near byte {error.at}")
 
 
-def _parsed(octets: bytes) -> dict[str, Any]:
+def _parsed(octets: bytes, encoding: str) -> dict[str, Any]:
     try:
-        value = _decoder.decode(octets.decode("utf-8-sig"))
+        value = _decoder.decode(octets.decode(encoding))
     except UnicodeDecodeError as error:
         raise MalformedSubmission(f"the body is not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:
@@ -129,11 +134,13 @@ def _read(request: Request) -> bytes:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedSubmission(
-            "a field is given twice", errors=((_shown(twice), "is given more than once"),)
-        )
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise MalformedSubmission(
+                    "a field is given twice", errors=((_shown(name), "is given more than once"),)
+                )
+            seen.add(name)
     return found
 
 

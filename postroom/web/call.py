@@ -29,6 +29,7 @@ _ACTED_ON = (
     ("CONTENT_LENGTH", "Content-Length"),
 )
 _ACTED_ON_BEHIND_A_PROXY = (*_ACTED_ON, ("HTTP_X_FORWARDED_FOR", "X-Forwarded-For"))
+_LONGEST_ADDRESS = 100
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 
 
@@ -81,9 +82,13 @@ class Call(Request):
             raise MalformedSubmission(UNREADABLE_LENGTH, errors=(("Content-Length", "must be a number"),))
 
 
-@lru_cache(1024)
 def _address(text: str) -> str:
     """Return an address in one spelling, without the port and brackets that some proxies forward with it."""
+    return _spelt(text) if len(text) <= _LONGEST_ADDRESS else "unknown"
+
+
+@lru_cache(1024)
+def _spelt(text: str) -> str:
     bare = text.strip().strip('"')
     if bare.startswith("["):
         bare = bare[1:].partition("]")[0]

@@ -44,7 +44,12 @@ _HINTS = {
     404: "there is no such address here; the calls are POST /send-email and GET /email-status/<request_id>",
     413: "the request is larger than this service takes",
 }
-_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
+_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+}
 _KEPT_HEADERS = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate")
 _BUSY_FOR_S = 10
 
@@ -93,6 +98,11 @@ def too_slow(seconds: float) -> Problem:
 def unreadable(detail: str) -> Problem:
     """Answer a request whose head is not HTTP, or whose body was cut off."""
     return _on_rejected(MalformedSubmission(detail))
+
+
+def too_long(status: int, detail: str) -> Problem:
+    """Answer a request with an address (414) or a header (431) that is longer than anybody needs."""
+    return problem(status, "head_too_large", "The head of the request is too large", detail)
 
 
 def overloaded() -> Problem:

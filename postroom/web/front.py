@@ -17,6 +17,7 @@ blueprint = Blueprint("front", __name__)
 _HTML: Final = ("text/html", "application/xhtml+xml")
 _JSON: Final = ("application/json", "application/problem+json")
 _HOST: Final = re.compile(r"[A-Za-z0-9.:\[\]-]+")  # a host that may stand in a command that people copy
+_LONGEST_ACCEPT: Final = 1024
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'",
@@ -69,6 +70,8 @@ def front() -> Response:
 
 def _wants_html(call: Call) -> bool:
     """Whether HTML is named, as browsers do, and nothing that we speak is wanted more; `*/*` names nothing."""
+    if len(call.headers.get("Accept", "")) > _LONGEST_ACCEPT:  # no browser's, and long to parse
+        return False
     named = dict(call.accept_mimetypes)
     html = max(named.get(kind, 0.0) for kind in _HTML)
     return 0 < html >= max(named.get(kind, 0.0) for kind in _JSON)

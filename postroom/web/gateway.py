@@ -17,8 +17,8 @@ from postroom.web.auth import header_key
 from postroom.web.body import OCTETS
 from postroom.web.call import Call
 from postroom.web.connections import Connections
-from postroom.web.errors import Problem, overloaded, too_slow, unreadable
-from postroom.web.head import environ_of, fault_of, length_of
+from postroom.web.errors import Problem, overloaded, too_long, too_slow, unreadable
+from postroom.web.head import environ_of, excess_of, fault_of, length_of, take_forwarded_address
 from postroom.web.hub import ANSWER_WITHIN_S, Hub
 from postroom.web.refusals import Refusals
 from postroom.web.turns import Turns
@@ -79,6 +79,7 @@ class Gateway:
         self._room = room or Room(for_small=ROOM_FOR_SMALL)
         self._refusals: Refusals = app.extensions["postroom.refusals"]
         self._connections = connections or Connections(0)
+        self._proxies = app.extensions["postroom"].settings.trusted_proxies
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._hub.start(loop)
@@ -100,6 +101,8 @@ class Gateway:
 
     async def _handle(self, scope: Any, protocol: Any) -> None:
         environ = environ_of(scope)
+        if self._proxies:
+            take_forwarded_address(environ, self._proxies)
         upload = Upload(protocol, length_of(environ), is_awaited="HTTP_EXPECT" in environ)
         try:
             await self._serve(protocol, environ, upload)
@@ -112,6 +115,8 @@ class Gateway:
 
     async def _serve(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
         """Read the body and answer. Raises _Refused."""
+        if (excess := excess_of(environ)) is not None:
+            raise _Refused(too_long(*excess))
         if (fault := fault_of(environ)) is not None:
             raise _Refused(unreadable(fault))
         try:
@@ -128,7 +133,8 @@ class Gateway:
             raise _Refused(overloaded()) from None
 
     async def _serve_large(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
-        with self._room.place() as place:
+        client = self._client(environ)
+        with self._room.place(client) as place:
             try:
                 body = await self._in_time(read_in_pieces(upload, place, self._most_bytes), place)
             except TooMuch:
@@ -142,7 +148,7 @@ class Gateway:
             answer_by = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
             turns = self._huge if len(body) > _HUGE else self._large
             try:
-                await turns.take(self._client(environ), self._slot_within_s)
+                await turns.take(client, self._slot_within_s)
             except TimeoutError:
                 raise Overloaded from None
             try:

@@ -22,6 +22,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.seam import Seam
 from postroom.store import Store, Work
+from postroom.web.turns import Turns
 
 if TYPE_CHECKING:
     from postroom.store.transaction import Transaction
@@ -35,6 +36,8 @@ ANSWER_WITHIN_S = (
 )
 _ASIDE_WITHIN_S = 20.0
 _LOOK_S = 1.0
+_COMMIT_S = 10.0  # of the time for an answer, left for the commit
+_COMPUTED_AT_ONCE = 2
 _STALLED_S = 0.05
 _SHORT_TURN_S = 0.0005  # of Python's lock, while a thread computes
 _ASKING_THREADS = 8
@@ -56,6 +59,7 @@ class Hub:
         self._commits: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._turns_short = _ShortTurns()
+        self._turns = Turns(_COMPUTED_AT_ONCE)
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -187,6 +191,30 @@ class Hub:
         if self._loop is None or not isinstance(getcurrent(), _Steps):
             return call()
         return self._within(_ASIDE_WITHIN_S, self._loop.run_in_executor(self._threads, call))
+
+    def compute(self, client: str, call: Callable[[], T]) -> T:
+        """Return what `call` returns, which computes for long: in a thread, when it is the client's turn.
+
+        Raises StoreUnavailable when its turn has not come in time.
+        """
+        steps = getcurrent()
+        if self._loop is None or not isinstance(steps, _Steps):
+            return call()
+        within_s = max(0.0, steps.answer_by - _COMMIT_S - self._loop.time())
+        try:
+            value: T = _wait(self._loop.create_task(self._compute(client, within_s, call)))
+        except TimeoutError:
+            raise StoreUnavailable("too many large requests are under way") from None
+        return value
+
+    async def _compute(self, client: str, within_s: float, call: Callable[[], T]) -> T:
+        assert self._loop is not None
+        await self._turns.take(client, within_s)
+        try:
+            with self._turns_short:
+                return await self._loop.run_in_executor(self._threads, call)
+        finally:
+            self._turns.give_back()
 
     def together(
         self, answer: Callable[[Sequence[Q]], Sequence[T]], within_s: float = _ASIDE_WITHIN_S

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -23,15 +24,28 @@ _HEED_S = 1.0  # a client that waits for 100 (Continue) reads the answer meanwhi
 _ROOM_BYTES = 32 * 1024 * 1024
 ROOM_FOR_SMALL = 8 * 1024 * 1024  # beyond it, so that large bodies keep no small one waiting
 _SMALL = 1024 * 1024
-_IDLE_S = 5.0  # a body that stands still for so long gives its room to one that waits for it,
-_SLOWEST = 16_384  # and so does one that comes with fewer octets a second
+_IDLE_S = 5.0  # a body that has come for so long with fewer octets a second than
+_SLOWEST = 16_384  # this gives its room to one that waits for it
 _LOOKED_AT = 131_072  # octets after which it can be seen that a document has too much besides its text
 _LOOK_S = 1.0
+_MOST_WAITING = 500  # bodies; all of them are woken by each that goes
+_MOST_PIECES = 20_000  # of a body in chunks whose chunks have fewer octets than this on average:
+_SMALLEST_PIECE = 64
+_JOINED_AFTER = 1000  # pieces, each of which takes some 50 octets beside its own
 _ROOM_WITHIN_S = 25.0  # a proxy whose upload stands still for a minute gives it up
 
 
 class CutOff(Exception):
     """The body ended before its end."""
+
+
+class TooScattered(CutOff):
+    """Its chunks are so small that they cost many times their octets."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"the body comes in chunks of fewer than {_SMALLEST_PIECE} octets on average; send larger ones"
+        )
 
 
 class TooSlow(Exception):
@@ -117,7 +131,8 @@ class Upload:
 class Room:
     """The memory that all large bodies in hand may take together.
 
-    One of those that found none may go on all the same, so that what fills the room comes to an end.
+    One of those that found none may go on all the same, so that what fills the room comes to an end. While others
+    wait, nobody takes more than half of it.
     """
 
     def __init__(
@@ -129,19 +144,24 @@ class Room:
         self._held = 0
         self._exempt: Place | None = None
         self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting_clients: Counter[str] = Counter()
+        self._held_by: Counter[str] = Counter()
         self._places: set[Place] = set()
         self._looked_at = -math.inf  # by the loop's clock: for bodies that come too slowly
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Lend a place for one body, until its request is answered."""
-        place = Place(self)
+    def place(self, client: str = "") -> Iterator[Place]:
+        """Lend a place for one body of a client, until its request is answered."""
+        place = Place(self, client)
         self._places.add(place)
         try:
             yield place
         finally:
             self._places.discard(place)
             self._held -= place.held
+            self._held_by[client] -= place.held
+            if not self._held_by[client]:
+                del self._held_by[client]
             if self._exempt is place:
                 self._exempt = None
             self._wake()
@@ -155,17 +175,28 @@ class Room:
     async def take(self, place: Place, octets: int) -> None:
         """Wait for room for so many more octets. Raises Overloaded."""
         if not self._fits(place, octets):
-            place.pause()
-            try:
-                async with asyncio.timeout(self._within_s):
-                    while not self._fits(place, octets):
-                        self._give_up_slow_ones()
-                        await self._change()
-            except TimeoutError:
-                raise Overloaded from None
+            await self._wait(place, octets)
         self._held += octets
+        self._held_by[place.client] += octets
         place.held += octets
         place.go_on()
+
+    async def _wait(self, place: Place, octets: int) -> None:
+        if len(self._waiting) >= _MOST_WAITING:
+            raise Overloaded
+        place.pause()
+        self._waiting_clients[place.client] += 1
+        try:
+            async with asyncio.timeout(self._within_s):
+                while not self._fits(place, octets):
+                    self._give_up_slow_ones()
+                    await self._change()
+        except TimeoutError:
+            raise Overloaded from None
+        finally:
+            self._waiting_clients[place.client] -= 1
+            if not self._waiting_clients[place.client]:
+                del self._waiting_clients[place.client]
 
     async def _change(self) -> None:
         """Wait until a place has become free, or it is time to look for slow bodies again."""
@@ -183,37 +214,49 @@ class Room:
             return
         self._looked_at = now
         for place in self._places:
-            if place.is_slow:
+            if place.is_slow(now):
                 place.give_up()
 
     def _fits(self, place: Place, octets: int) -> bool:
         more = self._for_small if place.held + octets <= _SMALL else 0
+        if self._has_its_share(place.client, octets):
+            return False
         if self._held + octets <= self._most + more:
             return True
-        if self._exempt is None:
+        if self._exempt is None or self._has_its_share(self._exempt.client, 0):
             self._exempt = place
         return self._exempt is place
+
+    def _has_its_share(self, client: str, octets: int) -> bool:
+        """Whether a client that takes so many more would have more than half, while others wait."""
+        others_wait = len(self._waiting_clients) > (client in self._waiting_clients)
+        return others_wait and self._held_by[client] + octets > self._most // 2
 
 
 class Place:
     """What one body holds of the room, in octets."""
 
-    __slots__ = ("_began_at", "_moved_at", "_paused_at", "_room", "deadline", "held")
+    __slots__ = ("_paused_at", "_room", "_seen", "_seen_at", "client", "deadline", "held")
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Room, client: str) -> None:
         self._room = room
-        self._began_at = self._moved_at = asyncio.get_running_loop().time()
+        self.client = client
+        self._seen_at, self._seen = asyncio.get_running_loop().time(), 0  # when how much of it had come
         self._paused_at: float | None = None
         self.held = 0
         self.deadline: asyncio.Timeout | None = None  # of the reading, while it goes on
 
-    @property
-    def is_slow(self) -> bool:
-        """Whether the body is still being read, and comes so slowly that it is not to keep others waiting."""
-        now = asyncio.get_running_loop().time()
-        age = now - self._began_at
-        is_slow = now - self._moved_at > _IDLE_S or (age > _IDLE_S and self.held < age * _SLOWEST)
-        return is_slow and self.deadline is not None and self._paused_at is None
+    def is_slow(self, now: float) -> bool:
+        """Whether the body is still being read, and has come so slowly of late that it is not to keep others waiting.
+
+        What came quickly before does not count.
+        """
+        seconds = now - self._seen_at
+        if seconds < _IDLE_S or self._paused_at is not None:
+            return False
+        is_slow = self.held - self._seen < seconds * _SLOWEST
+        self._seen_at, self._seen = now, self.held
+        return is_slow and self.deadline is not None
 
     def pause(self) -> None:
         """The body waits for room, and its client for us."""
@@ -221,9 +264,8 @@ class Place:
 
     def go_on(self) -> None:
         """The body has come further."""
-        self._moved_at = asyncio.get_running_loop().time()
         if self._paused_at is not None:
-            self._began_at += self._moved_at - self._paused_at
+            self._seen_at += asyncio.get_running_loop().time() - self._paused_at
             self._paused_at = None
 
     def give_up(self) -> None:
@@ -246,16 +288,24 @@ async def read_in_pieces(upload: Upload, place: Place, most: int) -> bytes:
     """
     if upload.length is not None and upload.length > most:
         raise TooMuch
-    pieces = []
+    pieces: list[bytes] = []
+    fresh: list[bytes] = []
     has_looked = False
+    count = 0
     while piece := await upload.next_piece():
+        count += 1
         if upload.received > most:
             raise TooMuch
+        if count > _MOST_PIECES and upload.received < count * _SMALLEST_PIECE:
+            raise TooScattered
         await place.take(len(piece))
-        pieces.append(piece)
-        if not has_looked and upload.received > _LOOKED_AT:
+        fresh.append(piece)
+        must_look = not has_looked and upload.received > _LOOKED_AT
+        if must_look or len(fresh) == _JOINED_AFTER:
+            pieces.append(b"".join(fresh))
+            fresh.clear()
+        if must_look:
             has_looked = True
-            pieces = [b"".join(pieces)]
-            if begins_too_large(pieces[0]):
+            if begins_too_large(b"".join(pieces)):
                 break
-    return b"".join(pieces)
+    return b"".join([*pieces, *fresh])

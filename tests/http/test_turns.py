@@ -10,7 +10,7 @@ import pytest
 
 from postroom.web import upload
 from postroom.web.turns import Turns
-from postroom.web.upload import Overloaded, Room, TooMuch, Upload, read_in_pieces
+from postroom.web.upload import Overloaded, Room, TooMuch, TooScattered, Upload, read_in_pieces
 
 LONG_S = 60
 
@@ -148,6 +148,70 @@ def test_a_slow_body_gives_its_room_to_one_that_waits(
     assert _with_one_that_holds_all(monkeypatch, then) is ended
 
 
+def test_what_came_quickly_at_first_makes_no_slow_body_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[bool]:
+        place = upload.Place(Room(), "a")
+        place.deadline = asyncio.timeout(LONG_S)
+        start = asyncio.get_running_loop().time()
+        found = []
+        for seconds, held in ((1, 1_000_000), (6, 1_000_000), (12, 1_000_002), (18, 1_000_002 + 7 * 16_384)):
+            place.held = held
+            found.append(place.is_slow(start + seconds))
+        return found
+
+    assert asyncio.run(main()) == [False, False, True, False]
+
+
+def test_while_others_wait_nobody_has_more_than_half() -> None:
+    async def main() -> None:
+        room = Room(most=10, within_s=LONG_S)
+        with room.place("greedy") as first, room.place("greedy") as second:
+            await first.take(6)
+            await second.take(4)
+            with room.place("greedy") as more, room.place("other") as other:
+                waiting = asyncio.create_task(more.take(20))  # nobody else waits: it may go on
+                await asyncio.wait_for(waiting, LONG_S)
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(second.take(1), 0.01)
+                await asyncio.wait_for(other.take(3), LONG_S)  # in place of what has more than half
+        assert not room._held_by
+        assert not room._waiting_clients
+
+    asyncio.run(main())
+
+
+def test_no_more_wait_than_can_be_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_MOST_WAITING", 3)
+
+    async def main() -> None:
+        room = Room(most=10, within_s=LONG_S)
+        with ExitStack() as stack:
+            holder, exempt, *others = [stack.enter_context(room.place()) for _ in range(6)]
+            await holder.take(10)
+            await exempt.take(1)
+            tasks = [asyncio.create_task(place.take(1)) for place in others[:3]]
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await others[3].take(1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        assert not room._waiting_clients
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("octets", "ends"), [(2, True), (100, False)])
+def test_a_body_in_tiny_chunks_ends(octets: int, ends: bool) -> None:
+    async def main() -> None:
+        protocol = Endless(b"x" * octets, b"y" * octets)
+        with Room().place() as place, pytest.raises(TooScattered if ends else TooMuch):
+            await read_in_pieces(Upload(protocol, None), place, 3_000_000)
+        assert (protocol.handed_over < 25_000) is ends
+
+    asyncio.run(main())
+
+
 class Endless:
     """granian's side of a body that does not end."""
 
@@ -167,12 +231,12 @@ def test_many_that_wait_for_room_look_for_slow_ones_together(monkeypatch: pytest
     """Each of thousands would look at all others, once a second."""
     looks = 0
 
-    def is_slow(place: upload.Place) -> bool:
+    def is_slow(place: upload.Place, now: float) -> bool:
         nonlocal looks
         looks += 1
         return False
 
-    monkeypatch.setattr(upload.Place, "is_slow", property(is_slow))
+    monkeypatch.setattr(upload.Place, "is_slow", is_slow)
     monkeypatch.setattr(upload, "_LOOK_S", 60.0)
 
     async def main() -> None:

@@ -119,7 +119,12 @@ def test_a_setting_that_is_no_plain_number_is_refused(parser: str, text: str) ->
 
 @pytest.mark.parametrize("text", [text for text in STRANGE if text.strip() != "1"] + [ENDLESS, "1" * 16])
 def test_a_content_length_that_is_no_plain_number_is_a_fault(text: str) -> None:
-    environ = {"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "x", "CONTENT_LENGTH": text}
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "HTTP_HOST": "x",
+        "CONTENT_LENGTH": text,
+    }
     assert "Content-Length" in (fault_of(environ) or "")
     assert length_of(environ) == 0
 
