@@ -6,7 +6,7 @@ wins. All durations are integers of microseconds, like every time inside Postroo
 
 from __future__ import annotations
 
-import io
+import errno
 import os
 import re
 import ssl
@@ -21,12 +21,14 @@ from typing import Annotated, Any, Final, TypeVar
 import idna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from postroom.envfile import NAME as DOT_ENV
+from postroom.envfile import read_assignments
 from postroom.errors import ConfigError
 from postroom.failpoint import VARIABLE as FAILPOINT
 from postroom.limiter_url import parse_limiter_url
 from postroom.model import InDoubtPolicy, Secret, Security
 from postroom.numbers import whole_number
-from postroom.plainfile import MEBIBYTE, read_plain, reason_of
+from postroom.plainfile import MEBIBYTE, NotPlain, read_plain, reason_of
 from postroom.pulse import READY
 from postroom.supervise import LIFELINE
 
@@ -295,7 +297,8 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "drain": ("POSTROOM_DRAIN", "POSTROOM_STOP_DELAY"),
 }
 _FORMER: Final[Mapping[str, str]] = {"POSTROOM_STOP_DELAY": "POSTROOM_DRAIN"}
-_DOT_ENV: Final = Path(".env")
+_OURS: Final = re.compile(r"postroom[_.-]", re.IGNORECASE)
+_DOT_ENV: Final = Path(DOT_ENV)
 _LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _SECRETS: Final = (
@@ -348,11 +351,14 @@ def _read_secret(variable: str, path: Path) -> str:
     return value
 
 
+def _known_variables() -> list[str]:
+    return [*(name for setting in Settings.model_fields for name in variables(setting)), *_file_variables()]
+
+
 def unknown_variables() -> dict[str, str | None]:
     """Return the POSTROOM_* names in `.env` and the environment that mean nothing, each with the one that was meant."""
-    known = [name for setting in Settings.model_fields for name in variables(setting)]
-    known += _file_variables()
-    given = [name for name in {**_dot_env(), **os.environ} if name.upper().startswith("POSTROOM_")]
+    known = _known_variables()
+    given = [name for name in {**_dot_env(), **os.environ} if _OURS.match(name)]
     strange = [name for name in given if name not in known and name not in _NO_SETTINGS]
     return {name: next(iter(get_close_matches(name.upper(), known, 1, 0.6)), None) for name in strange}
 
@@ -373,12 +379,10 @@ def _dot_env() -> Mapping[str, str | None]:
     try:
         content = read_plain(_DOT_ENV, _LARGEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
+        if _DOT_ENV.is_symlink():
+            raise NotPlain(errno.ENOENT, "it is a link to a file that is not there", DOT_ENV) from None
         return {}
-    from dotenv import dotenv_values
-
-    return dotenv_values(
-        stream=io.StringIO(content.decode("utf-8-sig"), newline=None)
-    )  # Notepad writes a BOM
+    return read_assignments(content.decode("utf-8-sig"), _known_variables())  # Notepad writes a BOM
 
 
 class Settings(BaseModel):
@@ -444,7 +448,7 @@ def load_settings() -> Settings:
     except (OSError, UnicodeError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(
-            ".env", f"cannot be read ({reason}); make it a UTF-8 text file that this user may read"
+            DOT_ENV, f"cannot be read ({reason}); make it a UTF-8 text file that this user may read"
         ) from None
     if settings.smtp_security is Security.NONE:
         check_plaintext(

@@ -1150,4 +1150,11 @@ WHERE id = :job_id AND state = 'claimed';
         "            needed.mkdir(mode=0o700, exist_ok=True)\n",
         "tests/unit/test_inbox.py::test_an_inbox_that_cannot_run_says_why_and_runs_as_soon_as_it_can[a file-inbox/mail]",
     ),
+    Control(
+        "no line of .env is passed over",
+        "postroom/envfile.py",
+        "    if not binding.error and binding.key is None:",
+        "    if binding.key is None:",
+        "tests/unit/test_config.py::TestEnvFile::test_no_line_is_passed_over[LF-colon]",
+    ),
 )

@@ -262,6 +262,60 @@ class TestEnvFile:
             load_settings()
         assert caught.value.variable == ".env"
 
+    @pytest.mark.parametrize(
+        ("line", "said"),
+        [
+            ('POSTROOM_IN_DOUBT="hold', "line 3 assigns nothing"),
+            ("POSTROOM_IN_DOUBT='hold", "line 3 assigns nothing"),
+            ('POSTROOM_IN_DOUBT="hold" fail', "line 3 assigns nothing"),
+            pytest.param("POSTROOM_IN_DOUBT: hold", "line 3 assigns nothing", id="colon"),
+            ("POSTROOM_IN_DOUBT:hold", "line 3 assigns nothing"),
+            ("POSTROOM_IN_DOUBT hold", "line 3 assigns nothing"),
+            ("POSTROOM_IN_DOUBT", "line 3 assigns nothing"),
+            ("set POSTROOM_IN_DOUBT=hold", "line 3 assigns nothing"),
+            ("=hold", "line 3 assigns nothing"),
+            ("POSTROOM_IN_DOUBT:=hold", "line 3 assigns to what is no name"),
+            ('"POSTROOM_IN_DOUBT"=hold', "line 3 assigns to what is no name"),
+            ("\u200bPOSTROOM_IN_DOUBT=hold", "line 3 assigns to what is no name"),
+            ('A="x\n\nPOSTROOM_IN_DOUBT=hold\n"', "the quote that opens in line 3 swallows line 5"),
+            (
+                "A='x\nexport POSTROOM_IN_DOUBT = hold\n# its'",
+                "the quote that opens in line 3 swallows line 4",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "end", ["\n", "\r\n", "\nPOSTROOM_LOG_LEVEL=DEBUG\n"], ids=["LF", "CRLF", "more"]
+    )
+    def test_no_line_is_passed_over(self, line: str, said: str, end: str) -> None:
+        Path(".env").write_bytes(f"PORT=1\n\n{line}{end}".encode())
+        with pytest.raises(ConfigError, match=rf"^\.env: {said}.*close each quote") as caught:
+            load_settings()
+        assert "hold" not in str(caught.value), "it may be a secret"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "\n \n\t# a comment\n#\n",
+            "POSTROOM_IN_DOUBT=hold",
+            "export POSTROOM_IN_DOUBT = hold # as ever",
+            "'POSTROOM_IN_DOUBT'='hold'",
+            'POSTROOM_IN_DOUBT="hold" # "',
+            "OTHER='-----BEGIN KEY-----\nabc=\n-----END KEY-----'\nPOSTROOM_IN_DOUBT=hold\n",
+            "other.name-1=x\nPOSTROOM_IN_DOUBT=hold\nEMPTY=\nSPACED=  # nothing\n",
+        ],
+    )
+    def test_what_is_in_order_in_it_is_taken(self, text: str) -> None:
+        Path(".env").write_text(text)
+        wanted = InDoubtPolicy.HOLD if "hold" in text else InDoubtPolicy.RETRY
+        assert load_settings().in_doubt is wanted
+
+    def test_that_is_a_link_to_nothing_is_refused(self) -> None:
+        Path(".env").symlink_to("nowhere/.env")
+        with pytest.raises(ConfigError, match=r"^\.env: .*a link to a file that is not there"):
+            load_settings()
+
     def test_bad_values_in_it_are_refused_like_others(self) -> None:
         Path(".env").write_text("PORT=x\n")
         with pytest.raises(ConfigError, match=r"^PORT: must be a whole number"):
@@ -454,6 +508,7 @@ def test_storage_uris_that_are_taken(given: str, taken: str) -> None:
         ("POSTROOM_SMTP_HOSTS", "POSTROOM_SMTP_HOST"),
         ("POSTROOM_RATELIMIT", "POSTROOM_RATE_LIMIT"),
         ("postroom_log_level", "POSTROOM_LOG_LEVEL"),
+        ("POSTROOM-LOG-LEVEL", "POSTROOM_LOG_LEVEL"),
         ("POSTROOM_ZZZZZZZZZZZZ", None),
     ],
 )
