@@ -28,6 +28,7 @@ from postroom.errors import (
 )
 from postroom.incident import report
 from postroom.shown import printable
+from postroom.web.upload import Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -207,6 +208,7 @@ _HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Problem]], ...] = (
     (DiskFull, _on_disk_full),
     (StoreUnavailable, _on_unavailable),
     (StoreError, _on_store_error),
+    (Overloaded, lambda error: overloaded()),
     (Exception, _on_surprise),
 )
 

@@ -23,6 +23,7 @@ from postroom.errors import CommitUnknown, StoreUnavailable
 from postroom.seam import Seam
 from postroom.store import Store, Work
 from postroom.web.turns import Turns
+from postroom.web.upload import Overloaded
 
 if TYPE_CHECKING:
     from postroom.store.transaction import Transaction
@@ -195,7 +196,7 @@ class Hub:
     def compute(self, client: str, call: Callable[[], T]) -> T:
         """Return what `call` returns, which computes for long: in a thread, when it is the client's turn.
 
-        Raises StoreUnavailable when its turn has not come in time.
+        Raises Overloaded when its turn has not come in time.
         """
         steps = getcurrent()
         if self._loop is None or not isinstance(steps, _Steps):
@@ -204,7 +205,7 @@ class Hub:
         try:
             value: T = _wait(self._loop.create_task(self._compute(client, within_s, call)))
         except TimeoutError:
-            raise StoreUnavailable("too many large requests are under way") from None
+            raise Overloaded from None
         return value
 
     async def _compute(self, client: str, within_s: float, call: Callable[[], T]) -> T:

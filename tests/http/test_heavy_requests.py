@@ -17,6 +17,7 @@ from postroom import policy
 from postroom.mime import Content, render
 from postroom.setup import Service
 from postroom.web import create_app, head
+from postroom.web import hub as hub_module
 from postroom.web.body import _unique
 from postroom.web.gateway import Gateway
 from postroom.web.head import environ_of, excess_of, fault_of, take_forwarded_address
@@ -232,6 +233,16 @@ def test_a_heavy_request_has_turns_for_its_account(service: Service, monkeypatch
     asks = [Ask(202, heavy, {**JSON, "X-API-Key": key}) for key in (ALICE, BOB)]
     assert served(service, asks, plainly) == [202, 202]
     assert len(set(clients)) == 2
+
+
+def test_a_heavy_request_whose_turn_does_not_come_is_told_so(
+    service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(hub_module, "ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(hub_module, "_COMPUTED_AT_ONCE", 0)
+    heavy = Ask(503, send(body="<b>x" * 3000, is_html=True))
+    assert served(service, [heavy], plainly) == [503]
+    assert "too many large requests are under way" in caplog.text
 
 
 def test_behind_a_proxy_turns_are_the_clients(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
