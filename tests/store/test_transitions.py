@@ -14,6 +14,7 @@ import pytest
 
 from postroom.errors import Buried, LeaseLost, StoreError
 from postroom.model import (
+    MOST_IN_MEMORY,
     SECOND,
     Accepted,
     AccountState,
@@ -238,6 +239,12 @@ class TestClaim:
         jobs = post.claim(most_bytes=210, now=LATER)
         assert [(job.request_id, job.size) for job in jobs] == [(small, 100), (large, 101)]
         assert post.status(larger) == "queued"
+
+    def test_counts_of_a_large_content_what_is_in_memory_at_a_time(self, post: Post) -> None:
+        large = [post.add(size=3 * MOST_IN_MEMORY) for _ in range(3)]
+        taken = post.claim(most_bytes=2 * MOST_IN_MEMORY)
+        assert [job.request_id for job in taken] == large[:2]
+        assert [job.octets_in_hand for job in taken] == [MOST_IN_MEMORY] * 2
 
     def test_always_takes_one_however_large(self, post: Post) -> None:
         first, second = post.add(size=500), post.add()
