@@ -24,7 +24,7 @@ from postroom import __version__
 from postroom.config import Settings
 from postroom.errors import PostroomError
 from postroom.model import Clock, InDoubtPolicy, rfc3339
-from postroom.plainfile import kind_of, reason_of
+from postroom.plainfile import MEBIBYTE, kind_of, plain_file, read_plain, reason_of
 from postroom.store import Store, Transaction, check_copy, is_in_use, open_store, sqlite_path
 
 _MANIFEST: Final = "manifest.json"
@@ -110,11 +110,14 @@ def _gather(store: Store, settings: Settings, var: Path, scratch: Path) -> dict[
         files[DATABASE] = scratch / DATABASE
         store.copy_to(files[DATABASE])
         check_copy(files[DATABASE])
+    for file in files.values():
+        if kind := kind_of(file.stat().st_mode) if file.exists() else None:
+            raise BackupError(f"{file} is {kind}, not a plain file; no backup was made")
     return {name: file for name, file in files.items() if file.is_file()}
 
 
 def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
+    with plain_file(path) as file:
         return {"size": path.stat().st_size, "sha256": _digest(file)}
 
 
@@ -133,7 +136,7 @@ def _pack(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Path]) ->
             content = json.dumps(manifest, indent=2).encode()
             _add(archive, _MANIFEST, len(content), io.BytesIO(content))
             for name, source in files.items():
-                with source.open("rb") as opened:
+                with plain_file(source) as opened:
                     _add(archive, name, manifest["files"][name]["size"], opened)
         file.flush()
         os.fsync(descriptor)
@@ -193,7 +196,7 @@ def _verify(path: Path, folder: Path) -> dict[str, Any]:
     if kind := kind_of(path.stat().st_mode):
         raise BackupError(f"{path} is {kind}, and no backup")
     try:
-        with tarfile.open(path, mode="r:") as archive:
+        with plain_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             manifest = _manifest(path, archive)
             for name, expected in manifest["files"].items():
                 source = archive.extractfile(name)
@@ -228,7 +231,7 @@ def _unpacked(source: IO[bytes], target: Path) -> dict[str, Any]:
 def _check_secret(scratch: Path, names: tuple[str, ...], settings: Settings) -> None:
     if settings.secret_key is None or SECRET not in names:
         return
-    if (scratch / SECRET).read_text(encoding="utf-8").strip() != settings.secret_key.reveal().strip():
+    if read_plain(scratch / SECRET, MEBIBYTE).strip() != settings.secret_key.reveal().strip().encode():
         raise BackupError(
             "POSTROOM_SECRET_KEY is not the key of this backup, with which its passwords and keys were stored; set it to "
             "that one, or unset it: the backup brings its own"

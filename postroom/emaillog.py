@@ -26,6 +26,7 @@ from uuid import uuid4
 from postroom.errors import LeaseLost
 from postroom.logstream import Held, NoReader, Stream, stream_at
 from postroom.model import SECOND, Instant
+from postroom.plainfile import open_plain, plain_file
 from postroom.rewrite import CannotRead, rewrite_lines
 from postroom.shown import printable
 from postroom.store import LogBatch, LogLine, Store
@@ -123,7 +124,8 @@ class EmailLog:
     @contextmanager
     def _alone(self) -> Iterator[bool]:
         self._lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a+b") as file:
+        lock = open_plain(self._lock, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        with os.fdopen(lock, "a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -233,7 +235,7 @@ def _read(path: Path, start: int, count: int) -> bytes:
     """Return bytes of a file; none where there is no file."""
     if not path.is_file():
         return b""
-    with path.open("rb") as file:
+    with plain_file(path) as file:
         file.seek(start)
         return file.read(count)
 

@@ -34,7 +34,7 @@ from postroom.errors import NotFound
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import SECOND, Clock, Instant, system_clock
 from postroom.numbers import whole_number
-from postroom.plainfile import kind_of, reason_of
+from postroom.plainfile import NotPlain, kind_of, plain_file, read_plain, reason_of, write_plain
 from postroom.pulse import Pulse, report_ready
 from postroom.supervise import ignore_stray_signals, stop_signals
 
@@ -61,8 +61,10 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
 _NAME = re.compile(r"(?P<received>\d{8}T\d{6}\.\d{6}Z)-(?P<id>[0-9a-f]{8})\.eml")
+_LARGEST_PORT = 64  # octets
 _FROM, _TO, _RECEIVED = "X-Postroom-Envelope-From", "X-Postroom-Envelope-To", "X-Postroom-Received"
 _HEADER_BYTES = 65_536  # how much of a mail is read for a listing
+_LARGEST_ENVELOPE = (RECIPIENT_LIMIT + 2) * COMMAND_LIMIT
 _HEADER_CHARS = 4096  # the email package takes quadratic time over some headers
 _UNPRINTABLE_ADDRESS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -108,8 +110,8 @@ class Maildrop:
             oldest = self._mails / self._names.popleft()
             try:
                 oldest.unlink(missing_ok=True)
-            except OSError:
-                logger.warning("the inbox could not delete %s", oldest, exc_info=True)
+            except OSError as error:
+                logger.warning("the inbox could not delete %s: %s", oldest, reason_of(error))
 
     def _sweep(self) -> None:
         """Delete what a killed server left half-written."""
@@ -445,9 +447,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _write_port(folder: Path, port: int) -> None:
-    unfinished = folder / f".port.{os.getpid()}.tmp"
-    unfinished.write_text(f"{port}\n", encoding="ascii")
-    unfinished.replace(folder / "port")
+    write_plain(folder / "port", f"{port}\n".encode())
 
 
 def _remove_port(folder: Path, port: int) -> None:
@@ -467,7 +467,7 @@ def inbox_port(folder: Path) -> int | None:
     somebody answers.
     """
     try:
-        text = (folder / "port").read_text(encoding="ascii").strip()
+        text = read_plain(folder / "port", _LARGEST_PORT).decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
     port = whole_number(text, 5)
@@ -512,8 +512,12 @@ def list_mails(folder: Path, limit: int | None = 50) -> list[MailSummary]:
     for name in sorted(_names(folder), reverse=True):
         if limit is not None and len(found) >= limit:
             break
-        with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+        try:
             found.append(_read_summary(folder / "mail" / name))
+        except FileNotFoundError:  # pruned meanwhile
+            continue
+        except NotPlain as error:
+            logger.warning("%s is left out: %s", error.filename, error.strerror)
     return found
 
 
@@ -558,7 +562,7 @@ def _instant(name: str) -> Instant:
 
 
 def _read_summary(path: Path) -> MailSummary:
-    with path.open("rb") as file:
+    with _open_mail(path) as file:
         reverse_path, forward_paths = _read_envelope(file)
         start = file.tell()
         head = file.read(_HEADER_BYTES)
@@ -576,7 +580,7 @@ def _read_summary(path: Path) -> MailSummary:
 
 
 def _read_whole(path: Path) -> InboxMail:
-    with path.open("rb") as file:
+    with _open_mail(path) as file:
         reverse_path, forward_paths = _read_envelope(file)
         raw = file.read()
     message = _parse(raw)
@@ -594,6 +598,10 @@ def _read_whole(path: Path) -> InboxMail:
         attachments=_attachments(message),
         raw=raw,
     )
+
+
+def _open_mail(path: Path) -> BinaryIO:
+    return plain_file(path, SIZE_LIMIT + _LARGEST_ENVELOPE)
 
 
 def _read_envelope(file: BinaryIO) -> tuple[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Reading the files that we are given so that nothing can hang, or fill the memory: regular ones, up to a bound.
+"""Opening and reading files by name so that nothing can hang, or fill the memory: regular ones, up to a bound.
 
 And whose they are, for a person to whom one is refused.
 """
@@ -9,10 +9,11 @@ import errno
 import grp
 import os
 import pwd
+import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 MEBIBYTE: Final = 1 << 20
 _KINDS: Final = (
@@ -22,7 +23,7 @@ _KINDS: Final = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FLAGS: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class NotPlain(OSError):
@@ -30,17 +31,58 @@ class NotPlain(OSError):
 
 
 def read_plain(path: Path, most: int) -> bytes:
-    """Return the content of a regular file of at most `most` octets.
+    """Return the content of a regular file of at most `most` octets. Raises OSError."""
+    with plain_file(path, most) as file:
+        content = file.read(most + 1)
+    if len(content) > most:  # it has just grown
+        raise _too_large(path, most)
+    return content
+
+
+def plain_file(path: Path, most: int | None = None) -> BinaryIO:
+    """Open a regular file, of at most `most` octets, to be read. Raises OSError."""
+    fd = open_plain(path)
+    if most is not None and os.fstat(fd).st_size > most:
+        os.close(fd)
+        raise _too_large(path, most)
+    return os.fdopen(fd, "rb")
+
+
+def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Open a regular file and return its descriptor.
 
     Nothing else is opened, for opening a FIFO waits for its other end and opening a device may do anything. Raises OSError.
     """
-    _check(path, path.stat().st_mode)
-    with os.fdopen(os.open(path, _FLAGS), "rb") as file:
-        _check(path, os.fstat(file.fileno()).st_mode)  # it may have been replaced
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise NotPlain(errno.EFBIG, f"it has more than {most // MEBIBYTE} MiB", str(path))
-    return content
+    try:
+        _check(path, path.stat().st_mode)
+    except FileNotFoundError:
+        if not flags & os.O_CREAT:
+            raise
+    fd = os.open(path, flags | _FLAGS, mode)
+    try:
+        _check(path, os.fstat(fd).st_mode)  # it may have been replaced
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def write_plain(path: Path, content: bytes) -> None:
+    """Put a small file in the place of whatever has its name, but of a folder. A crash leaves the old or the new one."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600), "wb") as file:
+            file.write(content)
+        draft.replace(path)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink()
+        raise
+
+
+def _too_large(path: Path, most: int) -> NotPlain:
+    bound = f"{most // MEBIBYTE} MiB" if most >= MEBIBYTE else f"{most} octets"
+    return NotPlain(errno.EFBIG, f"it has more than {bound}", str(path))
 
 
 def kind_of(mode: int) -> str | None:

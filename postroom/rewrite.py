@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
+from postroom.plainfile import plain_file
+
 _LONGEST_LINE = 1 << 20  # octets; a longer one comes in parts
 _REST = ".rewritten"
 # What rotation compresses files with, by the octets that they begin with.
@@ -31,7 +33,7 @@ def rewrite_lines(path: Path, change: Callable[[bytes], bytes]) -> int:
     CannotRead.
     """
     target = path.resolve()
-    with target.open("rb") as file:
+    with plain_file(target) as file:
         compression = _compression_of(file)
         try:
             changed = sum(change(line) != line for line in _lines(file, compression))
@@ -70,7 +72,8 @@ def _parts(file: IO[bytes]) -> Iterator[bytes]:
 def _replace(path: Path, old: BinaryIO, compression: Any, change: Callable[[bytes], bytes]) -> None:
     beside = path.with_name(f".{path.name}{_REST}")  # one that a crash has left is begun anew
     try:
-        with open(beside, "wb", opener=_private) as new:
+        beside.unlink(missing_ok=True)
+        with open(beside, "xb", opener=_private) as new:
             lines = (change(line) for line in _lines(old, compression))
             if compression is None:
                 new.writelines(lines)

@@ -39,6 +39,7 @@ _LAST_ANSWERS_S = 0.3
 _REPETITIVE = (
     "postroom.worker",
     "postroom.seam",
+    "postroom.store.position",
     "postroom.web.errors",
 )  # loggers that may say the same for each connection or message
 _ALLOCATIONS_A_SEARCH = 20_000  # of objects that hold others; Python's own is 700

@@ -40,7 +40,7 @@ from postroom.errors import (
 )
 from postroom.incident import report
 from postroom.model import SECOND, rfc3339, system_clock
-from postroom.plainfile import reason_of
+from postroom.plainfile import NotPlain, reason_of
 from postroom.shown import counted
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ def _words_of(error: OSError) -> tuple[str, int]:
             EX_CONFIG,
         )
     where = f"{error.filename}: " if error.filename else ""
+    if isinstance(error, NotPlain):
+        return f"{where}{error.strerror}", EX_CONFIG
     return f"{where}{error.strerror or error}", EX_TEMPFAIL if error.errno in _MAY_PASS else 1
 
 
@@ -363,7 +365,7 @@ def send(
 
     service = setup.open_service()
     account = _account(service, sender)
-    text = body if body is not None else _standard_input()
+    text = body if body is not None else _standard_input(service.settings.max_message_bytes)
     submission = Submission(account, (recipient,), subject, text, is_html)
     try:
         accepted = accept(
@@ -389,9 +391,14 @@ def send(
         sys.exit(1)
 
 
-def _standard_input() -> str:
+def _standard_input(most: int) -> str:
+    if sys.stdin is None:
+        raise click.UsageError("there is no standard input; give the body with --body")
+    octets = sys.stdin.buffer.read(most + 1)
+    if len(octets) > most:
+        raise click.UsageError(f"the body on standard input has more than {most} bytes")
     try:
-        return sys.stdin.buffer.read().decode()
+        return octets.decode()
     except UnicodeDecodeError as error:
         raise click.UsageError(f"the body on standard input is not UTF-8 (byte {error.start})") from error
 

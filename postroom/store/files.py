@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from postroom.errors import DatabaseReplaced
-from postroom.plainfile import reason_of
+from postroom.plainfile import open_plain, reason_of
 
 _LOOK_EVERY_S = 1.0
 # A directory's time of change has the grain of the kernel's clock tick: two changes within one look like one.
@@ -142,7 +142,7 @@ class _Shared:
     @classmethod
     def of(cls, path: Path) -> _Shared:
         with cls._mutex:
-            fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            fd = open_plain(path, os.O_CREAT | os.O_RDWR)
             found = os.fstat(fd)
             key = found.st_dev, found.st_ino
             shared = cls._all.setdefault(key, cls(key))

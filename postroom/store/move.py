@@ -22,6 +22,7 @@ from psycopg import sql
 
 from postroom.errors import ConfigError, StoreDamaged
 from postroom.failpoint import passing
+from postroom.plainfile import plain_file
 from postroom.store import MOVED, MOVING, Store
 from postroom.store.postgres import PostgresEngine, without_nul
 from postroom.store.sqlite import SQLiteEngine
@@ -165,7 +166,7 @@ class _Mover:
     def _refuse_if_running(self) -> None:
         for worker in Store(self._source).living_workers():
             try:
-                with Path(worker.lock_file).open("rb") as file:
+                with plain_file(Path(worker.lock_file)) as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ConfigError(

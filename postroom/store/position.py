@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from contextlib import suppress
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 from postroom.errors import ConfigError
 from postroom.model import InDoubtPolicy, Instant
-from postroom.plainfile import reason_of
+from postroom.plainfile import read_plain, reason_of, write_plain
 from postroom.shown import counted
 from postroom.store import Store
 from postroom.store.engine import Server
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 FILE = "database.json"
 _SETTING = "server"
+_LARGEST: Final = 4096
+_LATEST: Final = 1 << 62
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_SYSTEM: Final = re.compile(r"[!-~]{1,64}")
 _FENCE = (
     "was not used: {}. Where a standby was promoted, the server that was the primary before must be fenced: stopped, or "
     "made a standby of the new one (pg_rewind), before Postroom can reach it. If it is right, because you have "
@@ -43,24 +47,45 @@ class Position:
     newest_at: Instant = 0
 
 
-def read(path: Path) -> Position:
-    """Return what is remembered; nothing where that cannot be read."""
-    with suppress(OSError, ValueError, TypeError):
-        return Position(**json.loads(path.read_text(encoding="utf-8")))
+def read(path: Path, *, warns: bool = False) -> Position:
+    """Return what is remembered; nothing where that cannot be read, of which `warns` has the log tell."""
+    try:
+        return _checked(Position(**json.loads(read_plain(path, _LARGEST).decode("utf-8"))))
+    except FileNotFoundError:
+        reason = "it is a link to nothing" if path.is_symlink() else ""
+    except OSError as error:
+        reason = reason_of(error)
+    except (ValueError, TypeError, RecursionError):
+        reason = "it is not what Postroom has written there"
+    if reason and warns:
+        log.warning(
+            "%s cannot be read (%s): it is taken as not there, and whether the database has stepped back is not known",
+            path,
+            reason,
+        )
     return Position()
+
+
+def _checked(found: Position) -> Position:
+    """Return a position whose values are of their kinds. Raises ValueError, TypeError."""
+    if found.system is not None and not _SYSTEM.fullmatch(found.system):
+        raise ValueError("no system identifier of PostgreSQL")
+    if found.newest is not None and not _ID.fullmatch(found.newest):
+        raise ValueError("no id of a message")
+    for number in found.timeline, found.newest_at:
+        if type(number) is not int or not 0 <= number < _LATEST:
+            raise TypeError("no number")
+    return found
 
 
 def write(path: Path, position: Position) -> None:
     """Remember a position. A crash leaves the old one or the new one; a disk that is full, the old one."""
     if read(path) == position:
         return
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        draft.write_text(json.dumps(asdict(position)), encoding="utf-8")
-        draft.replace(path)
+        write_plain(path, json.dumps(asdict(position)).encode())
     except OSError as error:
         log.warning("cannot write %s: %s", path, reason_of(error))
-        draft.unlink(missing_ok=True)
 
 
 def note(store: Store, path: Path) -> None:
@@ -76,7 +101,7 @@ def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accep
     Raises ConfigError when it is on another server, or on one of an older timeline, unless that is to be accepted.
     `keep` is how long messages are known: one that was forgotten for its age is not missed.
     """
-    seen, server = read(path), store.server()
+    seen, server = read(path, warns=True), store.server()
     known = [Server(seen.system, seen.timeline)] if seen.system else []
     if (noted := store.setting(_SETTING)) is not None:
         system, _, timeline = noted.partition(" ")

@@ -163,7 +163,9 @@ class SQLiteEngine:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:
-            raise ConfigError("DATABASE_URL", f"cannot use {path}: {reason_of(error)}") from error
+            raise ConfigError(
+                "DATABASE_URL", f"cannot use {error.filename or path}: {reason_of(error)}"
+            ) from error
         try:
             with translated(path), self._lock:
                 self._open()

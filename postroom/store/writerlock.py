@@ -13,6 +13,7 @@ from pathlib import Path
 
 from postroom.errors import StoreUnavailable
 from postroom.numbers import whole_number
+from postroom.plainfile import open_plain
 
 _OPEN = b"open\n"
 _MOST_NOTED = 200  # octets
@@ -36,7 +37,7 @@ class WriterLock:
     def __init__(self, path: Path, longest_wait_s: float) -> None:
         self._path = path
         self._longest_wait_s = longest_wait_s
-        self._fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        self._fd = open_plain(path, os.O_CREAT | os.O_RDWR)
         self._mutex = threading.Lock()  # guards the four that follow
         self._queues = False  # the usher stands in the queue: nobody else may touch the lock
         self._wanted = False  # somebody waits for it

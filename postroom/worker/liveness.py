@@ -18,6 +18,7 @@ from uuid import uuid4
 
 from postroom.errors import LeaseLost, StoreUnavailable
 from postroom.model import SECOND, Clock, InDoubtPolicy, Instant
+from postroom.plainfile import plain_file
 from postroom.shown import counted
 from postroom.store import Orphan, Store, Work, WorkerRecord
 
@@ -48,7 +49,7 @@ def running_in(folder: Path) -> int:
 def _is_held(path: Path) -> bool | None:
     """Whether a process holds this lock; None where the file is not here, or cannot be looked at."""
     try:
-        with path.open("rb") as file:
+        with plain_file(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -300,7 +301,7 @@ class Undertaker:
         if record.host != self._host:
             return False
         try:
-            with Path(record.lock_file).open("rb") as file:
+            with plain_file(Path(record.lock_file)) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             return False

@@ -1157,4 +1157,18 @@ WHERE id = :job_id AND state = 'claimed';
         "    if binding.key is None:",
         "tests/unit/test_config.py::TestEnvFile::test_no_line_is_passed_over[LF-colon]",
     ),
+    Control(
+        "no place of the program opens a file past plainfile",
+        "postroom/inbox.py",
+        '        text = read_plain(folder / "port", _LARGEST_PORT).decode("ascii").strip()\n',
+        '        text = (folder / "port").read_text(encoding="ascii").strip()\n',
+        "tests/unit/test_plainfile.py::test_nothing_else_is_opened_by_its_name",
+    ),
+    Control(
+        "what is remembered of the database is looked at before it is used",
+        "postroom/store/position.py",
+        '        return _checked(Position(**json.loads(read_plain(path, _LARGEST).decode("utf-8"))))\n',
+        '        return Position(**json.loads(read_plain(path, _LARGEST).decode("utf-8")))\n',
+        "tests/unit/test_plainfile.py::test_a_memory_of_the_database_without_sense_is_taken_as_not_there[no id]",
+    ),
 )

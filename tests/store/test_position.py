@@ -17,6 +17,7 @@ from postroom.store.postgres import PostgresEngine
 from tests.store.database import FAR, LATER, NOW, SENT, Database, Post, PostgresDatabase
 
 DAY = 86_400 * SECOND
+NEWEST = "01234567-89ab-7def-8123-456789abcdef"
 
 
 @pytest.fixture
@@ -67,11 +68,9 @@ def test_what_was_queued_is_held_and_flagged_when_the_newest_message_is_missing(
 def test_an_empty_database_where_there_was_one_is_said(
     post: Post, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    position.write(path, position.Position(None, 0, "the-newest-one", LATER))
+    position.write(path, position.Position(None, 0, NEWEST, LATER))
     assert check(post.store, path) == 0
-    assert (
-        "the database is empty, and there was one here before: it does not know the-newest-one" in caplog.text
-    )
+    assert f"the database is empty, and there was one here before: it does not know {NEWEST}" in caplog.text
     caplog.clear()
     assert check(post.store, path) == 0
     assert not caplog.text, "it is said once"
@@ -79,7 +78,7 @@ def test_an_empty_database_where_there_was_one_is_said(
 
 def test_a_message_that_was_forgotten_for_its_age_is_not_missed(post: Post, path: Path) -> None:
     post.add()
-    position.write(path, position.Position(None, 0, "0" * 36, LATER - 2 * DAY))
+    position.write(path, position.Position(None, 0, NEWEST, LATER - 2 * DAY))
     assert check(post.store, path) == 0
 
 

@@ -2,18 +2,95 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from postroom.config import load_settings
+from postroom.backup import BackupError, save
+from postroom.config import Settings, load_settings
 from postroom.errors import ConfigError
-from postroom.plainfile import MEBIBYTE, NotPlain, read_plain
+from postroom.inbox import Maildrop, inbox_port, list_mails, read_mail
+from postroom.model import system_clock
+from postroom.plainfile import MEBIBYTE, NotPlain, read_plain, write_plain
+from postroom.rewrite import rewrite_lines
+from postroom.store import open_store, position
+from postroom.store.writerlock import WriterLock
 from postroom.vault import Vault
+from postroom.worker.liveness import running_in
+
+ROOT = Path(__file__).resolve().parents[2]
+# Where something is opened by its name past `plainfile`, and why that may be.
+KNOWN = {
+    "backup.py": {
+        "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
+        "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",
+        "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
+        "tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT)",
+        "tarfile.open(fileobj=file, mode='r:')",
+        "shutil.copyfile(scratch / name, draft)",  # of our own scratch
+        "files[SECRET].write_text(settings.secret_key.reveal() + '\\n', encoding='utf-8')",
+    },
+    "emaillog.py": {
+        "open(self._path, 'ab', opener=_open)",  # its kind was looked at, and the opener does not wait
+        "open(path, 'ab', opener=_open)",
+        "os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 416)",
+    },
+    "failpoint.py": {"open(self.file, 'a', encoding='ascii')"},  # for tests
+    "inbox.py": {
+        "open(unfinished, 'xb', opener=_private, buffering=0)",  # new
+        "os.open(path, flags, 384)",
+        "os.open(folder, os.O_RDONLY | os.O_DIRECTORY)",
+    },
+    "logs.py": {"Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"},  # the system's own
+    "logstream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
+    "plainfile.py": {
+        "os.open(path, flags | _FLAGS, mode)",
+        "os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 384)",
+    },
+    "rewrite.py": {
+        "compression.open(file, 'rb')",  # what is open
+        "compression.open(new, 'wb')",
+        "open(beside, 'xb', opener=_private)",  # new
+        "os.open(path, flags | os.O_NOFOLLOW, 384)",
+        "os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)",
+    },
+    "setup.py": {"path.open('x', encoding='utf-8')"},  # new
+    "standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
+    # The program's own files.
+    "store/migrate.py": {"path.read_text(encoding='utf-8')"},
+    "store/postgres.py": {"(folder / name).read_text(encoding='utf-8')"},
+    "store/sqlite.py": {"(folder / name).read_text(encoding='utf-8')"},
+    "vault.py": {
+        "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 384)",  # new
+        "os.open(folder, os.O_RDONLY | os.O_DIRECTORY)",
+    },
+    "version.py": {"source.read_text(encoding='utf-8')"},
+    "worker/liveness.py": {
+        "Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii')",
+        "self._path.open('ab')",  # new: its name is random
+    },
+}
+_OPENS = {
+    "open",
+    "fdopen",
+    "read_text",
+    "read_bytes",
+    "write_text",
+    "write_bytes",
+    "copyfile",
+}
+# Methods of the same names that open no file by its name, by the words that stand before the parenthesis.
+_NO_FILE = (
+    "os.fdopen",
+    "Vault.open",
+    "Connection.open",
+    "inbox.open",
+)
 
 Put = Callable[[Path], None]
 KINDS = {
@@ -26,17 +103,17 @@ KINDS = {
 }
 
 
-@pytest.fixture(params=sorted(KINDS))
-def obstacle(request: pytest.FixtureRequest) -> Iterator[tuple[Put, str]]:
-    """Something that is no plain file, to be put somewhere, and what is said of it."""
+@contextmanager
+def putting(kind: str) -> Iterator[tuple[Put, str]]:
+    """Lend something that is no plain file, to be put somewhere, and what is said of it."""
     with ExitStack() as stack:
 
         def put(path: Path) -> None:
-            match request.param:
+            match kind:
                 case "FIFO":
                     os.mkfifo(path, 0o600)
                 case "zero" | "null":
-                    path.symlink_to(f"/dev/{request.param}")
+                    path.symlink_to(f"/dev/{kind}")
                 case "folder":
                     path.mkdir()
                 case "socket":
@@ -47,7 +124,20 @@ def obstacle(request: pytest.FixtureRequest) -> Iterator[tuple[Put, str]]:
                         file.truncate(1 << 40)
                     path.chmod(0o600)
 
-        yield put, KINDS[request.param]
+        yield put, KINDS[kind]
+
+
+@pytest.fixture(params=sorted(KINDS))
+def obstacle(request: pytest.FixtureRequest) -> Iterator[tuple[Put, str]]:
+    with putting(request.param) as found:
+        yield found
+
+
+@pytest.fixture(params=sorted(KINDS.keys() - {"endless"}))
+def no_file(request: pytest.FixtureRequest) -> Iterator[tuple[Put, str]]:
+    """An obstacle whose content is none: a large file is a file."""
+    with putting(request.param) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +195,145 @@ def test_a_secret_key_is_refused(obstacle: tuple[Put, str], tmp_path: Path) -> N
     put(tmp_path / "var/secret.key")
     with pytest.raises(ConfigError, match=f"POSTROOM_SECRET_KEY.*{said}"):
         Vault.open(load_settings(), tmp_path / "var")
+
+
+def test_the_memory_of_the_database_is_taken_as_not_there(
+    obstacle: tuple[Put, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put, said = obstacle
+    path = tmp_path / "database.json"
+    put(path)
+    assert position.read(path, warns=True) == position.Position()
+    assert [said in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"newest": "abc", "newest_at": "x"}',
+        pytest.param(b'{"newest": "abc"}', id="no id"),
+        b'{"newest_at": "x"}',
+        b'{"newest_at": true}',
+        b'{"newest_at": 1e400}',
+        b'{"newest_at": -1}',
+        b'{"newest_at": %s}' % (b"9" * 30),
+        b'{"newest_at": %s}' % (b"9" * 4000),
+        b'{"newest": "\\ud800"}',
+        b'{"newest": ["00000000-0000-0000-0000-000000000000"]}',
+        b'{"system": "\\ud800", "timeline": 1}',
+        b'{"system": 5}',
+        b'{"timeline": null}',
+        b'{"another": 1}',
+        b"[]",
+        b"1",
+        b"{",
+        b"\xff",
+        b"",
+        b"[" * 4000,
+        b"[" * 100_000,
+    ],
+    ids=lambda content: content[:20].decode("ascii", "replace"),
+)
+def test_a_memory_of_the_database_without_sense_is_taken_as_not_there(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "database.json"
+    path.write_bytes(content)
+    assert position.read(path, warns=True) == position.Position()
+    assert len(caplog.records) == 1
+    position.write(path, position.Position(newest="0" * 8 + "-0000-0000-0000-" + "0" * 12, newest_at=1))
+    assert position.read(path, warns=True).newest_at == 1
+    assert len(caplog.records) == 1
+
+
+def test_no_memory_of_the_database_is_no_fault(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert position.read(tmp_path / "database.json", warns=True) == position.Position()
+    assert not caplog.records
+
+
+def test_a_port_of_the_inbox_is_none(obstacle: tuple[Put, str], tmp_path: Path) -> None:
+    obstacle[0](tmp_path / "port")
+    assert inbox_port(tmp_path) is None
+
+
+def test_a_mail_of_the_inbox_is_left_out(
+    obstacle: tuple[Put, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put, said = obstacle
+    kept = Maildrop(tmp_path).save("a@x.example", ["b@x.example"], b"Subject: x\r\n\r\nx")
+    put(tmp_path / "mail/20990101T000000.000000Z-01234567.eml")
+    assert [mail.id for mail in list_mails(tmp_path)] == [kept]
+    assert said in caplog.text
+    with pytest.raises(NotPlain, match=said):
+        read_mail(tmp_path)
+
+
+def test_a_worker_whose_lock_is_no_file_is_none(no_file: tuple[Put, str], tmp_path: Path) -> None:
+    no_file[0](tmp_path / "x.lock")
+    assert running_in(tmp_path) == 0
+
+
+def test_a_writers_lock_is_refused(no_file: tuple[Put, str], tmp_path: Path) -> None:
+    put, said = no_file
+    put(tmp_path / "postroom.db-lock")
+    with pytest.raises(NotPlain, match=said):
+        WriterLock(tmp_path / "postroom.db-lock", 0.0)
+    with pytest.raises(ConfigError, match=f"postroom.db-lock: it is {said}"):
+        open_store(f"sqlite:///{tmp_path}/postroom.db")
+
+
+def test_a_log_is_rewritten_whatever_a_crash_has_left(no_file: tuple[Put, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"a\n")
+    no_file[0](tmp_path / ".log.rewritten")
+    if no_file[1] == "a directory":
+        with pytest.raises(OSError, match=r"log\.rewritten"):
+            rewrite_lines(log, lambda line: line.upper())
+        return
+    assert rewrite_lines(log, lambda line: line.upper()) == 1
+    assert log.read_bytes() == b"A\n"
+
+
+def test_no_backup_is_made_without_what_is_no_file(no_file: tuple[Put, str], tmp_path: Path) -> None:
+    put, said = no_file
+    put(tmp_path / "data.csv")
+    store = open_store(f"sqlite:///{tmp_path}/postroom.db")
+    try:
+        store.migrate()
+        with pytest.raises(BackupError, match=f"data.csv is {said}, not a plain file"):
+            save(store, Settings(), tmp_path / "var", tmp_path / "backup", system_clock)
+    finally:
+        store.close()
+    assert not (tmp_path / "backup").exists()
+
+
+def test_what_is_written_takes_the_place_of_what_is_no_file(no_file: tuple[Put, str], tmp_path: Path) -> None:
+    put, said = no_file
+    put(tmp_path / "it")
+    if said == "a directory":
+        with pytest.raises(IsADirectoryError):
+            write_plain(tmp_path / "it", b"x")
+        assert [path.name for path in tmp_path.iterdir()] == ["it"], "nothing is left behind"
+        return
+    write_plain(tmp_path / "it", b"x")
+    assert (tmp_path / "it").read_bytes() == b"x"
+    assert not (tmp_path / "it").is_symlink()
+
+
+def _opened(path: Path) -> Iterator[str]:
+    """Yield the calls that may open a file by its name."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        word = ast.unparse(node.func)
+        if word.rpartition(".")[2] in _OPENS and not word.startswith(_NO_FILE):
+            yield ast.unparse(node)
+
+
+def test_nothing_else_is_opened_by_its_name() -> None:
+    """A new place is to use `plainfile`, or is added to KNOWN with the reason why nothing can hang or be endless."""
+    package = ROOT / "postroom"
+    found = {str(path.relative_to(package)): set(_opened(path)) for path in sorted(package.rglob("*.py"))}
+    assert {name: calls - KNOWN.get(name, set()) for name, calls in found.items() if calls} == {
+        name: set() for name, calls in found.items() if calls
+    }
