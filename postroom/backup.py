@@ -14,18 +14,27 @@ import shutil
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
 from postroom import __version__
-from postroom.config import Settings
+from postroom.config import Settings, load_settings
 from postroom.errors import PostroomError
 from postroom.model import Clock, InDoubtPolicy, rfc3339
 from postroom.plainfile import MEBIBYTE, kind_of, plain_file, read_plain, reason_of
-from postroom.store import Store, Transaction, check_copy, is_in_use, open_store, sqlite_path
+from postroom.replacing import finish, put_in_place
+from postroom.store import (
+    Store,
+    Transaction,
+    check_copy,
+    closed_to_all,
+    open_store,
+    refuse_log_alone,
+    sqlite_path,
+)
 
 _MANIFEST: Final = "manifest.json"
 DATABASE, SECRET, ACCOUNTS, ENVIRONMENT = "postroom.db", "secret.key", "data.csv", ".env"
@@ -55,6 +64,7 @@ class Restored:
     made_at: str
     held: int
     kept: tuple[Path, ...]
+    wrote_settings: bool
 
 
 # ---------------------------------------------------------------- saving
@@ -151,47 +161,58 @@ def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> 
 # ---------------------------------------------------------------- restoring
 
 
-def restore(path: Path, settings: Settings, var: Path, clock: Clock) -> Restored:
-    """Put a backup in place of what is here, which is kept under other names. Raises BackupError.
+def restore(path: Path, var: Path, clock: Clock) -> Restored:
+    """Put a backup in place of what is here, which is kept under other names. Raises BackupError, StoreInUse, ConfigError.
 
-    Everything is verified, and what was queued is held, before anything is changed.
+    Everything is verified, and what was queued is held, before anything is changed. From the look whether anybody has the
+    database open to the end nobody can open it.
     """
-    place = sqlite_path(settings.database_url)
-    if place is not None and is_in_use(place):
-        raise BackupError(f"{place} is in use: stop Postroom first")
     try:
+        settings = _settings(path)
+        place = sqlite_path(settings.database_url)
+        place = place.resolve() if place is not None else None
         var.mkdir(mode=0o700, exist_ok=True)
-        with _scratch(var) as scratch:
+        with closed_to_all(place) if place is not None else nullcontext() as lock, _scratch(var) as scratch:
             manifest = _verify(path, scratch)
             names = tuple(manifest["files"])
             _check_secret(scratch, names, settings)
-            if DATABASE in names and place is None:
+            database = place if DATABASE in names else None
+            if DATABASE in names and database is None:
                 raise BackupError("the backup holds an SQLite database, and DATABASE_URL is of PostgreSQL")
-            held = _hold_queued(scratch / DATABASE, clock) if DATABASE in names else 0
-            kept = _put_in_place(scratch, _places(names, settings, var, place), _stamp(clock))
-        if DATABASE in names:
-            (var / "database.json").unlink(missing_ok=True)  # what was seen of the database before
+            if database is not None:
+                refuse_log_alone(database)
+            held = _hold_queued(scratch / DATABASE, clock) if database is not None else 0
+            places = _places(names, settings, var, database)
+            files = {places[name]: scratch / name for name in places}
+            kept = put_in_place(files, database, _stamp(clock))
+            if database is not None and lock is not None:
+                lock.note_closed()  # what it knows is of the former one
+                (var / "database.json").unlink(missing_ok=True)  # what was seen of the database before
+                finish(database)
     except OSError as error:
         raise BackupError(f"cannot restore {path}: {error.filename or path}: {reason_of(error)}") from error
-    return Restored(names, manifest["made_at"], held, kept)
+    return Restored(names, manifest["made_at"], held, kept, wrote_settings=ENVIRONMENT in places)
 
 
-def restore_settings(path: Path) -> bool:
-    """Write the backup's `.env` where there is none, since it decides where the rest goes. Raises BackupError."""
-    if Path(ENVIRONMENT).exists():
-        return False
-    try:
-        with _scratch(Path()) as scratch:
-            if ENVIRONMENT not in _verify(path, scratch)["files"]:
-                return False
-            (scratch / ENVIRONMENT).replace(ENVIRONMENT)
-    except OSError as error:
-        raise BackupError(f"cannot restore {path}: {error.filename or path}: {reason_of(error)}") from error
-    return True
+def _settings(path: Path) -> Settings:
+    """Return the settings as they will be: those of the backup's `.env` where there is none here."""
+    if _has_settings():
+        return load_settings()
+    with tempfile.TemporaryDirectory(prefix="postroom-") as folder:
+        _verify(path, Path(folder), only={ENVIRONMENT})
+        return load_settings(Path(folder) / ENVIRONMENT)
 
 
-def _verify(path: Path, folder: Path) -> dict[str, Any]:
-    """Unpack a backup into `folder` and see that each file is as its manifest says. Raises BackupError, OSError."""
+def _has_settings() -> bool:
+    """Whether there is an `.env` here, be it a link to nothing, which the settings refuse."""
+    return Path(ENVIRONMENT).exists() or Path(ENVIRONMENT).is_symlink()
+
+
+def _verify(path: Path, folder: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+    """Unpack a backup, or `only` some of it, into `folder` and see that each file is as its manifest says.
+
+    Raises BackupError, OSError.
+    """
     folder.mkdir(mode=0o700, exist_ok=True)
     if kind := kind_of(path.stat().st_mode):
         raise BackupError(f"{path} is {kind}, and no backup")
@@ -199,12 +220,14 @@ def _verify(path: Path, folder: Path) -> dict[str, Any]:
         with plain_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             manifest = _manifest(path, archive)
             for name, expected in manifest["files"].items():
+                if only is not None and name not in only:
+                    continue
                 source = archive.extractfile(name)
                 if source is None or _unpacked(source, folder / name) != expected:
                     raise BackupError(f"{path} is damaged: {name} is not as it was saved")
     except (tarfile.TarError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise BackupError(f"{path} is no backup of Postroom, or is damaged") from error
-    if DATABASE in manifest["files"]:
+    if DATABASE in manifest["files"] and only is None:
         check_copy(folder / DATABASE)
     return manifest
 
@@ -260,38 +283,13 @@ def _hold_queued(database: Path, clock: Clock) -> int:
 def _places(names: tuple[str, ...], settings: Settings, var: Path, database: Path | None) -> dict[str, Path]:
     """Return where each file belongs, the database last: until it is there, everything can be done again."""
     places = {ACCOUNTS: settings.accounts_csv}
+    if not _has_settings():
+        places = {ENVIRONMENT: Path(ENVIRONMENT), **places}
     if settings.secret_key is None:
         places[SECRET] = var / SECRET
     if database is not None:
         places[DATABASE] = database
     return {name: place for name, place in places.items() if name in names}
-
-
-def _put_in_place(scratch: Path, places: Mapping[str, Path], stamp: str) -> tuple[Path, ...]:
-    kept: list[Path] = []
-    for name, place in places.items():
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = place.with_name(f".{place.name}.{stamp}")
-        shutil.copyfile(scratch / name, draft)
-        draft.chmod(0o600)
-        _sync(draft)
-        if place.exists():
-            kept.append(place.with_name(f"{place.name}.before-{stamp}"))
-            place.replace(kept[-1])
-        if name == DATABASE:
-            _move_log_along(place, stamp)
-        draft.replace(place)
-        _sync(place.parent)
-    return tuple(kept)
-
-
-def _move_log_along(place: Path, stamp: str) -> None:
-    """Let the old database keep its write-ahead log; the index is made anew, and the lock file knows the old one."""
-    log = place.with_name(f"{place.name}-wal")
-    if log.exists():
-        log.replace(place.with_name(f"{place.name}.before-{stamp}-wal"))
-    for end in ("-shm", "-lock"):
-        place.with_name(place.name + end).unlink(missing_ok=True)
 
 
 def _stamp(clock: Clock) -> str:

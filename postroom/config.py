@@ -314,12 +314,12 @@ def variables(setting: str) -> tuple[str, ...]:
     return _UNPREFIXED.get(setting, (f"POSTROOM_{setting.upper()}",))
 
 
-def _environment() -> dict[str, str]:
+def _environment(dot_env: Path = _DOT_ENV) -> dict[str, str]:
     """Return what `.env` and the environment say, by the name of the setting; an empty text says nothing.
 
     Both are merged before names are looked up, so that REDIS_URL never beats the other.
     """
-    text = {name: (value or "").strip() for name, value in {**_dot_env(), **os.environ}.items()}
+    text = {name: (value or "").strip() for name, value in {**_dot_env(dot_env), **os.environ}.items()}
     text |= _from_files(text)
     found = {name: _look_up(name, text) for name in Settings.model_fields}
     return {name: value for name, value in found.items() if value is not None}
@@ -375,11 +375,11 @@ def _look_up(setting: str, text: Mapping[str, str]) -> str | None:
     return next(filter(None, given), empty)
 
 
-def _dot_env() -> Mapping[str, str | None]:
+def _dot_env(path: Path = _DOT_ENV) -> Mapping[str, str | None]:
     try:
-        content = read_plain(_DOT_ENV, _LARGEST_FILE)
+        content = read_plain(path, _LARGEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
-        if _DOT_ENV.is_symlink():
+        if path.is_symlink():
             raise NotPlain(errno.ENOENT, "it is a link to a file that is not there", DOT_ENV) from None
         return {}
     return read_assignments(content.decode("utf-8-sig"), _known_variables())  # Notepad writes a BOM
@@ -432,17 +432,17 @@ class Settings(BaseModel):
     web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
     log_level: Annotated[str, _from_text(_log_level)] = "INFO"
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**{**_environment(), **given})
+    def __init__(self, *, _dot_env_file: Path | str = _DOT_ENV, **given: Any) -> None:
+        super().__init__(**{**_environment(Path(_dot_env_file)), **given})
 
 
-def load_settings() -> Settings:
-    """Read `.env` in the current folder and the environment, which wins.
+def load_settings(dot_env: Path = _DOT_ENV) -> Settings:
+    """Read `.env` in the current folder (or the file that is to become it) and the environment, which wins.
 
     Raises ConfigError, which names the variable and the fix and repeats no value.
     """
     try:
-        settings = Settings()
+        settings = Settings(_dot_env_file=dot_env)
     except ValidationError as error:
         raise _config_error(error) from None
     except (OSError, UnicodeError) as error:

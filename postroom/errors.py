@@ -19,6 +19,7 @@
     │   │       └── ReplacedSinceCommit    … and had them when a commit began
     │   ├── SessionInDoubt          the session with the database may be to blame: it was closed
     │   ├── StoreDamaged            the database must be looked at by a person
+    │   ├── StoreInUse              a process has it open that must be stopped first
     │   ├── SchemaMismatch          the database is older or newer than the code
     │   └── LeaseLost               another worker owns the job
     │       └── Buried              this worker was declared dead
@@ -170,6 +171,10 @@ class DatabaseReplaced(StoreUnavailable):
 
 class ReplacedSinceCommit(DatabaseReplaced):
     """The files were replaced while a commit was under way: it is stored where they were taken to, if anywhere."""
+
+
+class StoreInUse(StoreError):
+    """A process of Postroom has the database open."""
 
 
 class StoreDamaged(StoreError):

@@ -37,6 +37,7 @@ POINTS = (
     "recover.inside",
     "migrate.inside",
     "move.copied",
+    "restore.step",
 )
 
 

@@ -44,12 +44,14 @@ def restore(file: Path) -> None:
     and flagged. `postroom release --held` sends it, `postroom cancel --held` gives it up.
     """
     from postroom import setup
-    from postroom.backup import DATABASE, restore, restore_settings
-    from postroom.config import load_settings
+    from postroom.backup import DATABASE, BackupError, restore
+    from postroom.worker import liveness
 
-    if restore_settings(file):
+    if liveness.running_in(setup.VAR / "workers"):  # with PostgreSQL too
+        raise BackupError("a worker runs here: stop Postroom first")
+    done = restore(file, setup.VAR, system_clock)
+    if done.wrote_settings:
         click.echo(".env was written", err=True)
-    done = restore(file, load_settings(), setup.VAR, system_clock)
     click.echo(f"restored {', '.join(done.files)}, as of {done.made_at}")
     for path in done.kept:
         click.echo(f"what was here before is {path}", err=True)

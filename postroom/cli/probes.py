@@ -103,10 +103,10 @@ def _accounts(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
-    from postroom.store import open_store, sqlite_path
+    from postroom.store import is_absent, open_store, sqlite_path
 
     path = sqlite_path(settings.database_url)
-    if path is not None and not path.exists():
+    if path is not None and is_absent(path):
         return "is not there; `postroom serve` or `postroom migrate` will make it"
     with closing(open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)) as store:
         return _look_into(store, settings)

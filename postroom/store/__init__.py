@@ -32,7 +32,7 @@ from postroom.model import (
 )
 from postroom.store import migrate as _migrate
 from postroom.store.committer import Committer, Settled, Take, Work
-from postroom.store.copies import check_copy, is_in_use
+from postroom.store.copies import check_copy, closed_to_all, is_absent, log_of, mark_of, refuse_log_alone
 from postroom.store.engine import Engine, Server
 from postroom.store.listing import (
     NO_JOBS,
@@ -84,8 +84,12 @@ __all__ = [
     "WorkerRecord",
     "accept_message",
     "check_copy",
-    "is_in_use",
+    "closed_to_all",
+    "is_absent",
+    "log_of",
+    "mark_of",
     "open_store",
+    "refuse_log_alone",
 ]
 
 T = TypeVar("T")
@@ -533,7 +537,7 @@ def open_store(
     """
     if url.startswith(_SCHEME):
         path = Path(url.removeprefix(_SCHEME))
-        if not create and not path.exists():
+        if not create and is_absent(path):
             raise SchemaMismatch(
                 f"there is no database at {path.absolute()}: run `postroom serve` or `postroom migrate` there, "
                 "or name the installation's folder with --home DIR"

@@ -33,6 +33,7 @@ from postroom.errors import (
 from postroom.failpoint import passing
 from postroom.plainfile import kind_of, reason_of
 from postroom.store.committer import Settled, Work
+from postroom.store.copies import refuse_log_alone, refuse_unfinished
 from postroom.store.files import DatabaseFiles
 from postroom.store.floors import Floors
 from postroom.store.transaction import Transaction
@@ -177,7 +178,9 @@ class SQLiteEngine:
         self._writer_mutex = threading.Lock()
 
     def _open(self) -> None:
+        refuse_unfinished(self.path)
         self._refuse_a_replacement()
+        refuse_log_alone(self.path)
         # -wal and -shm follow its mode. The descriptor stays open: to close one gives up all locks of this process.
         self._files = DatabaseFiles(self.path)
         if self.path.stat().st_nlink > 1:
@@ -339,10 +342,16 @@ class SQLiteEngine:
             self._check_files(closely=True)
             connection = self._connect(())
             try:
-                connection.execute("VACUUM INTO ?", (str(path),))
+                self._copy_into(path, connection)
             finally:
                 connection.close()
         self._check_files(closely=True)
+
+    @staticmethod
+    def _copy_into(path: Path, connection: apsw.Connection) -> None:
+        """Copy the database into a new file, or an empty one, which only its owner may read whatever the umask."""
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        connection.execute("VACUUM INTO ?", (str(path),))
 
     def free_bytes(self) -> int:
         """Return the room that is left on the database's file system, as of the last second."""
@@ -453,9 +462,9 @@ class SQLiteEngine:
             for connection in (self._writer, self._watcher, *self._readers):
                 connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         elif self._files.is_moved():
-            rescued = f"{self.path}-rescued"
-            with suppress(apsw.Error):  # it is there already, or its folder is gone
-                self._writer.execute("VACUUM INTO ?", (rescued,))
+            rescued = self.path.with_name(f"{self.path.name}-rescued")
+            with suppress(apsw.Error, OSError):  # it is there already, or its folder is gone
+                self._copy_into(rescued, self._writer)
                 log.warning(
                     "what %s held, which was replaced while it was open, is in %s", self.path, rescued
                 )

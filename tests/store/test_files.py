@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import stat
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -186,6 +187,8 @@ def test_nothing_is_written_over_a_stranger_and_what_was_accepted_is_saved(
     copy.replace(sqlite.path)
     post.store.close()
     assert sqlite.path.read_bytes() == contents
+    mode = sqlite.path.with_name(f"{sqlite.path.name}-rescued").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
     with closing(apsw.Connection(f"{sqlite.path}-rescued")) as rescued:
         found = [row[0] for row in rescued.execute("SELECT request_id FROM message")]
     assert request_id in found
