@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.shown import printable
 from postroom.tls import explain
@@ -116,25 +117,36 @@ class _Memory:
 _memory = _Memory()
 
 
-async def connect(host: str, port: int, seconds: float) -> Wire:
-    """Connect to the address of the host that answers first, all within `seconds`. Raises SMTPFault."""
+async def connect(host: str, port: int, seconds: float, credentials: Credentials | None = None) -> Wire:
+    """Connect to the address of the host that answers first, all within `seconds`. Raises SMTPFault.
+
+    The credentials are struck from whatever is heard of the server, its addresses among that.
+    """
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
     found = await _resolve(host, port, seconds)
     if not found:
         raise SMTPFault(FaultKind.UNRESOLVED, "connect", f"the server {host} has no address")
-    where = _spelt_out(host, port, found)
+    addresses = ", ".join(dict.fromkeys(str(info[4][0]) for info in found))
+    shown = credentials.strike(addresses) if credentials else addresses
+    where = f"{host}:{port}" if addresses == host else f"{host}:{port} ({shown})"
     try:
         async with asyncio.timeout(max(deadline - now(), 0.0)):
-            wire, address = await _race(_memory.in_order((host, port), found))
+            wire, address = await _race(_memory.in_order((host, port), found), credentials)
     except TimeoutError as error:
         message = f"cannot connect to {where}: no answer within {seconds:.3g} s"
         raise SMTPFault(FaultKind.TIMEOUT, "connect", message) from error
     except (OSError, RuntimeError) as error:  # uvloop has RuntimeErrors of its own
-        message = f"cannot connect to {where}: {explain(error)}"
+        message = f"cannot connect to {where}: {_reason(error, credentials)}"
         raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
     _memory.note((host, port), address, good=True)
     return wire
+
+
+def _reason(error: Exception, credentials: Credentials | None) -> str:
+    """Return an error in words. Without a number they may be of several addresses, which the server's domain names."""
+    reason, is_ours = explain(error), bool(getattr(error, "errno", None))
+    return credentials.strike(reason) if credentials and not is_ours else reason
 
 
 def avoid(host: str, port: int, address: Any) -> None:
@@ -152,20 +164,15 @@ def _peer_of(reached: socket.socket) -> Any:
         raise
 
 
-async def _race(addresses: Sequence[AddrInfoType]) -> tuple[Wire, Any]:
+async def _race(addresses: Sequence[AddrInfoType], credentials: Credentials | None) -> tuple[Wire, Any]:
     reached = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S)
     try:
         address = _peer_of(reached)
-        _, wire = await asyncio.get_running_loop().create_connection(Wire, sock=reached)
+        _, wire = await asyncio.get_running_loop().create_connection(lambda: Wire(credentials), sock=reached)
     except BaseException:
         reached.close()
         raise
     return wire, address
-
-
-def _spelt_out(host: str, port: int, found: Sequence[AddrInfoType]) -> str:
-    addresses = ", ".join(dict.fromkeys(str(info[4][0]) for info in found))
-    return f"{host}:{port}" if addresses == host else f"{host}:{port} ({addresses})"
 
 
 async def _resolve(host: str, port: int, seconds: float) -> list[AddrInfoType]:

@@ -1,6 +1,7 @@
 """A second connection to a server that we had no TLS with, to say what is wrong. Nothing of ours is told to it.
 
-No credential is sent and nothing that is learned here is trusted: it goes into a sentence for a person.
+No credential is sent, and nothing that is learned here is trusted: it goes into a sentence for a person, without the
+credentials, which are struck from it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final
 from cryptography import x509
 
 from postroom.connect import connect
+from postroom.credentials import Credentials
 from postroom.errors import SMTPFault
 from postroom.model import Reply, Security
 from postroom.shown import printable
@@ -21,10 +23,12 @@ _MOST_NAMES: Final = 3
 _LONGEST_NAME: Final = 100
 
 
-async def greeting_in_clear(host: str, port: int, seconds: float) -> Reply | None:
+async def greeting_in_clear(
+    host: str, port: int, seconds: float, credentials: Credentials | None
+) -> Reply | None:
     """Return what a server says in clear to whoever connects; None for one that waits to be spoken to."""
     try:
-        wire = await connect(host, port, min(seconds, LONGEST_S))
+        wire = await connect(host, port, min(seconds, LONGEST_S), credentials)
         try:
             return await wire.reply("greeting", min(seconds, LONGEST_S))
         finally:
@@ -33,11 +37,13 @@ async def greeting_in_clear(host: str, port: int, seconds: float) -> Reply | Non
         return None
 
 
-async def certificate_names(host: str, port: int, security: Security, seconds: float) -> tuple[str, ...]:
+async def certificate_names(
+    host: str, port: int, security: Security, seconds: float, credentials: Credentials | None
+) -> tuple[str, ...]:
     """Return the names that the server's certificate is for, as far as it shows one."""
     step = min(seconds, LONGEST_S)
     try:
-        wire = await connect(host, port, step)
+        wire = await connect(host, port, step, credentials)
         try:
             if security is Security.STARTTLS and not await _starts_tls(wire, step):
                 return ()
@@ -80,4 +86,4 @@ def _names_of(wire: Wire) -> tuple[str, ...]:
         return ()
     found = [*names.value.get_values_for_type(x509.DNSName)]
     found += [str(address) for address in names.value.get_values_for_type(x509.IPAddress)]
-    return tuple(printable(name[:_LONGEST_NAME]) for name in found[:_MOST_NAMES])
+    return tuple(printable(wire.struck(name)[:_LONGEST_NAME]) for name in found[:_MOST_NAMES])

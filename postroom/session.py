@@ -17,7 +17,7 @@ from typing import Self
 
 from postroom import ownname, secondlook
 from postroom.connect import avoid, connect
-from postroom.credentials import Credentials
+from postroom.credentials import credentials_of
 from postroom.errors import FaultKind, SMTPFault
 from postroom.failpoint import passing
 from postroom.model import Reply, Secret, Security
@@ -108,8 +108,6 @@ class Session:
         self._own_name = ""  # as we last said it in EHLO
         self._other_names: list[str] = []
         self._round_trip = float("inf")  # the quickest answer to a command, in seconds
-        if self._has_login:
-            wire.credentials = Credentials(endpoint.username or "", endpoint.password.reveal())
         self.authenticated = False  # whether credentials were given and accepted
 
     @classmethod
@@ -126,7 +124,8 @@ class Session:
 
     @classmethod
     async def _open(cls, endpoint: Endpoint) -> Self:
-        wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect)
+        credentials = credentials_of(endpoint.username, endpoint.password)
+        wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect, credentials)
         session = cls(endpoint, wire)
         try:
             await session._greet()
@@ -194,13 +193,13 @@ class Session:
             self._expect(reply, "HELO")
             return
         self._expect(reply, "EHLO")
-        self._learn(reply)
+        self._learn(self._wire.as_it_came)
 
-    def _learn(self, reply: Reply) -> None:
+    def _learn(self, said: str) -> None:
         """Read what the server offers off its answer to EHLO."""
-        name, *_ = reply.text.split("\n")
+        name, *_ = said.split("\n")
         self._names_itself = [*self._names_itself[:1], name]
-        lines = reply.text.upper().split("\n")[1:]
+        lines = said.upper().split("\n")[1:]
         self._extensions = {word: rest for word, _, rest in (line.partition(" ") for line in lines)}
         # Some announce AUTH in several lines, and in the form with "=" of drafts before RFC 2554.
         offers = (re.match(r"AUTH[ =](.*)", line) for line in lines)
@@ -262,7 +261,9 @@ class Session:
                 raise
             self._wire.abort()
             endpoint = self._endpoint
-            said = await secondlook.greeting_in_clear(endpoint.host, endpoint.port, self._timeouts.connect)
+            said = await secondlook.greeting_in_clear(
+                endpoint.host, endpoint.port, self._timeouts.connect, self._wire.credentials
+            )
             raise _speaks_first(endpoint, said) from fault
 
     async def _secure(self) -> None:
@@ -275,7 +276,11 @@ class Session:
                 raise
             self._wire.abort()
             names = await secondlook.certificate_names(
-                endpoint.host, endpoint.port, endpoint.security, self._timeouts.connect
+                endpoint.host,
+                endpoint.port,
+                endpoint.security,
+                self._timeouts.connect,
+                self._wire.credentials,
             )
             raise _wrong_name(fault, names) from fault.__cause__
 
@@ -311,9 +316,9 @@ class Session:
         if reply is not None and reply.code != _PROMPT:
             return SMTPFault(FaultKind.REFUSED, "AUTH", f"{endpoint} refused AUTH: {reply}", reply)
         if reply is not None:
-            message = f"{endpoint} goes on asking where the log-in should be over: {self._struck(str(reply))}"
+            message = f"{endpoint} goes on asking where the log-in should be over: {reply}"
         else:
-            names = printable(self._struck(" ".join(dict.fromkeys(self._mechanisms))))
+            names = printable(self._wire.struck(" ".join(dict.fromkeys(self._mechanisms))))
             message = f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {names}"
         return SMTPFault(FaultKind.UNSUPPORTED, "AUTH", message)
 
@@ -344,7 +349,7 @@ class Session:
         left = {"user": self._endpoint.username or "", "pass": self._endpoint.password.reveal()}
         reply = await self._command("AUTH", "AUTH LOGIN")
         while reply.code == _PROMPT and left:
-            asked = _asked_for(reply)
+            asked = _asked_for(self._wire.as_it_came)
             if asked is not None and asked not in left:
                 break  # for the same again: no answer to that would be right
             reply = await self._command("AUTH", _base64(left.pop(asked or next(iter(left)))))
@@ -361,7 +366,7 @@ class Session:
         if self._extensions.get("SIZE") == "":
             reply = await self._command("EHLO", f"EHLO {self._own_name}")
             if reply.positive:
-                self._learn(reply)
+                self._learn(self._wire.as_it_came)
 
     @property
     def host(self) -> str:
@@ -381,12 +386,7 @@ class Session:
             raise self._out_of_turn(verb, await self._wire.reply(verb, self._timeouts.command))
         await self._wire.write(line.encode() + b"\r\n" + text, verb, self._timeouts.command)
 
-    def _struck(self, text: str) -> str:
-        """Return a server's words without our credentials."""
-        return self._wire.credentials.strike(text) if self._wire.credentials else text
-
     def _out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
-        reply = replace(reply, text=self._struck(reply.text))  # also where it would not be stored in its turn
         if reply.code == 421:
             return SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} is closing: {reply}", reply)
         message = f"{self._endpoint} answered {verb} out of turn: {reply}"
@@ -416,12 +416,12 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _asked_for(prompt: Reply) -> str | None:
+def _asked_for(prompt: str) -> str | None:
     """Return what a prompt of AUTH LOGIN asks for: `user`, `pass`, or None where its words do not say."""
     try:
-        text = base64.b64decode(prompt.text, validate=True).decode()
+        text = base64.b64decode(prompt, validate=True).decode()
     except (binascii.Error, ValueError):
-        text = prompt.text  # in the clear, against RFC 4954
+        text = prompt  # in the clear, against RFC 4954
     text = text.lower()
     return "pass" if "pass" in text else "user" if "user" in text else None
 

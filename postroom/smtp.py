@@ -210,9 +210,11 @@ class Connection(Session):
 
     def shortcoming(self, envelope: Envelope) -> str | None:
         """Say what the server lacks to take this message, or None. Asked before MAIL is sent."""
-        limit = whole_number(self._extensions.get("SIZE", ""), _MOST_DIGITS_OF_SIZE)
+        said = self._extensions.get("SIZE", "")
+        limit = whole_number(said, _MOST_DIGITS_OF_SIZE)
         if limit and limit < len(envelope.mime):
-            return f"{self._endpoint} takes at most {limit} bytes; the message has {len(envelope.mime)}"
+            most = "fewer" if self._wire.struck(said) != said else f"at most {limit}"
+            return f"{self._endpoint} takes {most} bytes; the message has {len(envelope.mime)}"
         if envelope.smtputf8 and "SMTPUTF8" not in self._extensions:
             return f"{self._endpoint} cannot carry addresses that are not ASCII (it does not offer SMTPUTF8)"
         return None

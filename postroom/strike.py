@@ -17,8 +17,8 @@ from postroom.vault import UndecryptableSecret, Vault
 
 log = logging.getLogger(__name__)
 
-_DONE: Final = "credentials_struck"  # setting
-_LOG_DONE: Final = "log_struck"  # setting, with the name of the log's writer behind it
+_DONE: Final = "credentials_struck_2"  # setting
+_LOG_DONE: Final = "log_struck_2"  # setting, with the name of the log's writer behind it
 _WAIT_S: Final = 10.0  # for a process that is just writing the log
 _PAUSE_S: Final = 0.05
 _FAILED: Final = re.compile(

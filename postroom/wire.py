@@ -22,6 +22,8 @@ from postroom.tls import ended, handshake_fault
 _MOST_REPLY_BYTES = 64 * 1024
 _MOST_UNREAD_BYTES = 256 * 1024
 _MOST_UNREAD_REPLIES = 10_000  # short ones take many times their bytes
+_ACTED_ON = frozenset({"EHLO", "AUTH"})  # what a server offers and asks for: a password may be a word of SMTP
+_SHOWN = 80  # characters of a line that is not SMTP
 _WRITE_CHUNK = 256 * 1024
 _LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\0]*)?")  # without its end
 
@@ -29,7 +31,9 @@ _LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\0]*)?")  # without its end
 class Wire(asyncio.Protocol):
     """Bytes to replies. The only place where bytes move."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials | None = None) -> None:
+        self.credentials = credentials  # struck from whatever the server says
+        self.as_it_came = ""  # the words of the last reply to EHLO or AUTH: acted on, never kept or shown
         self.transport: asyncio.Transport | None = None
         self._tcp: asyncio.Transport | None = None  # the same as `transport`, or what is below its TLS
         self._buffer = b""  # a line that has not ended
@@ -40,7 +44,6 @@ class Wire(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self.broken: SMTPFault | None = None
-        self.credentials: Credentials | None = None  # struck from whatever the server says
 
     # -- callbacks of the event loop
 
@@ -77,8 +80,7 @@ class Wire(asyncio.Protocol):
     def _take_line(self, line: bytes) -> None:
         other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
         if other_code or _LINE.fullmatch(line) is None:
-            text = _text(line)
-            said = printable((self.credentials.strike(text) if self.credentials else text)[:80])
+            said = printable(self.struck(_text(line))[:_SHOWN])
             self._break(FaultKind.GARBLED, f"the server answered with something that is not SMTP: {said!r}")
             return
         self._lines.append(line)
@@ -128,7 +130,12 @@ class Wire(asyncio.Protocol):
         reply = self._replies.popleft()
         if not self._replies:
             self._unread = self._size + len(self._buffer)
+        self.as_it_came = reply.text if verb in _ACTED_ON else ""
         return self.credentials.strike_reply(reply, verb) if self.credentials else reply
+
+    def struck(self, text: str) -> str:
+        """Return other words of the server, such as the names in its certificate, as they may be shown."""
+        return self.credentials.strike(text) if self.credentials else text
 
     async def _wait(self, verb: str, seconds: float) -> None:
         if self.broken is not None:

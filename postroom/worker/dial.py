@@ -8,6 +8,7 @@ from pathlib import Path
 
 from postroom.accounts import unlock
 from postroom.config import INBOX, Settings
+from postroom.credentials import credentials_of
 from postroom.errors import ConfigError, FaultKind, SMTPFault
 from postroom.inbox import inbox_port
 from postroom.model import SECOND, Account
@@ -71,7 +72,8 @@ class Dialer:
         try:
             return server_for(account, self._settings)
         except ServerUndecided as undecided:
-            host = await self._exchangers.server_of(undecided.domain)
+            credentials = credentials_of(account.username or account.email, account.password)
+            host = await self._exchangers.server_of(undecided.domain, credentials)
             return server_for(account, self._settings, host)
 
     def _endpoint(self, account: Account, server: Server, own_name: str | None) -> Endpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import dns.asyncresolver
@@ -14,6 +14,7 @@ import dns.name
 import dns.rdatatype
 import dns.resolver
 
+from postroom.credentials import Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.providers import server_by_exchangers
 from postroom.shown import printable
@@ -27,11 +28,19 @@ _LONGEST_SHOWN: Final = 80  # characters of each
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a domain's MX says: the server's host, or why it says nothing. By the clock, `until` when."""
+    """What a domain's MX says: the server's host, or why it says nothing. By the clock, `until` when.
+
+    `{}` in the reason stands for the exchangers, which are the words of whoever runs the domain.
+    """
 
     host: str | None
     reason: str
     until: float
+    exchangers: tuple[str, ...] = ()
+
+
+class _NoAnswer(Exception):
+    """No name server could be asked; the text says why, in words that may be theirs."""
 
 
 def system_resolver() -> dns.asyncresolver.Resolver:
@@ -57,16 +66,24 @@ class Exchangers:
         answer = self._answers.get(domain)
         return answer.host if answer else None
 
-    async def server_of(self, domain: str) -> str:
+    async def server_of(self, domain: str, credentials: Credentials | None = None) -> str:
         """Return the host of the server through which the domain's mailboxes send.
 
-        Raises SMTPFault: UNRESOLVED where no name server can be asked, UNSUPPORTED where the MX does not tell.
+        Raises SMTPFault: UNRESOLVED where no name server can be asked, UNSUPPORTED where the MX does not tell. The
+        credentials are struck from what it shows of the answer.
         """
         answer = self._answers.get(domain)
         if answer is None or self._clock() >= answer.until:
-            answer = await self._ask_once(domain)
+            try:
+                answer = await self._ask_once(domain)
+            except _NoAnswer as error:
+                why = printable(_struck(str(error), credentials))
+                message = f"cannot ask for the MX of {domain}, which says what its server is: {why}"
+                raise SMTPFault(FaultKind.UNRESOLVED, "connect", message) from error
         if answer.host is None:
-            raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", _advice(domain, answer.reason))
+            shown = (_struck(host, credentials)[:_LONGEST_SHOWN] for host in answer.exchangers)
+            reason = answer.reason.format(printable(", ".join(shown)))
+            raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", _advice(domain, reason))
         return answer.host
 
     async def _ask_once(self, domain: str) -> _Answer:
@@ -85,9 +102,8 @@ class Exchangers:
         except (dns.exception.DNSException, OSError, EOFError) as error:
             before = self._answers.get(domain)
             if before is None:
-                message = f"cannot ask for the MX of {domain}, which says what its server is: {_words(error)}"
-                raise SMTPFault(FaultKind.UNRESOLVED, "connect", message) from error
-            answer = _Answer(before.host, before.reason, self._clock() + _ASK_AGAIN_S)
+                raise _NoAnswer(_words(error)) from error
+            answer = replace(before, until=self._clock() + _ASK_AGAIN_S)
         self._answers[domain] = answer
         return answer
 
@@ -105,10 +121,14 @@ class Exchangers:
         exchangers = sorted(
             (each.preference, each.exchange.to_text(omit_final_dot=True)) for each in found.rrset
         )
-        shown = printable(", ".join(host[:_LONGEST_SHOWN] for _, host in exchangers[:_SHOWN]))
+        shown = tuple(host for _, host in exchangers[:_SHOWN])
         return _Answer(
-            server_by_exchangers(exchangers), f"({shown}) is no provider's that Postroom knows", until
+            server_by_exchangers(exchangers), "({}) is no provider's that Postroom knows", until, shown
         )
+
+
+def _struck(words: str, credentials: Credentials | None) -> str:
+    return credentials.strike(words) if credentials else words
 
 
 def _advice(domain: str, reason: str) -> str:
@@ -125,4 +145,4 @@ def _words(error: BaseException) -> str:
         return "no name server answers"
     if isinstance(error, dns.resolver.NoNameservers):
         return "the name servers refuse to answer"
-    return printable(str(error)) or type(error).__name__
+    return str(error) or type(error).__name__

@@ -359,6 +359,28 @@ CONTROLS = (
         "tests/smtp/test_credentials.py::test_a_refusal_that_repeats_the_log_in_is_shown_by_its_code[PLAIN response]",
     ),
     Control(
+        "and beside a letter whose lower case is longer",
+        "postroom/credentials.py",
+        '            self.flat = "".join(folded for _, _, folded in self._units())\n',
+        "            self.flat = text.translate(_DROPPED_ASCII)\n",
+        "tests/smtp/test_credentials.py::test_a_password_is_struck_in_whatever_form_it_is_shown"
+        "[beside a letter whose lower case is longer]",
+    ),
+    Control(
+        "and in a line that comes before anything was asked",
+        "postroom/connect.py",
+        "lambda: Wire(credentials)",
+        "Wire",
+        "tests/smtp/test_credentials.py::test_no_word_of_a_server_passes_unstruck[a greeting that is no SMTP]",
+    ),
+    Control(
+        "and in a certificate's names",
+        "postroom/secondlook.py",
+        "printable(wire.struck(name)[:_LONGEST_NAME])",
+        "printable(name[:_LONGEST_NAME])",
+        "tests/smtp/test_credentials.py::test_nor_one_of_a_certificate",
+    ),
+    Control(
         "a process with another secret key changes nothing",
         "postroom/setup.py",
         "    if not stored.is_empty and not _is_secret_of(stored, vault, settings):\n",

@@ -73,7 +73,7 @@ def ehlo_keywords(data: bytes) -> None:
     if not wire._replies:
         return
     learner = cast("Session", SimpleNamespace(_names_itself=[]))
-    Session._learn(learner, wire._replies[0])
+    Session._learn(learner, wire._replies[0].text)
     assert all(isinstance(name, str) for name in learner._mechanisms)
 
 

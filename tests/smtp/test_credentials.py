@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import ssl
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,11 +14,12 @@ from hypothesis import strategies as st
 from postroom.credentials import STRUCK, Credentials
 from postroom.deliver import deliver
 from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Deferred, Failed, Outcome, Reply
+from postroom.model import Deferred, Failed, Outcome, Reply, Security
 from postroom.session import Endpoint
-from postroom.smtp import Connection
+from postroom.smtp import Connection, Envelope
 from postroom.status import classify_fault
-from tests.conftest import StartScripted
+from postroom.wire import _text
+from tests.conftest import MakeContext, StartScripted
 from tests.smtp.dialog import PASSWORD, USER, endpoint, job, nothing, run
 
 
@@ -152,3 +156,134 @@ def test_what_comes_later_keeps_no_password_either(scripted: StartScripted, verb
     [outcome] = run(dialogue())
     assert not leaks(repr(outcome)), outcome
     assert STRUCK in repr(outcome)
+
+
+SECRET = "SeCretPassWord-77x"
+UMLAUTS = "äöüÄÖÜßéèñçø"
+RUSSIAN = "пароль-секрет"
+DISGUISES: dict[str, tuple[str, str | bytes, str]] = {  # a password, what a server says, what is left of it
+    "beside a letter whose lower case is longer": (SECRET, f"İ {SECRET}", f"İ {STRUCK}"),
+    "in capitals beside one whose upper case is longer": (SECRET, f"ß {SECRET.upper()}", f"ß {STRUCK}"),
+    "in base64 beside such a letter": (SECRET, f"İ {in_base64(SECRET.encode())}", f"İ {STRUCK}"),
+    "in capitals that are longer": ("heiße-straße", "HEISSE-STRASSE it is", f"{STRUCK} it is"),
+    "with NUL between": (SECRET, "\0".join(SECRET), STRUCK),
+    "with what is not seen between": (SECRET, "\u200b".join(SECRET), STRUCK),
+    "with what is not seen between, as it is shown": (SECRET, r"\u200b".join(SECRET), STRUCK),
+    "with accents between": (SECRET, "\u0301".join(SECRET), f"{STRUCK}"),
+    "in wide letters": ("abcdefgh-77x", "no: ａｂｃｄｅｆｇｈ", f"no: {STRUCK}"),
+    "without its many blanks": ("ab      cd      ef", "abcdef it is", f"{STRUCK} it is"),
+    "behind what looks like an escape": ("41abcdef", r"\x41abcdef", rf"\x{STRUCK}"),
+    "as a name in DNS": ("pa$s.w(o)rd@x", r"pa\$s\.w\(o\)rd\@x.example", f"{STRUCK}.example"),
+    "in UTF-8 beside another octet": (UMLAUTS, b"\xff " + UMLAUTS.encode(), rf"\xff {STRUCK}"),
+    "in Latin-1": (UMLAUTS, UMLAUTS.encode("latin-1") + b".", f"{STRUCK}."),
+    "a part in Latin-1, in capitals": (
+        UMLAUTS,
+        UMLAUTS[:6].swapcase().encode("latin-1") + b"\xdf\xe9",
+        STRUCK,
+    ),
+    "in KOI8-R": (RUSSIAN, b"no: " + RUSSIAN.encode("koi8-r"), f"no: {STRUCK}"),
+    "in UTF-8 read as Latin-1": (UMLAUTS, UMLAUTS.encode().decode("latin-1"), STRUCK),
+}
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_a_password_is_struck_in_whatever_form_it_is_shown(disguise: str) -> None:
+    password, said, left = DISGUISES[disguise]
+    text = said if isinstance(said, str) else _text(said)
+    assert Credentials("user", password).strike(text) == left
+
+
+@pytest.mark.parametrize(
+    ("password", "said", "shown"),
+    [
+        ("550abcdefg", Reply(550, "abcdefg, no"), f"550 {STRUCK}, no"),
+        ("5.1.1abcdefg", Reply(550, "abcdefg, no", "5.1.1"), f"550 {STRUCK}, no"),
+        ("5.123.456", Reply(550, "no", "5.123.456"), "550 no"),
+        ("5.123.456", Reply(550, "no", "5.1.1"), "550 5.1.1 no"),
+    ],
+)
+def test_a_replys_codes_count_among_its_words(password: str, said: Reply, shown: str) -> None:
+    """They are shown in one line."""
+    assert str(Credentials("user", password).strike_reply(said, "RCPT")) == shown
+
+
+def test_a_long_text_is_walked_over_once_whatever_the_number_of_runs() -> None:
+    """A server chooses the text, and all accounts wait: what is looked at of it does not grow with the password."""
+
+    class Counted(str):
+        looked_at = 0
+
+        def __getitem__(self, key: object) -> str:
+            Counted.looked_at += 1
+            return super().__getitem__(key)  # type: ignore[index]
+
+    counts = []
+    for password in ("abcdefgh-77x" * 2, "".join(chr(97 + at * at % 26) + str(at) for at in range(500))):
+        Counted.looked_at = 0
+        Credentials("user", password)._found(Counted("abcd" * 1000))
+        counts.append(Counted.looked_at)
+    assert counts[0] == counts[1] <= 4000
+
+
+CONVERSATIONS = {  # how a server says the password before it is asked for
+    "a greeting that is a prompt": ("GREETING", "334 {}"),
+    "a greeting that is no SMTP": ("GREETING", "??? {}"),
+    "an offer that is a go-ahead": ("EHLO", "354 {}"),
+    "an answer to HELP that is a prompt": ("HELP", "334 {}"),
+    "a method of AUTH": ("EHLO", "250-x\r\n250 AUTH {}"),
+    "methods of AUTH in two lines": ("EHLO", "250-x\r\n250-AUTH SeCretPass\r\n250 AUTH Word-77x"),
+}
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+def test_no_word_of_a_server_passes_unstruck(scripted: StartScripted, conversation: str) -> None:
+    verb, said = CONVERSATIONS[conversation]
+    server = scripted(extensions=["ENHANCEDSTATUSCODES"])
+    server.on(verb, said.format(SECRET))
+    fault = run(_refused(endpoint(server, password=SECRET)))
+    assert STRUCK in reason_of(fault)
+    assert "cretpass" not in reason_of(fault).lower()
+
+
+def test_nor_one_of_a_server_that_speaks_in_clear_where_tls_was_meant(
+    scripted: StartScripted, client_tls: ssl.SSLContext
+) -> None:
+    server = scripted()
+    server.on("GREETING", f"421 {SECRET}")
+    fault = run(_refused(endpoint(server, Security.TLS, client_tls, password=SECRET)))
+    assert STRUCK in reason_of(fault)
+    assert SECRET not in reason_of(fault)
+
+
+def test_nor_one_of_a_certificate(
+    scripted: StartScripted, client_tls: ssl.SSLContext, certificates: MakeContext
+) -> None:
+    server = scripted(tls=certificates("wrong name"), implicit_tls=True)
+    fault = run(_refused(endpoint(server, Security.TLS, client_tls, password="Elsewhere")))
+    assert f"it is for smtp.{STRUCK}.example" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("password", "shown"), [("00000012", "fewer bytes"), ("00000013", "at most 12 bytes")]
+)
+def test_nor_a_number_that_is_the_password(scripted: StartScripted, password: str, shown: str) -> None:
+    server = scripted(extensions=["AUTH PLAIN", "SIZE 00000012"])
+
+    async def dialogue() -> str | None:
+        connection = await Connection.open(endpoint(server, password=password))
+        shortcoming = connection.shortcoming(Envelope(USER, ("bob@example.net",), b"x" * 50))
+        await connection.quit()
+        return shortcoming
+
+    assert f"takes {shown}; the message has 50" in (run(dialogue()) or "")
+
+
+def test_whoever_connects_says_what_is_to_be_struck() -> None:
+    """A `Wire` strikes: there is no other way from a server's words to ours, and none is opened without credentials."""
+    for path in (Path(__file__).parents[2] / "postroom").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(getattr(call, "func", None), "id", "")
+            if isinstance(call, ast.Call) and name in ("connect", "Wire", "server_of"):
+                assert any("credentials" in ast.unparse(given) for given in call.args), (
+                    f"{path}:{call.lineno}"
+                )

@@ -11,6 +11,7 @@ import dns.rcode
 import dns.resolver
 import pytest
 
+from postroom.credentials import STRUCK, Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Blame, Deferred, Failed
 from postroom.status import classify_fault
@@ -184,3 +185,9 @@ def test_a_machine_without_a_name_server_defers(run: Run) -> None:
     found = fault(run, Exchangers(none), "corp.example")
     assert found.kind is FaultKind.UNRESOLVED
     assert "no name server" in str(found)
+
+
+def test_a_password_among_the_exchangers_is_not_shown(run: Run, exchangers: Exchangers) -> None:
+    with pytest.raises(SMTPFault) as caught:
+        run(exchangers.server_of("filtered.example", Credentials("user", "Filter.Exam")))
+    assert f"(mx.{STRUCK}ple) is no provider's" in str(caught.value)
