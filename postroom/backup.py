@@ -24,6 +24,7 @@ from postroom import __version__
 from postroom.config import Settings, load_settings
 from postroom.errors import PostroomError
 from postroom.model import Clock, InDoubtPolicy, rfc3339
+from postroom.ownfiles import check_own_files, is_inside, owner_of
 from postroom.plainfile import MEBIBYTE, kind_of, plain_file, read_plain, reason_of
 from postroom.replacing import finish, put_in_place
 from postroom.store import (
@@ -70,9 +71,17 @@ class Restored:
 # ---------------------------------------------------------------- saving
 
 
-def save(store: Store, settings: Settings, var: Path, path: Path, clock: Clock) -> Saved:
-    """Write a backup to `path`, whole and verified before it has that name. Raises BackupError."""
+def save(
+    store: Store, settings: Settings, var: Path, path: Path, clock: Clock, *, overwrite: bool = False
+) -> Saved:
+    """Write a backup to `path`, whole and verified before it has that name; `overwrite`: in place of any file.
+
+    A file of the installation is never replaced. Raises BackupError.
+    """
     _check_target(path)
+    _spare_own_files(path, settings, var)
+    if not overwrite:
+        _spare_others_files(path)
     try:
         with _scratch(path.parent) as scratch:
             files = _gather(store, settings, var, scratch)
@@ -99,6 +108,35 @@ def _check_target(path: Path) -> None:
         kind = "a stream"
     if kind:
         raise BackupError(f"{path} is {kind}, which a backup would replace; name a file")
+
+
+def _spare_own_files(path: Path, settings: Settings, var: Path) -> None:
+    owner = owner_of(path, settings, var)
+    if owner or is_inside(path, var):
+        is_what = f"is {owner}" if owner else f"is in {var}, which is Postroom's own"
+        raise BackupError(f"{path} {is_what}; name another file, outside {var}. No backup was made")
+
+
+def _spare_others_files(path: Path) -> None:
+    """See that nothing is replaced but a backup, or an empty file."""
+    try:
+        if path.stat().st_size == 0 or _is_backup(path):
+            return
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BackupError(f"cannot read {path}, which is there: {reason_of(error)}") from error
+    raise BackupError(f"{path} is there and is no backup of Postroom; name another file, or say --overwrite")
+
+
+def _is_backup(path: Path) -> bool:
+    """Whether a file begins as a backup of any version does."""
+    try:
+        with plain_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            first = archive.next()
+            return first is not None and first.name == _MANIFEST
+    except tarfile.TarError:
+        return False
 
 
 @contextmanager
@@ -169,6 +207,7 @@ def restore(path: Path, var: Path, clock: Clock) -> Restored:
     """
     try:
         settings = _settings(path)
+        check_own_files(settings, var)
         place = sqlite_path(settings.database_url)
         place = place.resolve() if place is not None else None
         var.mkdir(mode=0o700, exist_ok=True)

@@ -330,6 +330,12 @@ def _file_variables() -> dict[str, str]:
     return {f"{name}_FILE": name for setting in _SECRETS for name in variables(setting)}
 
 
+def secret_files() -> dict[str, Path]:
+    """Return the files that hold secrets, by the variables that name them."""
+    text = {**_dot_env(), **os.environ}
+    return {name: Path(file.strip()) for name in _file_variables() if (file := text.get(name) or "").strip()}
+
+
 def _from_files(text: Mapping[str, str]) -> dict[str, str]:
     """Return the values that stand in files, without the white space around them. Raises ConfigError."""
     given = {file: name for file, name in _file_variables().items() if text.get(file)}

@@ -24,6 +24,7 @@ from postroom.emaillog import EmailLog
 from postroom.errors import ConfigError
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import rfc3339, system_clock
+from postroom.ownfiles import check_own_files
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
 from postroom.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store, position
@@ -87,6 +88,7 @@ def open_service(
     Raises ConfigError, StoreError; SchemaMismatch when it would have to be made or brought up to date first.
     """
     settings = load_settings()
+    check_own_files(settings, VAR)
     start_logging(settings)
     if doubt := doubtful_port(settings.smtp_port, settings.smtp_security):
         log.warning("POSTROOM_SMTP_PORT, POSTROOM_SMTP_SECURITY: %s", doubt)
@@ -231,6 +233,7 @@ class Replaced:
 def replace_secret() -> Replaced | None:
     """Store everything of data.csv with the present secret key, in place of one that is lost; None if it is the same."""
     settings = load_settings()
+    check_own_files(settings, VAR)
     start_logging(settings)
     store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
     try:

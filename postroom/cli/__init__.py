@@ -253,9 +253,11 @@ def migrate(accept_server: bool) -> None:
     """Prepare the database, or bring it up to date. Safe to run at any time."""
     from postroom import setup
     from postroom.config import load_settings
+    from postroom.ownfiles import check_own_files
     from postroom.store import open_store
 
     settings = load_settings()
+    check_own_files(settings, setup.VAR)
     setup.start_logging(settings)
     store = open_store(settings.database_url, bouncer=settings.database_bouncer)
     applied = store.migrate()

@@ -12,18 +12,19 @@ from postroom.shown import counted
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def backup(file: Path) -> None:
+@click.option("--overwrite", is_flag=True, help="Replace FILE though it is no backup.")
+def backup(file: Path, *, overwrite: bool) -> None:
     """Save the database, the secret key, data.csv and .env in FILE, while the service runs or not.
 
-    FILE is a tar archive that only you can read; one that is there is replaced once the new one is whole. It holds
-    passwords in clear. With PostgreSQL the database is not in it: use pg_dump.
+    FILE is a tar archive that only you can read; a backup that is there is replaced once the new one is whole, any other
+    file is not. It holds passwords in clear. With PostgreSQL the database is not in it: use pg_dump.
     """
     from postroom import setup
     from postroom.backup import save
 
     service = setup.open_service()
     try:
-        saved = save(service.store, service.settings, setup.VAR, file, system_clock)
+        saved = save(service.store, service.settings, setup.VAR, file, system_clock, overwrite=overwrite)
         if service.store.is_remote:
             click.echo(
                 "the database is on PostgreSQL and is not in this backup: save it with pg_dump, after this",

@@ -41,9 +41,12 @@ def check() -> int:
 
 def _findings() -> Iterator[tuple[str, str | Exception]]:
     from postroom.config import load_settings
+    from postroom.ownfiles import check_own_files
+    from postroom.setup import VAR
 
     try:
         settings = load_settings()
+        check_own_files(settings, VAR)
     except ConfigError as error:
         yield "settings", error
         return

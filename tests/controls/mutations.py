@@ -1166,6 +1166,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/store/test_files.py::test_nothing_is_written_over_a_stranger_and_what_was_accepted_is_saved",
     ),
     Control(
+        "a backup replaces no file of the installation",
+        "postroom/backup.py",
+        "    if owner or is_inside(path, var):\n        is_what",
+        "    if False:\n        is_what",
+        "tests/process/test_backup.py::test_a_backup_replaces_no_file_but_a_backup",
+    ),
+    Control(
+        "the log is no file of the installation",
+        "postroom/ownfiles.py",
+        "        if owner or folder:\n",
+        "        if False:\n",
+        "tests/unit/test_ownfiles.py::test_the_log_is_no_file_of_the_installation[var/postroom.db-wal-True]",
+    ),
+    Control(
         "what was queued in a backup is held after a restore",
         "postroom/backup.py",
         "        store.write(hold)\n",

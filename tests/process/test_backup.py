@@ -173,6 +173,46 @@ def test_a_backup_that_cannot_be_made_leaves_the_last_one(folder: Folder, tmp_pa
     assert _leftovers(tmp_path) == []
 
 
+def test_a_backup_replaces_no_file_but_a_backup(folder: Folder, tmp_path: Path) -> None:
+    (folder.path / ".env").write_text("POSTROOM_LOG_LEVEL=WARNING\n")
+    (folder.path / "email_log.txt").write_text("a line\n")
+    (folder.path / "key.csv").hardlink_to(folder.path / "var/secret.key")
+    own = (
+        "data.csv",
+        ".env",
+        "email_log.txt",
+        "var/secret.key",
+        "var/postroom.db",
+        "var/postroom.db-wal",
+        "key.csv",
+    )
+    before = {name: (folder.path / name).read_bytes() for name in own if (folder.path / name).exists()}
+    for name in (*own, "var/new.tar"):
+        check_failed(folder.run("backup", "--overwrite", name), 1, name, "name another file")
+    others = tmp_path / "others.txt"
+    others.write_text("somebody else's")
+    check_failed(folder.run("backup", str(others)), 1, "is no backup of Postroom", "--overwrite")
+    assert others.read_text() == "somebody else's"
+    assert {name: (folder.path / name).read_bytes() for name in before} == before
+    assert not (folder.path / "var/new.tar").exists()
+    for allowed in ((str(others), "--overwrite"), (str(others),)):
+        done = folder.run("backup", *allowed)
+        assert done.returncode == 0, done
+    others.write_bytes(b"")  # as mktemp makes it
+    _saved(folder, others)
+    assert tarfile.is_tarfile(others)
+
+
+def test_the_log_of_messages_is_no_file_of_the_installation(folder: Folder) -> None:
+    before = (folder.path / "var/secret.key").read_bytes()
+    settings = {"POSTROOM_EMAIL_LOG": "var/secret.key"}
+    for command in (("serve",), ("worker",), ("list",), ("migrate",), ("secret", "replace")):
+        check_failed(folder.run(*command, **settings), 78, "POSTROOM_EMAIL_LOG", "name another file")
+    checked = folder.run("check", **settings)
+    assert (checked.returncode, "POSTROOM_EMAIL_LOG" in checked.stdout) == (78, True), checked
+    assert (folder.path / "var/secret.key").read_bytes() == before
+
+
 def test_a_backup_into_a_folder_that_is_not_there(folder: Folder, tmp_path: Path) -> None:
     check_failed(folder.run("backup", str(tmp_path / "none/backup.tar")), 1, "cannot write", "No such file")
 
