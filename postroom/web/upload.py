@@ -124,8 +124,9 @@ class Upload:
         most = self.received + _LINGER_BYTES
         with suppress(TimeoutError, CutOff):
             async with asyncio.timeout(_LINGER_S):
-                while self.received < most and await self.next_piece():
-                    pass
+                for _ in range(_MOST_PIECES):
+                    if self.received >= most or not await self.next_piece():
+                        break
 
 
 class Room:

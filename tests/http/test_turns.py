@@ -212,6 +212,15 @@ def test_a_body_in_tiny_chunks_ends(octets: int, ends: bool) -> None:
     asyncio.run(main())
 
 
+def test_the_rest_of_a_body_in_tiny_chunks_is_not_read() -> None:
+    async def main() -> None:
+        protocol = Endless(b"x", b"y")
+        await Upload(protocol, None).linger()
+        assert protocol.handed_over == upload._MOST_PIECES
+
+    asyncio.run(main())
+
+
 class Endless:
     """granian's side of a body that does not end."""
 
