@@ -50,6 +50,7 @@ _TABLES = {
     "api_key": ("id",),
     "message": ("id",),
     "content": ("message_id",),
+    "pieced_content": ("message_id",),
     "content_piece": ("upload", "number"),
     "upload": ("id",),
     "worker": ("id",),

@@ -68,9 +68,9 @@ _RIGHTS_MISSING = """
 SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', ' ORDER BY needed), relname, current_user)
 FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
 WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_migration'))
-  AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'content_piece', 'upload', 'worker', 'delivery',
-                  'job', 'attempt', 'event', 'idempotency', 'log_batch', 'log_line', 'account_usage', 'connection', 'pace',
-                  'job_count', 'commit_mark')
+  AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'content_piece', 'pieced_content', 'upload',
+                  'worker', 'delivery', 'job', 'attempt', 'event', 'idempotency', 'log_batch', 'log_line',
+                  'account_usage', 'connection', 'pace', 'job_count', 'commit_mark')
   AND NOT has_table_privilege(oid, needed)
 GROUP BY relname ORDER BY relname
 """.replace("%%", "%")

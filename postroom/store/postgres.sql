@@ -19,7 +19,7 @@ INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM
 -- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, CASE WHEN message.size <= :most_loaded THEN content.mime END,
-       content.checksum, job.crashes, message.in_doubt,
+       coalesce(content.checksum, pieced_content.checksum), job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at, job.drawn, job.drawn_at
@@ -29,7 +29,9 @@ FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at FROM job
                                                WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
                                                  AND in_hand.crashes >= :suspect))
       ORDER BY due_at, id LIMIT :count FOR UPDATE SKIP LOCKED) AS job
-     JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
+     JOIN message ON message.id = job.message_id
+     LEFT JOIN content ON content.message_id = job.message_id
+     LEFT JOIN pieced_content ON content.message_id IS NULL AND pieced_content.message_id = job.message_id
      JOIN LATERAL (SELECT id, forward_path, checksum FROM delivery AS any_pending
                    WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending'
                    ORDER BY id LIMIT 1) AS delivery ON true

@@ -473,20 +473,23 @@ INSERT INTO content_piece (upload, number, octets) VALUES (:upload, :number, :oc
 -- Whoever ends it has it: the acceptance of its message, or what drops it.
 DELETE FROM upload WHERE id = :upload;
 
--- name: set_upload!
-UPDATE content SET upload = :upload
-WHERE message_id = (SELECT id FROM message WHERE request_id = :request_id);
+-- name: tie_upload!
+INSERT INTO pieced_content (message_id, upload, checksum)
+SELECT id, :upload, :checksum FROM message WHERE request_id = :request_id;
+
+-- name: drop_empty_content!
+DELETE FROM content WHERE message_id = (SELECT id FROM message WHERE request_id = :request_id);
 
 -- name: delete_pieces!
 DELETE FROM content_piece WHERE upload = :upload;
 
 -- name: piece_of$
 SELECT octets FROM content_piece
-WHERE upload = (SELECT upload FROM content WHERE message_id = :message_id) AND number = :number;
+WHERE upload = (SELECT upload FROM pieced_content WHERE message_id = :message_id) AND number = :number;
 
 -- name: part_of$
 -- Of a content that was stored as a whole.
-SELECT substr(mime, :first, :octets) FROM content WHERE message_id = :message_id AND upload IS NULL;
+SELECT substr(mime, :first, :octets) FROM content WHERE message_id = :message_id;
 
 
 -- ---------------------------------------------------------------- retention
@@ -504,13 +507,18 @@ ORDER BY finished_at, id LIMIT :count;
 -- name: octets_of$
 -- Of an account's messages whose content is kept.
 SELECT CAST(coalesce(sum(message.size), 0) AS BIGINT)
-FROM message JOIN content ON content.message_id = message.id WHERE message.account_id = :account_id;
+FROM message WHERE message.account_id = :account_id
+  AND (EXISTS (SELECT 1 FROM content WHERE content.message_id = message.id)
+       OR EXISTS (SELECT 1 FROM pieced_content WHERE pieced_content.message_id = message.id));
 
 -- name: delete_content!
 DELETE FROM content WHERE message_id = :message_id;
 
 -- name: delete_pieces_of!
-DELETE FROM content_piece WHERE upload = (SELECT upload FROM content WHERE message_id = :message_id);
+DELETE FROM content_piece WHERE upload = (SELECT upload FROM pieced_content WHERE message_id = :message_id);
+
+-- name: delete_pieced_content!
+DELETE FROM pieced_content WHERE message_id = :message_id;
 
 -- name: old_uploads
 SELECT id FROM upload WHERE began_at <= :until ORDER BY id LIMIT :count;

@@ -11,11 +11,13 @@ VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :no
 -- While the worker has a suspect in hand the others are passed over.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, message.accepted_at, CASE WHEN message.size <= :most_loaded THEN content.mime END,
-       content.checksum, job.crashes, message.in_doubt,
+       coalesce(content.checksum, pieced_content.checksum), job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at, job.drawn, job.drawn_at
-FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = job.message_id
+FROM job JOIN message ON message.id = job.message_id
+         LEFT JOIN content ON content.message_id = job.message_id
+         LEFT JOIN pieced_content ON content.message_id IS NULL AND pieced_content.message_id = job.message_id
          JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
                                          WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
 WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at BETWEEN :due_from AND :now

@@ -428,7 +428,11 @@ class Transaction:
         )
         if upload is not None:
             self._must(self._q.end_upload(self._db, upload=upload.id))
-            self._must(self._q.set_upload(self._db, request_id=message.request_id, upload=upload.id))
+            tied = self._q.tie_upload(
+                self._db, request_id=message.request_id, upload=upload.id, checksum=upload.checksum
+            )
+            self._must(tied)
+            self._q.drop_empty_content(self._db, request_id=message.request_id)
         for path in others:
             self._q.add_delivery(
                 self._db,
@@ -1017,6 +1021,7 @@ class Transaction:
 
     def _delete_content(self, message_id: int) -> None:
         self._q.delete_pieces_of(self._db, message_id=message_id)
+        self._q.delete_pieced_content(self._db, message_id=message_id)
         self._q.delete_content(self._db, message_id=message_id)
 
     def prune_uploads(self, until: Instant, most: int) -> int:

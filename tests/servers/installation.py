@@ -256,10 +256,10 @@ class Installation:
             )
         }
         for request_id, octets in self.query(
-            "SELECT request_id, octets FROM message JOIN content ON content.message_id = message.id "
-            "JOIN content_piece ON content_piece.upload = content.upload ORDER BY request_id, number"
+            "SELECT request_id, octets FROM message JOIN pieced_content ON message_id = message.id "
+            "JOIN content_piece ON content_piece.upload = pieced_content.upload ORDER BY request_id, number"
         ):
-            found[request_id] += bytes(octets)
+            found[request_id] = found.get(request_id, b"") + bytes(octets)
         return found
 
     def change(self, sql: str) -> None:

@@ -49,8 +49,9 @@ FAILED = Failed("550 5.1.1 nobody", Blame.RECIPIENT, Reply(550, "nobody", "5.1.1
 IN_DOUBT = InDoubt("no answer")
 
 TABLES = (
-    "setting", "account", "api_key", "message", "content", "content_piece", "upload", "delivery", "job", "attempt", "event",
-    "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace", "job_count",
+    "setting", "account", "api_key", "message", "content", "content_piece", "pieced_content", "upload", "delivery", "job",
+    "attempt", "event", "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace",
+    "job_count",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from postroom.cli import cli
 from postroom.config import Settings
 from postroom.errors import ConfigError, StoreDamaged, StoreError
 from postroom.model import InDoubtPolicy, Secret
-from postroom.store import Store, Transaction, Work, move, open_store
+from postroom.store import Store, Transaction, Work, accept_message, move, open_store
+from postroom.storedtext import PIECE
 from postroom.vault import Vault
 from postroom.web import create_app
 from tests.servers.installation import KEY, ROOT
@@ -69,6 +71,7 @@ def live_in(post: Post) -> None:
     post.finish(job, FAILED)
     post.accept(new_message(post.anna, key="a key", fingerprint=b"\x01\x00"))
     post.mark_dot(post.claim_one())
+    accept_message(replace(new_message(post.anna), mime=b"x" * (PIECE + 1)), post.store.write)
     for number, octets in enumerate((b"first", b"second")):
         post.store.write(partial(_add_piece, number=number, octets=octets))
     post.store.write(

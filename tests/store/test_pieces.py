@@ -26,9 +26,10 @@ def large(post: Post, size: int = SIZE, **named: Any) -> NewMessage:
 def counts(database: Database) -> tuple[int, int, int]:
     """Return the numbers of contents, of pieces, and of uploads under way."""
     found = [
-        database.value(f"SELECT count(*) FROM {table}") for table in ("content", "content_piece", "upload")
+        database.value(f"SELECT count(*) FROM {table}")
+        for table in ("content", "pieced_content", "content_piece", "upload")
     ]
-    return found[0], found[1], found[2]
+    return found[0] + found[1], found[2], found[3]
 
 
 class Writes:
@@ -164,7 +165,7 @@ def test_pieces_go_with_their_content(post: Post, database: Database) -> None:
         "DELETE FROM content_piece WHERE number = 2",
         "UPDATE content_piece SET octets = (SELECT octets FROM content_piece WHERE number = 0) WHERE number = 1",
         "DELETE FROM content_piece",
-        "UPDATE content SET upload = upload + 1",
+        "UPDATE pieced_content SET upload = upload + 1",
     ],
 )
 def test_an_altered_content_is_seen_as_it_is_read(post: Post, database: Database, damage: str) -> None:
@@ -172,6 +173,17 @@ def test_an_altered_content_is_seen_as_it_is_read(post: Post, database: Database
     database.change(damage)
     with pytest.raises(ContentDamaged):
         content_of(post.store, post.claim_one())
+
+
+def test_an_earlier_version_does_not_see_what_it_cannot_read(post: Post, database: Database) -> None:
+    """Its workers ask `content` alone: they would take the message for damaged, or send an empty one."""
+    accept_message(large(post), post.store.write)
+    small = post.add()
+    seen = database.rows(
+        "SELECT request_id FROM job JOIN message ON message.id = job.message_id JOIN content ON content.message_id = "
+        "job.message_id WHERE job.state = 'queued'"
+    )
+    assert [row[0] for row in seen] == [small]
 
 
 def test_an_altered_envelope_is_seen_before_the_content_is_read(post: Post, database: Database) -> None:

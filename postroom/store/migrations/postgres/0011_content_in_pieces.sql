@@ -13,4 +13,10 @@ CREATE TABLE content_piece (
 );
 ALTER TABLE content_piece ALTER COLUMN octets SET STORAGE EXTERNAL;   -- as in `content`
 
-ALTER TABLE content ADD COLUMN upload BIGINT;                 -- NULL: the content is in `mime`
+-- The contents that are in pieces; the others are in `content`. A worker of an earlier version, which asks that table alone,
+-- does not see the jobs of these.
+CREATE TABLE pieced_content (
+    message_id BIGINT PRIMARY KEY,
+    upload     BIGINT NOT NULL,
+    checksum   BIGINT NOT NULL                                -- CRC-32 of what was accepted
+);

@@ -12,4 +12,10 @@ CREATE TABLE content_piece (
     UNIQUE (upload, number)
 );
 
-ALTER TABLE content ADD COLUMN upload INTEGER;          -- NULL: the content is in `mime`
+-- The contents that are in pieces; the others are in `content`. A worker of an earlier version, which asks that table alone,
+-- does not see the jobs of these.
+CREATE TABLE pieced_content (
+    message_id INTEGER PRIMARY KEY REFERENCES message (id),
+    upload     INTEGER NOT NULL,
+    checksum   INTEGER NOT NULL                         -- CRC-32 of what was accepted
+);
