@@ -6,6 +6,7 @@ nothing that was queued is sent by itself: it may have gone out since the backup
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
@@ -38,7 +39,11 @@ from postroom.store import (
 )
 
 _MANIFEST: Final = "manifest.json"
+_SCRATCH: Final = ".postroom-"
 DATABASE, SECRET, ACCOUNTS, ENVIRONMENT = "postroom.db", "secret.key", "data.csv", ".env"
+_MEMBERS: Final = frozenset({DATABASE, SECRET, ACCOUNTS, ENVIRONMENT})
+_DRAFT, _VERIFIED = "backup.tar", "verified"
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT: Final = 1
 _LARGEST_MANIFEST: Final = 65_536
 _PIECE: Final = 1 << 20
@@ -85,7 +90,7 @@ def save(
     try:
         with _scratch(path.parent) as scratch:
             files = _gather(store, settings, var, scratch)
-            draft = scratch / "backup.tar"
+            draft = scratch / _DRAFT
             manifest: dict[str, Any] = {
                 "format": _FORMAT,
                 "postroom": __version__,
@@ -93,7 +98,7 @@ def save(
                 "files": {name: _described(file) for name, file in files.items()},
             }
             _pack(draft, manifest, files)
-            _verify(draft, scratch / "verified")
+            _verify(draft, scratch / _VERIFIED)
             draft.replace(path)
             _sync(path.parent)
     except OSError as error:
@@ -141,12 +146,48 @@ def _is_backup(path: Path) -> bool:
 
 @contextmanager
 def _scratch(parent: Path) -> Iterator[Path]:
-    """Lend a folder for this user alone, on the same file system."""
-    folder = Path(tempfile.mkdtemp(prefix=".postroom-", dir=parent))
+    """Lend a folder for this user alone, on the same file system, locked for as long as it is in use.
+
+    Those that processes have left which were killed are removed: they hold copies of the database and the secret key.
+    """
+    for left in parent.glob(f"{_SCRATCH}*"):
+        _remove_if_left(left)
+    folder, descriptor = _locked_folder(parent)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _locked_folder(parent: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
+        with suppress(FileNotFoundError):  # removed before it was locked, as one that a process has left
+            descriptor = os.open(folder, _FOLDER)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a folder of ours that no process has locked, and that holds nothing but what such a one does."""
+    try:
+        descriptor = os.open(folder, _FOLDER)
+    except OSError:
+        return
+    try:
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(f"{DATABASE}-")}
+        known = names <= {*_MEMBERS, _DRAFT, _VERIFIED}
+        if known and os.fstat(descriptor).st_uid == os.geteuid():
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # it is in use
+        pass
+    finally:
+        os.close(descriptor)
 
 
 def _gather(store: Store, settings: Settings, var: Path, scratch: Path) -> dict[str, Path]:
@@ -276,7 +317,7 @@ def _manifest(path: Path, archive: tarfile.TarFile) -> dict[str, Any]:
     manifest: dict[str, Any] = json.loads(source.read(_LARGEST_MANIFEST)) if source else {}
     if manifest["format"] != _FORMAT:
         raise BackupError(f"{path} was made by Postroom {manifest['postroom']}, and this is {__version__}")
-    if not set(manifest["files"]) <= {DATABASE, SECRET, ACCOUNTS, ENVIRONMENT}:
+    if not set(manifest["files"]) <= _MEMBERS:
         raise BackupError(f"{path} holds files that this version of Postroom does not know")
     return manifest
 

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ from postroom.errors import (
     Rejected,
     SchemaMismatch,
     StoreDamaged,
+    StoreError,
     StoreUnavailable,
 )
 from postroom.incident import report
@@ -52,13 +53,13 @@ if TYPE_CHECKING:
     from postroom.store import Transaction
 
 EX_USAGE, EX_INTERRUPTED = 2, 130  # as shells and click have them
-EX_SOFTWARE, EX_TEMPFAIL, EX_CONFIG = 70, 75, 78  # sysexits.h
+EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL, EX_CONFIG = 70, 74, 75, 78  # sysexits.h
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _DECIDED_AT_ONCE = 500  # messages in one transaction
 
 _EPILOG = """\b
 Exit status: 0 done, 1 refused or failed, 2 wrong usage, 69 HTTP does not stay up, 70 a fault in Postroom,
-75 try again later, 78 wrong configuration, 130 ended by Ctrl-C.
+74 accepted, but that could not be printed, 75 try again later, 78 wrong configuration, 130 ended by Ctrl-C.
 Settings are environment variables or lines of .env in the installation's folder; files are kept there too.
 """
 
@@ -381,16 +382,33 @@ def send(
         raise
     except Rejected as error:
         raise click.UsageError(str(error)) from error
-    if not wait or as_json:
-        if wait:
-            _wait_for_end(service, accepted.request_id, timeout, lambda status: None)
-        _print_status(service, accepted.request_id, as_json=as_json, short=True)
-        return
-    click.echo(accepted.request_id)
-    end = _wait_for_end(service, accepted.request_id, timeout, lambda status: click.echo(f"  {status}"))
+    with _said_to_be_accepted(accepted.request_id):
+        if not wait or as_json:
+            if wait:
+                _wait_for_end(service, accepted.request_id, timeout, lambda status: None)
+            _print_status(service, accepted.request_id, as_json=as_json, short=True)
+            return
+        click.echo(accepted.request_id)
+        end = _wait_for_end(service, accepted.request_id, timeout, lambda status: click.echo(f"  {status}"))
     service.store.close()
     if end is MessageState.FAILED:
         sys.exit(1)
+
+
+@contextmanager
+def _said_to_be_accepted(request_id: str) -> Iterator[None]:
+    """Say that a message was accepted where its status cannot be read or printed: whoever tries again sends it twice."""
+    words = f"postroom: {request_id} was accepted; do not send it again"
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo(words, err=True)
+        raise
+    except (OSError, StoreError) as error:
+        reason = _words_of(error)[0] if isinstance(error, OSError) else str(error)
+        with suppress(OSError):
+            click.echo(f"{words}. Its status could not be shown: {reason}", err=True)
+        sys.exit(EX_IOERR)
 
 
 def _standard_input(most: int) -> str:

@@ -1180,6 +1180,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/unit/test_ownfiles.py::test_the_log_is_no_file_of_the_installation[var/postroom.db-wal-True]",
     ),
     Control(
+        "a backup that was killed leaves nothing beyond the next one",
+        "postroom/backup.py",
+        "        _remove_if_left(left)\n",
+        "        pass\n",
+        "tests/process/test_backup.py::test_what_a_killed_backup_has_left_goes_with_the_next_one",
+    ),
+    Control(
+        "a message that was accepted is not said to be tried again",
+        "postroom/cli/__init__.py",
+        "        sys.exit(EX_IOERR)\n",
+        "        raise\n",
+        "tests/process/test_cli.py::test_a_message_whose_id_cannot_be_printed_is_said_to_be_accepted[]",
+    ),
+    Control(
         "what was queued in a backup is held after a restore",
         "postroom/backup.py",
         "        store.write(hold)\n",

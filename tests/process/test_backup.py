@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import stat
 import tarfile
 import threading
@@ -201,6 +203,26 @@ def test_a_backup_replaces_no_file_but_a_backup(folder: Folder, tmp_path: Path) 
     others.write_bytes(b"")  # as mktemp makes it
     _saved(folder, others)
     assert tarfile.is_tarfile(others)
+
+
+def test_what_a_killed_backup_has_left_goes_with_the_next_one(folder: Folder, tmp_path: Path) -> None:
+    """Copies of the database and the secret key; one that is in use stays, and so does what is somebody else's."""
+    left, in_use, others = (tmp_path / f".postroom-{name}" for name in ("left", "in_use", "others"))
+    for each in (left, in_use, others):
+        each.mkdir()
+        (each / "postroom.db").touch()
+    (left / "verified").mkdir()
+    (left / "verified/secret.key").touch()
+    (others / "notes.txt").touch()
+    locked = os.open(in_use, os.O_RDONLY)
+    try:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        _saved(folder, tmp_path / "backup.tar")
+        assert sorted(_leftovers(tmp_path)) == [".postroom-in_use", ".postroom-others"]
+    finally:
+        os.close(locked)
+    _saved(folder, tmp_path / "backup.tar")
+    assert _leftovers(tmp_path) == [".postroom-others"]
 
 
 def test_the_log_of_messages_is_no_file_of_the_installation(folder: Folder) -> None:

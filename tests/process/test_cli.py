@@ -271,6 +271,30 @@ def test_the_dot_env_file_is_read_and_the_environment_wins(folder: Folder) -> No
     check_failed(folder.run("migrate"), 78, "PORT: must be")
 
 
+@pytest.mark.parametrize("options", [(), ("--wait", "--timeout", "60")], ids=["", "wait"])
+def test_a_message_whose_id_cannot_be_printed_is_said_to_be_accepted(
+    folder: Folder, options: tuple[str, ...]
+) -> None:
+    """To try again would send it twice."""
+    folder.accounts("the-key-of-alice,alice@example.com,,inbox")
+    folder.prepare()
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, *POSTROOM, "send", "--to", "you@example.com", "--body", "x", *options],
+            cwd=folder.path,
+            env=environment({}),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 74, done
+    [row] = json.loads(folder.run("list", "--json").stdout.replace("}\n{", "},{").join("[]"))
+    assert f"{row['request_id']} was accepted; do not send it again" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_send_and_status_without_a_server(folder: Folder) -> None:
     folder.accounts("the-key-of-alice,alice@example.com,,inbox", "the-key-of-bob,bob@example.com,,inbox")
     folder.prepare()

@@ -92,6 +92,7 @@ def test_a_restore_that_is_killed_at_any_step_loses_nothing(folder: Folder, tmp_
         assert sorted(map(_count, kept))[-1:] == [2], f"killed at step {step}: {kept}"
         assert _count(_database(home)) == 1
         assert not list(home.rglob(".*.restoring"))
+        assert not list(home.rglob(".postroom-*"))
     assert refused == [False, False, *[True] * 6], "two links, the mark, and five renames"
 
 
