@@ -30,6 +30,7 @@ from postroom.model import InDoubtPolicy, Secret, Security
 from postroom.numbers import whole_number
 from postroom.plainfile import MEBIBYTE, NotPlain, read_plain, reason_of
 from postroom.pulse import READY
+from postroom.shown import is_text
 from postroom.supervise import LIFELINE
 
 E = TypeVar("E", bound=Enum)
@@ -306,6 +307,17 @@ _SECRETS: Final = (
     "database_url",
     "ratelimit_storage_uri",
 )  # settings that a file may hold: NAME_FILE names it
+_PATHS: Final = frozenset(
+    {
+        "POSTROOM_ACCOUNTS_CSV",
+        "POSTROOM_EMAIL_LOG",
+        "POSTROOM_SMTP_CA_FILE",
+        *(
+            f"{name}_FILE"
+            for name in ("POSTROOM_SECRET_KEY", "DATABASE_URL", "RATELIMIT_STORAGE_URI", "REDIS_URL")
+        ),
+    }
+)
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
 
@@ -320,6 +332,8 @@ def _environment(dot_env: Path = _DOT_ENV) -> dict[str, str]:
     Both are merged before names are looked up, so that REDIS_URL never beats the other.
     """
     text = {name: (value or "").strip() for name, value in {**_dot_env(dot_env), **os.environ}.items()}
+    for name in _known_variables():
+        _check_text(name, text.get(name, ""))
     text |= _from_files(text)
     found = {name: _look_up(name, text) for name in Settings.model_fields}
     return {name: value for name, value in found.items() if value is not None}
@@ -345,6 +359,14 @@ def _from_files(text: Mapping[str, str]) -> dict[str, str]:
     return {name: _read_secret(file, Path(text[file])) for file, name in given.items()}
 
 
+def _check_text(variable: str, value: str, named: str = "") -> None:
+    """Raise ConfigError for what no setting may hold: a NUL, or octets that are no UTF-8; a file may have such a name."""
+    if "\0" in value:
+        raise ConfigError(variable, f"{named or 'it'} holds a NUL character, which no setting may; remove it")
+    if variable not in _PATHS and not is_text(value):
+        raise ConfigError(variable, f"{named or 'it'} is not UTF-8 text; write it anew")
+
+
 def _read_secret(variable: str, path: Path) -> str:
     try:
         value = read_plain(path, MEBIBYTE).decode("utf-8-sig").strip()
@@ -354,6 +376,7 @@ def _read_secret(variable: str, path: Path) -> str:
         raise ConfigError(variable, f"{path} cannot be read: {reason_of(error)}") from error
     if not value:
         raise ConfigError(variable, f"{path} is empty")
+    _check_text(variable, value, str(path))
     return value
 
 

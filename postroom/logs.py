@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from postroom.shown import printable
+from postroom.shown import printable_lines
 
 PLAIN: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"  # it notes the time itself
@@ -33,7 +33,7 @@ class LineFormatter(logging.Formatter):
         if "\n" in message and text.endswith(message):
             head = text.removesuffix(message)
             text = head + message.replace("\n", f"\n{head}")
-        text = "\n".join(map(printable, text.split("\n")))
+        text = printable_lines(text)
         if self._for_journal:
             priority = f"<{_priority(record.levelno)}>"
             text = priority + text.replace("\n", f"\n{priority}")

@@ -27,6 +27,7 @@ from postroom.model import rfc3339, system_clock
 from postroom.ownfiles import check_own_files
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
+from postroom.shown import is_text
 from postroom.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store, position
 from postroom.strike import strike_log, strike_stored
 from postroom.vault import Vault
@@ -95,6 +96,8 @@ def open_service(
     store = open_store(
         settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
     )
+    if not is_text(str(Path.cwd())):  # it stands in the database, with each worker's lock
+        raise ConfigError("POSTROOM_HOME", f"the name of {Path.cwd()} is not UTF-8 text; rename the folder")
     VAR.mkdir(mode=0o700, exist_ok=True)  # mails, keys and credentials are nobody else's
     if not migrate:
         store.check_schema()

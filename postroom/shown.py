@@ -56,6 +56,16 @@ def _is_seen(character: str) -> bool:
     return _UNSAFE.match(character) is None and not character.isspace()
 
 
+def printable_lines(text: str) -> str:
+    """Make each line of a text of our own safe, whatever names of files or values stand in it."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def is_text(text: str) -> bool:
+    """Whether a text can be written as UTF-8: arguments, variables and names of files may hold other octets."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def counted(number: int, one: str, several: str = "") -> str:
     """Return a number with what is counted; without `several`, the plural of `one` has an s: "1 message", "2 messages"."""
     return f"{number} {one if number == 1 else several or one + 's'}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -42,7 +43,7 @@ from postroom.errors import (
 from postroom.incident import report
 from postroom.model import SECOND, rfc3339, system_clock
 from postroom.plainfile import NotPlain, reason_of
-from postroom.shown import counted
+from postroom.shown import counted, is_text, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 EX_USAGE, EX_INTERRUPTED = 2, 130  # as shells and click have them
 EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL, EX_CONFIG = 70, 74, 75, 78  # sysexits.h
 _MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+_STANDARD_ERROR = 2
 _DECIDED_AT_ONCE = 500  # messages in one transaction
 
 _EPILOG = """\b
@@ -66,6 +68,9 @@ Settings are environment variables or lines of .env in the installation's folder
 
 def main() -> None:
     """Run the command line and exit with its status."""
+    for stream in sys.stdout, sys.stderr:
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is shown escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         ended = cli.main(prog_name="postroom", standalone_mode=False)
     except NoArgsIsHelpError as error:
@@ -110,7 +115,7 @@ def _words_of(error: OSError) -> tuple[str, int]:
 
 
 def _fail(message: str, status: int) -> None:
-    click.echo(f"postroom: {message}", err=True)
+    click.echo(printable_lines(f"postroom: {message}"), err=True)
     sys.exit(status)
 
 
@@ -193,19 +198,20 @@ def _greet(service: Service, key: str | None) -> None:
     from postroom.logs import is_kept_log
 
     settings = service.settings
-    click.echo(f"Postroom {__version__} serves on {listen.described(settings)}", err=True)
+    click.echo(printable(f"Postroom {__version__} serves on {listen.described(settings)}"), err=True)
     if key is None:
         return
-    if is_kept_log(sys.stderr.fileno()):
-        click.echo(f"{settings.accounts_csv} was written, with a key in it for the built-in inbox", err=True)
+    if is_kept_log(_STANDARD_ERROR):  # sys.stderr is None where it is closed
+        path = printable(str(settings.accounts_csv))
+        click.echo(f"{path} was written, with a key in it for the built-in inbox", err=True)
         return
     body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
-    click.echo(
+    said = (
         f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
         f"  {listen.curl(settings)}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
-        f"  {_program()}{_home_option()} inbox show latest\n",
-        err=True,
+        f"  {_program()}{_home_option()} inbox show latest\n"
     )
+    click.echo(printable_lines(said), err=True)
 
 
 @cli.command()
@@ -289,6 +295,9 @@ def migrate_store(source: str, target: str | None, bouncer: bool, cancelled: boo
     """
     from postroom.store import move
 
+    for name, given in ("SQLITE", source), ("POSTGRES", target or ""):
+        if not is_text(given):
+            raise click.UsageError(f"{name} is not UTF-8 text, and no database can be named otherwise")
     path = Path(source.removeprefix("sqlite:///"))
     if cancelled:
         found = path.is_file() and move.cancel(path)
@@ -675,6 +684,8 @@ def show(which: str, raw: bool, as_json: bool) -> None:
     setup.check_folder()
     mail = read_mail(setup.INBOX, which)
     if raw:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
         sys.stdout.buffer.write(mail.raw)
     elif as_json:
         click.echo(json.dumps({**_summary(mail), "text": mail.text, "html": mail.html}))

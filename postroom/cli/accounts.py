@@ -74,7 +74,7 @@ def import_() -> None:
     found = setup.read_accounts_file(service)
     service.store.close()
     if found is None:
-        click.echo(f"{path} holds nothing new", err=True)
+        click.echo(printable(f"{path} holds nothing new"), err=True)
     elif any(fault.fatal for fault in found.faults):
         sys.exit(1)
 
@@ -101,7 +101,8 @@ def check(mailbox: str | None) -> None:
     finally:
         service.store.close()
     if not is_taken_in:
-        click.echo(f"not tested: what is new in {path}; postroom accounts import takes it in", err=True)
+        new = printable(f"not tested: what is new in {path}; postroom accounts import takes it in")
+        click.echo(new, err=True)
     if None in results:
         click.echo("not tested: the accounts that are skipped", err=True)
     click.echo("not tested: whether the servers take messages from these senders, and how many", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from postroom.model import system_clock
-from postroom.shown import counted
+from postroom.shown import counted, printable
 
 
 @click.command()
@@ -55,7 +55,7 @@ def restore(file: Path) -> None:
         click.echo(".env was written", err=True)
     click.echo(f"restored {', '.join(done.files)}, as of {done.made_at}")
     for path in done.kept:
-        click.echo(f"what was here before is {path}", err=True)
+        click.echo(printable(f"what was here before is {path}"), err=True)
     if DATABASE not in done.files:
         click.echo(
             "the database is not in this backup: use pg_restore, then `postroom migrate --accept-server`",

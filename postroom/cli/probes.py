@@ -14,7 +14,7 @@ import click
 
 from postroom.errors import ConfigError, PostroomError
 from postroom.plainfile import reason_of, whose
-from postroom.shown import counted
+from postroom.shown import counted, printable_lines
 
 if TYPE_CHECKING:
     from postroom.config import Settings
@@ -35,7 +35,7 @@ def check() -> int:
     for name, found in _findings():
         wrong += isinstance(found, Exception)
         state = "wrong" if isinstance(found, Exception) else "ok"
-        click.echo(f"{state:5}  {name}: {found}")
+        click.echo(printable_lines(f"{state:5}  {name}: {found}"))
     return EX_CONFIG if wrong else 0
 
 

@@ -32,6 +32,7 @@ from postroom.errors import (
 )
 from postroom.failpoint import passing
 from postroom.plainfile import kind_of, reason_of
+from postroom.shown import is_text
 from postroom.store.committer import Settled, Work
 from postroom.store.copies import refuse_log_alone, refuse_unfinished
 from postroom.store.files import DatabaseFiles
@@ -161,6 +162,11 @@ class SQLiteEngine:
         try:
             if path.exists() and (kind := kind_of(path.stat().st_mode)):
                 raise ConfigError("DATABASE_URL", f"{path} is {kind}; name a file")
+            if not is_text(str(path)):
+                raise ConfigError(
+                    "DATABASE_URL",
+                    f"cannot use {path}: SQLite takes names in UTF-8 alone; rename the file or its folder",
+                )
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = WriterLock(path.with_name(path.name + "-lock"), longest_wait_s)
         except OSError as error:

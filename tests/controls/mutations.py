@@ -1263,4 +1263,25 @@ WHERE id = :job_id AND state = 'claimed';
         '        return Position(**json.loads(read_plain(path, _LARGEST).decode("utf-8")))\n',
         "tests/unit/test_plainfile.py::test_a_memory_of_the_database_without_sense_is_taken_as_not_there[no id]",
     ),
+    Control(
+        "what an encoding lacks is shown escaped",
+        "postroom/cli/__init__.py",
+        '            stream.reconfigure(errors="backslashreplace")\n',
+        '            stream.reconfigure(errors="strict")\n',
+        "tests/process/test_ends.py::test_what_an_encoding_lacks_is_shown_escaped[inbox-latin-1]",
+    ),
+    Control(
+        "no setting holds a NUL",
+        "postroom/config.py",
+        '        _check_text(name, text.get(name, ""))\n',
+        "        assert name\n",
+        "tests/unit/test_config.py::test_no_setting_holds_a_nul[POSTROOM_EMAIL_LOG]",
+    ),
+    Control(
+        "a command's last words hide nothing",
+        "postroom/cli/__init__.py",
+        '    click.echo(printable_lines(f"postroom: {message}"), err=True)\n',
+        '    click.echo(f"postroom: {message}", err=True)\n',
+        "tests/process/test_ends.py::test_an_argument_is_shown_escaped[home]",
+    ),
 )

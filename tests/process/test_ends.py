@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from postroom import cli
 from postroom.config import Settings
 from postroom.errors import ConfigError, NotFound, StoreDamaged, StoreUnavailable
+from postroom.inbox import Maildrop
 from postroom.store import open_store
 from postroom.web.errors import answer_to
 
@@ -105,3 +108,78 @@ def test_a_database_that_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
     url = Settings(database_url=f"sqlite:///{place}").database_url
     with pytest.raises(ConfigError, match=f"DATABASE_URL.*is {kind}"):
         open_store(url)
+
+
+def status_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    """Run the command line in this process; return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["postroom", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def captured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installation whose inbox holds a message that few encodings can show."""
+    monkeypatch.chdir(tmp_path)
+    text = "Subject: ✓ 한\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n✓ text".encode()
+    Maildrop(tmp_path / "var/inbox").save("a@x.example", ["b@x.example"], text)
+
+
+@pytest.mark.usefixtures("captured")
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("words", [["inbox"], ["inbox", "show"]], ids=" ".join)
+def test_what_an_encoding_lacks_is_shown_escaped(
+    words: list[str], encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for ASCII alone, in place of which click takes UTF-8."""
+    with io.TextIOWrapper(io.BytesIO(), encoding=encoding) as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        assert status_of(monkeypatch, *words) == 0
+        out.flush()
+        shown = out.buffer.getvalue()
+    assert any(form in shown for form in (b"\\u2713", "✓".encode()))
+
+
+@pytest.mark.usefixtures("captured")
+def test_standard_output_that_is_closed_ends_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        assert status_of(closed, "inbox", "show", "--raw") == 1
+    assert capsys.readouterr().err == "postroom: standard output is closed\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["migrate-store", "\udcff", "postgresql://x/y"], 2, "SQLITE is not UTF-8 text"),
+        (["migrate-store", "--cancel", "\udcff"], 2, "SQLITE is not UTF-8 text"),
+        (["migrate-store", "x", "postgresql://\udcff/y"], 2, "POSTGRES is not UTF-8 text"),
+        (["migrate-store", "x\u202ey", "postgresql://x/y"], 78, r"there is no database at x\u202ey"),
+        (["--home", "x\u202ey\udcff", "list"], 78, r"cannot enter x\u202ey\udcff: No such file"),
+    ],
+    ids=["source", "cancel", "target", "reversed", "home"],
+)
+def test_an_argument_is_shown_escaped(
+    words: list[str],
+    status: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert status_of(monkeypatch, *words) == status
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite takes none, and it stands in the database with each worker's lock."""
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    with pytest.raises(ConfigError, match="names in UTF-8 alone"):
+        open_store(f"sqlite:///{folder}/postroom.db")
+    assert not list(folder.iterdir())

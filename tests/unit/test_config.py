@@ -238,6 +238,36 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert load_settings() == expected
 
 
+def _of_each_setting() -> list[str]:
+    return [name for setting in Settings.model_fields for name in variables(setting)] + [
+        f"{name}_FILE"
+        for name in ("POSTROOM_SECRET_KEY", "DATABASE_URL", "RATELIMIT_STORAGE_URI", "REDIS_URL")
+    ]
+
+
+@pytest.mark.parametrize("name", _of_each_setting())
+def test_no_setting_holds_a_nul(name: str) -> None:
+    Path(".env").write_bytes(f"{name}=sqlite:///a\0b\n".encode())
+    with pytest.raises(ConfigError, match=f"^{name}: it holds a NUL character"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "POSTROOM_SECRET_KEY", "POSTROOM_EHLO_NAME"])
+def test_no_setting_but_a_files_name_is_other_than_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTROOM_EMAIL_LOG", "\udcff.txt")
+    assert load_settings().email_log == Path("\udcff.txt")
+    monkeypatch.setenv(name, "sqlite:///a\udcffb-and-so-on")
+    with pytest.raises(ConfigError, match=f"^{name}: it is not UTF-8 text"):
+        load_settings()
+
+
+def test_a_secret_in_a_file_holds_no_nul(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "url").write_bytes(b"sqlite:///a\0b")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+    with pytest.raises(ConfigError, match=r"^DATABASE_URL_FILE: .*url holds a NUL character"):
+        load_settings()
+
+
 class TestEnvFile:
     def test_is_read_and_unknown_names_in_it_ignored(self) -> None:
         Path(".env").write_text(
