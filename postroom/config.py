@@ -409,7 +409,7 @@ def _dot_env(path: Path = _DOT_ENV) -> Mapping[str, str | None]:
         content = read_plain(path, _LARGEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
-            raise NotPlain(errno.ENOENT, "it is a link to a file that is not there", DOT_ENV) from None
+            raise NotPlain(errno.ENOENT, "it is a link to a file that is not there", str(path)) from None
         return {}
     return read_assignments(content.decode("utf-8-sig"), _known_variables())  # Notepad writes a BOM
 

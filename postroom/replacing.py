@@ -14,9 +14,11 @@ from itertools import chain, count
 from pathlib import Path
 
 from postroom.failpoint import passing
+from postroom.plainfile import plain_file, read_plain
 from postroom.store import log_of, mark_of
 
 _PIECE = 1 << 20
+_LARGEST_MARK = 256
 
 
 def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) -> tuple[Path, ...]:
@@ -58,13 +60,14 @@ def finish(database: Path) -> None:
 def _interrupted(database: Path) -> str | None:
     """Return the stamp of the restore that was interrupted, where there was one."""
     with suppress(FileNotFoundError):
-        return mark_of(database).read_text(encoding="ascii").strip()
+        return read_plain(mark_of(database), _LARGEST_MARK).decode("ascii", "replace").strip()
     return None
 
 
 def _mark(database: Path, stamp: str) -> None:
     mark = mark_of(database)
     draft = mark.with_name(f".{mark.name}")
+    draft.unlink(missing_ok=True)  # of a restore that was interrupted
     draft.write_text(f"{stamp}\n", encoding="ascii")
     _sync(draft)
     _rename(draft, mark)
@@ -73,7 +76,7 @@ def _mark(database: Path, stamp: str) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.unlink(missing_ok=True)  # of a restore that was interrupted
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file, source.open("rb") as content:
+    with os.fdopen(descriptor, "wb") as file, plain_file(source) as content:
         os.fchmod(descriptor, 0o600)  # whatever the umask
         shutil.copyfileobj(content, file, _PIECE)
         file.flush()

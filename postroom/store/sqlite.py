@@ -31,7 +31,7 @@ from postroom.errors import (
     StoreUnavailable,
 )
 from postroom.failpoint import passing
-from postroom.plainfile import kind_of, reason_of
+from postroom.plainfile import kind_of, open_plain, reason_of
 from postroom.shown import is_text
 from postroom.store.committer import Settled, Work
 from postroom.store.copies import refuse_log_alone, refuse_unfinished
@@ -356,7 +356,7 @@ class SQLiteEngine:
     @staticmethod
     def _copy_into(path: Path, connection: apsw.Connection) -> None:
         """Copy the database into a new file, or an empty one, which only its owner may read whatever the umask."""
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600))
+        os.close(open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW))
         connection.execute("VACUUM INTO ?", (str(path),))
 
     def free_bytes(self) -> int:

@@ -32,7 +32,6 @@ KNOWN = {
         "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
         "tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT)",
         "tarfile.open(fileobj=file, mode='r:')",
-        "shutil.copyfile(scratch / name, draft)",  # of our own scratch
         "files[SECRET].write_text(settings.secret_key.reveal() + '\\n', encoding='utf-8')",
     },
     "emaillog.py": {
@@ -51,6 +50,11 @@ KNOWN = {
     "plainfile.py": {
         "os.open(path, flags | _FLAGS, mode)",
         "os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 384)",
+    },
+    "replacing.py": {
+        "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
+        "draft.write_text(f'{stamp}\\n', encoding='ascii')",  # new: it was unlinked
+        "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
     },
     "rewrite.py": {
         "compression.open(file, 'rb')",  # what is open
