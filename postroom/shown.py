@@ -19,6 +19,10 @@ _UNSAFE: Final = re.compile(f"[{_CONTROLS}{_BIDIRECTIONAL}{_INVISIBLE}]")
 _JOINERS: Final = "\u200c\u200d"
 _SELECTOR: Final = re.compile(r"[\u180b-\u180d\u180f\ufe00-\ufe0f]")  # of a glyph: 2️ is not 2
 
+_LONGEST_CLUSTER: Final = 32  # characters that are one to the eye
+_CUT_ESCAPE: Final = re.compile(r"\\(?:x[0-9a-f]?|u[0-9a-f]{0,3}|U[0-9a-f]{0,7})?\Z")
+_LONGEST_ESCAPE: Final = 10
+
 
 def printable(text: str) -> str:
     """Make a server's words safe for one line of a log or a terminal: what is not seen is shown as \\xNN or \\uNNNN.
@@ -64,6 +68,30 @@ def printable_lines(text: str) -> str:
 def is_text(text: str) -> bool:
     """Whether a text can be written as UTF-8: arguments, variables and names of files may hold other octets."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def shortened(text: str, most: int, left_out: int = 0) -> str:
+    """Return at most so many characters of a text, and how many were left out, those `left_out` before among them.
+
+    No escape is cut, and no character from its accents, joiners and selectors.
+    """
+    if len(text) <= most and not left_out:
+        return text
+    at = _whole(text, most) if len(text) > most else len(text)
+    return f"{text[:at]} [{len(text) - at + left_out} more characters]"
+
+
+def _whole(text: str, most: int) -> int:
+    at = most
+    while at > max(0, most - _LONGEST_CLUSTER) and (_goes_on(text[at]) or text[at - 1] in _JOINERS):
+        at -= 1
+    cut = _CUT_ESCAPE.search(text, max(0, at - _LONGEST_ESCAPE), at)
+    return cut.start() if cut else at
+
+
+def _goes_on(character: str) -> bool:
+    """Whether a character belongs to the one before it."""
+    return character in _JOINERS or unicodedata.category(character) in ("Mn", "Me", "Mc")
 
 
 def counted(number: int, one: str, several: str = "") -> str:

@@ -11,11 +11,12 @@ import re
 import ssl
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 
-from postroom.credentials import Credentials
+from postroom.credentials import STRUCK, Credentials
 from postroom.errors import FaultKind, SMTPFault
 from postroom.model import Reply
-from postroom.shown import printable
+from postroom.shown import printable, shortened
 from postroom.status import parse_enhanced
 from postroom.tls import ended, handshake_fault
 
@@ -24,6 +25,10 @@ _MOST_UNREAD_BYTES = 256 * 1024
 _MOST_UNREAD_REPLIES = 10_000  # short ones take many times their bytes
 _ACTED_ON = frozenset({"EHLO", "AUTH"})  # what a server offers and asks for: a password may be a word of SMTP
 _SHOWN = 80  # characters of a line that is not SMTP
+_MOST_KEPT = (
+    2_000  # characters of a reply, more than anybody reads: it is stored with message, attempt and event
+)
+_MOST_STRUCK = 2 * _MOST_KEPT  # that are searched for credentials: all accounts wait for it
 _WRITE_CHUNK = 256 * 1024
 _LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\0]*)?")  # without its end
 
@@ -131,11 +136,25 @@ class Wire(asyncio.Protocol):
         if not self._replies:
             self._unread = self._size + len(self._buffer)
         self.as_it_came = reply.text if verb in _ACTED_ON else ""
-        return self.credentials.strike_reply(reply, verb) if self.credentials else reply
+        return self._kept(reply, verb)
+
+    def _kept(self, reply: Reply, verb: str) -> Reply:
+        """Return a reply as it may be stored: first struck, so that no password is cut in two, and then shortened."""
+        text, left_out = reply.text[:_MOST_STRUCK], len(reply.text[_MOST_STRUCK:])
+        if left_out:
+            reply = replace(reply, text=text)
+        struck = self.credentials.strike_reply(reply, verb) if self.credentials else reply
+        if not struck.text or (not left_out and len(struck.text) <= _MOST_KEPT):
+            return struck
+        return replace(
+            struck, text=shortened(_to_the_last_struck(struck.text, left_out), _MOST_KEPT, left_out)
+        )
 
     def struck(self, text: str) -> str:
         """Return other words of the server, such as the names in its certificate, as they may be shown."""
-        return self.credentials.strike(text) if self.credentials else text
+        beginning, left_out = text[:_MOST_STRUCK], len(text[_MOST_STRUCK:])
+        struck = self.credentials.strike(beginning) if self.credentials else beginning
+        return _to_the_last_struck(struck, left_out)
 
     async def _wait(self, verb: str, seconds: float) -> None:
         if self.broken is not None:
@@ -205,6 +224,16 @@ class Wire(asyncio.Protocol):
         if upgraded is None:  # asyncio says so when the server closes before its first byte
             raise EOFError("the server closed the connection")
         return upgraded
+
+
+def _to_the_last_struck(text: str, left_out: int) -> str:
+    """Leave out what follows where so much was struck that the end of what was looked at would be kept.
+
+    It may be the beginning of a password.
+    """
+    if not left_out or len(text) > _MOST_KEPT:
+        return text
+    return text[: text.rfind(STRUCK) + len(STRUCK)]
 
 
 def _text(line: bytes) -> str:

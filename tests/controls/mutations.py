@@ -354,8 +354,8 @@ CONTROLS = (
     Control(
         "a password in a server's reply is struck",
         "postroom/wire.py",
-        "        return self.credentials.strike_reply(reply, verb) if self.credentials else reply\n",
-        "        return reply\n",
+        "        struck = self.credentials.strike_reply(reply, verb) if self.credentials else reply\n",
+        "        struck = reply\n",
         "tests/smtp/test_credentials.py::test_a_refusal_that_repeats_the_log_in_is_shown_by_its_code[PLAIN response]",
     ),
     Control(
@@ -372,6 +372,13 @@ CONTROLS = (
         "lambda: Wire(credentials)",
         "Wire",
         "tests/smtp/test_credentials.py::test_no_word_of_a_server_passes_unstruck[a greeting that is no SMTP]",
+    ),
+    Control(
+        "and where what is looked at of a reply ends in it",
+        "postroom/wire.py",
+        "    if not left_out or len(text) > _MOST_KEPT:\n",
+        "    if True:\n",
+        "tests/smtp/test_credentials.py::test_nor_where_all_that_was_kept_is_struck",
     ),
     Control(
         "and in a certificate's names",

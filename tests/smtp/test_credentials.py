@@ -18,7 +18,7 @@ from postroom.model import Deferred, Failed, Outcome, Reply, Security
 from postroom.session import Endpoint
 from postroom.smtp import Connection, Envelope
 from postroom.status import classify_fault
-from postroom.wire import _text
+from postroom.wire import Wire, _text
 from tests.conftest import MakeContext, StartScripted
 from tests.smtp.dialog import PASSWORD, USER, endpoint, job, nothing, run
 
@@ -276,6 +276,49 @@ def test_nor_a_number_that_is_the_password(scripted: StartScripted, password: st
         return shortcoming
 
     assert f"takes {shown}; the message has 50" in (run(dialogue()) or "")
+
+
+def said_by_a_wire(reply: str, password: str = SECRET, verb: str = "RCPT") -> Reply:
+    async def said() -> Reply:
+        wire = Wire(Credentials("user", password))
+        wire.data_received(reply.encode() + b"\r\n")
+        return await wire.reply(verb, 1)
+
+    return run(said())
+
+
+@pytest.mark.parametrize("at", [1960, 1983, 1990, 1999, 2000, 3990, 3999])
+def test_no_password_is_cut_in_two(at: int) -> None:
+    reply = said_by_a_wire("550 " + "x" * at + SECRET + "y" * 60_000)
+    kept, _, mark = reply.text.rpartition(" [")
+    assert set(kept) <= set(f"xy{STRUCK}")
+    assert "more characters]" in mark
+    assert len(reply.text) < 2100
+
+
+def test_nor_where_all_that_was_kept_is_struck() -> None:
+    """What was looked at ends within the password's last repetition."""
+    reply = said_by_a_wire("550 " + SECRET * 3000)
+    assert reply.text == f"{STRUCK} [{len(SECRET) * 3000 - 4000} more characters]"
+
+
+def test_of_a_long_reply_as_much_is_kept_as_anybody_reads() -> None:
+    assert said_by_a_wire("550 " + "x" * 2000).text == "x" * 2000
+    assert said_by_a_wire("550 " + "x" * 2001).text == "x" * 2000 + " [1 more characters]"
+    assert said_by_a_wire("550 " + "x" * 60_000).text == "x" * 2000 + " [58000 more characters]"
+    assert said_by_a_wire(f"535 {SECRET}" + "x" * 60_000, verb="AUTH").text == ""
+
+
+def test_an_offer_is_read_whole(scripted: StartScripted) -> None:
+    many = [f"X{at}" for at in range(2000)]
+    server = scripted(extensions=["AUTH PLAIN", *many, "PIPELINING"])
+
+    async def dialogue() -> bool:
+        connection = await Connection.open(endpoint(server, password=SECRET))
+        await connection.quit()
+        return connection._pipelines
+
+    assert run(dialogue())
 
 
 def test_whoever_connects_says_what_is_to_be_struck() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from postroom.logs import LineFormatter
 from postroom.model import Reply
-from postroom.shown import printable
+from postroom.shown import printable, shortened
 from postroom.status import explain
 from postroom.wire import _parse_reply
 from tests.unit.test_status import NOTHING
@@ -104,3 +104,20 @@ def test_a_line_of_the_log_hides_nothing(for_journal: bool) -> None:
     assert r"\u202eevil\x1b[2J" in text
     assert not set("\u202e\x1b\x85") & set(text)
     assert len(text.splitlines()) >= 3
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("short", "short"),
+        ("exactly 10", "exactly 10"),
+        ("exactly 11.", "exactly 11 [1 more characters]"),
+        ("eight..e\u0301\u0301\u0301", "eight.. [4 more characters]"),
+        ("seven..\U0001f468\u200d\U0001f469\u200d\U0001f467", "seven.. [5 more characters]"),
+        (r"sevens.\xe4\xf6", "sevens. [8 more characters]"),
+        (r"sevens\xe4\xf6", r"sevens\xe4 [4 more characters]"),
+        (r"seven\u200b\u200b", r"seven [12 more characters]"),
+    ],
+)
+def test_a_text_is_shortened_between_characters(text: str, kept: str) -> None:
+    assert shortened(text, 10) == kept
