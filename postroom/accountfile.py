@@ -42,6 +42,9 @@ _DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
 _NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(\1|\s)*', re.IGNORECASE)
 LEAST_OF_A_KEY: Final = 20  # characters; 20 of 64 at random are 120 bits
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
+_MOST_LINES: Final = 200_000
+_MOST_REFUSED: Final = 10_000  # rows; a file with more of them is no list of accounts
+_MOST_TOLD: Final = 20  # faults
 _MOST_A_DAY: Final = 1_000_000_000
 _MOST_LOGINS: Final = 100_000
 
@@ -149,7 +152,9 @@ def read_accounts(data: bytes) -> AccountFile:
     at = header.end
     while at < len(lines):
         at += reader.read(lines, at)
-    return AccountFile(tuple(reader.rows), (*_unknown_columns(header), *reader.faults))
+        if reader.refused > _MOST_REFUSED:
+            return AccountFile((), (_too_many(_MOST_REFUSED, "refused rows"), *reader.faults[:1]))
+    return AccountFile(tuple(reader.rows), (*_unknown_columns(header), *reader.faults, *reader.untold()))
 
 
 def demo_csv(key: str) -> str:
@@ -168,8 +173,17 @@ def _lines(data: bytes) -> list[str]:
     """Split at CRLF, LF and CR only, ends kept; bytes that are not UTF-8 become lone surrogates."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:2]:
         raise _Fault("the file is UTF-16; save it as “CSV UTF-8”")
+    if data.count(b"\n") + data.count(b"\r") > 2 * _MOST_LINES:
+        raise _Fault(_too_many(_MOST_LINES, "lines").message)
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    return list(io.StringIO(text, newline=""))
+    lines = list(io.StringIO(text, newline=""))
+    if len(lines) > _MOST_LINES:
+        raise _Fault(_too_many(_MOST_LINES, "lines").message)
+    return lines
+
+
+def _too_many(most: int, what: str) -> RowFault:
+    return RowFault(0, f"the file has more than {most} {what}; name a file of accounts", fatal=True)
 
 
 def _first_line(lines: list[str], after: int = 0) -> int:
@@ -255,7 +269,9 @@ class _RowReader:
 
     def __init__(self, header: _Header) -> None:
         self.rows: list[AccountRow] = []
-        self.faults: list[RowFault] = []
+        self.faults: list[RowFault] = []  # the first ones
+        self.refused = 0
+        self._told = 0
         self._header = header
         self._keys: dict[Secret, int] = {}
         self._accounts: dict[tuple[object, ...], AccountRow] = {}
@@ -269,9 +285,21 @@ class _RowReader:
             if any(record.fields) or record.height > 1:  # a lone quote may pair with one further down
                 self._add(_row(record, self._header))
         except _Fault as fault:
-            self.faults.append(RowFault(at + 1, str(fault)))
+            self.refused += 1
+            self._tell(RowFault(at + 1, str(fault)))
             return 1  # lines that an open quote swallowed are read again, as rows of their own
         return record.height
+
+    def untold(self) -> Iterator[RowFault]:
+        """Yield the number of faults beyond those that are kept."""
+        if (more := self._told - len(self.faults)) > 0:
+            words = counted(more, "more line is", "more lines are")
+            yield RowFault(0, f"{words} wrong; mend the ones that are named first")
+
+    def _tell(self, fault: RowFault) -> None:
+        self._told += 1
+        if len(self.faults) < _MOST_TOLD:
+            self.faults.append(fault)
 
     def _add(self, row: AccountRow) -> None:
         first_with_key = self._keys.get(row.key)
@@ -288,7 +316,7 @@ class _RowReader:
             )
         self._keys[row.key] = row.line
         if row.identity not in self._accounts and (doubt := doubtful_port(row.port, row.security)):
-            self.faults.append(RowFault(row.line, f"{doubt} (the row counts as it is)"))
+            self._tell(RowFault(row.line, f"{doubt} (the row counts as it is)"))
         self._accounts.setdefault(row.identity, row)
         self.rows.append(row)
 

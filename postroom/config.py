@@ -277,6 +277,16 @@ def _ca_file(text: str) -> Path:
     return path
 
 
+def _file_name(text: str) -> Path:
+    """Return the name of a file that may be there one day."""
+    try:
+        Path(text).stat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
+            raise ValueError(f"must be a name that a file can have ({error.strerror})") from None
+    return Path(text)
+
+
 def _secret_key(text: str) -> Secret:
     split_keys(text)
     return Secret(text)
@@ -432,8 +442,8 @@ class Settings(BaseModel):
     port: Annotated[int, _from_text(parse_port)] = 5000
     database_url: Annotated[str, _from_text(_database_url), Field(repr=False)] = "sqlite:///var/postroom.db"
     database_bouncer: Annotated[bool, _from_text(parse_truth)] = False
-    accounts_csv: Path = Path("data.csv")
-    email_log: Path = Path("email_log.txt")
+    accounts_csv: Annotated[Path, _from_text(_file_name)] = Path("data.csv")
+    email_log: Annotated[Path, _from_text(_file_name)] = Path("email_log.txt")
     smtp_host: Annotated[str | None, _from_text(parse_host)] = None
     smtp_port: Annotated[int | None, _from_text(parse_port)] = None
     smtp_security: Annotated[Security | None, _from_text(parse_security)] = None

@@ -6,7 +6,9 @@ import errno
 import os
 import socket
 import stat
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from postroom.config import UNIX, Settings
 from postroom.errors import ConfigError, PlaceTaken
@@ -29,6 +31,9 @@ def address_of(settings: Settings) -> str:
         raise _not_here("HOST", settings, error.strerror) from error
     reason: str | None = "it has no address"
     for family, kind, _, _, address in sorted(found, key=lambda each: each[0] is not socket.AF_INET):
+        if shared := _many_hosts(family, address):
+            reason = f"{address[0]} is {shared} address, to which nobody can connect"
+            continue
         try:
             with socket.socket(family, kind) as probe:
                 probe.bind((address[0], 0, *address[2:]))
@@ -36,6 +41,15 @@ def address_of(settings: Settings) -> str:
         except OSError as error:
             reason = error.strerror
     raise _not_here("HOST", settings, reason)
+
+
+def _many_hosts(family: int, address: tuple[Any, ...]) -> str | None:
+    """Return what kind of address of many hosts this is; None for one host's. Nothing is sent."""
+    if ip_address(str(address[0]).partition("%")[0]).is_multicast:
+        return "a multicast"
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        refused = probe.connect_ex((address[0], 9, *address[2:])) == errno.EACCES  # without SO_BROADCAST
+    return "a broadcast" if refused else None
 
 
 def _not_here(variable: str, settings: Settings, reason: str | None) -> ConfigError:

@@ -16,6 +16,16 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 MEBIBYTE: Final = 1 << 20
+# What a system call may fail with that nobody need mend: try again later.
+MAY_PASS: Final = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EAGAIN,
+)
 _KINDS: Final = (
     (stat.S_ISDIR, "a directory"),
     (stat.S_ISFIFO, "a FIFO"),

@@ -25,6 +25,7 @@ from postroom.errors import ConfigError
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import rfc3339, system_clock
 from postroom.ownfiles import check_own_files
+from postroom.plainfile import MAY_PASS, reason_of
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.repeats import quieten
 from postroom.shown import is_text
@@ -333,6 +334,12 @@ def write_demo_accounts(service: Service) -> str | None:
             file.write(demo_csv(key))
     except FileExistsError:
         return None
+    except OSError as error:
+        if error.errno in MAY_PASS:
+            raise
+        raise ConfigError(
+            "POSTROOM_ACCOUNTS_CSV", f"cannot write {path}: {reason_of(error)}; name another file"
+        ) from error
     return key
 
 

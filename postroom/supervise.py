@@ -27,6 +27,7 @@ _GRACE_S = 20.0
 _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
 _PAUSE_S = 0.1
 _SLOWEST_RESTART_S = 5.0
+_DOUBLINGS = 16
 _USABLE_FOR_S = 10.0
 _STAYS_UP_WITHIN_S = 600.0
 _GONE_WITHIN_S = 60.0  # after SIGKILL
@@ -302,13 +303,25 @@ class Supervisor:
         for child in self._children:
             if self._is_to_start(child) and child.start_at <= now:
                 child.started = now
-                child.process = subprocess.Popen(  # noqa: S603
-                    [sys.executable, "-m", *child.command],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=[self._lifeline, child.pipe[1]],
-                    env={**self._environment, READY: str(child.pipe[1])},
-                    start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
-                )
+                try:
+                    child.process = self._start(child)
+                except OSError as error:  # no memory, no process left, or a Python that is being replaced
+                    child.failures += 1
+                    child.start_at = now + self._pause_of(child)
+                    log.warning("%s cannot be started: %s: %s", child.name, sys.executable, error.strerror)
+
+    def _start(self, child: _Child) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", *child.command],
+            stdin=subprocess.DEVNULL,
+            pass_fds=[self._lifeline, child.pipe[1]],
+            env={**self._environment, READY: str(child.pipe[1])},
+            start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+        )
+
+    def _pause_of(self, child: _Child) -> float:
+        doubled = 2.0 ** min(child.failures, _DOUBLINGS)  # the inbox may fail for ever
+        return min(self._pause_s * doubled, _SLOWEST_RESTART_S)
 
     def _reap(self) -> None:
         for child in self._children:
@@ -337,7 +350,7 @@ class Supervisor:
             return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1
-        pause = min(self._pause_s * 2**child.failures, _SLOWEST_RESTART_S)
+        pause = self._pause_of(child)
         child.start_at = now + pause
         child.deaths += 1
         log.warning(

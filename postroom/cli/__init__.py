@@ -42,7 +42,7 @@ from postroom.errors import (
 )
 from postroom.incident import report
 from postroom.model import SECOND, rfc3339, system_clock
-from postroom.plainfile import NotPlain, reason_of
+from postroom.plainfile import MAY_PASS, NotPlain, reason_of
 from postroom.shown import counted, is_text, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 
 EX_USAGE, EX_INTERRUPTED = 2, 130  # as shells and click have them
 EX_SOFTWARE, EX_IOERR, EX_TEMPFAIL, EX_CONFIG = 70, 74, 75, 78  # sysexits.h
-_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 _STANDARD_ERROR = 2
 _DECIDED_AT_ONCE = 500  # messages in one transaction
 
@@ -111,7 +110,7 @@ def _words_of(error: OSError) -> tuple[str, int]:
     where = f"{error.filename}: " if error.filename else ""
     if isinstance(error, NotPlain):
         return f"{where}{error.strerror}", EX_CONFIG
-    return f"{where}{error.strerror or error}", EX_TEMPFAIL if error.errno in _MAY_PASS else 1
+    return f"{where}{error.strerror or error}", EX_TEMPFAIL if error.errno in MAY_PASS else 1
 
 
 def _fail(message: str, status: int) -> None:
@@ -176,7 +175,12 @@ def serve(host: str | None, port: str | None) -> None:
     commands = [*options, *setup.child_commands(service)]
     service.store.close()
     # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
-    os.execv(sys.executable, [sys.executable, "-m", "postroom.supervise", *commands])  # noqa: S606
+    try:
+        os.execv(sys.executable, [sys.executable, "-m", "postroom.supervise", *commands])  # noqa: S606
+    except OSError as error:  # which names no file
+        raise ConfigError(
+            "PYTHON", f"cannot run {sys.executable}: {error.strerror}; install it anew"
+        ) from error
 
 
 def _program() -> str:

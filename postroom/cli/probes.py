@@ -98,7 +98,7 @@ def _accounts(settings: Settings) -> str:
         return f"{path} is not there; `postroom serve` will write a first one"
     except OSError as error:
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} cannot be read: {reason_of(error)}") from error
-    faults = [f"line {fault.line}: {fault.message}" for fault in file.faults]
+    faults = [f"line {fault.line}: {fault.message}" if fault.line else fault.message for fault in file.faults]
     if file.fatal:
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"{path} {faults[0]}")
     left_out = f"; left out: {'; '.join(faults)}" if faults else ""

@@ -1291,4 +1291,25 @@ WHERE id = :job_id AND state = 'claimed';
         '    click.echo(f"postroom: {message}", err=True)\n',
         "tests/process/test_ends.py::test_an_argument_is_shown_escaped[home]",
     ),
+    Control(
+        "the number of faults of data.csv that are kept is bounded",
+        "postroom/accountfile.py",
+        "        if len(self.faults) < _MOST_TOLD:\n",
+        "        if self.faults is not None:\n",
+        "tests/unit/test_accountfile.py::TestBounds::test_of_the_faults_that_are_kept",
+    ),
+    Control(
+        "data.csv has so many lines at most",
+        "postroom/accountfile.py",
+        "    if len(lines) > _MOST_LINES:\n",
+        "    if not lines:\n",
+        "tests/unit/test_accountfile.py::TestBounds::test_of_the_lines[# \\n]",
+    ),
+    Control(
+        "HOST is an address of one host",
+        "postroom/listen.py",
+        "        if shared := _many_hosts(family, address):\n",
+        "        if shared := None:\n",
+        "tests/unit/test_listen.py::test_an_address_of_many_hosts_is_refused[224.0.0.1-multicast]",
+    ),
 )

@@ -15,8 +15,11 @@ from postroom import cli
 from postroom.config import Settings
 from postroom.errors import ConfigError, NotFound, StoreDamaged, StoreUnavailable
 from postroom.inbox import Maildrop
+from postroom.setup import Service, write_demo_accounts
 from postroom.store import open_store
+from postroom.vault import Vault
 from postroom.web.errors import answer_to
+from tests.servers.programs import free_port
 
 
 def end_of(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -183,3 +186,28 @@ def test_a_folder_whose_name_is_no_text_is_refused(tmp_path: Path, monkeypatch: 
     with pytest.raises(ConfigError, match="names in UTF-8 alone"):
         open_store(f"sqlite:///{folder}/postroom.db")
     assert not list(folder.iterdir())
+
+
+def test_a_python_that_cannot_be_run_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PORT", str(free_port()))
+    monkeypatch.setattr(sys, "executable", str(tmp_path))
+    monkeypatch.setattr("postroom.setup.start_logging", lambda _: None)
+    monkeypatch.setattr("postroom.supervise.ignore_stray_signals", lambda: None)
+    assert status_of(monkeypatch, "serve") == 78
+    assert f"postroom: PYTHON: cannot run {tmp_path}: Permission denied" in capsys.readouterr().err
+
+
+def test_accounts_that_cannot_be_written_name_their_setting(tmp_path: Path) -> None:
+    """As where the folder is a file since the settings were read."""
+    store = open_store(f"sqlite:///{tmp_path}/postroom.db")
+    try:
+        store.migrate()
+        settings = Settings(accounts_csv=tmp_path / "postroom.db" / "data.csv")
+        service = Service(settings, store, Vault.open(settings, tmp_path))
+        with pytest.raises(ConfigError, match=r"^POSTROOM_ACCOUNTS_CSV: cannot write .*Not a directory"):
+            write_demo_accounts(service)
+    finally:
+        store.close()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from postroom.supervise import Supervisor
 from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
@@ -264,6 +265,47 @@ def test_an_inbox_that_cannot_start_ends_nothing_else(tmp_path: Path, how: str) 
     assert ended.returncode == 78
     assert f"child inbox ended with status {how}; starting it again" in ended.stderr
     assert "(deaths since the start: 7)" in ended.stderr
+
+
+NO_PYTHON = """
+import os, sys, threading
+from pathlib import Path
+from postroom.supervise import Supervisor
+python, sys.executable = sys.executable, "away/python"
+started = []
+start = Supervisor._start
+def again(self, child):
+    started.append(child)
+    if len(started) > 3:
+        sys.executable = python
+    return start(self, child)
+Supervisor._start = again
+sys.exit(Supervisor([["child"]], pause_s=0.001).run())
+"""
+
+
+def test_a_python_that_is_away_for_a_moment_ends_nothing(tmp_path: Path) -> None:
+    ended = supervise(tmp_path, "import sys; sys.exit(78)", NO_PYTHON)
+    assert ended.returncode == 78
+    assert ended.stderr.count("child cannot be started: away/python: No such file or directory") == 3
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_pause_before_a_start_is_bounded_however_often_it_has_failed() -> None:
+    supervisor = Supervisor([["child"]])
+    [child] = supervisor._children
+    pauses = []
+    for child.failures in (0, 1, 10, 5000):
+        pauses.append(supervisor._pause_of(child))
+    assert pauses == [0.1, 0.2, 5.0, 5.0]
+    for fd in (
+        *child.pipe,
+        supervisor._lifeline,
+        supervisor._held,
+        supervisor._wake_read,
+        supervisor._wake_write,
+    ):
+        os.close(fd)
 
 
 STANDING = """

@@ -336,6 +336,35 @@ class TestFatalFaults:
         assert "canary" not in fault.message
 
 
+class TestBounds:
+    HEADER = "key,email,app_password,host\n"
+
+    def test_of_the_faults_that_are_kept(self) -> None:
+        good = "key-of-the-last-row-here,a@x.example,p,mail.example.com\n"
+        found = read_accounts((self.HEADER + '"\n' * 500 + good).encode())
+        assert len(found.rows) == 1
+        assert [fault.line for fault in found.faults] == [*range(2, 22), 0]
+        assert found.faults[-1].message.startswith("480 more lines are wrong")
+
+    def test_of_the_rows_that_are_refused(self) -> None:
+        good = "key-of-the-first-row-here,a@x.example,p,mail.example.com\n"
+        found = read_accounts((self.HEADER + good + "x\n" * 10_001).encode())
+        assert (found.rows, found.fatal, len(found.faults)) == ((), True, 2)
+        assert "more than 10000 refused rows" in found.faults[0].message
+
+    @pytest.mark.parametrize("line", ['"\n', "\n", "\r", "\r\n", "# \n"])
+    def test_of_the_lines(self, line: str) -> None:
+        found = read_accounts((self.HEADER + line * 200_000).encode())
+        assert (found.rows, found.fatal, len(found.faults)) == ((), True, 1)
+        assert "more than 200000 lines" in found.faults[0].message
+
+    def test_that_a_large_file_does_not_reach(self) -> None:
+        """A tenth of it here: each row takes its time."""
+        rows = "".join(f"a-key-of-the-row-{n:06},a{n}@x.example,p,mail.example.com\n" for n in range(2000))
+        found = read_accounts((self.HEADER + rows + "# a comment\n" * 190_000).encode())
+        assert (len(found.rows), found.faults) == (2000, ())
+
+
 def test_unknown_columns_are_named_once_and_ignored() -> None:
     file = _read('key,email,app_password,Shoe Size,,pass\x1bword\nk,a@x.com,pw,"4\n2",,x\nk2,b@x.com,pw,,,\n')
     assert [row.line for row in file.rows] == [2, 4]
@@ -361,7 +390,8 @@ def test_a_long_file_costs_its_length_not_its_square(line: str) -> None:
     assert twice < 2.5 * once
     rows = 100_000 if SOAK else 10_000
     file = read(rows)
-    assert len(file.faults) + len(file.rows) == rows
+    are_wrong = file.fatal or "more lines are wrong" in file.faults[-1].message if file.faults else False
+    assert len(file.rows) == rows or are_wrong
 
 
 @given(st.binary())

@@ -261,6 +261,15 @@ def test_no_setting_but_a_files_name_is_other_than_text(name: str, monkeypatch: 
         load_settings()
 
 
+@pytest.mark.parametrize("name", ["POSTROOM_ACCOUNTS_CSV", "POSTROOM_EMAIL_LOG"])
+@pytest.mark.parametrize("value", ["x" * 300, "a-file/x", "x/" * 3000], ids=["long", "in a file", "deep"])
+def test_a_file_has_a_name_that_it_can_have(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("a-file").touch()
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^{name}: must be a name that a file can have"):
+        load_settings()
+
+
 def test_a_secret_in_a_file_holds_no_nul(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_bytes(b"sqlite:///a\0b")
     monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))

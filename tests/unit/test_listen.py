@@ -25,6 +25,21 @@ def test_a_host_that_is_not_ours_is_named(host: str) -> None:
         check(Settings(host=host, port=0))
 
 
+@pytest.mark.parametrize(
+    ("host", "kind"),
+    [
+        ("224.0.0.1", "multicast"),
+        ("239.255.255.250", "multicast"),
+        ("ff02::1", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("127.255.255.255", "broadcast"),
+    ],
+)
+def test_an_address_of_many_hosts_is_refused(host: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match=f"^HOST: .*{host} is a {kind} address"):
+        address_of(Settings(host=host))
+
+
 @pytest.mark.parametrize("host", ["unix:", "unix:here.sock", f"unix:/{'a' * 107}"])
 def test_a_path_that_cannot_be_a_socket_is_refused(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST", host)
