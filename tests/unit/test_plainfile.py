@@ -30,6 +30,7 @@ KNOWN = {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
         "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",
         "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
+        "os.open(folder, _FOLDER)",  # a folder and nothing else
         "tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT)",
         "tarfile.open(fileobj=file, mode='r:')",
         "files[SECRET].write_text(settings.secret_key.reveal() + '\\n', encoding='utf-8')",
