@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path
 
 from postroom.failpoint import passing
@@ -29,7 +29,6 @@ def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) 
     """
     stamp = (_interrupted(database) if database else None) or stamp
     drafts: dict[Path, Path] = {}
-    kept: list[Path] = []
     try:
         for place, source in files.items():
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -37,7 +36,7 @@ def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) 
             _copy(source, drafts[place])
         for place in files:
             if place != database:
-                kept += _link_aside(place, stamp)
+                _link_aside(place, stamp)
         if database is not None:
             _mark(database, stamp)
     except BaseException:
@@ -46,9 +45,9 @@ def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) 
         raise
     for place, draft in drafts.items():
         if place == database:
-            kept += _move_aside(database, stamp)
+            _move_aside(database, stamp)
         _rename(draft, place)
-    return tuple(kept)
+    return tuple(name for place in files for name in takewhile(Path.exists, _names(place, stamp)))
 
 
 def finish(database: Path) -> None:
@@ -83,14 +82,13 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(descriptor)
 
 
-def _link_aside(place: Path, stamp: str) -> list[Path]:
+def _link_aside(place: Path, stamp: str) -> None:
     """Give what is there another name, and leave it the first one until its successor takes that."""
     if not place.exists():
-        return []
-    names = _names(place, stamp)
-    kept = next(name for name in names if not name.exists() or name.samefile(place))
+        return
+    kept = next(name for name in _names(place, stamp) if not name.exists() or name.samefile(place))
     if kept.exists():
-        return [kept]
+        return
     try:
         os.link(place, kept)
     except OSError:  # a file system without links
@@ -98,10 +96,9 @@ def _link_aside(place: Path, stamp: str) -> list[Path]:
         _sync(kept)
     _sync(place.parent)
     passing("restore.step")
-    return [kept]
 
 
-def _move_aside(database: Path, stamp: str) -> list[Path]:
+def _move_aside(database: Path, stamp: str) -> None:
     """Give a database another name, and its log the one beside it; the log first.
 
     A log alone is removed by whatever program of SQLite's makes a new database under the old name.
@@ -112,10 +109,8 @@ def _move_aside(database: Path, stamp: str) -> list[Path]:
     if log.exists():
         _rename(log, log_of(kept))
     database.with_name(f"{database.name}-shm").unlink(missing_ok=True)  # made anew from the log
-    if not database.exists():
-        return []
-    _rename(database, kept)
-    return [kept]
+    if database.exists():
+        _rename(database, kept)
 
 
 def _names(place: Path, stamp: str) -> Iterator[Path]:

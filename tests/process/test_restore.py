@@ -90,6 +90,7 @@ def test_a_restore_that_is_killed_at_any_step_loses_nothing(folder: Folder, tmp_
         assert again.returncode == 0, again
         kept = [path for path in home.glob("var/postroom.db.before-*") if not path.name.endswith("-wal")]
         assert sorted(map(_count, kept))[-1:] == [2], f"killed at step {step}: {kept}"
+        assert all(str(path) in again.stderr for path in kept), again
         assert _count(_database(home)) == 1
         assert not list(home.rglob(".*.restoring"))
         assert not list(home.rglob(".postroom-*"))
