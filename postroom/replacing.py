@@ -7,6 +7,7 @@ Postroom refuses to open it until the restore was repeated, or undone by hand.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from postroom.plainfile import plain_file, read_plain
 from postroom.store import log_of, mark_of
 
 _PIECE = 1 << 20
+_STAMP = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _LARGEST_MARK = 256
 
 
@@ -59,7 +61,8 @@ def finish(database: Path) -> None:
 def _interrupted(database: Path) -> str | None:
     """Return the stamp of the restore that was interrupted, where there was one."""
     with suppress(FileNotFoundError):
-        return read_plain(mark_of(database), _LARGEST_MARK).decode("ascii", "replace").strip()
+        found = read_plain(mark_of(database), _LARGEST_MARK).decode("ascii", "replace").strip()
+        return found if _STAMP.fullmatch(found) else None
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import signal
 from collections.abc import Callable
@@ -195,6 +196,23 @@ def test_two_restores_within_a_second_keep_both(here: Path, monkeypatch: pytest.
         _restore(here)
     names = [f"postroom.db.before-20261128T172115Z{end}" for end in ("", ".2")]
     assert sorted(path.name for path in here.glob("var/*.before-*Z*") if "db" in path.name) == names
+
+
+@pytest.mark.parametrize("content", ["", "../../elsewhere", "x" * 1000, None])
+def test_a_mark_that_is_not_ours_is_no_stamp(here: Path, content: str | None) -> None:
+    mark = mark_of(_database(here))
+    if content is None:
+        os.mkfifo(mark)
+    else:
+        mark.write_text(content)
+    if content is None or len(content) > 64:  # neither a hang nor a name that nobody can have
+        with pytest.raises(backup.BackupError, match="-restoring"):
+            _restore(here)
+        assert not list(here.rglob("*.before-*"))
+    else:
+        _restore(here)
+        assert not mark.exists()
+        assert [path.parent for path in here.glob("var/postroom.db.before-*Z")] == [here / "var"]
 
 
 def test_a_restore_that_cannot_be_written_leaves_no_mark(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

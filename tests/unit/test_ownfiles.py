@@ -89,7 +89,7 @@ def test_the_others_are_files_of_their_own_too(
 
 
 @pytest.mark.parametrize(
-    "value", ["email_log.txt", "logs/x.txt", "var/email_log.txt", "/dev/stdout", "/dev/null", "x" * 300]
+    "value", ["email_log.txt", "logs/x.txt", "var/email_log.txt", "/dev/stdout", "/dev/null"]
 )
 def test_any_other_file_may_be_the_log(folder: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     _check(monkeypatch, "POSTROOM_EMAIL_LOG", value)
