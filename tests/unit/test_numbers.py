@@ -51,6 +51,7 @@ KNOWN = {
         "host.rpartition('.')[2].isdigit()",
         "int(Decimal(found[1]) * _UNITS[found[2]])",
     ],
+    "credentials.py": ["int(decimal)", "int(digits, 16)"],  # two to eight ASCII digits, by the expression
     "descriptors.py": ["int(entry.name)"],
     "failpoint.py": ["int(count)"],
     "htmlattributes.py": ["word[:1].isdigit()"],
