@@ -189,7 +189,10 @@ def described_end(status: int) -> str:
     except ValueError:
         name = f"signal {number}"
     if number == signal.SIGKILL:
-        return "was killed by signal 9 (SIGKILL): out of memory? `dmesg` tells; else somebody has killed it"
+        return (
+            "was killed by signal 9 (SIGKILL): out of memory? `dmesg` tells; or it stood still, which a line before says; "
+            "else somebody has killed it"
+        )
     return f"was ended by {name}"
 
 
