@@ -424,7 +424,9 @@ def test_a_database_that_is_read_only_is_said_once_and_not_tried_again(tmp_path:
         with read_only(path):
             refused = service.run("serve")
             assert refused.returncode == 78, refused
-            first_file = "postroom.db-lock" if what == "the disk" else "postroom.db"  # that is opened to be written
+            first_file = (
+                "postroom.db-lock" if what == "the disk" else "postroom.db"
+            )  # that is opened to be written
             said = f"cannot use {service.folder}/var/{first_file}: Read-only file system"
             assert said in refused.stderr, refused
         with service:
