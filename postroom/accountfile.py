@@ -39,7 +39,7 @@ COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LI
 _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
 # Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.
 _DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
-_NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(\1|\s)*', re.IGNORECASE)
+_NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(?:\1|\s)*+', re.IGNORECASE)
 LEAST_OF_A_KEY: Final = 20  # characters; 20 of 64 at random are 120 bits
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
 _MOST_LINES: Final = 200_000

@@ -104,6 +104,10 @@ class TestRows:
         assert file.faults == ()
         assert [(row.line, row.email) for row in file.rows] == [(4 + start.count(b"\n"), "ann@gmail.com")]
 
+    def test_spaces_behind_a_space_as_the_separator_cost_no_time(self) -> None:
+        """Each could be the separator or a space: all ways to read a hundred of them take for ever."""
+        assert _read("sep=" + " " * 110 + ";\n" + HEADER).fatal is not None
+
     @pytest.mark.parametrize("text", ["sep=;", "sep=;\n", "sep=;\n# nothing\n"])
     def test_of_a_file_that_only_names_the_delimiter(self, text: str) -> None:
         assert "the file is empty" in _only_fault(text).message
