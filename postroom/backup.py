@@ -26,7 +26,7 @@ from postroom.config import Settings, load_settings
 from postroom.errors import PostroomError
 from postroom.model import Clock, InDoubtPolicy, rfc3339
 from postroom.ownfiles import check_own_files, is_inside, owner_of
-from postroom.plainfile import MEBIBYTE, kind_of, plain_file, read_plain, reason_of
+from postroom.plainfile import MEBIBYTE, kind_of, plain_file, read_plain, reason_of, sync
 from postroom.replacing import finish, put_in_place
 from postroom.store import (
     Store,
@@ -100,7 +100,7 @@ def save(
             _pack(draft, manifest, files)
             _verify(draft, scratch / _VERIFIED)
             draft.replace(path)
-            _sync(path.parent)
+            sync(path.parent)
     except OSError as error:
         raise BackupError(f"cannot write {path}: {reason_of(error)}; no backup was made") from error
     return Saved(path, {name: each["size"] for name, each in manifest["files"].items()})
@@ -374,12 +374,3 @@ def _places(names: tuple[str, ...], settings: Settings, var: Path, database: Pat
 
 def _stamp(clock: Clock) -> str:
     return time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(clock() // 1_000_000))
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,7 +34,7 @@ from postroom.errors import NotFound
 from postroom.logs import LineFormatter, is_journal
 from postroom.model import SECOND, Clock, Instant, system_clock
 from postroom.numbers import whole_number
-from postroom.plainfile import NotPlain, kind_of, plain_file, read_plain, reason_of, write_plain
+from postroom.plainfile import NotPlain, kind_of, plain_file, read_plain, reason_of, sync, write_plain
 from postroom.pulse import Pulse, report_ready
 from postroom.supervise import ignore_stray_signals, stop_signals
 
@@ -83,7 +83,7 @@ class Maildrop:
         self._last: Instant = 0
         for needed in (folder, self._mails):
             _make_folder(needed)
-        _sync_folder(folder)
+        sync(folder)
         self._sweep()
         self._names = deque(sorted(_names(folder)))
         self._prune()
@@ -139,7 +139,7 @@ def _write_durably(path: Path, *chunks: bytes) -> None:
                 _write_all(file, chunk)
             os.fsync(file.fileno())
         unfinished.replace(path)
-        _sync_folder(path.parent)
+        sync(path.parent)
     except BaseException:
         for leftover in (unfinished, path):
             with contextlib.suppress(OSError):
@@ -171,15 +171,6 @@ def _make_folder(folder: Path) -> None:
     if not stat.S_ISDIR(mode):
         kind = kind_of(mode) or "a file"
         raise NotADirectoryError(errno.ENOTDIR, f"it is {kind}, not a folder", str(folder))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in the folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _datetime(instant: Instant) -> datetime:

@@ -77,6 +77,15 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
     return fd
 
 
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_plain(path: Path, content: bytes) -> None:
     """Put a small file in the place of whatever has its name, but of a folder. A crash leaves the old or the new one."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")

@@ -15,7 +15,7 @@ from itertools import chain, count, takewhile
 from pathlib import Path
 
 from postroom.failpoint import passing
-from postroom.plainfile import plain_file, read_plain
+from postroom.plainfile import plain_file, read_plain, sync
 from postroom.store import log_of, mark_of
 
 _PIECE = 1 << 20
@@ -55,7 +55,7 @@ def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) 
 def finish(database: Path) -> None:
     """Take the mark away: the restore is complete, and the database may be opened."""
     mark_of(database).unlink(missing_ok=True)
-    _sync(database.parent)
+    sync(database.parent)
 
 
 def _interrupted(database: Path) -> str | None:
@@ -71,7 +71,7 @@ def _mark(database: Path, stamp: str) -> None:
     draft = mark.with_name(f".{mark.name}")
     draft.unlink(missing_ok=True)  # of a restore that was interrupted
     draft.write_text(f"{stamp}\n", encoding="ascii")
-    _sync(draft)
+    sync(draft)
     _rename(draft, mark)
 
 
@@ -96,8 +96,8 @@ def _link_aside(place: Path, stamp: str) -> None:
         os.link(place, kept)
     except OSError:  # a file system without links
         shutil.copy2(place, kept)
-        _sync(kept)
-    _sync(place.parent)
+        sync(kept)
+    sync(place.parent)
     passing("restore.step")
 
 
@@ -124,14 +124,5 @@ def _names(place: Path, stamp: str) -> Iterator[Path]:
 
 def _rename(source: Path, target: Path) -> None:
     source.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
     passing("restore.step")
-
-
-def _sync(path: Path) -> None:
-    """Flush a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

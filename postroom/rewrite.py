@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from postroom.plainfile import plain_file
+from postroom.plainfile import plain_file, sync
 
 _LONGEST_LINE = 1 << 20  # octets; a longer one comes in parts
 _REST = ".rewritten"
@@ -90,11 +90,7 @@ def _replace(path: Path, old: BinaryIO, compression: Any, change: Callable[[byte
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync(path.parent)
 
 
 def _private(path: str, flags: int) -> int:

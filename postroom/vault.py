@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from postroom.config import Settings, split_keys
 from postroom.errors import ConfigError, PostroomError
 from postroom.model import Secret
-from postroom.plainfile import MEBIBYTE, read_plain, reason_of
+from postroom.plainfile import MEBIBYTE, read_plain, reason_of, sync
 
 _VARIABLE: Final = "POSTROOM_SECRET_KEY"
 _FILE: Final = "secret.key"
@@ -144,7 +144,7 @@ def _create(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -154,14 +154,6 @@ def _write_synced(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> str:

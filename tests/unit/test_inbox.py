@@ -130,7 +130,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def broken(_folder: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(inbox, "_sync_folder", broken)
+    monkeypatch.setattr(inbox, "sync", broken)
     with pytest.raises(OSError, match="Input/output"):
         drop.save("a@example.com", ["b@example.com"], PLAIN)
     assert mail_files(tmp_path) == []

@@ -29,7 +29,6 @@ KNOWN = {
     "backup.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
         "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",
-        "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
         "os.open(folder, _FOLDER)",  # a folder and nothing else
         "tarfile.open(fileobj=file, mode='w', format=tarfile.PAX_FORMAT)",
         "tarfile.open(fileobj=file, mode='r:')",
@@ -44,25 +43,23 @@ KNOWN = {
     "inbox.py": {
         "open(unfinished, 'xb', opener=_private, buffering=0)",  # new
         "os.open(path, flags, 384)",
-        "os.open(folder, os.O_RDONLY | os.O_DIRECTORY)",
     },
     "logs.py": {"Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"},  # the system's own
     "logstream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
     "plainfile.py": {
         "os.open(path, flags | _FLAGS, mode)",
+        "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
         "os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 384)",
     },
     "replacing.py": {
         "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
         "draft.write_text(f'{stamp}\\n', encoding='ascii')",  # new: it was unlinked
-        "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
     },
     "rewrite.py": {
         "compression.open(file, 'rb')",  # what is open
         "compression.open(new, 'wb')",
         "open(beside, 'xb', opener=_private)",  # new
         "os.open(path, flags | os.O_NOFOLLOW, 384)",
-        "os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)",
     },
     "setup.py": {"path.open('x', encoding='utf-8')"},  # new
     "standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
@@ -72,7 +69,6 @@ KNOWN = {
     "store/sqlite.py": {"(folder / name).read_text(encoding='utf-8')"},
     "vault.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 384)",  # new
-        "os.open(folder, os.O_RDONLY | os.O_DIRECTORY)",
     },
     "version.py": {"source.read_text(encoding='utf-8')"},
     "worker/liveness.py": {
