@@ -262,8 +262,14 @@ CONTROLS = (
     Control(
         "a file is read up to a bound",
         "postroom/plainfile.py",
-        "    if len(content) > most:\n",
-        "    if False:\n",
+        """    with plain_file(path, most) as file:
+        content = file.read(most + 1)
+    if len(content) > most:  # it has just grown
+        raise _too_large(path, most)
+""",
+        """    with plain_file(path) as file:
+        content = file.read()
+""",
         "tests/unit/test_plainfile.py::test_what_is_larger_than_the_bound_is_refused",
     ),
     Control(
@@ -419,13 +425,11 @@ CONTROLS = (
     Control(
         "202 is answered after the commit",
         "postroom/accept.py",
-        """    outcome: Accepted | IdempotencyClash = (write or store.write)(
-        lambda transaction: transaction.accept(message)
-    )
+        """    outcome = accept_message(message, write or store.write)
 """,
         """    import threading
 
-    outcome = Accepted(message.request_id)
+    outcome: Accepted | IdempotencyClash = Accepted(message.request_id)
     threading.Thread(target=store.write, args=(lambda transaction: transaction.accept(message),)).start()
 """,
         "tests/http/test_send_email.py::test_a_locked_database_is_a_503_and_nothing_is_accepted",
@@ -1168,8 +1172,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a database that was saved from under a stranger is its owner's alone",
         "postroom/store/sqlite.py",
-        "os.O_NOFOLLOW, 0o600",
-        "os.O_NOFOLLOW, 0o644",
+        "os.O_NOFOLLOW))",
+        "os.O_NOFOLLOW, 0o644))",
         "tests/store/test_files.py::test_nothing_is_written_over_a_stranger_and_what_was_accepted_is_saved",
     ),
     Control(
