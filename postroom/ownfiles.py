@@ -40,7 +40,7 @@ def is_inside(path: Path, folder: Path) -> bool:
     """Whether a file is, or would be, in a folder or one below it."""
     try:
         return Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents
-    except (OSError, ValueError):  # such as a zero octet, which whoever opens it says better
+    except (OSError, ValueError):  # such as a zero octet; the error says more where the file is opened
         return False
 
 

@@ -410,7 +410,7 @@ def send(
 
 @contextmanager
 def _said_to_be_accepted(request_id: str) -> Iterator[None]:
-    """Say that a message was accepted where its status cannot be read or printed: whoever tries again sends it twice."""
+    """Say that a message was accepted where its status cannot be read or printed: another try would send it twice."""
     words = f"postroom: {request_id} was accepted; do not send it again"
     try:
         yield

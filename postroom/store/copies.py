@@ -76,7 +76,7 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def closed_to_all(path: Path) -> Iterator[WriterLock]:
-    """Keep a database that nobody has open from being opened: whoever tries waits, and gives up after a while.
+    """Keep a database that nobody has open from being opened: a process that tries waits, and gives up after a while.
 
     Raises StoreInUse where a process of Postroom has it open.
     """

@@ -89,9 +89,10 @@ def _key_of(name: str) -> str:
 
 
 def take_forwarded_address(environ: dict[str, Any], proxies: int) -> None:
-    """Put in place of the last proxy's address that which so many trusted ones have seen, if they say one.
+    """Set REMOTE_ADDR to the client's address as the outermost of `proxies` trusted proxies has forwarded it.
 
-    What a client has made up stands before what the proxies add, whatever it holds.
+    Each proxy appends to the list, so text that a client made up stands before it. Nothing changes where the list is
+    too short.
     """
     seen = environ.get("HTTP_X_FORWARDED_FOR", "").split(",")
     if len(seen) >= proxies and (address := seen[-proxies].strip()):

@@ -30,7 +30,7 @@ _LONGEST_SHOWN: Final = 80  # characters of each
 class _Answer:
     """What a domain's MX says: the server's host, or why it says nothing. By the clock, `until` when.
 
-    `{}` in the reason stands for the exchangers, which are the words of whoever runs the domain.
+    `{}` in the reason stands for the exchangers, whose names the domain's owner chooses.
     """
 
     host: str | None
