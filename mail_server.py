@@ -31,7 +31,7 @@ def main():
     sys.path.insert(0, HERE)
     inherited = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [HERE, inherited]))  # for the processes to come
-    from postroom.cli import main as run
+    from postroom.cli.main import main as run
 
     sys.argv = ["postroom", "serve"] + sys.argv[1:]
     run()

@@ -21,18 +21,23 @@ from bench.drain import sink
 from bench.fill import fill_folder, messages, write_accounts
 from bench.section import Options, Section, table
 from bench.systems import measure, postroom
-from postroom.accept import _render
-from postroom.config import RateLimitFallback
-from postroom.deliver import deliver
-from postroom.mime import gate
-from postroom.model import Account, ClaimedJob, NewMessage, Reply, Security, Sent, Submission, system_clock
-from postroom.policy import recipients
-from postroom.session import Endpoint
-from postroom.smtp import Connection
-from postroom.store import Result, Store, open_store
-from postroom.web.body import read_send_request
+from postroom.core.account import Account, Security
+from postroom.core.clock import system_clock
+from postroom.core.job import ClaimedJob
+from postroom.core.message import NewMessage, Submission
+from postroom.core.outcome import Reply, Sent
+from postroom.intake.accept import _render
+from postroom.intake.checks import recipients
+from postroom.mime.message import gate
+from postroom.settings import RateLimitFallback
+from postroom.smtp.client import Connection
+from postroom.smtp.deliver import deliver
+from postroom.smtp.session import Endpoint
+from postroom.store.store import Store, open_store
+from postroom.store.transaction import Result
 from postroom.web.hub import Hub
-from postroom.web.throttle import Throttle
+from postroom.web.rate_limiter import RateLimiter
+from postroom.web.schemas import read_send_request
 
 _BATCH = 13  # what a commit carries under 32 clients
 _CLAIM = 32
@@ -96,9 +101,9 @@ def _web_stages(store: Store, account: Account, count: int) -> Iterator[Stage]:
     yield Stage(
         "web", "read and validate the JSON", _cost(lambda: read_send_request(json.loads(body)), count)
     )
-    throttle = Throttle("memory://", Hub(store).together, RateLimitFallback.COUNT)
+    limiter = RateLimiter("memory://", Hub(store).together, RateLimitFallback.COUNT)
     limits = parse_many("1000000000/minute")
-    yield Stage("web", "the rate limiter", _cost(lambda: throttle.hit(limits, "key", "somebody"), count))
+    yield Stage("web", "the rate limiter", _cost(lambda: limiter.hit(limits, "key", "somebody"), count))
     submission = Submission(account, ("ada@example.org",), "A subject", text)
 
     def render() -> None:

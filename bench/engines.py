@@ -16,8 +16,12 @@ from bench.fill import fill_folder, messages, write_accounts
 from bench.load import DOCUMENT_BYTES
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import measure, postroom
-from postroom.model import ClaimedJob, NewMessage, Reply, Sent, system_clock
-from postroom.store import Result, Transaction, open_store
+from postroom.core.clock import system_clock
+from postroom.core.job import ClaimedJob
+from postroom.core.message import NewMessage
+from postroom.core.outcome import Reply, Sent
+from postroom.store.store import open_store
+from postroom.store.transaction import Result, Transaction
 from tests.servers.postgres import Postgres
 
 _ACCOUNTS = 4

@@ -16,12 +16,15 @@ from pathlib import Path
 
 from bench.processes import StartError
 from bench.systems import environment
-from postroom import setup
-from postroom.accept import new_request_id
-from postroom.address import parse_mailbox
-from postroom.mime import Content, render
-from postroom.model import Account, NewMessage, system_clock
-from postroom.store import Store, Transaction
+from postroom.core.account import Account
+from postroom.core.address import parse_mailbox
+from postroom.core.clock import system_clock
+from postroom.core.message import NewMessage
+from postroom.intake.accept import new_request_id
+from postroom.mime.message import Content, render
+from postroom.runtime import installation
+from postroom.store.store import Store
+from postroom.store.transaction import Transaction
 
 BATCH = 256
 _LINE = "All the world's a stage, and all the men and women merely players.\n"
@@ -112,8 +115,8 @@ def main() -> None:
     parser.add_argument("--account", action="append", default=[], metavar="N:COUNT")
     parser.add_argument("--size", type=int, default=1024)
     options = parser.parse_args()
-    service = setup.open_service(migrate=True)
-    setup.read_accounts_file(service)
+    service = installation.open_service(migrate=True)
+    installation.read_accounts_file(service)
     accounts = {stored.account.email: stored.account for stored in service.store.accounts()}
     for word in options.account:
         number, _, count = word.partition(":")

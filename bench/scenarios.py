@@ -24,10 +24,11 @@ from bench.load import DOCUMENT_BYTES, LoadError, run_load
 from bench.processes import free_port, running
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import KEY, ROOT, System, environment, measure, naive, postroom
-from postroom.model import Security, system_clock
-from postroom.session import Endpoint
-from postroom.smtp import Connection, Envelope
-from postroom.store import open_store
+from postroom.core.account import Security
+from postroom.core.clock import system_clock
+from postroom.smtp.client import Connection, Envelope
+from postroom.smtp.session import Endpoint
+from postroom.store.store import open_store
 
 Way: TypeAlias = Callable[[int, Path], AbstractContextManager[int]]  # to the sink's port
 ROUND_TRIP_S = 0.05

@@ -1,3 +1,3 @@
-from postroom.cli import main
+from postroom.cli.main import main
 
 main()

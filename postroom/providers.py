@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from postroom.config import INBOX, Settings, check_plaintext
-from postroom.errors import ConfigError
-from postroom.model import Account, Security
+from postroom.core.account import Account, Security
+from postroom.core.errors import ConfigError
+from postroom.settings import INBOX, Settings, check_plaintext
 
 
 class ServerUndecided(ConfigError):

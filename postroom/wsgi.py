@@ -21,13 +21,13 @@ def application() -> Flask:
 
 @cache
 def _open(_pid: int) -> Flask:
-    from postroom import setup
-    from postroom.web import create_app
+    from postroom.runtime import installation
+    from postroom.web.app import create_app
 
-    service = setup.open_service(migrate=True, on_broken=setup.stop_this_process)
+    service = installation.open_service(migrate=True, on_broken=installation.stop_this_process)
     atexit.register(service.store.close)
-    setup.write_demo_accounts(service)
-    setup.read_accounts_file(service)
+    installation.write_demo_accounts(service)
+    installation.read_accounts_file(service)
     return create_app(service.settings, service.store, service.vault)
 
 

@@ -17,20 +17,21 @@ import click
 import pytest
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from postroom.accountfile import COLUMNS
-from postroom.cli import cli
-from postroom.config import Settings, variables
-from postroom.errors import Rejected
-from postroom.model import MessageState
-from postroom.serve import IDLE_WITHIN_MS
-from postroom.store import open_store
-from postroom.vault import Vault
-from postroom.web import create_app, most_body_bytes
-from postroom.web import errors as web_errors
+from postroom.accounts.csv import COLUMNS
+from postroom.accounts.vault import Vault
+from postroom.cli.main import cli
+from postroom.core.errors import Rejected
+from postroom.core.message import MessageState
+from postroom.runtime.web_process import IDLE_WITHIN_MS
+from postroom.settings import Settings, variables
+from postroom.store.store import open_store
+from postroom.web import problems as web_errors
+from postroom.web.app import create_app, most_body_bytes
 from tests.controls.mutations import CONTROLS
 from tests.servers.installation import Client
 from tests.servers.programs import end, free_port
 from tests.servers.waiting import eventually
+from tools import tree
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,6 +53,13 @@ def table(text: str, heading: str) -> list[list[str]]:
 def names(cell: str) -> list[str]:
     """Return what stands between backticks."""
     return re.findall(r"`([^`]+)`", cell)
+
+
+# --- The tree.
+
+
+def test_the_page_of_the_tree_is_what_is_on_disk() -> None:
+    assert tree.PAGE.read_text(encoding="utf-8") == tree.page(), "run `python -m tools.tree`"
 
 
 # --- Settings.

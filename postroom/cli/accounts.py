@@ -15,14 +15,17 @@ import click
 
 from postroom.cli.completion import mailboxes
 from postroom.cli.listing import known_mailbox
-from postroom.errors import ConfigError
-from postroom.model import SECOND, AccountState, rfc3339, system_clock
-from postroom.shown import printable
+from postroom.core.account import AccountState
+from postroom.core.clock import SECOND, rfc3339, system_clock
+from postroom.core.errors import ConfigError
+from postroom.core.text import printable
 
 if TYPE_CHECKING:
-    from postroom.model import Account
-    from postroom.setup import Service
-    from postroom.store import JobCounts, StoredAccount, Transaction
+    from postroom.core.account import Account
+    from postroom.runtime.installation import Service
+    from postroom.store.listing import JobCounts
+    from postroom.store.store import StoredAccount
+    from postroom.store.transaction import Transaction
 
 _INDENT: Final = " " * 9
 _COLOURS: Final = {
@@ -48,9 +51,9 @@ def accounts(context: click.Context, as_json: bool) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from postroom import setup
+    from postroom.runtime import installation
 
-    service = setup.open_service()
+    service = installation.open_service()
     in_use = set(service.store.active_keys().values())
     counts = service.store.job_counts()
     rows = [_row(service, stored, in_use, counts) for stored in service.store.accounts()]
@@ -65,13 +68,13 @@ def accounts(context: click.Context, as_json: bool) -> None:
 @accounts.command("import")
 def import_() -> None:
     """Take data.csv into the database now. A worker does so by itself within a second of each change."""
-    from postroom import setup
+    from postroom.runtime import installation
 
-    service = setup.open_service(serving=True)
+    service = installation.open_service(serving=True)
     path = service.settings.accounts_csv
     if not path.exists():
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"there is no file {path}")
-    found = setup.read_accounts_file(service)
+    found = installation.read_accounts_file(service)
     service.store.close()
     if found is None:
         click.echo(printable(f"{path} holds nothing new"), err=True)
@@ -89,11 +92,11 @@ def check(mailbox: str | None) -> None:
     """
     import asyncio
 
-    from postroom import setup
-    from postroom.accounts import AccountsFile
+    from postroom.accounts.csv_sync import AccountsFile
     from postroom.cli.accounts_check import accounts_in_use, check_all
+    from postroom.runtime import installation
 
-    service = setup.open_service()
+    service = installation.open_service()
     path = service.settings.accounts_csv
     try:
         results = asyncio.run(check_all(service, accounts_in_use(service, mailbox)))
@@ -114,9 +117,9 @@ def check(mailbox: str | None) -> None:
 @click.argument("mailbox", shell_complete=mailboxes)
 def resume(mailbox: str) -> None:
     """Let an account that was parked or paused go on at once; its next mail will tell."""
-    from postroom import setup
+    from postroom.runtime import installation
 
-    service = setup.open_service()
+    service = installation.open_service()
     known = known_mailbox(service.store, mailbox)
     found = [stored.account for stored in service.store.accounts() if stored.account.email == known]
     for account in found:
@@ -136,7 +139,7 @@ def _row(
     service: Service, stored: StoredAccount, in_use: Collection[int], counts: Mapping[int, JobCounts]
 ) -> dict[str, Any]:
     from postroom.providers import ServerUndecided, server_for
-    from postroom.store import NO_JOBS
+    from postroom.store.listing import NO_JOBS
 
     account, now = stored.account, system_clock()
     try:

@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postroom.errors import ConfigError, NotFound, SMTPFault
-from postroom.model import SECOND, AccountState, Deferred, Failed, InDoubtPolicy, system_clock
-from postroom.replies import Circumstances
-from postroom.shown import printable
-from postroom.status import classify_fault, is_refused_login
+from postroom.core.account import AccountState
+from postroom.core.classify import classify_fault, is_refused_login
+from postroom.core.clock import SECOND, system_clock
+from postroom.core.errors import ConfigError, NotFound, SMTPFault
+from postroom.core.message import InDoubtPolicy
+from postroom.core.outcome import Deferred, Failed
+from postroom.core.replies import Circumstances
+from postroom.core.text import printable
 
 if TYPE_CHECKING:
-    from postroom.setup import Service
-    from postroom.store import Slot, StoredAccount, Transaction
-    from postroom.worker.dial import Dialer
+    from postroom.runtime.installation import Service
+    from postroom.store.store import StoredAccount
+    from postroom.store.transaction import Slot, Transaction
     from postroom.worker.liveness import Registration
+    from postroom.worker.mail.connect import ServerConnector
 
 _AT_ONCE = 10
 _LONGEST_WAIT_S = 60.0  # for the account's turn to log in
@@ -44,21 +48,21 @@ class _Checker:
     """What a check of one account needs."""
 
     service: Service
-    dialer: Dialer
+    connector: ServerConnector
     worker_id: int
 
 
 async def check_all(service: Service, chosen: list[StoredAccount]) -> list[bool | None]:
     """Log in as each account and print the result; True where that worked, None where it was not tried."""
-    from postroom import setup
-    from postroom.worker.dial import Dialer
+    from postroom.runtime import installation
     from postroom.worker.liveness import Registration
+    from postroom.worker.mail.connect import ServerConnector
 
-    dialer = Dialer(service.settings, service.vault, inbox=setup.INBOX)
+    connector = ServerConnector(service.settings, service.vault, inbox=installation.INBOX)
     registration = Registration(
-        service.store, setup.VAR / "workers", system_clock
+        service.store, installation.VAR / "workers", system_clock
     )  # connections are lent to workers
-    checker, places = _Checker(service, dialer, registration.worker_id), asyncio.Semaphore(_AT_ONCE)
+    checker, places = _Checker(service, connector, registration.worker_id), asyncio.Semaphore(_AT_ONCE)
 
     async def one(stored: StoredAccount) -> bool | None:
         async with places:
@@ -85,7 +89,7 @@ async def _renew(registration: Registration) -> None:
 
 async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None, str]:
     """Return whether an account can log in, None where that was not tried, and the words for it."""
-    from postroom.accounts import password_digests
+    from postroom.accounts.csv_sync import password_digests
 
     account, store = stored.account, checker.service.store
     digests = password_digests(stored, checker.service.vault)
@@ -115,7 +119,7 @@ def _slot(checker: _Checker, stored: StoredAccount) -> Slot | None:
     account = stored.account
     most, logins_per_minute = account.connections or 1, account.logins_per_minute
     with suppress(ConfigError):  # the log-in will say what is wrong
-        server = checker.dialer.server_of(account)
+        server = checker.connector.server_of(account)
         most, logins_per_minute = server.connections, server.logins_per_minute
     has_login = stored.credential is not None
 
@@ -138,9 +142,9 @@ async def _log_in(checker: _Checker, stored: StoredAccount, digests: tuple[str, 
     """Log in and out again. A password that was refused is noted, one that was taken is no longer."""
     id_, store = stored.account.id, checker.service.store
     try:
-        connection = await checker.dialer.dial(stored)
+        connection = await checker.connector.connect(stored)
     except SMTPFault as fault:
-        outcome = classify_fault(fault, Circumstances(checker.dialer.host_of(stored.account)))
+        outcome = classify_fault(fault, Circumstances(checker.connector.host_of(stored.account)))
         assert isinstance(outcome, Deferred | Failed)
         if digests and is_refused_login(fault):
             await asyncio.to_thread(

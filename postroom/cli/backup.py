@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from postroom.model import system_clock
-from postroom.shown import counted, printable
+from postroom.core.clock import system_clock
+from postroom.core.text import counted, printable
 
 
 @click.command()
@@ -19,12 +19,14 @@ def backup(file: Path, *, overwrite: bool) -> None:
     FILE is a tar archive that only you can read; a backup that is there is replaced once the new one is whole, any other
     file is not. It holds passwords in clear. With PostgreSQL the database is not in it: use pg_dump.
     """
-    from postroom import setup
-    from postroom.backup import save
+    from postroom.runtime import installation
+    from postroom.runtime.backup import save
 
-    service = setup.open_service()
+    service = installation.open_service()
     try:
-        saved = save(service.store, service.settings, setup.VAR, file, system_clock, overwrite=overwrite)
+        saved = save(
+            service.store, service.settings, installation.VAR, file, system_clock, overwrite=overwrite
+        )
         if service.store.is_remote:
             click.echo(
                 "the database is on PostgreSQL and is not in this backup: save it with pg_dump, after this",
@@ -44,13 +46,13 @@ def restore(file: Path) -> None:
     Nothing that was queued when the backup was made is sent by itself, since most of it has gone out since: it is held
     and flagged. `postroom release --held` sends it, `postroom cancel --held` gives it up.
     """
-    from postroom import setup
-    from postroom.backup import DATABASE, BackupError, restore
+    from postroom.runtime import installation
+    from postroom.runtime.backup import DATABASE, BackupError, restore
     from postroom.worker import liveness
 
-    if liveness.running_in(setup.VAR / "workers"):  # with PostgreSQL too
+    if liveness.running_in(installation.VAR / "workers"):  # with PostgreSQL too
         raise BackupError("a worker runs here: stop Postroom first")
-    done = restore(file, setup.VAR, system_clock)
+    done = restore(file, installation.VAR, system_clock)
     if done.wrote_settings:
         click.echo(".env was written", err=True)
     click.echo(f"restored {', '.join(done.files)}, as of {done.made_at}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import click
 
-    from postroom.store import Store
+    from postroom.store.store import Store
 
 _OFFERED = 50  # the newest messages
 
@@ -34,7 +34,7 @@ def request_ids(context: click.Context, _: click.Parameter, begun: str) -> list[
 
 def inbox_ids(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """Offer the newest mails of the built-in inbox whose id begins so."""
-    from postroom.inbox import FOLDER, list_mails
+    from postroom.inbox.server import FOLDER, list_mails
 
     with suppress(Exception):
         _enter_home(context)
@@ -49,8 +49,8 @@ def inbox_ids(context: click.Context, _: click.Parameter, begun: str) -> list[st
 @contextmanager
 def _store(context: click.Context) -> Iterator[Store]:
     """Open the database that is there, whatever its secret key: nothing is decrypted or changed."""
-    from postroom.config import load_settings
-    from postroom.store import open_store
+    from postroom.settings import load_settings
+    from postroom.store.store import open_store
 
     logging.disable()
     _enter_home(context)

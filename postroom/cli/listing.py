@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from postroom.cli.completion import mailboxes
-from postroom.errors import NotFound
-from postroom.model import rfc3339
-from postroom.shown import printable
+from postroom.core.clock import rfc3339
+from postroom.core.errors import NotFound
+from postroom.core.text import printable
 
 if TYPE_CHECKING:
-    from postroom.store import Store
+    from postroom.store.store import Store
 
 _LOOK_S = 0.5
 
@@ -34,9 +34,9 @@ _LOOK_S = 0.5
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each.")
 def list_messages(number: int, account: str | None, held: bool, follow: bool, as_json: bool) -> None:
     """List the newest messages, the newest last: id, state, since when it was accepted, account and recipient."""
-    from postroom import setup
+    from postroom.runtime import installation
 
-    service = setup.open_service()
+    service = installation.open_service()
     mailbox = None if account is None else known_mailbox(service.store, account)
     shown: dict[str, str] = {}
     try:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from postroom.errors import ConfigError, PostroomError
-from postroom.plainfile import reason_of, whose
-from postroom.shown import counted, printable_lines
+from postroom.core.errors import ConfigError, PostroomError
+from postroom.core.files import reason_of, whose
+from postroom.core.text import counted, printable_lines
 
 if TYPE_CHECKING:
-    from postroom.config import Settings
-    from postroom.store import Store
+    from postroom.settings import Settings
+    from postroom.store.store import Store
 
 EX_CONFIG = 78  # sysexits.h
 _ANSWERS_WITHIN_S = 5.0
@@ -40,9 +40,9 @@ def check() -> int:
 
 
 def _findings() -> Iterator[tuple[str, str | Exception]]:
-    from postroom.config import load_settings
-    from postroom.ownfiles import check_own_files
-    from postroom.setup import VAR
+    from postroom.runtime.installation import VAR
+    from postroom.runtime.own_files import check_own_files
+    from postroom.settings import load_settings
 
     try:
         settings = load_settings()
@@ -69,23 +69,23 @@ def _found(look: Callable[[Settings], str], settings: Settings) -> str | Excepti
 
 
 def _settings_line() -> str:
-    from postroom.config import unknown_variables
+    from postroom.settings import unknown_variables
 
     unknown = sorted(unknown_variables())
     return f"ignored, since there are none of these names: {', '.join(unknown)}" if unknown else "can be read"
 
 
 def _folder(settings: Settings) -> str:
-    from postroom import setup
+    from postroom.runtime import installation
 
-    place = setup.VAR if setup.VAR.is_dir() else Path()
+    place = installation.VAR if installation.VAR.is_dir() else Path()
     if not os.access(place, os.W_OK | os.X_OK):
         raise ConfigError("POSTROOM_HOME", f"{place.resolve()} cannot be written to: {whose(place)}")
     return str(Path.cwd())
 
 
 def _accounts(settings: Settings) -> str:
-    from postroom.accounts import file_at
+    from postroom.accounts.csv_sync import file_at
 
     path = settings.accounts_csv
     try:
@@ -106,7 +106,8 @@ def _accounts(settings: Settings) -> str:
 
 
 def _database(settings: Settings) -> str:
-    from postroom.store import is_absent, open_store, sqlite_path
+    from postroom.store.sqlite.copies import is_absent
+    from postroom.store.store import open_store, sqlite_path
 
     path = sqlite_path(settings.database_url)
     if path is not None and is_absent(path):
@@ -116,8 +117,8 @@ def _database(settings: Settings) -> str:
 
 
 def _look_into(store: Store, settings: Settings) -> str:
-    from postroom import setup
-    from postroom.errors import SchemaMismatch
+    from postroom.core.errors import SchemaMismatch
+    from postroom.runtime import installation
 
     try:
         store.check_schema()
@@ -125,12 +126,12 @@ def _look_into(store: Store, settings: Settings) -> str:
         if "newer" in str(error):
             raise
         return f"{error} (`postroom serve` does so itself)"
-    setup.check_secret(store, settings)
+    installation.check_secret(store, settings)
     return "is up to date, and its secret key is ours"
 
 
 def _limiter(settings: Settings) -> str:
-    from postroom.web.throttle import answers
+    from postroom.web.rate_limiter import answers
 
     url = settings.ratelimit_storage_uri
     if url.startswith("memory:"):
@@ -141,7 +142,7 @@ def _limiter(settings: Settings) -> str:
 
 
 def _port(settings: Settings) -> str:
-    from postroom import listen
+    from postroom.runtime import listen
 
     listen.check(settings)
     return f"free: {listen.described(settings)}"
@@ -155,7 +156,7 @@ def healthy(which: str) -> int:
     A worker that stands still has not renewed its lease. While the database is away nobody can tell, and a restart
     would not help: then a worker is healthy for as long as its process runs.
     """
-    from postroom.config import load_settings
+    from postroom.settings import load_settings
 
     is_healthy, said = (_web if which == "web" else _workers)(load_settings())
     click.echo(said, err=not is_healthy)
@@ -176,7 +177,7 @@ class _Socket(http.client.HTTPConnection):
 
 
 def _web(settings: Settings) -> tuple[bool, str]:
-    from postroom import listen
+    from postroom.runtime import listen
 
     path = listen.socket_path(settings)
     try:
@@ -190,19 +191,19 @@ def _web(settings: Settings) -> tuple[bool, str]:
 
 
 def _tcp(address: str, port: int) -> http.client.HTTPConnection:
-    from postroom import listen
+    from postroom.runtime import listen
 
     return http.client.HTTPConnection(listen.ANY.get(address, address), port, timeout=_ANSWERS_WITHIN_S)
 
 
 def _workers(settings: Settings) -> tuple[bool, str]:
-    from postroom import setup
-    from postroom.errors import StoreError
-    from postroom.model import system_clock
-    from postroom.store import open_store
+    from postroom.core.clock import system_clock
+    from postroom.core.errors import StoreError
+    from postroom.runtime import installation
+    from postroom.store.store import open_store
     from postroom.worker import liveness
 
-    folder = setup.VAR / "workers"
+    folder = installation.VAR / "workers"
     running = liveness.running_in(folder)
     if not running:
         return False, "no worker runs here"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from postroom.store.committer import Settled, Work
-from postroom.store.floors import Floors
+from postroom.store.watermarks import Watermarks
+from postroom.store.writer import Settled, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Engine(Protocol):
 
     migrations: Path
     is_remote: bool
-    floors: Floors | None  # where to begin to look for jobs; None: at the beginning
+    watermarks: Watermarks | None  # where to begin to look for jobs; None: at the beginning
 
     def reading(self) -> AbstractContextManager[tuple[Any, Any]]:
         """Lend a connection that sees the last committed state, with the named queries."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from postroom.model import Instant, MessageState, MessageStatus
-from postroom.status import summarise
+from postroom.core.classify import summarise
+from postroom.core.clock import Instant
+from postroom.core.message import MessageState, MessageStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postroom.errors import SchemaMismatch
-from postroom.failpoint import passing
+from postroom.core import failpoint
+from postroom.core.errors import SchemaMismatch
 from postroom.store.engine import Engine
 
 
@@ -49,7 +49,7 @@ def migrate(engine: Engine) -> list[str]:
             if _is_applied(connection, q, migration):
                 continue
             engine.run_script(migration.sql)
-            passing("migrate.inside")
+            failpoint.hit("migrate.inside")
             q.insert_migration(
                 connection,
                 version=migration.version,

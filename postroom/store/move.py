@@ -20,13 +20,13 @@ import apsw
 import psycopg
 from psycopg import sql
 
-from postroom.errors import ConfigError, StoreDamaged
-from postroom.failpoint import passing
-from postroom.plainfile import plain_file
-from postroom.store import MOVED, MOVING, Store
-from postroom.store.postgres import PostgresEngine, without_nul
-from postroom.store.sqlite import SQLiteEngine
-from postroom.store.sqlite import translated as sqlite_translated
+from postroom.core import failpoint
+from postroom.core.errors import ConfigError, StoreDamaged
+from postroom.core.files import plain_file
+from postroom.store.postgres.engine import PostgresEngine, without_nul
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.sqlite.engine import translated as sqlite_translated
+from postroom.store.store import MOVED, MOVING, Store
 
 _NOTE = "moving:"  # settings of the target: the last key copied of each table
 _CHUNK = 5000  # rows that are held in memory at once, or fewer of many bytes
@@ -216,7 +216,7 @@ class _Mover:
             yield self._count_up_to(table, after)
         for rows in self._chunks(table, after):
             self._write(table, rows)
-            passing("move.copied")
+            failpoint.hit("move.copied")
             yield len(rows)
 
     def _noted(self, table: str) -> list[Any] | None:

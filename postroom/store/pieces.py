@@ -14,14 +14,15 @@ from os import register_at_fork
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zlib import crc32
 
-from postroom.errors import CommitUnknown, LeaseLost, StoreError, StoreUnavailable
-from postroom.failpoint import passing
-from postroom.model import Accepted, Instant, NewMessage
-from postroom.storedtext import PIECE
+from postroom.core import failpoint
+from postroom.core.clock import Instant
+from postroom.core.errors import CommitUnknown, LeaseLost, StoreError, StoreUnavailable
+from postroom.core.message import Accepted, NewMessage
+from postroom.core.stored_text import PIECE
 
 if TYPE_CHECKING:
-    from postroom.store.committer import Work
     from postroom.store.transaction import IdempotencyClash, Transaction
+    from postroom.store.writer import Work
 
 Write: TypeAlias = "Callable[[Work[Any]], Any]"
 _ids = random.Random()  # noqa: S311  # they must differ, not be secret
@@ -68,7 +69,7 @@ def _upload(upload_id: int, message: NewMessage, write: Write) -> Upload:
             write(_addition(upload_id, number, piece, message.accepted_at))
         except CommitUnknown as error:  # whatever became of the piece, its message is not accepted
             raise StoreUnavailable(str(error)) from error
-        passing("accept.piece")
+        failpoint.hit("accept.piece")
     return Upload(upload_id, len(message.mime), checksum)
 
 

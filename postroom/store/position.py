@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from postroom.errors import ConfigError
-from postroom.model import InDoubtPolicy, Instant
-from postroom.plainfile import read_plain, reason_of, write_plain
-from postroom.shown import counted
-from postroom.store import Store
+from postroom.core.clock import Instant
+from postroom.core.errors import ConfigError
+from postroom.core.files import read_plain, reason_of, write_plain
+from postroom.core.message import InDoubtPolicy
+from postroom.core.text import counted
 from postroom.store.engine import Server
+from postroom.store.store import Store
 
 log = logging.getLogger(__name__)
 

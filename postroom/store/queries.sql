@@ -275,7 +275,7 @@ SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
                  AND (attempt = 0 AND drawn_at IS NULL
                       OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END));
 
--- name: mend_due_times!
+-- name: repair_due_times!
 -- What a clock that was ahead has left: mail that was never tried is due soon, and nothing waits longer than it ever should.
 UPDATE job SET due_at = :now
 WHERE id IN (SELECT id FROM job

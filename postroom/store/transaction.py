@@ -16,31 +16,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from zlib import crc32
 
-from postroom import pace, retry
-from postroom.errors import DAMAGED, Buried, LeaseLost
-from postroom.failpoint import passing
-from postroom.model import (
-    MOST_IN_MEMORY,
-    SECOND,
-    Accepted,
-    Blame,
-    ClaimedJob,
-    Deferred,
-    Failed,
-    InDoubt,
-    InDoubtPolicy,
-    Instant,
-    LargeContent,
-    NewMessage,
-    Outcome,
-    PendingDelivery,
-    Reply,
-    Sent,
-    ServerLacks,
-)
-from postroom.pace import Pace
-from postroom.store.floors import Floors
+from postroom.core import failpoint, pace, retry
+from postroom.core.account import ServerLacks
+from postroom.core.clock import SECOND, Instant
+from postroom.core.errors import DAMAGED, LeaseLost, WorkerExpired
+from postroom.core.job import MOST_IN_MEMORY, ClaimedJob, LargeContent, PendingDelivery
+from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
+from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.core.pace import Pace
 from postroom.store.pieces import Upload
+from postroom.store.watermarks import Watermarks
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 os.register_at_fork(after_in_child=_tokens.seed)
@@ -103,7 +88,7 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
-class Orphan:
+class AbandonedJob:
     """A job of a worker that is gone, as `jobs_owned_by` has it, and whether the worker may have died of it."""
 
     row: tuple[Any, ...]
@@ -124,17 +109,17 @@ class Transaction:
         self,
         connection: Any,
         queries: Any,
-        must: Callable[[Any], None] = _must_have_changed,
-        floors: Floors | None = None,
+        guard: Callable[[Any], None] = _must_have_changed,
+        watermarks: Watermarks | None = None,
         *,
         knows_at_once: bool = True,
     ) -> None:
         self._db = connection
         self._q = queries
-        self._must = must  # raise LeaseLost unless a statement changed a row: at once, or before the commit
-        self._floors = floors
+        self._guard = guard  # raise LeaseLost unless a statement changed a row: at once, or before the commit
+        self._watermarks = watermarks
         self._knows_at_once = knows_at_once  # what a statement has changed; if not, before the commit
-        self.wakes = False  # whether there is mail that a worker may take now
+        self.has_new_work = False  # whether there is mail that a worker may take now
         self.accepted: Counter[int] = Counter()  # messages by account; written by `count_accepted`
         self._left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
 
@@ -146,8 +131,8 @@ class Transaction:
     def committed(self) -> None:
         """Note what is known only now that it is committed."""
         for account_id, first_left in self._left.items():
-            if self._floors:
-                self._floors.note_claim(account_id, first_left)
+            if self._watermarks:
+                self._watermarks.note_claim(account_id, first_left)
 
     # -- settings
 
@@ -231,7 +216,7 @@ class Transaction:
         """Let an account go on, and the messages that wait for it."""
         self._q.call_drawn(self._db, account_id=account_id, now=now)
         self._q.resume_account(self._db, account_id=account_id)
-        self.wakes = True
+        self.has_new_work = True
 
     def note_server_lacks(self, account_id: int, lacks: ServerLacks) -> None:
         """Note what the account's server offers and does not take, for all workers."""
@@ -316,7 +301,7 @@ class Transaction:
         else:
             # What is due by the slower pace is due sooner by the quicker one.
             self._write_pace(account_id, quicker, min(found[1], now + quicker.gap))
-        self.wakes = True
+        self.has_new_work = True
 
     def _pace(self, account_id: int) -> tuple[Pace, Instant] | None:
         """Return an account's pace, and until when it is used up."""
@@ -372,8 +357,8 @@ class Transaction:
             return outcome
         self._insert(message, upload)
         self.accepted[message.account_id] += 1
-        passing("accept.inserted")
-        self.wakes = True
+        failpoint.hit("accept.inserted")
+        self.has_new_work = True
         return Accepted(message.request_id)
 
     def _before_insertion(self, message: NewMessage) -> Accepted | IdempotencyClash | None:
@@ -381,7 +366,7 @@ class Transaction:
         if message.idempotency_key is not None:
             is_new = self._add_idempotency(message)
             if not self._knows_at_once:
-                self._must(is_new)  # one that was used is rare: all are run again, knowing at once
+                self._guard(is_new)  # one that was used is rare: all are run again, knowing at once
             else:
                 while not is_new:
                     before = self._accepted_before(message)
@@ -427,11 +412,11 @@ class Transaction:
             envelope_checksum=_envelope_checksum(message.reverse_path, first, checksum),
         )
         if upload is not None:
-            self._must(self._q.end_upload(self._db, upload=upload.id))
+            self._guard(self._q.end_upload(self._db, upload=upload.id))
             tied = self._q.tie_upload(
                 self._db, request_id=message.request_id, upload=upload.id, checksum=upload.checksum
             )
-            self._must(tied)
+            self._guard(tied)
             self._q.drop_empty_content(self._db, request_id=message.request_id)
         for path in others:
             self._q.add_delivery(
@@ -476,9 +461,9 @@ class Transaction:
         left = None if daily_limit is None else daily_limit - self._used(account_id, now)[0]
         room = most_bytes
         jobs: list[ClaimedJob] = []
-        due_from = self._floors.of_account(account_id) if self._floors else 0
+        due_from = self._watermarks.of_account(account_id) if self._watermarks else 0
         # While it has one in hand the others are passed over, and nobody knows from when on something is left.
-        all_seen = self._floors is not None and not self._q.suspect_in_hand(
+        all_seen = self._watermarks is not None and not self._q.suspect_in_hand(
             self._db, worker_id=worker_id, crashes=_SUSPECT
         )
         found = self._q.jobs_due(
@@ -537,7 +522,7 @@ class Transaction:
         taken = pending[:left]
         damage = _damage(reverse_path, taken, mime, checksum)
         slot, reserved = (None, None) if left is None or damage else (now // _SLOT, len(taken))
-        self._must(
+        self._guard(
             self._q.claim_job(
                 self._db,
                 job_id=job_id,
@@ -631,16 +616,16 @@ class Transaction:
         """Drop what is older than a day."""
         self._q.forget_usage(self._db, slot=now // _SLOT - _SLOTS_A_DAY)
 
-    def mend_times(self, now: Instant, longest_wait: Instant, most: int) -> int:
+    def repair_due_times(self, now: Instant, longest_wait: Instant, most: int) -> int:
         """Put right what a clock that was ahead has left: jobs due, and accounts set aside, until too far a time.
 
         No job waits longer than `longest_wait` for its next try, nor an account longer than the day
         of its limit. Returns how many jobs had to, up to `most`: then there may be more.
         """
         self._q.mend_resume_times(self._db, now=now, latest=now + LONGEST_PARK)
-        self.wakes = True
+        self.has_new_work = True
         return int(
-            self._q.mend_due_times(
+            self._q.repair_due_times(
                 self._db,
                 now=now,
                 soon=now + STEP_BACK,
@@ -652,11 +637,11 @@ class Transaction:
 
     def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
-        self._must(self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now))
+        self._guard(self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now))
 
     def unmark_dot(self, job: ClaimedJob) -> None:
         """Take the mark back: nothing was sent after all, and the job goes on over another connection."""
-        self._must(self._q.unmark_dot(self._db, job_id=job.id, token=job.token))
+        self._guard(self._q.unmark_dot(self._db, job_id=job.id, token=job.token))
 
     def release(self, job: ClaimedJob, now: Instant) -> None:
         """Give back a job of which nothing was sent; the attempt does not count."""
@@ -690,7 +675,7 @@ class Transaction:
             if result.drew:
                 self._q.note_draw(self._db, job_id=job.id, now=now)
             self._finish_deliveries(job, result, now)
-        passing("finish.inside")
+        failpoint.hit("finish.inside")
         unsent = [each for each in result.outcomes.values() if not isinstance(each, Sent | InDoubt)]
         self._return_usage(job, len(unsent))
         self._record_attempt(job, result.outcomes, worker_id=worker_id, started_at=started_at, now=now)
@@ -717,7 +702,7 @@ class Transaction:
         """Record in one statement what `finish` records when the only recipient was sent to: most mail ends so."""
         outcome = result.only
         assert isinstance(outcome, Sent)
-        self._must(
+        self._guard(
             self._q.conclude_sent(
                 self._db,
                 message_id=job.message_id,
@@ -732,14 +717,14 @@ class Transaction:
                 **_reply_columns(outcome.reply),
             )
         )
-        passing("finish.inside")
+        failpoint.hit("finish.inside")
 
     def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
         if not failed:  # some recipients may have had their end in an earlier attempt
             failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
         state = "failed" if failed else "done"
-        self._must(self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now))
+        self._guard(self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now))
         self._q.insert_log_line(self._db, message_id=job.message_id)
 
     def _requeue(self, job: ClaimedJob, *, due_at: Instant, refund: int = 0, held: bool = False) -> None:
@@ -751,7 +736,7 @@ class Transaction:
             refund=refund,
             held=int(held),
         )
-        self._must(moved)
+        self._guard(moved)
 
     def _finish_deliveries(self, job: ClaimedJob, result: Result, now: Instant) -> None:
         for delivery_id, outcome in result.outcomes.items():
@@ -813,9 +798,9 @@ class Transaction:
     def _must_live(self, worker_id: int) -> None:
         """Raise Buried unless the worker is alive, and let nobody bury it before the transaction is over."""
         try:
-            self._must(self._q.hold_worker(self._db, worker_id=worker_id))
+            self._guard(self._q.hold_worker(self._db, worker_id=worker_id))
         except LeaseLost as error:
-            raise Buried from error
+            raise WorkerExpired from error
 
     def bury_worker(
         self,
@@ -844,11 +829,11 @@ class Transaction:
         self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
     ) -> int:
         """Take from a buried worker whatever it still owns; return how many jobs that were."""
-        orphans = self.orphans_of(worker_id)
-        for orphan in orphans:
-            self.recover(orphan, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
-            passing("recover.inside")
-        return len(orphans)
+        abandoned_jobs = self.orphans_of(worker_id)
+        for abandoned in abandoned_jobs:
+            self.recover(abandoned, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
+            failpoint.hit("recover.inside")
+        return len(abandoned_jobs)
 
     def take_back(
         self,
@@ -866,28 +851,34 @@ class Transaction:
         rows = [row for row in self._q.jobs_owned_by(self._db, worker_id=worker_id) if row[3] in tokens]
         for row in rows:
             dot_at = now if row[5] is None and row[3] in marked else row[5]
-            orphan = Orphan((*row[:5], dot_at, *row[6:]), is_suspect=False)
-            self.recover(orphan, worker_id, now=now, in_doubt=in_doubt)
-        self.wakes = True
+            abandoned = AbandonedJob((*row[:5], dot_at, *row[6:]), is_suspect=False)
+            self.recover(abandoned, worker_id, now=now, in_doubt=in_doubt)
+        self.has_new_work = True
         return len(rows)
 
-    def orphans_of(self, worker_id: int) -> list[Orphan]:
+    def orphans_of(self, worker_id: int) -> list[AbandonedJob]:
         """Return a buried worker's jobs, and free its connections."""
         self._q.return_connections_of(self._db, worker_id=worker_id)
         rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
         suspicion = max((row[6] for row in rows), default=0)
-        self.wakes = True
+        self.has_new_work = True
         # Where one was under suspicion, the others in hand are not: they only happened to be there.
-        return [Orphan(row, suspicion == row[6]) for row in rows]
+        return [AbandonedJob(row, suspicion == row[6]) for row in rows]
 
     def recover(
-        self, orphan: Orphan, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
+        self,
+        abandoned: AbandonedJob,
+        worker_id: int,
+        *,
+        now: Instant,
+        in_doubt: InDoubtPolicy,
+        crashed: bool = True,
     ) -> None:
         """Give one job of a buried worker back. Raises LeaseLost when it was given back already."""
         job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved, own = (
-            orphan.row
+            abandoned.row
         )
-        suspect = crashed and orphan.is_suspect
+        suspect = crashed and abandoned.is_suspect
         pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
         taken = pending[:reserved]
         job = ClaimedJob(
@@ -951,7 +942,7 @@ class Transaction:
         self._event(message_id, None, "released", now)
         for delivery_id in list(self._q.doubtful_deliveries(self._db, message_id=message_id)):
             self._event(message_id, delivery_id[0], "possible_duplicate", now, SENT_AGAIN)
-        self.wakes = True
+        self.has_new_work = True
         return True
 
     def cancel(self, request_id: str, now: Instant) -> bool:

@@ -6,11 +6,11 @@ from typing import Any
 
 from flask import Request
 
-from postroom.accounts import KeyRing
-from postroom.errors import MalformedSubmission, NotAuthenticated, StoreUnavailable
-from postroom.model import Account
-from postroom.store import Store
-from postroom.vault import Vault
+from postroom.accounts.csv_sync import ApiKeys
+from postroom.accounts.vault import Vault
+from postroom.core.account import Account
+from postroom.core.errors import MalformedSubmission, NotAuthenticated, StoreUnavailable
+from postroom.store.store import Store
 from postroom.web.hub import Hub
 
 _WHERE = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
@@ -20,7 +20,7 @@ class Doorkeeper:
     """Knows the keys. Its answers say nothing about how close a wrong key was."""
 
     def __init__(self, store: Store, vault: Vault, hub: Hub) -> None:
-        self._ring = KeyRing(store, vault)
+        self._ring = ApiKeys(store, vault)
         self._hub = hub
 
     def account(self, key: str | None) -> Account:

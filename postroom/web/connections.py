@@ -20,8 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from postroom.descriptors import are_shown, open_descriptors
-from postroom.shown import counted
+from postroom.core.descriptors import are_shown, open_descriptors
+from postroom.core.text import counted
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from typing import Final
 from flask import Blueprint, Response
 from werkzeug.exceptions import NotFound
 
-from postroom.web.api import services
-from postroom.web.call import Call, current
+from postroom.web.api_request import ApiRequest, current
+from postroom.web.send_email import services
 
 blueprint = Blueprint("front", __name__)
 
@@ -68,7 +68,7 @@ def front() -> Response:
     return Response(page, content_type="text/html; charset=utf-8", headers=_HEADERS)
 
 
-def _wants_html(call: Call) -> bool:
+def _wants_html(call: ApiRequest) -> bool:
     """Whether HTML is named, as browsers do, and nothing that we speak is wanted more; `*/*` names nothing."""
     if len(call.headers.get("Accept", "")) > _LONGEST_ACCEPT:  # no browser's, and long to parse
         return False

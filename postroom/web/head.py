@@ -7,7 +7,7 @@ import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from postroom.numbers import whole_number
+from postroom.core.numbers import whole_number
 
 UNREADABLE = "\ufffd"  # stands for a value with octets that are not ASCII, which granian does not hand over
 MOST_DIGITS_OF_LENGTH = 15  # a thousand tebioctets

@@ -11,11 +11,11 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
-from postroom.errors import DiskFull, InvalidSubmission, StoreError, StoreUnavailable
-from postroom.model import Instant
-from postroom.policy import has_room
-from postroom.store import WorkerRecord
-from postroom.web.api import Services, services
+from postroom.core.clock import Instant
+from postroom.core.errors import DiskFull, InvalidSubmission, StoreError, StoreUnavailable
+from postroom.intake.checks import check_disk_space
+from postroom.store.store import WorkerRecord
+from postroom.web.send_email import Services, services
 
 blueprint = Blueprint("health", __name__)
 
@@ -103,7 +103,7 @@ def _look(shared: Services, leases: Leases) -> dict[str, Any]:
         except StoreError:
             checks["database"] = _UNWRITABLE
     try:
-        has_room(shared.store.free_bytes(), shared.settings.disk_reserve)
+        check_disk_space(shared.store.free_bytes(), shared.settings.disk_reserve)
     except DiskFull:
         checks["disk"] = "nearly full: nothing is accepted"
     return {"status": _status(checks), "checks": checks, **figures}

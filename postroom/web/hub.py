@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from postroom.errors import CommitUnknown, StoreUnavailable
-from postroom.seam import Seam
-from postroom.store import Store, Work
+from postroom.core.errors import CommitUnknown, StoreUnavailable
+from postroom.store.async_writer import AsyncWriter
+from postroom.store.store import Store
+from postroom.store.writer import Work
 from postroom.web.turns import Turns
 from postroom.web.upload import Overloaded
 
@@ -53,7 +54,7 @@ class Hub:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._seam: Seam | None = None
+        self._async_writer: AsyncWriter | None = None
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
         self._asking: list[ThreadPoolExecutor] = []
         self._idle: list[_Steps] = []
@@ -64,11 +65,11 @@ class Hub:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._seam = Seam(self._store)
+        self._async_writer = AsyncWriter(self._store)
 
     def stalled_s(self) -> float:
         """Return for how long the commit has been under way that is, if one is."""
-        return self._seam.under_way.seconds if self._seam is not None else 0.0
+        return self._async_writer.under_way.seconds if self._async_writer is not None else 0.0
 
     def close(self) -> None:
         """Close the store, once the commit that is under way has ended."""
@@ -76,8 +77,8 @@ class Hub:
             threads.shutdown(wait=False, cancel_futures=True)
         if self._alarm is not None:
             self._alarm.cancel()
-        if self._seam is not None:
-            self._seam.close()
+        if self._async_writer is not None:
+            self._async_writer.close()
         self._store.close()
 
     # -- for the loop
@@ -130,13 +131,13 @@ class Hub:
         answer_by: float | None = (
             steps.answer_by if isinstance(steps, _Steps) else getattr(_here, "answer_by", None)
         )
-        if self._loop is None or self._seam is None or answer_by is None:
+        if self._loop is None or self._async_writer is None or answer_by is None:
             return self._store.write(work)
         promise = _Promise(work)
         seconds = answer_by - self._loop.time()
         try:
             if isinstance(steps, _Steps):
-                return self._watched(answer_by, self._seam.submit(promise))
+                return self._watched(answer_by, self._async_writer.submit(promise))
             return self._write_from_thread(seconds, promise)
         except TimeoutError:
             raise promise.give_up() from None
@@ -175,8 +176,8 @@ class Hub:
             future.cancel()
 
     async def _commit(self, promise: _Promise[T]) -> T:
-        assert self._seam is not None
-        return await self._seam.submit(promise)
+        assert self._async_writer is not None
+        return await self._async_writer.submit(promise)
 
     def read(self, call: Callable[[], T]) -> T:
         """Return what `call` reads from the store: at once from a file of this machine, aside from a server."""

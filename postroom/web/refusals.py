@@ -9,9 +9,9 @@ from collections import Counter
 from ipaddress import ip_network
 from typing import Final
 
-from postroom.shown import counted, printable
-from postroom.web.call import Call
-from postroom.web.errors import Problem
+from postroom.core.text import counted, printable
+from postroom.web.api_request import ApiRequest
+from postroom.web.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Refusals:
         self._until = 0.0  # the end of the period, by the monotonic clock
         self._timer: threading.Timer | None = None
 
-    def note(self, call: Call, problem: Problem) -> None:
+    def note(self, call: ApiRequest, problem: Problem) -> None:
         """Log a refusal, or count it. An account is known from its key; without one it is a stranger's."""
         is_incident = problem.status_code == _INCIDENT
         if is_incident:
@@ -98,7 +98,7 @@ def _prefix(address: str) -> str:
         return _OTHERS  # a socket has no address, and a proxy may forward anything
 
 
-def _line(call: Call, problem: Problem) -> str:
+def _line(call: ApiRequest, problem: Problem) -> str:
     fields = ", ".join(dict.fromkeys(field for field, _ in problem.faults if field))
     of = f", account {call.account}" if call.account else ""
     at = f", {fields}" if fields else ""

@@ -16,7 +16,7 @@ from typing import Any
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
-from postroom.web.largejson import begins_too_large
+from postroom.web.strict_json import begins_too_large
 
 _LINGER_S = 10.0
 _LINGER_BYTES = 128 * 1024 * 1024

@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from uuid import uuid4
 
-from postroom.errors import LeaseLost, StoreUnavailable
-from postroom.model import SECOND, Clock, InDoubtPolicy, Instant
-from postroom.plainfile import plain_file
-from postroom.shown import counted
-from postroom.store import Orphan, Store, Work, WorkerRecord
+from postroom.core.clock import SECOND, Clock, Instant
+from postroom.core.errors import LeaseLost, StoreUnavailable
+from postroom.core.files import plain_file
+from postroom.core.message import InDoubtPolicy
+from postroom.core.text import counted
+from postroom.store.store import Store, WorkerRecord
+from postroom.store.transaction import AbandonedJob
+from postroom.store.writer import Work
 
 log = logging.getLogger(__name__)
 
@@ -129,12 +132,12 @@ class Registration:
         A worker that ends because of a fault (`crashed`) has it count as one more death.
         """
         now = self._clock()
-        bury(self._store, self.worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
+        reap(self._store, self.worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
         self._path.unlink(missing_ok=True)
         self._file.close()
 
 
-def bury(
+def reap(
     store: Store,
     worker_id: int,
     *,
@@ -163,14 +166,14 @@ def recover_each(
     store: Store, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
 ) -> int:
     """Give back the jobs of a buried worker, each by itself: one that cannot be must not keep the others."""
-    orphans = store.write(lambda transaction: transaction.orphans_of(worker_id))
+    abandoned_jobs = store.write(lambda transaction: transaction.orphans_of(worker_id))
 
-    def recovering(orphan: Orphan) -> Work[None]:
+    def recovering(abandoned: AbandonedJob) -> Work[None]:
         return lambda transaction: transaction.recover(
-            orphan, worker_id, now=now, in_doubt=in_doubt, crashed=crashed
+            abandoned, worker_id, now=now, in_doubt=in_doubt, crashed=crashed
         )
 
-    settled = store.write_all([recovering(orphan) for orphan in orphans])
+    settled = store.write_all([recovering(abandoned) for abandoned in abandoned_jobs])
     for result in settled:
         if result.error is not None and not isinstance(result.error, LeaseLost):
             log.error("a job of worker %d cannot be given back", worker_id, exc_info=result.error)
@@ -226,7 +229,7 @@ class Stocktaker:
         return count
 
 
-class Undertaker:
+class Reaper:
     """Finds workers that died and puts their jobs back into the queue."""
 
     def __init__(self, store: Store, clock: Clock, in_doubt: InDoubtPolicy) -> None:
@@ -285,7 +288,7 @@ class Undertaker:
     def _bury(self, record: WorkerRecord, *, known_dead: bool) -> int:
         now = self._clock()
         lease = None if known_dead else record.lease_until
-        count = bury(self._store, record.id, now=now, in_doubt=self._in_doubt, lease=lease)
+        count = reap(self._store, record.id, now=now, in_doubt=self._in_doubt, lease=lease)
         log.warning(
             "worker %d (pid %d) is gone; %s went back to the queue",
             record.id,

@@ -9,10 +9,11 @@ import logging
 import time
 from collections.abc import Callable
 
-from postroom.config import Settings
-from postroom.model import SECOND, Clock, Instant
-from postroom.shown import counted
-from postroom.store import Store, Transaction
+from postroom.core.clock import SECOND, Clock, Instant
+from postroom.core.text import counted
+from postroom.settings import Settings
+from postroom.store.store import Store
+from postroom.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from postroom.serve import IDLE_WITHIN_MS
+from postroom.runtime.web_process import IDLE_WITHIN_MS
 from tests.servers.clients import CLIENTS, EXPECTED, Client
 from tests.servers.clients.proxies import PROXIES, Proxy
 from tests.servers.installation import KEY, Installation, account_rows

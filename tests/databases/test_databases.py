@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from postroom.errors import CommitUnknown, StoreError
-from postroom.model import system_clock
-from postroom.store import Store, open_store
+from postroom.core.clock import system_clock
+from postroom.core.errors import CommitUnknown, StoreError
+from postroom.store.store import Store, open_store
 from tests.databases import NPM, VERSIONS_OF_SOAK, VERSIONS_OF_TEST
 from tests.servers.peers import fetch
 from tests.servers.pgbouncer import PgBouncer

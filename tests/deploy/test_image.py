@@ -91,7 +91,7 @@ def test_the_image_runs_read_only_without_rights_as_any_user(image: str, tmp_pat
             log = service.log()
             assert service.stop() == 0
         assert "Traceback" not in log
-        assert service.log().rstrip().endswith("postroom.supervise: stopped")
+        assert service.log().rstrip().endswith("postroom.runtime.supervisor: stopped")
 
 
 def test_a_flood_over_kills_restarts_and_a_rotated_log(image: str, tmp_path: Path) -> None:

@@ -14,21 +14,21 @@ from typing import Any, cast
 
 from werkzeug.exceptions import HTTPException
 
-from postroom.accountfile import read_accounts
-from postroom.address import InvalidAddress, parse_mailbox
-from postroom.config import load_settings
-from postroom.errors import ConfigError, PostroomError
-from postroom.htmltext import html_to_text
-from postroom.inbox import Maildrop, list_mails, read_mail
-from postroom.mime import Content, gate, render
-from postroom.replies import Circumstances, read
-from postroom.reply_table import Place
-from postroom.session import Session
-from postroom.shown import printable
-from postroom.status import explain
-from postroom.web.body import read_send_request
-from postroom.web.call import Call
-from postroom.wire import Wire
+from postroom.accounts.csv import read_accounts
+from postroom.core.address import InvalidAddress, parse_mailbox
+from postroom.core.classify import explain
+from postroom.core.errors import ConfigError, PostroomError
+from postroom.core.replies import Circumstances, read
+from postroom.core.reply_table import Place
+from postroom.core.text import printable
+from postroom.inbox.server import Maildrop, list_mails, read_mail
+from postroom.mime.html_to_text import html_to_text
+from postroom.mime.message import Content, gate, render
+from postroom.settings import load_settings
+from postroom.smtp.session import Session
+from postroom.smtp.stream import Wire
+from postroom.web.api_request import ApiRequest
+from postroom.web.schemas import read_send_request
 
 _TYPES = ("application/json", "application/vnd.x+json", "text/plain", "")
 
@@ -44,7 +44,7 @@ def http_body(data: bytes) -> None:
         "wsgi.input": io.BytesIO(body),
     }
     with suppress(PostroomError, HTTPException):
-        call = Call(cast("Any", environ))
+        call = ApiRequest(cast("Any", environ))
         str(call.key)
         asked = read_send_request(call.take_document())
         asked.recipient.encode("utf-8", "surrogatepass")

@@ -16,13 +16,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from postroom.accounts import AccountsFile
-from postroom.config import Settings, variables
-from postroom.setup import Service
-from postroom.store import Store, open_store
-from postroom.store.sqlite import SQLiteEngine
-from postroom.vault import Vault
-from postroom.web import create_app
+from postroom.accounts.csv_sync import AccountsFile
+from postroom.accounts.vault import Vault
+from postroom.runtime.installation import Service
+from postroom.settings import Settings, variables
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.store import Store, open_store
+from postroom.web.app import create_app
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-9876543210"
 ROWS = f"""\

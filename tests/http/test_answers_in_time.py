@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from postroom.errors import CommitUnknown, StoreUnavailable
-from postroom.store import Store
-from postroom.store.sqlite import SQLiteEngine
+from postroom.core.errors import CommitUnknown, StoreUnavailable
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 from postroom.web import hub as hub_module
 from postroom.web.hub import Hub

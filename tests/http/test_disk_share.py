@@ -10,10 +10,10 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from postroom import diskshare
-from postroom.cli import main
-from postroom.setup import Service
-from postroom.store.sqlite import SQLiteEngine
+from postroom.cli.main import main
+from postroom.intake import disk_share
+from postroom.runtime.installation import Service
+from postroom.store.sqlite.engine import SQLiteEngine
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-9876543210"
 ROOM = 100_000
@@ -25,7 +25,7 @@ def test_a_key_takes_no_more_of_the_disk_than_its_share(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(diskshare, "ALWAYS", 0)
+    monkeypatch.setattr(disk_share, "ALWAYS", 0)
     service.store._engine._space = math.inf, ROOM, 10 * ROOM  # type: ignore[attr-defined]
     client = make_app(disk_reserve=0).test_client()
 
@@ -45,7 +45,7 @@ def test_a_key_takes_no_more_of_the_disk_than_its_share(
 def test_the_command_is_held_to_it_too(
     service: Service, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(diskshare, "ALWAYS", 0)
+    monkeypatch.setattr(disk_share, "ALWAYS", 0)
     monkeypatch.setattr(SQLiteEngine, "_look_at_space", lambda engine: (0.0, ROOM, 10 * ROOM))
     monkeypatch.setenv("POSTROOM_DISK_RESERVE", "0")
     body = "x\n" * (ROOM * 7 // 20)
@@ -61,7 +61,7 @@ def test_the_command_is_held_to_it_too(
 
 
 def test_an_account_always_has_some_room(service: Service, make_app: Callable[..., Flask]) -> None:
-    service.store._engine._space = math.inf, 1, diskshare.ALWAYS  # type: ignore[attr-defined]
+    service.store._engine._space = math.inf, 1, disk_share.ALWAYS  # type: ignore[attr-defined]
     client = make_app(disk_reserve=0).test_client()
     document = {"subject": "s", "recipient": "a@example.org", "body": "b", "key": ALICE}
     assert client.post("/send-email", json=document).status_code == 202

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from postroom.setup import Service
-from postroom.web import create_app
+from postroom.runtime.installation import Service
+from postroom.web.app import create_app
 
 BROWSERS = {
     "Firefox": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",

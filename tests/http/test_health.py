@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from postroom.config import Settings
-from postroom.errors import StoreUnavailable
-from postroom.model import SECOND, system_clock
-from postroom.store import Store, Transaction, open_store
-from postroom.vault import Vault
-from postroom.web import create_app
+from postroom.accounts.vault import Vault
+from postroom.core.clock import SECOND, system_clock
+from postroom.core.errors import StoreUnavailable
+from postroom.settings import Settings
+from postroom.store.store import Store, open_store
+from postroom.store.transaction import Transaction
+from postroom.web.app import create_app
 
 
 @pytest.fixture

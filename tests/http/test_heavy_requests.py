@@ -12,16 +12,17 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from postroom import accept as acceptance
-from postroom import policy
-from postroom.mime import Content, render
-from postroom.setup import Service
-from postroom.web import create_app, head
+from postroom.intake import accept as acceptance
+from postroom.intake import checks
+from postroom.mime.message import Content, render
+from postroom.runtime.installation import Service
+from postroom.web import head
 from postroom.web import hub as hub_module
-from postroom.web.body import _unique
-from postroom.web.gateway import Gateway
+from postroom.web.app import create_app
 from postroom.web.head import environ_of, excess_of, fault_of, take_forwarded_address
 from postroom.web.hub import Hub
+from postroom.web.rsgi import RSGIServer
+from postroom.web.schemas import _unique
 from tests.http.conftest import ALICE, BOB, MOST_BYTES
 from tests.http.test_let_go import JSON, KEY, Ask, Protocol, Scope, send
 
@@ -147,7 +148,7 @@ def test_one_mark_of_the_encoding_is_taken(client: FlaskClient, size: int, marks
 def test_html_with_more_tags_than_can_be_read_is_refused(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy, "MOST_TAGS", 1000)
+    monkeypatch.setattr(checks, "MOST_TAGS", 1000)
     most, more = (
         client.post("/send-email", data=send(body="<p>x" * tags, is_html=True), headers={**JSON, **KEY})
         for tags in (1000, 1001)
@@ -158,7 +159,7 @@ def test_html_with_more_tags_than_can_be_read_is_refused(
     assert client.post("/send-email", data=plain, headers={**JSON, **KEY}).status_code == 202
 
 
-def served(service: Service, asks: list[Ask], build: Callable[[Flask, Hub], Gateway]) -> list[int]:
+def served(service: Service, asks: list[Ask], build: Callable[[Flask, Hub], RSGIServer]) -> list[int]:
     """Send requests at once; return the statuses in the order of the answers."""
 
     async def main() -> list[int]:
@@ -180,14 +181,14 @@ def served(service: Service, asks: list[Ask], build: Callable[[Flask, Hub], Gate
             for threads in (hub._threads, *hub._asking):
                 threads.shutdown()
             gateway._connections.close()
-            hub._seam.close()  # type: ignore[union-attr]
+            hub._async_writer.close()  # type: ignore[union-attr]
         return statuses
 
     return asyncio.run(main())
 
 
-def plainly(app: Flask, hub: Hub) -> Gateway:
-    return Gateway(app, hub, most_bytes=2 * MOST_BYTES)
+def plainly(app: Flask, hub: Hub) -> RSGIServer:
+    return RSGIServer(app, hub, most_bytes=2 * MOST_BYTES)
 
 
 def test_html_of_many_tags_is_made_beside_the_loop_and_two_at_a_time(
@@ -248,13 +249,13 @@ def test_a_heavy_request_whose_turn_does_not_come_is_told_so(
 def test_behind_a_proxy_turns_are_the_clients(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     behind = service.settings.model_copy(update={"trusted_proxies": 1})
     clients: list[str] = []
-    find = Gateway._client
+    find = RSGIServer._client
 
-    def noted(gateway: Gateway, environ: dict[str, Any]) -> str:
+    def noted(gateway: RSGIServer, environ: dict[str, Any]) -> str:
         clients.append(find(gateway, environ))
         return clients[-1]
 
-    monkeypatch.setattr(Gateway, "_client", noted)
+    monkeypatch.setattr(RSGIServer, "_client", noted)
     asks = [
         Ask(401, send(body="x" * 100_000), {**JSON, "X-Forwarded-For": f"203.0.113.{number}"})
         for number in (1, 2)

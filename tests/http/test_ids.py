@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from postroom.config import Settings
-from postroom.store import open_store
-from postroom.vault import Vault
-from postroom.web import create_app
+from postroom.accounts.vault import Vault
+from postroom.settings import Settings
+from postroom.store.store import open_store
+from postroom.web.app import create_app
 from tests.servers.postgres import Postgres
 
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from postroom.errors import StoreUnavailable
-from postroom.setup import Service
-from postroom.web import call, create_app, errors, gateway, head, hub, upload
-from postroom.web.gateway import Gateway
+from postroom.core.errors import StoreUnavailable
+from postroom.runtime.installation import Service
+from postroom.web import api_request, head, hub, problems, rsgi, upload
+from postroom.web.app import create_app
 from postroom.web.hub import Hub
+from postroom.web.rsgi import RSGIServer
 from tests.http.conftest import ALICE, MOST_BYTES
 
 JSON = {"Content-Type": "application/json"}
@@ -136,7 +137,7 @@ class Environment(dict[str, Any]):
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     """Watch every environment, request and error, with the collector off."""
     found = Watch()
-    make_environ, make_call, answer_to = head.environ_of, call.Call.__init__, errors.answer_to
+    make_environ, make_call, answer_to = head.environ_of, api_request.ApiRequest.__init__, problems.answer_to
 
     def environ_of(scope: Any) -> Environment:
         environ = Environment(make_environ(scope))
@@ -151,9 +152,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
         found.add(error)
         return answer_to(error)
 
-    monkeypatch.setattr(gateway, "environ_of", environ_of)
-    monkeypatch.setattr(call.Call, "__init__", init)
-    monkeypatch.setattr(errors, "answer_to", answer)
+    monkeypatch.setattr(rsgi, "environ_of", environ_of)
+    monkeypatch.setattr(api_request.ApiRequest, "__init__", init)
+    monkeypatch.setattr(problems, "answer_to", answer)
     was_on = gc.isenabled()
     gc.disable()
     yield found
@@ -229,7 +230,7 @@ def build(service: Service, watch: Watch) -> tuple[Flask, Hub]:
 async def serve(service: Service, watch: Watch, asks: Iterable[Ask], **bounds: Any) -> None:
     """Serve requests as granian does, each several times; nothing of any is alive after its answer."""
     app, shared = build(service, watch)
-    gateway = Gateway(app, shared, most_bytes=2 * MOST_BYTES + 65_536, **bounds)
+    gateway = RSGIServer(app, shared, most_bytes=2 * MOST_BYTES + 65_536, **bounds)
     gateway.__rsgi_init__(asyncio.get_running_loop())
     try:
         for ask in asks:
@@ -295,7 +296,7 @@ def test_nor_when_the_commit_fails(
 
     monkeypatch.setattr("postroom.store.transaction.Transaction.accept", fail)
     monkeypatch.setattr(hub, "_LOOK_S", 0.01)
-    monkeypatch.setattr(errors.log, "disabled", True)  # pytest keeps what was logged, with its traceback
+    monkeypatch.setattr(problems.log, "disabled", True)  # pytest keeps what was logged, with its traceback
     asyncio.run(serve(service, watch, [Ask(status, send()), Ask(status, send(body=LARGE))]))
 
 

@@ -22,11 +22,11 @@ from limits.storage import MemcachedStorage
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
-from postroom.config import RateLimitFallback
-from postroom.model import Account
-from postroom.web import throttle
+from postroom.core.account import Account
+from postroom.settings import RateLimitFallback
+from postroom.web import rate_limiter
 from postroom.web.auth import Doorkeeper
-from postroom.web.limits import Limits
+from postroom.web.rate_limits import RateLimits
 from tests.servers.installation import ROOT
 from tests.servers.memcached import Memcached
 from tests.servers.programs import PATH, free_port
@@ -50,7 +50,7 @@ SERVERS = STORAGES[1:]
 def patience(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a busy machine take its time to count, except where a storage does not answer (`impatient`)."""
     if "impatient" not in request.fixturenames:
-        monkeypatch.setattr(throttle, "_PATIENCE_S", 20.0)
+        monkeypatch.setattr(rate_limiter, "_PATIENCE_S", 20.0)
 
 
 @pytest.fixture
@@ -329,7 +329,7 @@ def test_guesses_that_arrive_together_get_no_more_than_their_share(
     """They have all been let in before the first is counted: what is one too many is refused all the same."""
     app = make_app()
     lock(app)
-    monkeypatch.setattr(Limits, "_check_guesses", lambda *_, **__: None)
+    monkeypatch.setattr(RateLimits, "_check_guesses", lambda *_, **__: None)
     check_limited(post(app, "guess", LOCKED), "guesses", 60)
 
 
@@ -417,8 +417,8 @@ def test_connections_to_a_storage_that_was_restarted_cost_one_pause_and_not_one_
     memcached_server: Memcached, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Eight wait in the pool, and each of them would fail once."""
-    caplog.set_level(logging.INFO, throttle.__name__)
-    asked_alone = throttle.Throttle(
+    caplog.set_level(logging.INFO, rate_limiter.__name__)
+    asked_alone = rate_limiter.RateLimiter(
         memcached_server.uri, lambda ask, _: lambda it: ask([it])[0], RateLimitFallback.COUNT
     )
     limit = RateLimitItemPerMinute(30)
@@ -509,7 +509,7 @@ def test_a_storage_that_is_away_tells_no_password(
 
 def test_a_sentinels_replicas_are_not_asked() -> None:
     """They are a little behind: a limit would be exceeded, and its window would end in a second."""
-    storage: Any = throttle._open("redis+sentinel://127.0.0.1:1/limits")
+    storage: Any = rate_limiter._open("redis+sentinel://127.0.0.1:1/limits")
     assert storage.get_connection(readonly=True) is storage.storage
 
 

@@ -11,8 +11,8 @@ import pytest
 from flask import Flask
 
 from postroom.web import refusals
-from postroom.web.call import Call
-from postroom.web.errors import problem
+from postroom.web.api_request import ApiRequest
+from postroom.web.problems import problem
 from postroom.web.refusals import Refusals
 from tests.http.test_send_email import JSON_TYPE, MAIL
 from tests.servers.waiting import eventually
@@ -67,7 +67,7 @@ def test_what_is_accepted_leaves_no_line(app: Flask, alice: str, lines: Lines) -
 
 
 def test_a_fault_of_our_own_is_no_refusal(lines: Lines) -> None:
-    Refusals().note(Call({"REMOTE_ADDR": "192.0.2.7"}), problem(500, "internal_error", "No", "no"))
+    Refusals().note(ApiRequest({"REMOTE_ADDR": "192.0.2.7"}), problem(500, "internal_error", "No", "no"))
     assert lines() == []
 
 
@@ -77,7 +77,7 @@ def test_what_is_refused_to_all_alike_is_said_once_and_counted(
 ) -> None:
     """To each account, and to each network of strangers."""
     noted, answer = Refusals(), problem(status, "too_much", "No", "no")
-    known, stranger = Call({"REMOTE_ADDR": "192.0.2.7"}), Call({"REMOTE_ADDR": "198.51.100.9"})
+    known, stranger = ApiRequest({"REMOTE_ADDR": "192.0.2.7"}), ApiRequest({"REMOTE_ADDR": "198.51.100.9"})
     known.account = "alice@example.com"
     for _ in range(50):
         noted.note(known, answer)
@@ -126,7 +126,7 @@ def test_all_strangers_together_are_bounded_in_lines_and_memory(lines: Lines) ->
     for number in range(5000):
         address = ".".join(str(octet) for octet in ((10 << 24) + (number << 8)).to_bytes(4, "big"))
         environ = {"REMOTE_ADDR": address, "REQUEST_METHOD": "POST", "PATH_INFO": "/send-email"}
-        noted.note(Call(environ), answer)
+        noted.note(ApiRequest(environ), answer)
     assert len(lines()) == 100
     assert len(noted._lines) <= 1001
     noted.end_period()
@@ -140,5 +140,5 @@ def test_the_count_is_said_although_nothing_more_comes(all_lines: Lines) -> None
     answer = problem(401, "not_authenticated", "No", "no")
     environ = {"REMOTE_ADDR": "192.0.2.1", "REQUEST_METHOD": "GET", "PATH_INFO": "/"}
     for _ in range(2000):
-        noted.note(Call(environ), answer)
+        noted.note(ApiRequest(environ), answer)
     eventually(lambda: any("more requests from 192.0.2.0/24" in line for line in all_lines()))

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from werkzeug.test import TestResponse
 
-from postroom.accounts import AccountsFile
-from postroom.errors import CommitUnknown, DiskFull, ReplacedSinceCommit, StoreUnavailable
-from postroom.setup import Service
-from postroom.store.sqlite import SQLiteEngine
-from postroom.web.errors import answer_to
+from postroom.accounts.csv_sync import AccountsFile
+from postroom.core.errors import CommitUnknown, DiskFull, ReplacedSinceCommit, StoreUnavailable
+from postroom.runtime.installation import Service
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.web.problems import answer_to
 from tests.soak import examples
 
 MESSAGE = "Email request is being processed"

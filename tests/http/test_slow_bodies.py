@@ -11,12 +11,13 @@ import pytest
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from postroom.config import Settings
-from postroom.store import Store, open_store
-from postroom.vault import Vault
-from postroom.web import create_app, refusals
-from postroom.web.gateway import Gateway
+from postroom.accounts.vault import Vault
+from postroom.settings import Settings
+from postroom.store.store import Store, open_store
+from postroom.web import refusals
+from postroom.web.app import create_app
 from postroom.web.hub import Hub
+from postroom.web.rsgi import RSGIServer
 from tests.servers.programs import free_port
 
 WITHIN_S = 0.3
@@ -63,13 +64,13 @@ def test_a_body_that_stalls_is_logged_within_the_bounds_of_all_refusals(
     assert [line.split()[1] for line in lines] == ["401", "401", "408", "401", "401"]
 
 
-def _gateway(store: Store, folder: Path, within_s: float = WITHIN_S) -> Gateway:
+def _gateway(store: Store, folder: Path, within_s: float = WITHIN_S) -> RSGIServer:
     settings, hub = Settings(), Hub(store)
     app = create_app(settings, store, Vault.open(settings, folder), hub=hub)
-    return Gateway(app, hub, most_bytes=1_000_000, body_within_s=within_s)
+    return RSGIServer(app, hub, most_bytes=1_000_000, body_within_s=within_s)
 
 
-async def _ask(gateway: Gateway, *parts: bytes) -> tuple[int, dict[str, str]]:
+async def _ask(gateway: RSGIServer, *parts: bytes) -> tuple[int, dict[str, str]]:
     """Serve the gateway, send the parts of one request with a pause between them, and return the answer."""
     gateway.__rsgi_init__(asyncio.get_running_loop())
     port = free_port()

@@ -16,15 +16,15 @@ import apsw
 import psycopg
 import pytest
 
-from postroom.config import Settings
-from postroom.errors import SchemaMismatch, StoreDamaged, StoreError
-from postroom.setup import note_servers
-from postroom.store import Store, open_store
+from postroom.core.errors import SchemaMismatch, StoreDamaged, StoreError
+from postroom.runtime.installation import note_servers
+from postroom.settings import Settings
 from postroom.store import migrate as migrate_module
 from postroom.store.engine import Engine
-from postroom.store.postgres import _TOGETHER, PostgresEngine
-from postroom.store.postgres import MIGRATIONS as POSTGRES_MIGRATIONS
-from postroom.store.sqlite import MIGRATIONS, SQLiteEngine
+from postroom.store.postgres.engine import _TOGETHER, PostgresEngine
+from postroom.store.postgres.engine import MIGRATIONS as POSTGRES_MIGRATIONS
+from postroom.store.sqlite.engine import MIGRATIONS, SQLiteEngine
+from postroom.store.store import Store, open_store
 from tests.children import CHILDREN
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually

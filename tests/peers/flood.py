@@ -16,7 +16,7 @@ from email.header import decode_header, make_header
 from email.message import EmailMessage
 from pathlib import Path
 
-from postroom.model import Security
+from postroom.core.account import Security
 from tests.servers.installation import Installation
 from tests.servers.ledger import all_ended, check_ledger, copies_at
 from tests.servers.peers.peer import PASSWORD, USER, Limit, Peer, crlf

@@ -21,9 +21,11 @@ from pathlib import Path
 import pytest
 
 import postroom
-from postroom.config import Settings, variables
-from postroom.model import SECOND, Blame, Failed, rfc3339, system_clock
-from postroom.store import Result, open_store
+from postroom.core.clock import SECOND, rfc3339, system_clock
+from postroom.core.outcome import Blame, Failed
+from postroom.settings import Settings, variables
+from postroom.store.store import open_store
+from postroom.store.transaction import Result
 from tests.servers.forked import forker
 from tests.servers.installation import (
     KEY,
@@ -187,8 +189,8 @@ def test_a_shell_completes_mailboxes_and_ids(folder: Folder) -> None:
 @pytest.mark.parametrize(
     ("module", "spared"),
     [
-        ("postroom.cli", ("asyncio", "pydantic", "rich", "postroom.setup")),
-        ("postroom.setup", ("asyncio", "dotenv", "flask", "limits", "psycopg")),
+        ("postroom.cli.main", ("asyncio", "pydantic", "rich", "postroom.runtime.installation")),
+        ("postroom.runtime.installation", ("asyncio", "dotenv", "flask", "limits", "psycopg")),
     ],
 )
 def test_a_command_loads_no_more_than_it_needs(folder: Folder, module: str, spared: tuple[str, ...]) -> None:

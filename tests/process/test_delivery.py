@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from postroom import setup
-from postroom.accept import accept
-from postroom.deliver import deliver
-from postroom.emaillog import EmailLog
-from postroom.errors import CommitUnknown, StoreError, StoreUnavailable
-from postroom.model import SECOND, MessageState, MessageStatus, Submission
-from postroom.store import Transaction
-from postroom.worker import Worker
-from postroom.worker.lane import Lane
+from postroom.core.clock import SECOND
+from postroom.core.errors import CommitUnknown, StoreError, StoreUnavailable
+from postroom.core.message import MessageState, MessageStatus, Submission
+from postroom.intake.accept import accept
+from postroom.runtime.installation import open_service, read_accounts_file
+from postroom.smtp.deliver import deliver
+from postroom.store.transaction import Transaction
+from postroom.worker.email_log import EmailLog
+from postroom.worker.mail.sender import AccountSender
 from postroom.worker.memory import MemoryBudget
+from postroom.worker.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
 from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
@@ -185,8 +186,8 @@ class InProcess:
         header = "key,email,app_password,host,port,security"
         (folder / "data.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
         self._var = folder / "var"
-        self.service = setup.open_service(migrate=True)
-        setup.read_accounts_file(self.service)
+        self.service = open_service(migrate=True)
+        read_accounts_file(self.service)
 
     def accept(self, *recipients: str, account: int = 0, body: str = "A body") -> str:
         sender = self.service.store.accounts()[account].account
@@ -256,7 +257,7 @@ def test_a_surprise_of_our_own_costs_one_attempt_and_no_mail(
             raise surprises.pop()
         return await deliver(*arguments)
 
-    monkeypatch.setattr("postroom.worker.lane.deliver", surprising)
+    monkeypatch.setattr("postroom.worker.mail.sender.deliver", surprising)
     installation.run_until(lambda: installation.is_sent(request_id))
     kinds = [event.kind for event in installation.service.store.events(request_id)]
     assert kinds == ["accepted", "deferred", "sent"]
@@ -268,7 +269,7 @@ def test_a_surprise_of_our_own_costs_one_attempt_and_no_mail(
 def test_a_stop_while_the_server_hangs_before_the_dot_costs_the_mail_nothing(
     verb: str, in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
+    monkeypatch.setattr("postroom.worker.worker._DRAIN_S", 0.1)
     server = scripted()
     server.on(verb, do=Hang(), times=3)
     installation = in_process(server)
@@ -289,7 +290,7 @@ def test_a_stop_while_the_server_hangs_before_the_dot_costs_the_mail_nothing(
 def test_a_stop_waits_for_the_answer_to_a_dot_that_is_out(
     in_process: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
+    monkeypatch.setattr("postroom.worker.worker._DRAIN_S", 0.1)
     late, hanging = scripted(), scripted()
     late.on("DOT", do=Late(1.5), times=1)
     hanging.on("MAIL", do=Hang(), times=1)
@@ -314,7 +315,7 @@ def test_what_is_in_hand_is_bounded_over_all_accounts(
     monkeypatch.setattr("postroom.worker.memory._FOR_SMALL", accounts * 8000)
     monkeypatch.setattr("postroom.worker.memory._SMALL", 8000)
     monkeypatch.setattr("postroom.worker.memory._MOST_A_CLAIM", 5 * 8000)
-    monkeypatch.setattr("postroom.worker._DRAIN_S", 0.1)
+    monkeypatch.setattr("postroom.worker.worker._DRAIN_S", 0.1)
     server = scripted()
     server.on("MAIL", do=Late(0.5))
     installation = in_process(*[server] * accounts)
@@ -347,13 +348,13 @@ def test_large_messages_wait_for_memory_that_all_accounts_share(
     installation = in_process(*[server] * 6)
     ids = [installation.accept("you@x.example", account=number % 6, body="x" * 7000) for number in range(12)]
     in_hand: list[int] = []
-    feed = Lane.feed
+    feed = AccountSender.feed
 
-    def watching(self: Lane, jobs: list[Any]) -> None:
+    def watching(self: AccountSender, jobs: list[Any]) -> None:
         feed(self, jobs)
         in_hand.append(self._context.bytes_in_hand)
 
-    monkeypatch.setattr(Lane, "feed", watching)
+    monkeypatch.setattr(AccountSender, "feed", watching)
     installation.run_until(lambda: all(map(installation.is_sent, ids)))
     assert max(in_hand) <= 3 * 8000
 

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from postroom import cli
-from postroom.config import Settings
-from postroom.errors import ConfigError, NotFound, StoreDamaged, StoreUnavailable
-from postroom.inbox import Maildrop
-from postroom.setup import Service, write_demo_accounts
-from postroom.store import open_store
-from postroom.vault import Vault
-from postroom.web.errors import answer_to
+from postroom.accounts.vault import Vault
+from postroom.cli import main
+from postroom.core.errors import ConfigError, NotFound, StoreDamaged, StoreUnavailable
+from postroom.inbox.server import Maildrop
+from postroom.runtime.installation import Service, write_demo_accounts
+from postroom.settings import Settings
+from postroom.store.store import open_store
+from postroom.web.problems import answer_to
 from tests.servers.programs import free_port
 
 
@@ -28,9 +28,9 @@ def end_of(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> int:
     def fail(*_: object, **__: object) -> int:
         raise error
 
-    monkeypatch.setattr(cli.cli, "main", fail)
+    monkeypatch.setattr(main.cli, "main", fail)
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -117,7 +117,7 @@ def status_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """Run the command line in this process; return its exit status."""
     monkeypatch.setattr(sys, "argv", ["postroom", *words])
     with pytest.raises(SystemExit) as ended:
-        cli.main()
+        main.main()
     assert isinstance(ended.value.code, int)
     return ended.value.code
 
@@ -194,8 +194,8 @@ def test_a_python_that_cannot_be_run_is_named(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PORT", str(free_port()))
     monkeypatch.setattr(sys, "executable", str(tmp_path))
-    monkeypatch.setattr("postroom.setup.start_logging", lambda _: None)
-    monkeypatch.setattr("postroom.supervise.ignore_stray_signals", lambda: None)
+    monkeypatch.setattr("postroom.runtime.installation.start_logging", lambda _: None)
+    monkeypatch.setattr("postroom.runtime.supervisor.ignore_stray_signals", lambda: None)
     assert status_of(monkeypatch, "serve") == 78
     assert f"postroom: PYTHON: cannot run {tmp_path}: Permission denied" in capsys.readouterr().err
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from postroom.inbox import inbox_port, list_mails, read_mail
+from postroom.inbox.server import inbox_port, list_mails, read_mail
 from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN = (
-    "import sys; from pathlib import Path; from postroom.inbox import serve_inbox;"
+    "import sys; from pathlib import Path; from postroom.inbox.server import serve_inbox;"
     "serve_inbox(Path(sys.argv[1]), **eval(sys.argv[2]))"
 )
 PLAIN = b"From: alice@example.com\r\nSubject: Hello\r\n\r\nHi Bob\r\n"

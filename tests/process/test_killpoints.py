@@ -21,11 +21,11 @@ from pathlib import Path
 import apsw
 import pytest
 
-from postroom.accept import accept
-from postroom.failpoint import POINTS, VARIABLE
-from postroom.model import Submission
-from postroom.store import open_store
-from postroom.store.sqlite import MIGRATIONS
+from postroom.core.failpoint import POINTS, VARIABLE
+from postroom.core.message import Submission
+from postroom.intake.accept import accept
+from postroom.store.sqlite.engine import MIGRATIONS
+from postroom.store.store import open_store
 from tests.conftest import StartScripted
 from tests.servers.engines import in_turn
 from tests.servers.forked import forker

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import StoreUnavailable
-from postroom.model import AccountState, MessageState
-from postroom.store import Transaction
+from postroom.core.account import AccountState
+from postroom.core.errors import StoreUnavailable
+from postroom.core.message import MessageState
+from postroom.store.transaction import Transaction
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Drop, Late, ScriptedServer
@@ -41,7 +42,7 @@ def test_mail_that_comes_while_the_last_connection_says_goodbye_is_sent(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is slow to answer QUIT, and the account may have no second connection meanwhile."""
-    monkeypatch.setattr("postroom.worker.lane._IDLE_S", 0.1)
+    monkeypatch.setattr("postroom.worker.mail.sender._IDLE_S", 0.1)
     server = scripted()
     server.on("QUIT", do=Late(1))
     installation = install(server, connections=1)
@@ -119,7 +120,7 @@ def test_an_account_that_finds_no_place_at_its_server_waits_for_one_uncounted(
     scripted: StartScripted,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("postroom.worker.standing._PLACE_WAITS", (50_000,))
+    monkeypatch.setattr("postroom.worker.mail.breaker._PLACE_WAITS", (50_000,))
     server = scripted()
     installation = install(server, connections=1, POSTROOM_RETRY_SCHEDULE="1h")
     if has_worked:
@@ -137,7 +138,7 @@ def test_an_account_that_finds_no_place_at_its_server_waits_for_one_uncounted(
 def test_a_server_that_never_has_a_place_is_given_up_in_the_end(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker.standing._PLACE_WAITS", (50_000,))
+    monkeypatch.setattr("postroom.worker.mail.breaker._PLACE_WAITS", (50_000,))
     server = scripted()
     server.on("GREETING", "421 Too many concurrent SMTP connections; please try again later.")
     installation = install(server, connections=1, POSTROOM_RETRY_SCHEDULE="100ms", POSTROOM_RETRY_FOR="300ms")
@@ -149,7 +150,7 @@ def test_a_server_that_never_has_a_place_is_given_up_in_the_end(
 def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker.lane._TURNED_AWAY_S", 0.2)
+    monkeypatch.setattr("postroom.worker.mail.sender._TURNED_AWAY_S", 0.2)
     server = scripted()
     server.on("DOT", do=Late(0.05))
     installation = install(server, connections=16)
@@ -166,7 +167,7 @@ def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
 def test_a_server_that_takes_more_connections_again_gets_all_of_them(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker.lane._TURNED_AWAY_S", 0.2)
+    monkeypatch.setattr("postroom.worker.mail.sender._TURNED_AWAY_S", 0.2)
     server = scripted()
     installation = install(server, connections=16)
     installation.send_a_mail()

@@ -10,7 +10,7 @@ from statistics import median
 
 import pytest
 
-from postroom.model import SECOND
+from postroom.core.clock import SECOND
 from tests.conftest import StartScripted
 from tests.servers.installation import Installation, account_rows, kill
 from tests.servers.programs import Process, end

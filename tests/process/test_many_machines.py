@@ -17,7 +17,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from postroom.store import open_store
+from postroom.store.store import open_store
 from tests.servers.fleet import KEYS, PORT, Fleet
 from tests.servers.installation import Client
 from tests.servers.ledger import all_ended, check_ledger

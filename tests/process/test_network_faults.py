@@ -9,9 +9,9 @@ import threading
 import time
 from pathlib import Path
 
-from postroom.accept import accept
-from postroom.model import Submission
-from postroom.store import open_store
+from postroom.core.message import Submission
+from postroom.intake.accept import accept
+from postroom.store.store import open_store
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
 from tests.servers.netns import BLACK_HOLE, NO_ERROR, NXDOMAIN, SERVFAIL, FakeResolver, in_namespace

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from postroom import setup
-from postroom.model import AccountState, MessageState
+from postroom.core.account import AccountState
+from postroom.core.message import MessageState
+from postroom.runtime.installation import read_accounts_file
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Drop, ScriptedServer
@@ -51,7 +52,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callabl
 def _change_password(installation: InProcess) -> None:
     path = installation.service.settings.accounts_csv
     path.write_text(path.read_text().replace("secret", "another"))
-    setup.read_accounts_file(installation.service)
+    read_accounts_file(installation.service)
 
 
 def _sent(installation: InProcess) -> Callable[[], bool]:
@@ -87,7 +88,9 @@ def test_the_lines_of_one_commit_are_written_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     written: list[str] = []
-    monkeypatch.setattr("postroom.worker.finished.log.info", lambda form, text: written.append(form % text))
+    monkeypatch.setattr(
+        "postroom.telemetry.finished_messages.log.info", lambda form, text: written.append(form % text)
+    )
     installation = install(scripted().port)
     installation.send_a_mail()
     written.clear()

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from postroom import setup
-from postroom.accept import accept
-from postroom.model import SECOND, Account, AccountState, MessageState, Submission, system_clock
-from postroom.worker import Worker
+from postroom.core.account import Account, AccountState
+from postroom.core.clock import SECOND, system_clock
+from postroom.core.message import MessageState, Submission
+from postroom.intake.accept import accept
+from postroom.runtime import installation
+from postroom.worker.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.limited import LimitedServer
 from tests.servers.scripted import ScriptedServer
@@ -29,14 +31,14 @@ class Office:
     ) -> None:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "100ms")
-        monkeypatch.setattr("postroom.worker._LOOK_S", 0.02)
+        monkeypatch.setattr("postroom.worker.worker._LOOK_S", 0.02)
         header = "key,email,app_password,host,port,security,connections"
         row = f"key-key-key-key-key,me@corp.example,secret,127.0.0.1,{server.port},none,{more}"
         (folder / "data.csv").write_text(f"{header}\n{row}\n", encoding="utf-8")
         self._var = folder / "var"
         self._ahead = 0
-        self.service = setup.open_service(migrate=True)
-        setup.read_accounts_file(self.service)
+        self.service = installation.open_service(migrate=True)
+        installation.read_accounts_file(self.service)
 
     @property
     def account(self) -> Account:
@@ -193,9 +195,9 @@ def test_a_connection_that_has_done_enough_makes_way_for_a_new_one(
 @pytest.fixture
 def small_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A minute becomes a fifth of a second."""
-    monkeypatch.setattr("postroom.pace._FIRST_REST", SECOND // 300)
-    monkeypatch.setattr("postroom.pace._BURST", SECOND // 50)
-    monkeypatch.setattr("postroom.pace._FREE", 100)
+    monkeypatch.setattr("postroom.core.pace._FIRST_REST", SECOND // 300)
+    monkeypatch.setattr("postroom.core.pace._BURST", SECOND // 50)
+    monkeypatch.setattr("postroom.core.pace._FREE", 100)
 
 
 @pytest.mark.usefixtures("small_times")

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from postroom import backup
-from postroom.backup import restore
-from postroom.errors import StoreDamaged, StoreInUse, StoreUnavailable
-from postroom.failpoint import VARIABLE
-from postroom.model import system_clock
-from postroom.store import log_of, mark_of, open_store
-from postroom.store.sqlite import SQLiteEngine
+from postroom.core.clock import system_clock
+from postroom.core.errors import StoreDamaged, StoreInUse, StoreUnavailable
+from postroom.core.failpoint import VARIABLE
+from postroom.runtime import backup
+from postroom.runtime.backup import restore
+from postroom.store.sqlite.copies import log_of, mark_of
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.store import open_store
 from tests.process.test_cli import Folder, check_failed
 
 ROW = "the-key-of-alice,alice@example.com,,inbox"
@@ -222,7 +223,7 @@ def test_a_restore_that_cannot_be_written_leaves_no_mark(here: Path, monkeypatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("postroom.replacing._mark", full)
+    monkeypatch.setattr("postroom.runtime.replacing._mark", full)
     with pytest.raises(backup.BackupError, match="No space left"):
         _restore(here)
     after = {path: content for path, content in _everything(here).items() if ".before-" not in path.name}

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from postroom.model import AccountState, MessageState, system_clock
-from postroom.store import open_store
+from postroom.core.account import AccountState
+from postroom.core.clock import system_clock
+from postroom.core.message import MessageState
+from postroom.store.store import open_store
 from postroom.worker.liveness import Registration
 from tests.conftest import StartScripted
 from tests.process.test_cli import Folder, check_failed

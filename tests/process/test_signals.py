@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.supervise import Supervisor
+from postroom.runtime.supervisor import Supervisor
 from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
@@ -193,12 +193,15 @@ def test_a_name_that_is_nobodys_ends_with_78(tmp_path: Path) -> None:
     assert "Traceback" not in serving.log.read_text()
 
 
-SUPERVISE = "import sys; from postroom.supervise import Supervisor; sys.exit(Supervisor([['child']], pause_s=0.001).run())"
+SUPERVISE = (
+    "import sys; from postroom.runtime.supervisor import Supervisor;"
+    " sys.exit(Supervisor([['child']], pause_s=0.001).run())"
+)
 
 
 TOLD = """
 import pathlib, signal, sys, time
-from postroom.pulse import report_ready
+from postroom.core.heartbeat import report_ready
 name, log = sys.argv[1], pathlib.Path("log")
 def note(word):
     with log.open("a") as file:
@@ -217,7 +220,7 @@ signal.pause()
 ORDER = """
 import os, signal, threading, time
 from pathlib import Path
-from postroom.supervise import Supervisor
+from postroom.runtime.supervisor import Supervisor
 names = ("inbox", "worker", "web")
 def stop():
     while not all(Path(name).exists() for name in names):
@@ -241,7 +244,7 @@ def test_http_is_told_first_and_the_inbox_when_the_worker_has_ended(tmp_path: Pa
 
 FAILING = """
 import pathlib, sys, time
-from postroom.pulse import report_ready
+from postroom.core.heartbeat import report_ready
 if sys.argv[1] == "inbox":
     with pathlib.Path("deaths").open("a") as file:
         file.write("x")
@@ -253,7 +256,7 @@ sys.exit(78)
 """
 BESIDE = """
 import sys
-from postroom.supervise import Supervisor
+from postroom.runtime.supervisor import Supervisor
 sys.exit(Supervisor([["child", name] for name in ("worker", "inbox")], pause_s=0.001, stays_up_within_s=0.0).run())
 """
 
@@ -270,7 +273,7 @@ def test_an_inbox_that_cannot_start_ends_nothing_else(tmp_path: Path, how: str) 
 NO_PYTHON = """
 import os, sys, threading
 from pathlib import Path
-from postroom.supervise import Supervisor
+from postroom.runtime.supervisor import Supervisor
 python, sys.executable = sys.executable, "away/python"
 started = []
 start = Supervisor._start
@@ -311,7 +314,7 @@ def test_the_pause_before_a_start_is_bounded_however_often_it_has_failed() -> No
 STANDING = """
 import asyncio, ctypes, os, pathlib, signal, sys, time
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it must not outlive its supervisor, frozen as it is
-from postroom.pulse import Pulse, report_ready
+from postroom.core.heartbeat import Pulse, report_ready
 if pathlib.Path("before").exists():
     sys.exit(78)
 pathlib.Path("before").touch()
@@ -332,7 +335,7 @@ asyncio.run(main())
 """
 STILL = """
 import sys
-from postroom.supervise import Supervisor
+from postroom.runtime.supervisor import Supervisor
 sys.exit(Supervisor([["child", "HOW"]], pause_s=0.001, still_after_s=1.0).run())
 """
 
@@ -348,14 +351,16 @@ def test_a_child_that_stands_still_is_killed_and_started_anew(tmp_path: Path, ho
 
 UNSTEADY = """
 import sys
-from postroom.supervise import Supervisor
+from postroom.runtime.supervisor import Supervisor
 sys.exit(Supervisor([["child"]], pause_s=0.001, stays_up_within_s=1.0).run())
 """
 
 
 def test_a_child_that_cannot_stay_up_ends_the_service_after_a_while(tmp_path: Path) -> None:
     """Though it is ready each time, and killed as the kernel does."""
-    source = "import os; from postroom.pulse import report_ready; report_ready(); os.kill(os.getpid(), 9)"
+    source = (
+        "import os; from postroom.core.heartbeat import report_ready; report_ready(); os.kill(os.getpid(), 9)"
+    )
     ended = supervise(tmp_path, source, UNSTEADY)
     assert ended.returncode == 75
     assert "child has not stayed up for" in ended.stderr
@@ -364,7 +369,7 @@ def test_a_child_that_cannot_stay_up_ends_the_service_after_a_while(tmp_path: Pa
 
 NOTIFYING = """
 import os, signal
-from postroom.pulse import report_ready
+from postroom.core.heartbeat import report_ready
 assert "NOTIFY_SOCKET" not in os.environ and "WATCHDOG_USEC" not in os.environ
 report_ready()
 signal.pause()
@@ -375,7 +380,7 @@ def test_systemd_hears_that_all_children_are_ready_and_well(tmp_path: Path) -> N
     (tmp_path / "child.py").write_text(NOTIFYING, encoding="utf-8")
     with Systemd() as systemd:
         process = subprocess.Popen(
-            [sys.executable, "-m", "postroom.supervise", "child web", "child worker"],
+            [sys.executable, "-m", "postroom.runtime.supervisor", "child web", "child worker"],
             env={**os.environ, "PYTHONPATH": f"{ROOT}:{tmp_path}", **systemd.settings},
         )
         try:
@@ -421,7 +426,7 @@ def test_a_child_that_could_start_is_started_again(tmp_path: Path, how: str) -> 
         tmp_path,
         f"""
 import os, pathlib, signal, sys
-from postroom.pulse import report_ready
+from postroom.core.heartbeat import report_ready
 count = pathlib.Path("count")
 count.write_text(count.read_text() + "x" if count.exists() else "x")
 if len(count.read_text()) > 7:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.model import Deferred, Failed, InDoubt, Outcome, Sent
+from postroom.core.outcome import Deferred, Failed, InDoubt, Outcome, Sent
 from tests.conftest import StartScripted
 from tests.servers.engines import ENGINES
 from tests.servers.installation import KEY, Installation

@@ -13,9 +13,10 @@ import pytest
 import trustme
 
 from postroom.cli.accounts import _row
-from postroom.config import Settings
-from postroom.model import SECOND, MessageState
-from postroom.worker.dial import _timeouts
+from postroom.core.clock import SECOND
+from postroom.core.message import MessageState
+from postroom.settings import Settings
+from postroom.worker.mail.connect import _timeouts
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.dns import NameServer
@@ -31,7 +32,7 @@ GOOGLE, FILTER = ["1 aspmx.l.google.com."], ["10 mx.filter.example."]
 def name_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
     """The name server that the worker asks for MX."""
     with NameServer(corp_example=GOOGLE) as server:
-        monkeypatch.setattr("postroom.worker.exchangers.system_resolver", server.resolver)
+        monkeypatch.setattr("postroom.smtp.exchangers.system_resolver", server.resolver)
         yield server
 
 
@@ -47,7 +48,7 @@ def gmail(scripted: StartScripted, ca: trustme.CA, monkeypatch: pytest.MonkeyPat
             raise socket.gaierror(socket.EAI_NONAME, "no such host")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
 
-    monkeypatch.setattr("postroom.connect.socket.getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("postroom.smtp.connect.socket.getaddrinfo", getaddrinfo)
     return server
 
 
@@ -166,7 +167,7 @@ def test_a_provider_s_name_that_does_not_exist_is_the_machine_s_fault(
     def nothing(*_: object, **__: object) -> list[Any]:
         raise socket.gaierror(socket.EAI_NONAME, "no such host")
 
-    monkeypatch.setattr("postroom.connect.socket.getaddrinfo", nothing)
+    monkeypatch.setattr("postroom.smtp.connect.socket.getaddrinfo", nothing)
     installation = installed(row)
     request_id = installation.accept("you@x.example")
     installation.run_until(lambda: state_of(installation, request_id) is MessageState.DEFERRED)

@@ -91,7 +91,7 @@ class Fleet:
             "POSTROOM_SMTP_ALLOW_PLAINTEXT": "true",
             **self._settings,
         }
-        command = [sys.executable, "-m", "postroom.supervise", f"postroom {machine.role}"]
+        command = [sys.executable, "-m", "postroom.runtime.supervisor", f"postroom {machine.role}"]
         with (folder / "log").open("ab") as log:
             machine.process = subprocess.Popen(
                 host.command(command, folder.with_name(f"{host.name}.id")),

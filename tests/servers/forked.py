@@ -1,7 +1,7 @@
 """Processes of Postroom, forked from one that has imported everything, instead of started anew.
 
 Four imports were most of what a `postroom serve` cost, and all of what a command did. What is forked has the folder, the
-environment, the descriptors, the session and the exit status of its own; from `postroom.cli.main` on nothing differs,
+environment, the descriptors, the session and the exit status of its own; from `postroom.cli.main.main` on nothing differs,
 and `postroom serve` has its supervisor and that one's children, each a process. Which is which says /proc/PID/comm.
 The start by `python -m postroom` itself is for the tests of the command line, and for `make soak`.
 """
@@ -34,16 +34,16 @@ from typing import IO, Any, Never
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORTED = (
-    "postroom.cli",
-    "postroom.setup",
-    "postroom.accept",
-    "postroom.inbox",
-    "postroom.serve",
-    "postroom.supervise",
+    "postroom.cli.main",
+    "postroom.runtime.installation",
+    "postroom.intake.accept",
+    "postroom.inbox.server",
+    "postroom.runtime.web_process",
+    "postroom.runtime.supervisor",
     "postroom.store.move",
-    "postroom.store.postgres",
-    "postroom.web",
-    "postroom.worker",
+    "postroom.store.postgres.engine",
+    "postroom.web.app",
+    "postroom.worker.worker",
     "aiosmtpd.smtp",
     "dotenv",
     "granian.server",
@@ -299,7 +299,7 @@ def _be_replaced(path: str, arguments: Sequence[str]) -> Never:
 
 def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run `python -m WORDS` here; return its exit status."""
-    from postroom import failpoint
+    from postroom.core import failpoint
 
     os.environ.clear()
     os.environ.update(environment)
@@ -326,12 +326,12 @@ def run(words: Sequence[str], environment: Mapping[str, str]) -> int:
 def start_of(module: str) -> Callable[[], object]:
     """Return what `python -m MODULE` calls."""
     if module == "postroom":
-        return importlib.import_module("postroom.cli").main  # type: ignore[no-any-return]
+        return importlib.import_module("postroom.cli.main").main  # type: ignore[no-any-return]
     main = importlib.import_module(module).main
-    if module == "postroom.supervise":
+    if module == "postroom.runtime.supervisor":
         replaced = SimpleNamespace(Popen=Child, TimeoutExpired=subprocess.TimeoutExpired, DEVNULL=None)
         sys.modules[module].subprocess = replaced  # type: ignore[attr-defined]
-    if module == "postroom.inbox":
+    if module == "postroom.inbox.server":
         return functools.partial(main, int(os.environ["POSTROOM_LIFELINE"]))
     return main  # type: ignore[no-any-return]
 

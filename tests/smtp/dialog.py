@@ -10,13 +10,15 @@ from unittest.mock import patch
 
 import uvloop
 
-from postroom.deliver import deliver, for_all
-from postroom.errors import SMTPFault
-from postroom.model import Blame, ClaimedJob, Deferred, Failed, Outcome, PendingDelivery, Secret, Security
-from postroom.session import Endpoint, Timeouts
-from postroom.smtp import Connection, Envelope, Mark, ServerTraits
-from postroom.status import classify_fault
-from postroom.wire import Wire
+from postroom.core.account import Secret, Security
+from postroom.core.classify import classify_fault
+from postroom.core.errors import SMTPFault
+from postroom.core.job import ClaimedJob, PendingDelivery
+from postroom.core.outcome import Blame, Deferred, Failed, Outcome
+from postroom.smtp.client import Connection, Envelope, Mark, ServerTraits
+from postroom.smtp.deliver import deliver, for_all
+from postroom.smtp.session import Endpoint, Timeouts
+from postroom.smtp.stream import Wire
 from tests.servers.scripted import ScriptedServer
 
 T = TypeVar("T")

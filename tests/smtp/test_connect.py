@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from postroom.connect import _Memory, _peer_of, connect
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Security
-from postroom.session import Endpoint, Timeouts
-from postroom.smtp import Connection
+from postroom.core.account import Security
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.smtp.client import Connection
+from postroom.smtp.connect import _Memory, _peer_of, connect
+from postroom.smtp.session import Endpoint, Timeouts
 from tests.conftest import StartScripted
 from tests.servers.waiting import eventually
 from tests.smtp import dialog
@@ -45,7 +45,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """What is remembered of servers is forgotten, and the ten minutes pass by this clock."""
     clock = Clock()
-    monkeypatch.setattr("postroom.connect._memory", _Memory(clock))
+    monkeypatch.setattr("postroom.smtp.connect._memory", _Memory(clock))
     return clock
 
 

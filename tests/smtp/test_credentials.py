@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.credentials import STRUCK, Credentials
-from postroom.deliver import deliver
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Deferred, Failed, Outcome, Reply, Security
-from postroom.session import Endpoint
-from postroom.smtp import Connection, Envelope
-from postroom.status import classify_fault
-from postroom.wire import Wire, _text
+from postroom.core.account import Security
+from postroom.core.classify import classify_fault
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Deferred, Failed, Outcome, Reply
+from postroom.smtp.client import Connection, Envelope
+from postroom.smtp.credentials import STRUCK, Credentials
+from postroom.smtp.deliver import deliver
+from postroom.smtp.session import Endpoint
+from postroom.smtp.stream import Wire, _text
 from tests.conftest import MakeContext, StartScripted
 from tests.smtp.dialog import PASSWORD, USER, endpoint, job, nothing, run
 

@@ -11,12 +11,12 @@ import dns.rcode
 import dns.resolver
 import pytest
 
-from postroom.credentials import STRUCK, Credentials
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, Deferred, Failed
-from postroom.status import classify_fault
-from postroom.worker import exchangers as module
-from postroom.worker.exchangers import Exchangers
+from postroom.core.classify import classify_fault
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Blame, Deferred, Failed
+from postroom.smtp import exchangers as module
+from postroom.smtp.credentials import STRUCK, Credentials
+from postroom.smtp.exchangers import Exchangers
 from tests.servers.dns import NameServer
 from tests.smtp import dialog
 

@@ -12,14 +12,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from postroom import ownname, session
-from postroom.deliver import NotBegun
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, Deferred, Failed, Outcome, Security, Sent
-from postroom.ownname import OwnName, fully_qualified, introductions
-from postroom.session import Endpoint, Timeouts
-from postroom.smtp import Connection
-from postroom.status import classify_fault
+from postroom.core.account import Security
+from postroom.core.classify import classify_fault
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Blame, Deferred, Failed, Outcome, Sent
+from postroom.smtp import own_name, session
+from postroom.smtp.client import Connection
+from postroom.smtp.deliver import NotBegun
+from postroom.smtp.own_name import OwnName, fully_qualified, introductions
+from postroom.smtp.session import Endpoint, Timeouts
 from tests.conftest import MakeContext, StartScripted
 from tests.servers.scripted import BareHandshake, Held, ScriptedServer
 from tests.servers.waiting import eventually
@@ -31,7 +32,7 @@ NAME, LITERAL = "mail.example.com", "[127.0.0.1]"
 @pytest.fixture(autouse=True)
 def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No server has been met before."""
-    monkeypatch.setattr(ownname, "_refused", {})
+    monkeypatch.setattr(own_name, "_refused", {})
     monkeypatch.setattr(session, "_patience", {})
 
 
@@ -213,7 +214,7 @@ def test_no_loopback_address_is_said_to_a_server_elsewhere(monkeypatch: pytest.M
     """A tunnel or a proxy on this machine has a loopback address, and what is behind it has another."""
     for own in ("127.0.0.1", "::1", None):
         for outward in ("192.0.2.7", None):
-            monkeypatch.setattr(ownname, "_outward_address", lambda outward=outward: outward)
+            monkeypatch.setattr(own_name, "_outward_address", lambda outward=outward: outward)
             said = introductions(None, own, "smtp.example.com", 587)
             assert said == (["[192.0.2.7]"] if outward else ["localhost.localdomain"])
     assert introductions(None, "127.0.0.1", "localhost", 25) == ["[127.0.0.1]"]
@@ -263,8 +264,8 @@ def test_the_machine_s_name_is_asked_once_and_not_waited_for_without_bound(
         answered.wait(60)
         return NAME
 
-    monkeypatch.setattr(ownname, "fully_qualified", slow)
-    monkeypatch.setattr(ownname, "_ASKED_FOR_S", 0.2)
+    monkeypatch.setattr(own_name, "fully_qualified", slow)
+    monkeypatch.setattr(own_name, "_ASKED_FOR_S", 0.2)
 
     async def dialogue() -> None:
         own = OwnName()

@@ -9,10 +9,10 @@ from unittest.mock import patch
 
 import pytest
 
-from postroom.deliver import NotBegun, deliver, outcome_of
-from postroom.model import Blame, Deferred, Failed, InDoubt, Sent
-from postroom.session import Endpoint
-from postroom.smtp import Connection, Extension, ServerTraits, Suspicion, Transcript
+from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Sent
+from postroom.smtp.client import Connection, Extension, ServerTraits, Suspicion, Transcript
+from postroom.smtp.deliver import NotBegun, deliver, outcome_of
+from postroom.smtp.session import Endpoint
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Ahead, Also, Drop, Garbage, Hang, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say
@@ -165,7 +165,7 @@ def test_a_slow_server_takes_groups(scripted: StartScripted) -> None:
     server.on("RCPT", do=Say(None, after=0.4))
     lacks: list[Suspicion] = []
     traits = ServerTraits(on_lack=lacks.append)
-    with patch("postroom.smtp._SILENCE_S", 0.2):
+    with patch("postroom.smtp.client._SILENCE_S", 0.2):
         doubted = ask(server, traits).suspicion
         assert doubted is not None
         assert ask(server, traits, doubted).final is not None
@@ -208,7 +208,7 @@ def test_exim_gets_data(scripted: StartScripted, where: str) -> None:
 @pytest.fixture
 def far() -> Iterator[None]:
     """Any server counts as far away, and a connection as in use."""
-    with patch("postroom.smtp._FAR_S", 0.0), patch("postroom.smtp._IN_FLOW_S", 60.0):
+    with patch("postroom.smtp.client._FAR_S", 0.0), patch("postroom.smtp.client._IN_FLOW_S", 60.0):
         yield
 
 
@@ -319,7 +319,7 @@ def test_not_to_a_server_that_is_near(scripted: StartScripted) -> None:
     async def mark() -> None:
         marked_at.append(server.plaintext)
 
-    with patch("postroom.smtp._FAR_S", 60.0):
+    with patch("postroom.smtp.client._FAR_S", 60.0):
         second(server, CAROL, mark=mark)
     assert CAROL.encode() in marked_at[0]
 

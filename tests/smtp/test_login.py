@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, Deferred, Failed, Reply, Security
-from postroom.smtp import Connection
-from postroom.status import classify_fault
+from postroom.core.account import Security
+from postroom.core.classify import classify_fault
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Blame, Deferred, Failed, Reply
+from postroom.smtp.client import Connection
 from tests.conftest import StartScripted
 from tests.servers.scripted import ScriptedServer
 from tests.smtp.dialog import MIME, PASSWORD, USER, endpoint, envelope, nothing, run

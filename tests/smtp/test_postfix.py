@@ -6,11 +6,12 @@ import ssl
 
 import pytest
 
-from postroom.deliver import outcome_of
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, Deferred, Failed, Secret, Security, Sent
-from postroom.session import Endpoint
-from postroom.smtp import Connection, Envelope
+from postroom.core.account import Secret, Security
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Blame, Deferred, Failed, Sent
+from postroom.smtp.client import Connection, Envelope
+from postroom.smtp.deliver import outcome_of
+from postroom.smtp.session import Endpoint
 from tests.servers.postfix import Postfix
 from tests.smtp.dialog import BOB, USER, body_of, envelope, nothing, run, verdict
 

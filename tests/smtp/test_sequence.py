@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from postroom.deliver import NotBegun, deliver
-from postroom.model import ClaimedJob, Outcome
-from postroom.session import Endpoint
+from postroom.core.job import ClaimedJob
+from postroom.core.outcome import Outcome
+from postroom.smtp.deliver import NotBegun, deliver
+from postroom.smtp.session import Endpoint
 from tests.conftest import StartScripted
 from tests.servers.scripted import Drop, Held, ScriptedServer
 from tests.servers.waiting import eventually

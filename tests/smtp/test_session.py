@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import pytest
 import trustme
 
-from postroom.connect import connect
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Reply, Security
-from postroom.session import Endpoint, tls_context
-from postroom.smtp import Connection
+from postroom.core.account import Security
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Reply
+from postroom.smtp.client import Connection
+from postroom.smtp.connect import connect
+from postroom.smtp.session import Endpoint, tls_context
 from tests.conftest import MakeContext, StartScripted
 from tests.servers import scripted as script
 from tests.servers.scripted import Also, BareHandshake, Drip, Drop, Endless, Hang, Reset, ScriptedServer

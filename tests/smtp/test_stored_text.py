@@ -7,12 +7,12 @@ from zlib import crc32
 
 import pytest
 
-from postroom.deliver import deliver
-from postroom.errors import ContentDamaged, StoreUnavailable
-from postroom.model import Blame, Failed, Outcome, Sent
-from postroom.smtp import Connection, ServerTraits
-from postroom.storedtext import StoredText
-from postroom.wire import Wire
+from postroom.core.errors import ContentDamaged, StoreUnavailable
+from postroom.core.outcome import Blame, Failed, Outcome, Sent
+from postroom.core.stored_text import StoredText
+from postroom.smtp.client import Connection, ServerTraits
+from postroom.smtp.deliver import deliver
+from postroom.smtp.stream import Wire
 from tests.conftest import StartScripted
 from tests.servers.scripted import ScriptedServer
 from tests.smtp.dialog import BOB, endpoint, job, run

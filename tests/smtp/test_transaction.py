@@ -10,12 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from postroom.deliver import deliver, outcome_of
-from postroom.errors import FaultKind, LeaseLost
-from postroom.mime import gate
-from postroom.model import Blame, Deferred, Failed, InDoubt, Reply, Security, Sent
-from postroom.session import Endpoint
-from postroom.smtp import Envelope, Transcript, dot_stuff
+from postroom.core.account import Security
+from postroom.core.errors import FaultKind, LeaseLost
+from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Reply, Sent
+from postroom.mime.message import gate
+from postroom.smtp.client import Envelope, Transcript, dot_stuff
+from postroom.smtp.deliver import deliver, outcome_of
+from postroom.smtp.session import Endpoint
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Also, Drop, HalfClose, Hang, Late, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say

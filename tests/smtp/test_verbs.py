@@ -20,12 +20,14 @@ from unittest.mock import patch
 
 import pytest
 
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, ClaimedJob, Deferred, Failed, InDoubt, Outcome, Security, Sent
-from postroom.model import Reply as Answer
-from postroom.session import Endpoint
-from postroom.smtp import Connection, Mark
-from postroom.wire import Wire
+from postroom.core.account import Security
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.job import ClaimedJob
+from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Sent
+from postroom.core.outcome import Reply as Answer
+from postroom.smtp.client import Connection, Mark
+from postroom.smtp.session import Endpoint
+from postroom.smtp.stream import Wire
 from tests.conftest import StartScripted
 from tests.servers.scripted import (
     PRECEDES,

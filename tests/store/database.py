@@ -15,26 +15,17 @@ from typing import Any
 import apsw
 import psycopg
 
-from postroom.accept import new_request_id
-from postroom.model import (
-    SECOND,
-    Accepted,
-    Blame,
-    ClaimedJob,
-    Deferred,
-    Failed,
-    InDoubt,
-    InDoubtPolicy,
-    Instant,
-    NewMessage,
-    Outcome,
-    Reply,
-    Sent,
-)
-from postroom.store import IdempotencyClash, Result, Store, Work, open_store
-from postroom.store.postgres import PostgresEngine
-from postroom.store.sqlite import SQLiteEngine
-from postroom.storedtext import StoredText
+from postroom.core.clock import SECOND, Instant
+from postroom.core.job import ClaimedJob
+from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
+from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.core.stored_text import StoredText
+from postroom.intake.accept import new_request_id
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.store import Store, open_store
+from postroom.store.transaction import IdempotencyClash, Result
+from postroom.store.writer import Work
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
 
@@ -212,7 +203,7 @@ class PostgresDatabase(Database):
     def open_hasty(self) -> Store:
         """The clock of these tests goes forwards and back, so that every look begins at the beginning."""
         engine = PostgresEngine(self.url)
-        engine.floors = None
+        engine.watermarks = None
         return Store(engine)
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -413,7 +404,7 @@ class Post:
             )
         )
 
-    def bury(
+    def reap(
         self,
         worker: int | None = None,
         *,

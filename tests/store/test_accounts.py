@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from postroom.accounts import AccountsFile, KeyRing, SyncReport, report, unlock
-from postroom.errors import StoreUnavailable
-from postroom.model import SECOND, Account, AccountState, Secret, ServerLacks
-from postroom.store import Store, StoredAccount
-from postroom.store.postgres import PostgresEngine
-from postroom.vault import Vault
+from postroom.accounts.csv_sync import AccountsFile, ApiKeys, SyncReport, report, unlock
+from postroom.accounts.vault import Vault
+from postroom.core.account import Account, AccountState, Secret, ServerLacks
+from postroom.core.clock import SECOND
+from postroom.core.errors import StoreUnavailable
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.store import Store, StoredAccount
 from tests.servers.cable import Cable
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import at_most, eventually
@@ -51,13 +52,13 @@ def vault() -> Vault:
     return Vault((OLD,))
 
 
-def account_of(ring: KeyRing, key: str) -> Account | None:
+def account_of(ring: ApiKeys, key: str) -> Account | None:
     if not ring.is_fresh:
         ring.refresh()
     return ring.account_of(key)
 
 
-def asked(ring: KeyRing, key: str) -> str:
+def asked(ring: ApiKeys, key: str) -> str:
     """Return whose the key is, as a request hears it."""
     try:
         account = account_of(ring, key)
@@ -88,7 +89,7 @@ class Installation:
 
     def owner(self, key: str) -> str | None:
         """Return the mailbox that a key belongs to, as a process that starts now sees it."""
-        account = account_of(KeyRing(self.store, self.vault), key)
+        account = account_of(ApiKeys(self.store, self.vault), key)
         return account.email if account else None
 
     def stored(self, email: str) -> StoredAccount:
@@ -408,23 +409,23 @@ class _BusyStore(Store):
 
 class TestKeyRing:
     @pytest.fixture
-    def ring(self, office: Installation) -> KeyRing:
+    def ring(self, office: Installation) -> ApiKeys:
         office.sync(ANNA)
-        ring = KeyRing(office.store, office.vault)
+        ring = ApiKeys(office.store, office.vault)
         assert account_of(ring, "anna-canary-key") is not None
         return ring
 
-    def test_learns_of_new_keys_soon(self, office: Installation, ring: KeyRing) -> None:
+    def test_learns_of_new_keys_soon(self, office: Installation, ring: ApiKeys) -> None:
         office.sync(ANNA, BERTA)
         account = eventually(lambda: account_of(ring, "berta-canary-key"))
         assert account is not None
         assert account.email == "berta@example.com"
 
-    def test_learns_of_revoked_keys_soon(self, office: Installation, ring: KeyRing) -> None:
+    def test_learns_of_revoked_keys_soon(self, office: Installation, ring: ApiKeys) -> None:
         office.sync(BERTA)
         eventually(lambda: account_of(ring, "anna-canary-key") is None)
 
-    def test_does_not_ask_the_database_for_each_key(self, office: Installation, ring: KeyRing) -> None:
+    def test_does_not_ask_the_database_for_each_key(self, office: Installation, ring: ApiKeys) -> None:
         office.store.close()
         assert account_of(ring, "anna-canary-key") is not None
 
@@ -444,7 +445,7 @@ class TestKeyRing:
         assert isinstance(database, PostgresDatabase)
         with Cable(postgres_server.port) as cable:
             store = Store(PostgresEngine(f"postgresql://postroom@127.0.0.1:{cable.port}/{database.name}"))
-            ring = KeyRing(store, office.vault)
+            ring = ApiKeys(store, office.vault)
             if known:
                 assert account_of(ring, "anna-canary-key") is not None
             cable.cut_at(b"setting", before=True, stay_away=True)
@@ -462,7 +463,7 @@ class TestKeyRing:
         busy = _BusyStore(
             office.store, lambda: office.sync(ANNA, BERTA) if not office.owner("berta-canary-key") else None
         )
-        ring = KeyRing(busy, office.vault)
+        ring = ApiKeys(busy, office.vault)
         assert account_of(ring, "anna-canary-key") is not None
         eventually(lambda: account_of(ring, "berta-canary-key"))
 
@@ -484,14 +485,14 @@ class TestTheServer:
 
 class TestUsedKeys:
     @pytest.fixture
-    def ring(self, office: Installation) -> KeyRing:
+    def ring(self, office: Installation) -> ApiKeys:
         office.sync(ANNA, BERTA)
-        ring = KeyRing(office.store, office.vault)
+        ring = ApiKeys(office.store, office.vault)
         ring.refresh()
         return ring
 
-    def test_are_known_to_others_and_after_a_restart(self, office: Installation, ring: KeyRing) -> None:
-        other = KeyRing(office.store, office.vault)
+    def test_are_known_to_others_and_after_a_restart(self, office: Installation, ring: ApiKeys) -> None:
+        other = ApiKeys(office.store, office.vault)
         other.refresh()
         digest = ring.never_used("anna-canary-key")
         assert digest is not None
@@ -502,7 +503,7 @@ class TestUsedKeys:
         assert not other.is_used("anna-canary-key")
         assert other.is_used_elsewhere("anna-canary-key")
         assert other.is_used("anna-canary-key")
-        later = KeyRing(office.store, office.vault)
+        later = ApiKeys(office.store, office.vault)
         later.refresh()
         assert later.is_used("anna-canary-key")
         for each in (ring, other, later):
@@ -511,7 +512,7 @@ class TestUsedKeys:
             assert not each.is_used_elsewhere("nobody's")
             assert each.never_used("nobody's") is None
 
-    def test_that_left_the_file_are_not(self, office: Installation, ring: KeyRing) -> None:
+    def test_that_left_the_file_are_not(self, office: Installation, ring: ApiKeys) -> None:
         digest = ring.never_used("anna-canary-key")
         assert digest is not None
         office.store.write(lambda transaction: transaction.note_key_used(digest, NOW))

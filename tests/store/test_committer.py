@@ -16,10 +16,11 @@ from typing import Any
 import apsw
 import pytest
 
-from postroom.errors import StoreError, StoreUnavailable
-from postroom.store import Settled, Store, Transaction, Work, open_store
-from postroom.store.committer import Committer
-from postroom.store.sqlite import SQLiteEngine
+from postroom.core.errors import StoreError, StoreUnavailable
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.store import Store, open_store
+from postroom.store.transaction import Transaction
+from postroom.store.writer import GroupCommit, Settled, Work
 from tests.children import CHILDREN
 from tests.servers.waiting import at_most, eventually
 from tests.store.database import NOW, Database, Post, SQLiteDatabase, accepting, new_message
@@ -78,12 +79,12 @@ class TestGroupCommit:
             assert go_on.wait(60)
             return [Settled(work(None)) for work in works]
 
-        committer = Committer(commit_batch, most=8)
+        group_commit = GroupCommit(commit_batch, most=8)
         with ThreadPoolExecutor(20) as threads:
-            first = threads.submit(committer.run, lambda _: -1)
+            first = threads.submit(group_commit.run, lambda _: -1)
             assert began.wait(60)
-            rest = [threads.submit(committer.run, lambda _, n=number: n) for number in range(19)]
-            eventually(lambda: len(committer._waiting) == 19)
+            rest = [threads.submit(group_commit.run, lambda _, n=number: n) for number in range(19)]
+            eventually(lambda: len(group_commit._waiting) == 19)
             go_on.set()
             assert [first.result(60), *(future.result(60) for future in rest)] == [-1, *range(19)]
         assert sizes == [1, 8, 8, 3]
@@ -99,15 +100,15 @@ class TestGroupCommit:
             batches.append([each.value for each in settled])
             return settled
 
-        committer = Committer(commit_batch, most=8)
+        group_commit = GroupCommit(commit_batch, most=8)
         late = deque([lambda _: 2, lambda _: 3])
         with ThreadPoolExecutor(3) as threads:
-            first = threads.submit(committer.run, lambda _: 1)
+            first = threads.submit(group_commit.run, lambda _: 1)
             assert asked.wait(60)
             gathered = threads.submit(
-                committer.run_late, lambda most: [late.popleft() for _ in range(min(most, len(late)))]
+                group_commit.run_late, lambda most: [late.popleft() for _ in range(min(most, len(late)))]
             )
-            eventually(lambda: len(committer._waiting) == 2)
+            eventually(lambda: len(group_commit._waiting) == 2)
             late.append(lambda _: 4)  # after its owner has asked
             free.set()
             assert first.result(60) == 1
@@ -122,12 +123,12 @@ class TestGroupCommit:
             assert over.wait(60)
             raise StoreUnavailable("locked")
 
-        committer = Committer(commit_batch, most=3)
+        group_commit = GroupCommit(commit_batch, most=3)
         with ThreadPoolExecutor(5) as threads:
-            futures = [threads.submit(committer.run, lambda _: 1)]
+            futures = [threads.submit(group_commit.run, lambda _: 1)]
             assert asked.wait(60)
-            futures += [threads.submit(committer.run, lambda _: 1) for _ in range(4)]
-            eventually(lambda: len(committer._waiting) == 5)
+            futures += [threads.submit(group_commit.run, lambda _: 1) for _ in range(4)]
+            eventually(lambda: len(group_commit._waiting) == 5)
             over.set()
             assert {type(future.exception(10)) for future in futures} == {StoreUnavailable}
 
@@ -142,12 +143,12 @@ class TestGroupCommit:
                 raise KeyboardInterrupt
             return [Settled(work(None)) for work in works]
 
-        committer = Committer(commit_batch)
+        group_commit = GroupCommit(commit_batch)
         with ThreadPoolExecutor(2) as threads:
-            first = threads.submit(committer.run, lambda _: 1)
+            first = threads.submit(group_commit.run, lambda _: 1)
             assert began.wait(60)
-            second = threads.submit(committer.run, lambda _: 2)
-            eventually(lambda: len(committer._waiting) == 1)
+            second = threads.submit(group_commit.run, lambda _: 2)
+            eventually(lambda: len(group_commit._waiting) == 1)
             go_on.set()
             assert second.result(60) == 2
             with pytest.raises(KeyboardInterrupt):

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from postroom.model import SECOND, Instant
-from postroom.store import Slot
+from postroom.core.clock import SECOND, Instant
+from postroom.store.transaction import Slot
 from tests.store.database import NOW, Database, Post
 
 DAY = 86_400 * SECOND
@@ -69,7 +69,7 @@ class TestConnections:
         other = post.add_worker()
         assert take(post, worker=other) is not None
         assert take(post) is not None
-        post.bury(other)
+        post.reap(other)
         assert take(post) is not None
         assert take(post) is None
 

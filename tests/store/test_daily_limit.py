@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from postroom.model import SECOND, ClaimedJob, Instant
-from postroom.store import Store
+from postroom.core.clock import SECOND, Instant
+from postroom.core.job import ClaimedJob
+from postroom.store.store import Store
 from tests.store.database import DEFERRED, FAILED, IN_DOUBT, NOW, SENT, UNBURNT, Database, Post
 
 HOUR = 3600 * SECOND
@@ -112,7 +113,7 @@ class TestALimit:
         first, second = post.claim(daily_limit=10)
         post.mark_dot(first)
         assert used(post) == 4
-        post.bury()
+        post.reap()
         assert used(post) == 3  # the marked one may have been sent
         assert second.reserved_slot is not None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from postroom.model import SECOND
+from postroom.core.clock import SECOND
 from tests.store.database import NOW, SENT, Database, Post
 from tests.store.test_retention import log
 

@@ -20,11 +20,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom import emaillog
-from postroom.emaillog import EmailLog, _encode, format_line
-from postroom.errors import LeaseLost, StoreUnavailable
-from postroom.model import SECOND, ClaimedJob, Failed, InDoubtPolicy, Outcome, Reply
-from postroom.store import LogLine, Result, Store, Work, open_store
+from postroom.core.clock import SECOND
+from postroom.core.errors import LeaseLost, StoreUnavailable
+from postroom.core.job import ClaimedJob
+from postroom.core.message import InDoubtPolicy
+from postroom.core.outcome import Failed, Outcome, Reply
+from postroom.store.store import LogLine, Store, open_store
+from postroom.store.transaction import Result
+from postroom.store.writer import Work
+from postroom.worker import email_log as module
+from postroom.worker.email_log import EmailLog, _encode, format_line
 from tests.children import CHILDREN
 from tests.servers.waiting import eventually
 from tests.soak import SOAK
@@ -163,7 +168,7 @@ class TestProjecting:
         """Under load every batch would be as small as a commit, and each costs two commits and a flush."""
         first = _finish(post)
         second: list[str] = []
-        append = emaillog._append
+        append = module._append
 
         def finish_meanwhile(fd: int, content: bytes) -> None:
             append(fd, content)
@@ -171,7 +176,7 @@ class TestProjecting:
                 second.extend(_finish(post))
 
         with monkeypatch.context() as patched:
-            patched.setattr(emaillog, "_append", finish_meanwhile)
+            patched.setattr(module, "_append", finish_meanwhile)
             assert email_log.project() == 1
         assert _written(path) == first
         assert email_log.project() == 1

@@ -12,9 +12,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from postroom.errors import ConfigError, DatabaseReplaced, ReplacedSinceCommit, StoreDamaged
-from postroom.store import Store, open_store
-from postroom.store.sqlite import SQLiteEngine
+from postroom.core.errors import ConfigError, DatabaseReplaced, ReplacedSinceCommit, StoreDamaged
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.store import Store, open_store
 from tests.store.database import Post, SQLiteDatabase
 
 pytestmark = pytest.mark.only("sqlite")

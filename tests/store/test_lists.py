@@ -5,9 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from typing import NoReturn
 
-from postroom.errors import LeaseLost
-from postroom.model import ClaimedJob, InDoubtPolicy
-from postroom.store import NO_JOBS, JobCounts, Result, Transaction, Work
+from postroom.core.errors import LeaseLost
+from postroom.core.job import ClaimedJob
+from postroom.core.message import InDoubtPolicy
+from postroom.store.listing import NO_JOBS, JobCounts
+from postroom.store.transaction import Result, Transaction
+from postroom.store.writer import Work
 from tests.store.database import (
     DEFERRED,
     FAILED,

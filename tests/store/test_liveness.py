@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from postroom.model import SECOND, InDoubtPolicy, Instant
-from postroom.store import Store
+from postroom.core.clock import SECOND, Instant
+from postroom.core.message import InDoubtPolicy
+from postroom.store.store import Store
 from postroom.worker import liveness
-from postroom.worker.liveness import LEASE, Registration, Undertaker, bury
+from postroom.worker.liveness import LEASE, Reaper, Registration, reap
 from tests.store.database import NOW, Database, Post, SQLiteDatabase
 
 
@@ -42,10 +43,10 @@ class Neighbour:
     def __init__(self, store: Store, folder: Path, clocks: Clocks) -> None:
         clocks.another_host()
         self.registration = Registration(store, folder, clocks)
-        self._undertaker = Undertaker(store, clocks, InDoubtPolicy.RETRY)
+        self._reaper = Reaper(store, clocks, InDoubtPolicy.RETRY)
 
     def sweep(self) -> None:
-        self._undertaker.sweep(self.registration.worker_id)
+        self._reaper.sweep(self.registration.worker_id)
 
 
 @pytest.fixture
@@ -87,14 +88,14 @@ def test_a_job_that_cannot_be_given_back_keeps_no_other(
     ids = post.add_many(5)
     jobs = post.claim(now=NOW + SECOND)
     break_job(database, jobs[2].id)
-    undertaker = Undertaker(post.store, clocks, InDoubtPolicy.RETRY)
-    assert bury(post.store, post.worker, now=NOW, in_doubt=InDoubtPolicy.RETRY) == 4
+    reaper = Reaper(post.store, clocks, InDoubtPolicy.RETRY)
+    assert reap(post.store, post.worker, now=NOW, in_doubt=InDoubtPolicy.RETRY) == 4
     assert living(post.store) == 0
     assert [post.job(each)["state"] for each in ids] == ["queued"] * 2 + ["claimed"] + ["queued"] * 2
     assert [post.job(each)["crashes"] for each in ids] == [1, 1, 0, 1, 1]
-    assert undertaker.look_behind() == 0
+    assert reaper.look_behind() == 0
     mend_job(database)
-    assert undertaker.look_behind() == 1
+    assert reaper.look_behind() == 1
     assert post.job(ids[2])["state"] == "queued"
 
 
@@ -102,7 +103,7 @@ def test_usage_that_is_less_than_what_comes_back_is_none(post: Post, database: D
     post.add_many(3)
     post.claim(now=NOW + SECOND, daily_limit=10)
     database.change("UPDATE account_usage SET recipients = 1")
-    assert post.bury() == 3
+    assert post.reap() == 3
     assert database.value("SELECT sum(recipients) FROM account_usage") == 0
 
 

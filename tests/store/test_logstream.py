@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from postroom.emaillog import EmailLog
-from postroom.store import Store
+from postroom.store.store import Store
+from postroom.worker.email_log import EmailLog
 from tests.servers.waiting import eventually
 from tests.store.database import Post
 from tests.store.test_emaillog import _finish, lock_beside

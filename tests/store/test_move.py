@@ -18,16 +18,21 @@ import pytest
 from click.testing import CliRunner
 from flask.testing import FlaskClient
 
-from postroom import failpoint, pace
-from postroom.accounts import AccountsFile
-from postroom.cli import cli
-from postroom.config import Settings
-from postroom.errors import ConfigError, StoreDamaged, StoreError
-from postroom.model import InDoubtPolicy, Secret
-from postroom.store import Store, Transaction, Work, accept_message, move, open_store
-from postroom.storedtext import PIECE
-from postroom.vault import Vault
-from postroom.web import create_app
+from postroom.accounts.csv_sync import AccountsFile
+from postroom.accounts.vault import Vault
+from postroom.cli.main import cli
+from postroom.core import failpoint, pace
+from postroom.core.account import Secret
+from postroom.core.errors import ConfigError, StoreDamaged, StoreError
+from postroom.core.message import InDoubtPolicy
+from postroom.core.stored_text import PIECE
+from postroom.settings import Settings
+from postroom.store import move
+from postroom.store.pieces import accept_message
+from postroom.store.store import Store, open_store
+from postroom.store.transaction import Transaction
+from postroom.store.writer import Work
+from postroom.web.app import create_app
 from tests.servers.installation import KEY, ROOT
 from tests.servers.postgres import Postgres
 from tests.store.database import (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from postroom.model import SECOND, AccountState, Instant
-from postroom.pace import Pace, first
-from postroom.store import Result, Store, StoredAccount
+from postroom.core.account import AccountState
+from postroom.core.clock import SECOND, Instant
+from postroom.core.pace import Pace, first
+from postroom.store.store import Store, StoredAccount
+from postroom.store.transaction import Result
 from tests.store.database import NOW, UNBURNT, Database, Post
 
 HOUR = 3600 * SECOND
@@ -209,7 +211,7 @@ class TestTheMessageThatDrewARefusal:
         due_at = post.job(only)["due_at"]
         assert due_at == NOW + 300 * SECOND
         assert not post.store.waits_too_long(NOW, 30 * SECOND)
-        post.store.write(lambda transaction: transaction.mend_times(NOW, 30 * SECOND, 10))
+        post.store.write(lambda transaction: transaction.repair_due_times(NOW, 30 * SECOND, 10))
         assert post.job(only)["due_at"] == due_at
 
     def draw_one(self, post: Post) -> str:

@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from postroom.errors import ConfigError, StoreUnavailable
-from postroom.model import Accepted
-from postroom.store import Store, open_store
-from postroom.store.pg_connect import Connector, parse_url
-from postroom.store.postgres import PostgresEngine
+from postroom.core.errors import ConfigError, StoreUnavailable
+from postroom.core.message import Accepted
+from postroom.store.postgres.connect import Connector, parse_url
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.store import Store, open_store
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
@@ -328,7 +328,7 @@ def strict(postgres_server: Postgres) -> Iterator[Callable[[str], str]]:
 def test_a_server_that_refuses_us_is_understood_by_its_sqlstate(
     postgres_server: Postgres, strict: Callable[..., str], language: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.store.pg_connect.said", lambda error: f"VERDAMMT: {language}")
+    monkeypatch.setattr("postroom.store.postgres.connect.said", lambda error: f"VERDAMMT: {language}")
     for url, state in [
         (strict("wr@ng p#ss"), "28P01"),
         (strict(""), "28P01"),

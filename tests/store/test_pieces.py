@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import CommitUnknown, ContentDamaged, LeaseLost, StoreUnavailable
-from postroom.model import SECOND, Accepted, NewMessage
-from postroom.store import IdempotencyClash, Work, accept_message
-from postroom.storedtext import PIECE
+from postroom.core.clock import SECOND
+from postroom.core.errors import CommitUnknown, ContentDamaged, LeaseLost, StoreUnavailable
+from postroom.core.message import Accepted, NewMessage
+from postroom.core.stored_text import PIECE
+from postroom.store.pieces import accept_message
+from postroom.store.transaction import IdempotencyClash
+from postroom.store.writer import Work
 from tests.store.database import NOW, SENT, Database, Post, content_of, new_message
 from tests.store.test_retention import log
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from postroom.model import SECOND, InDoubtPolicy
+from postroom.core.clock import SECOND
+from postroom.core.message import InDoubtPolicy
 from tests.store.database import NOW, SENT, Post
 
 SOON = NOW + 10 * SECOND
 
 
 def die(post: Post, worker: int) -> None:
-    post.bury(worker, now=NOW)
+    post.reap(worker, now=NOW)
 
 
 class TestAPoisonMessage:
@@ -76,7 +77,7 @@ class TestAPoisonMessage:
                 break
             post.mark_dot(jobs[0])
             copies += 1
-            post.bury(worker, now=NOW, policy=policy)
+            post.reap(worker, now=NOW, policy=policy)
         assert copies == (3 if policy is InDoubtPolicy.RETRY else 1)
         expected = "failed" if policy is InDoubtPolicy.FAIL else "queued"
         assert post.job(request_id)["state"] == expected

@@ -8,12 +8,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from postroom.errors import ConfigError, StoreUnavailable
-from postroom.model import SECOND
-from postroom.store import Store, position
+from postroom.core.clock import SECOND
+from postroom.core.errors import ConfigError, StoreUnavailable
+from postroom.store import position
 from postroom.store.engine import Server
-from postroom.store.pg_connect import Connector
-from postroom.store.postgres import PostgresEngine
+from postroom.store.postgres.connect import Connector
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.store import Store
 from tests.store.database import FAR, LATER, NOW, SENT, Database, Post, PostgresDatabase
 
 DAY = 86_400 * SECOND
@@ -129,7 +130,7 @@ class TestAServer:
         def stale(connection: psycopg.Connection[Any]) -> Server:
             return Server("s", 1 if connection.info.host == "127.0.0.1" else 2)
 
-        monkeypatch.setattr("postroom.store.pg_connect._server", stale)
+        monkeypatch.setattr("postroom.store.postgres.connect._server", stale)
         connector.server = Server("s", 2)
         with connector.connect() as connection:
             assert connection.info.host == "localhost"

@@ -19,12 +19,17 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from postroom.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
-from postroom.model import SECOND, Accepted, ClaimedJob
-from postroom.store import Store, Transaction, Work, open_store, pg_connect
-from postroom.store.floors import Floors
-from postroom.store.pg_connect import Connection
-from postroom.store.postgres import PostgresEngine
+from postroom.core.clock import SECOND
+from postroom.core.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
+from postroom.core.job import ClaimedJob
+from postroom.core.message import Accepted
+from postroom.store.postgres import connect
+from postroom.store.postgres.connect import Connection
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.store import Store, open_store
+from postroom.store.transaction import Transaction
+from postroom.store.watermarks import Watermarks
+from postroom.store.writer import Work
 from tests.servers.cable import Cable
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
@@ -198,7 +203,7 @@ class TestAServerThatGoes:
     def test_and_stays_away_is_unavailable_and_keeps_nothing(
         self, post: Post, database: Database, cable: Cable, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(pg_connect._KEEPALIVE, "connect_timeout", 2)
+        monkeypatch.setitem(connect._KEEPALIVE, "connect_timeout", 2)
         store = over(cable, database)
         before = database.contents()
         cable.cut_at(b"INSERT INTO message", before=False, stay_away=True)
@@ -313,8 +318,9 @@ def test_suspects_that_were_passed_over_are_found_at_once(post: Post, database: 
 FORKED = """
 import os, sys
 from functools import partial
-import postroom.store.postgres
-from postroom.store import Transaction, open_store
+import postroom.store.postgres.engine
+from postroom.store.store import open_store
+from postroom.store.transaction import Transaction
 
 for number in range(3):
     if (child := os.fork()) == 0:
@@ -573,15 +579,15 @@ class TestClaims:
         self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What came in late, below where the last claim ended, waits a few seconds and no longer."""
-        floors = post.store._engine.floors = Floors()
+        watermarks = post.store._engine.watermarks = Watermarks()
         post.add_many(20)
         now = NOW + 3600 * SECOND
         assert len(post.claim(now=now, most=5)) == 5
-        assert floors.of_account(post.anna) == NOW + 4 - 2 * SECOND, (
+        assert watermarks.of_account(post.anna) == NOW + 4 - 2 * SECOND, (
             "where there is more it goes on from there"
         )
         assert len(post.claim(now=now)) == 15
-        assert floors.of_account(post.anna) == now - 2 * SECOND
+        assert watermarks.of_account(post.anna) == now - 2 * SECOND
         late = post.add(at=NOW + 60 * SECOND)
         assert post.claim(now=now) == []
         assert len(post.store.accounts_due(now)) == 1, "the first look for all begins at the beginning"
@@ -592,7 +598,7 @@ class TestClaims:
     def test_look_for_accounts_from_where_nothing_is_left(
         self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        post.store._engine.floors = Floors()
+        post.store._engine.watermarks = Watermarks()
         berta = post.add_account("berta@example.com")
         now = NOW + 3600 * SECOND
         assert post.store.accounts_due(now) == []
@@ -611,7 +617,7 @@ class TestClaims:
     def test_that_were_undone_with_their_batch_find_the_same_jobs_again(
         self, post: Post, database: Database
     ) -> None:
-        post.store._engine.floors = Floors()
+        post.store._engine.watermarks = Watermarks()
         now = NOW + 3600 * SECOND
         assert post.claim(now=now) == [], "from here on a look begins at the floor"
         ids = [post.add(at=now) for _ in range(3)]
@@ -629,7 +635,7 @@ class TestClaims:
         assert [job.request_id for job in claimed.unwrap()] == ids
 
     def test_leave_what_did_not_fit_above_the_floor(self, post: Post, database: Database) -> None:
-        post.store._engine.floors = Floors()
+        post.store._engine.watermarks = Watermarks()
         ids = [post.add(at=NOW + number * 60 * SECOND, size=600) for number in range(3)]
         now = NOW + 3600 * SECOND
         claimed = [post.claim(now=now, most_bytes=1000)[0].request_id for _ in range(3)]

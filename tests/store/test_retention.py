@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from postroom.config import Settings
-from postroom.model import SECOND, Accepted, Instant
-from postroom.store import Store
+from postroom.core.clock import SECOND, Instant
+from postroom.core.message import Accepted
+from postroom.settings import Settings
+from postroom.store.store import Store
 from postroom.worker.retention import Retention
 from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post, new_message
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import StoreError, StoreUnavailable
-from postroom.model import Accepted
-from postroom.store import Store, Transaction
-from postroom.store.postgres import PostgresEngine
+from postroom.core.errors import StoreError, StoreUnavailable
+from postroom.core.message import Accepted
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.store import Store
+from postroom.store.transaction import Transaction
 from tests.store.database import Database, Post, PostgresDatabase, accepting, new_message
 
 pytestmark = pytest.mark.only("postgres")

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from postroom.config import Settings
-from postroom.seam import Seam
-from postroom.store import Store
-from postroom.vault import Vault
-from postroom.worker import Worker
+from postroom.accounts.vault import Vault
+from postroom.settings import Settings
+from postroom.store.async_writer import AsyncWriter
+from postroom.store.store import Store
+from postroom.worker.worker import Worker
 
 pytestmark = pytest.mark.only("sqlite")
 
@@ -29,15 +29,15 @@ def test_a_commit_that_does_not_come_back_is_noticed(store: Store) -> None:
     goes_on = threading.Event()
 
     async def commit() -> None:
-        with closing(Seam(store)) as seam:
-            assert seam.under_way.seconds == 0
-            done = seam.submit(lambda transaction: goes_on.wait(60))
+        with closing(AsyncWriter(store)) as async_writer:
+            assert async_writer.under_way.seconds == 0
+            done = async_writer.submit(lambda transaction: goes_on.wait(60))
             try:
-                await until(lambda: seam.under_way.seconds > 0.05)
+                await until(lambda: async_writer.under_way.seconds > 0.05)
             finally:
                 goes_on.set()
             assert await done
-            assert seam.under_way.seconds == 0
+            assert async_writer.under_way.seconds == 0
 
     asyncio.run(commit())
 

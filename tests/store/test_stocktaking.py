@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from postroom.model import ClaimedJob, InDoubtPolicy
+from postroom.core.job import ClaimedJob
+from postroom.core.message import InDoubtPolicy
 from postroom.worker.liveness import Stocktaker
 from tests.store.database import LATER, SENT, Post
 

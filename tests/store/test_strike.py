@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from postroom.emaillog import EmailLog, _encode
-from postroom.model import Blame, Deferred, Failed, Reply, Secret
-from postroom.store import Store
-from postroom.strike import strike_log, strike_stored
-from postroom.vault import Vault
+from postroom.accounts.vault import Vault
+from postroom.core.account import Secret
+from postroom.core.outcome import Blame, Deferred, Failed, Reply
+from postroom.runtime.strike import strike_log, strike_stored
+from postroom.store.store import Store
+from postroom.worker.email_log import EmailLog, _encode
 from tests.store.database import NOW, Database, Post
 
 PASSWORD = "a canary of a password"
@@ -229,7 +230,7 @@ def test_a_log_that_cannot_be_rewritten_stays_and_is_tried_again(
     log = tmp_path / "email_log.txt"
     log.write_text(FAILED_OF.format("anna", SAID))
     with monkeypatch.context() as broken:
-        broken.setattr("postroom.rewrite.os.fsync", _no_room)
+        broken.setattr("postroom.core.rewrite.os.fsync", _no_room)
         strike_log(store, vault, email_log)
     assert log.read_text() == FAILED_OF.format("anna", SAID)
     assert "the next start tries again" in caplog.text

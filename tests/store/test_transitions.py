@@ -12,23 +12,16 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import Buried, LeaseLost, StoreError
-from postroom.model import (
-    MOST_IN_MEMORY,
-    SECOND,
-    Accepted,
-    AccountState,
-    ClaimedJob,
-    Failed,
-    InDoubt,
-    InDoubtPolicy,
-    NewMessage,
-    Outcome,
-    Reply,
-    Sent,
-)
-from postroom.store import Event, IdempotencyClash, Result, Store, Transaction, Work
-from postroom.worker.liveness import Undertaker
+from postroom.core.account import AccountState
+from postroom.core.clock import SECOND
+from postroom.core.errors import LeaseLost, StoreError, WorkerExpired
+from postroom.core.job import MOST_IN_MEMORY, ClaimedJob
+from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
+from postroom.core.outcome import Failed, InDoubt, Outcome, Reply, Sent
+from postroom.store.store import Event, Store
+from postroom.store.transaction import IdempotencyClash, Result, Transaction
+from postroom.store.writer import Work
+from postroom.worker.liveness import Reaper
 from tests.servers.waiting import eventually
 from tests.store.database import (
     DEFERRED,
@@ -336,7 +329,7 @@ def test_times_that_a_clock_ahead_has_left_are_mended_a_number_at_a_time(post: P
         post.add(at=FAR + number)
 
     def mend(transaction: Transaction) -> int:
-        return transaction.mend_times(NOW, SECOND, 2)
+        return transaction.repair_due_times(NOW, SECOND, 2)
 
     assert [post.store.write(mend) for _ in range(4)] == [2, 2, 1, 0]
     assert not post.store.waits_too_long(NOW, SECOND)
@@ -347,7 +340,7 @@ def test_mail_that_was_accepted_a_moment_ago_waits_for_no_clock(post: Post) -> N
     """It may come between the look at the clock and the look at the queue."""
     post.add(at=NOW + SECOND)
     assert not post.store.waits_too_long(NOW, SECOND)
-    assert post.store.write(lambda transaction: transaction.mend_times(NOW, SECOND, 100)) == 0
+    assert post.store.write(lambda transaction: transaction.repair_due_times(NOW, SECOND, 100)) == 0
 
 
 class TestContent:
@@ -639,7 +632,7 @@ class TestTheMark:
         post.mark_dot(job)
         post.unmark_dot(job)
         assert post.job(request_id)["dot_at"] is None
-        assert post.bury() == 1
+        assert post.reap() == 1
         assert post.status(request_id) == "queued"
 
     def test_can_be_made_again(self, post: Post) -> None:
@@ -655,7 +648,7 @@ class TestBurial:
     def test_without_a_dot_is_a_plain_retry(self, post: Post) -> None:
         request_id = post.add()
         post.claim()
-        assert post.bury() == 1
+        assert post.reap() == 1
         row = post.job(request_id)
         assert (row["state"], row["due_at"], row["crashes"], row["attempt"]) == ("queued", LATER, 1, 1)
         assert post.status(request_id) == "queued"
@@ -677,7 +670,7 @@ class TestBurial:
     ) -> None:
         request_id = post.add(*PEOPLE[:2])
         post.mark_dot(post.claim_one())
-        assert post.bury(policy=policy) == 1
+        assert post.reap(policy=policy) == 1
         row = post.job(request_id)
         assert (row["state"], row["held"], row["due_at"]) == (state, held, NOW if policy is FAIL else LATER)
         found = post.store.status(request_id)
@@ -700,7 +693,7 @@ class TestBurial:
         job = post.claim_one()
         assert job.in_doubt is own
         post.mark_dot(job)
-        assert post.bury(policy=policy) == 1
+        assert post.reap(policy=policy) == 1
         row = post.job(message.request_id)
         expected = {RETRY: ("queued", 0), HOLD: ("queued", 1), FAIL: ("failed", 0)}[own]
         assert (row["state"], row["held"]) == expected
@@ -708,7 +701,7 @@ class TestBurial:
     def test_takes_each_job_by_its_own_mark(self, post: Post) -> None:
         plain, dotted = post.add(), post.add()
         post.mark_dot(post.claim()[1])
-        assert post.bury() == 2
+        assert post.reap() == 2
         assert (post.status(plain), post.status(dotted).split()[0]) == ("queued", "deferred")
 
     def test_for_a_lease_that_ran_out_needs_it_not_to_be_renewed_meanwhile(self, post: Post) -> None:
@@ -716,14 +709,14 @@ class TestBurial:
         post.claim()
         assert post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
         before = post.database.contents()
-        assert post.bury(lease=LATER, now=FAR) == 0
+        assert post.reap(lease=LATER, now=FAR) == 0
         assert post.database.contents() == before
-        assert post.bury(lease=FAR, now=LATER) == 1
+        assert post.reap(lease=FAR, now=LATER) == 1
 
     def test_of_one_that_signs_off_counts_as_no_crash(self, post: Post) -> None:
         plain, dotted = post.add(), post.add()
         post.mark_dot(post.claim()[1])
-        assert post.bury(crashed=False) == 2
+        assert post.reap(crashed=False) == 2
         assert [post.job(each)["crashes"] for each in (plain, dotted)] == [0, 0]
         assert [post.job(each)["attempt"] for each in (plain, dotted)] == [0, 1]
         kinds = [[event.kind for event in post.store.events(each)] for each in (plain, dotted)]
@@ -732,23 +725,23 @@ class TestBurial:
     def test_happens_once(self, post: Post) -> None:
         post.add()
         post.claim()
-        post.bury()
+        post.reap()
         before = post.database.contents()
-        assert post.bury() == 0
+        assert post.reap() == 0
         assert post.database.contents() == before
 
     def test_leaves_other_workers_alone(self, post: Post) -> None:
         other = post.add_worker()
         post.add()
         job = post.claim_one(worker=other)
-        assert post.bury() == 0
+        assert post.reap() == 0
         post.mark_dot(job)
         assert [record.id for record in post.store.living_workers()] == [other]
 
     def test_ends_the_lease(self, post: Post) -> None:
         assert post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
         assert [record.lease_until for record in post.store.living_workers()] == [FAR]
-        post.bury()
+        post.reap()
         assert not post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
         assert post.store.living_workers() == []
 
@@ -756,15 +749,15 @@ class TestBurial:
 class TestABuriedWorker:
     def test_can_claim_nothing(self, post: Post) -> None:
         post.add()
-        post.bury()
+        post.reap()
         before = post.database.contents()
-        with pytest.raises(Buried):
+        with pytest.raises(WorkerExpired):
             post.claim()
         assert post.database.contents() == before
 
     def test_can_take_no_connection(self, post: Post) -> None:
-        post.bury()
-        with pytest.raises(Buried):
+        post.reap()
+        with pytest.raises(WorkerExpired):
             post.store.write(
                 lambda transaction: transaction.take_connection(
                     post.anna, post.worker, most=2, logins_per_minute=10, now=NOW
@@ -774,9 +767,9 @@ class TestABuriedWorker:
 
     def test_spoils_no_claim_of_its_neighbours_in_the_batch(self, post: Post) -> None:
         request_id, other = post.add(), post.add_worker()
-        post.bury()
+        post.reap()
         settled = post.store.write_all([_claiming(post, post.worker), _claiming(post, other)])
-        assert isinstance(settled[0].error, Buried)
+        assert isinstance(settled[0].error, WorkerExpired)
         assert [job.request_id for job in settled[1].unwrap()] == [request_id]
 
     def test_that_owns_something_all_the_same_is_found(self, post: Post) -> None:
@@ -785,7 +778,7 @@ class TestABuriedWorker:
         assert post.store.gone_with_hands_full() == []
         post.database.change("UPDATE worker SET gone_at = 1")
         assert post.store.gone_with_hands_full() == [post.worker]
-        assert post.bury() == 0
+        assert post.reap() == 0
         recovered = post.store.write(
             lambda transaction: transaction.recover_from(post.worker, now=LATER, in_doubt=RETRY)
         )
@@ -801,7 +794,7 @@ class TestABuriedWorker:
         )
         post.database.change("UPDATE worker SET gone_at = 1")
         assert post.store.gone_with_hands_full() == [post.worker]
-        assert Undertaker(post.store, lambda: LATER, RETRY).look_behind() == 0
+        assert Reaper(post.store, lambda: LATER, RETRY).look_behind() == 0
         assert post.store.connections() == 0
 
     def test_leaves_nothing_behind_when_it_claims_all_the_while(self, post: Post, database: Database) -> None:
@@ -811,7 +804,7 @@ class TestABuriedWorker:
 
         def claim_until_buried() -> int:
             claimed = 0
-            with contextlib.suppress(Buried):
+            with contextlib.suppress(WorkerExpired):
                 while jobs := store.write(_claiming(post, post.worker, most=1)):
                     claimed += len(jobs)
             return claimed
@@ -819,7 +812,7 @@ class TestABuriedWorker:
         with ThreadPoolExecutor(1) as thread:
             claiming = thread.submit(claim_until_buried)
             eventually(lambda: post.database.value("SELECT count(*) FROM job WHERE state = 'claimed'") >= 3)
-            assert post.bury() == claiming.result()
+            assert post.reap() == claiming.result()
         store.close()
         assert post.store.gone_with_hands_full() == []
 
@@ -850,7 +843,7 @@ CLAIMABLE = ("queued", "deferred", "recovered")
 
 
 def _replace_worker(post: Post) -> None:
-    post.bury()
+    post.reap()
     post.worker = post.add_worker()
 
 
@@ -897,7 +890,7 @@ class TestMatrix:
     def test_a_stale_owner_is_refused_and_writes_nothing(self, post: Post, move: str, dotted: bool) -> None:
         request_id = post.add()
         stale = post.claim_one()
-        post.bury()
+        post.reap()
         post.worker = post.add_worker()
         owned = post.claim_one(FAR)
         if dotted:

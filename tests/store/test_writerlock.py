@@ -15,8 +15,8 @@ from types import FrameType
 
 import pytest
 
-from postroom.errors import StoreUnavailable
-from postroom.store.writerlock import WriterLock
+from postroom.core.errors import StoreUnavailable
+from postroom.store.sqlite.writer_lock import WriterLock
 from tests.servers.waiting import eventually
 
 Open = Callable[[float], WriterLock]

@@ -9,7 +9,7 @@ from typing import Any
 
 import html5lib
 
-from postroom.htmlattributes import NO_STYLE, Style, style_of
+from postroom.mime.html_attributes import NO_STYLE, Style, style_of
 
 _HTML = "{http://www.w3.org/1999/xhtml}"
 _NOT_SHOWN = frozenset(

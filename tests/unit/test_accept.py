@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom import accept as accept_module
-from postroom.accept import accept, new_request_id
-from postroom.errors import InvalidSubmission, Rejected, TooLarge
-from postroom.mime import Content, UnsafeBytes, render
-from postroom.model import SECOND, Account, InDoubtPolicy, Instant, Submission
-from postroom.store import Store, open_store
+from postroom.core.account import Account
+from postroom.core.clock import SECOND, Instant
+from postroom.core.errors import InvalidSubmission, Rejected, TooLarge
+from postroom.core.message import InDoubtPolicy, Submission
+from postroom.intake import accept as accept_module
+from postroom.intake.accept import accept, new_request_id
+from postroom.mime.message import Content, UnsafeBytes, render
+from postroom.store.store import Store, open_store
 
 NOW: Instant = 1_700_000_000 * SECOND + 123_456
 MOST = 100_000
@@ -113,7 +115,7 @@ class TestRefusal:
     def test_of_unsafe_bytes_whoever_made_them(
         self, store: Store, letter: Submission, unsafe: bytes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("postroom.accept.render", lambda content: unsafe)
+        monkeypatch.setattr("postroom.intake.accept.render", lambda content: unsafe)
         with pytest.raises(UnsafeBytes):
             _accept(store, letter)
         assert _claim(store, letter.account) == []

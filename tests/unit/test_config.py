@@ -16,7 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from postroom.config import (
+from postroom.core.account import Secret, Security
+from postroom.core.clock import SECOND
+from postroom.core.errors import ConfigError
+from postroom.core.message import InDoubtPolicy
+from postroom.settings import (
     RateLimitFallback,
     Settings,
     is_loopback,
@@ -27,8 +31,6 @@ from postroom.config import (
     unknown_variables,
     variables,
 )
-from postroom.errors import ConfigError
-from postroom.model import SECOND, InDoubtPolicy, Secret, Security
 
 CANARY = "canary-7f3a9c-canary"
 

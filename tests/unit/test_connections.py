@@ -12,7 +12,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from postroom import serve
+from postroom.runtime import web_process
 from postroom.web.connections import READ_WITHIN_MS, Connections
 from tests.servers.waiting import eventually
 
@@ -155,7 +155,7 @@ def test_connections_have_a_deadline_for_what_is_not_read(
 @pytest.mark.parametrize("what", ["connections", "listener"])
 def test_a_look_leaves_sqlite_its_locks(connections: Connections, tmp_path: Path, what: str) -> None:
     """Whoever closes the database last removes its log: another process must see that it is open here."""
-    look: Callable[[], object] = {"connections": connections.look, "listener": serve._listens}[what]
+    look: Callable[[], object] = {"connections": connections.look, "listener": web_process._listens}[what]
     path = tmp_path / "database"
     with closing(apsw.Connection(str(path))) as database:
         database.pragma("journal_mode", "wal")

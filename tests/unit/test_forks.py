@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from postroom.forks import Interrupt
-from postroom.supervise import Steadiness
+from postroom.runtime.forks import Interrupt
+from postroom.runtime.supervisor import Steadiness
 from tests.servers.systemd import Systemd
 
 
@@ -82,8 +82,8 @@ def test_web_processes_that_are_of_use_for_a_while_are_started_anew_for_ever() -
 
 KEEPING = """
 import logging, os, signal, sys, time
-from postroom.forks import Keeper
-from postroom.pulse import beat, report_ready
+from postroom.runtime.forks import Keeper
+from postroom.core.heartbeat import beat, report_ready
 logging.basicConfig()
 Keeper(still_after_s=1.0).start()
 frozen, lively = os.fork(), None

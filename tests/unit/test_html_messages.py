@@ -14,7 +14,7 @@ from functools import cache
 
 import pytest
 
-from postroom.htmltext import html_to_text
+from postroom.mime.html_to_text import html_to_text
 from tests.servers.installation import ROOT
 from tests.soak import SOAK
 from tests.unit.html_tree import addresses, letters, one_line, see

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.htmltext import html_to_text
+from postroom.mime.html_to_text import html_to_text
 from tests.soak import SOAK
 from tests.steps import steps_of
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom import inbox
-from postroom.errors import NotFound
-from postroom.inbox import Maildrop, inbox_port, list_mails, printable, read_mail, serve_inbox
+from postroom.core.errors import NotFound
+from postroom.inbox import server as inbox
+from postroom.inbox.server import Maildrop, inbox_port, list_mails, printable, read_mail, serve_inbox
 from tests.servers.waiting import eventually
 
 PLAIN = b"From: alice@example.com\r\nSubject: Hello\r\n\r\nHi Bob\r\n"

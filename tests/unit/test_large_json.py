@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from postroom.errors import MalformedSubmission, TooLarge
-from postroom.web import largejson
-from postroom.web.body import Document
+from postroom.core.errors import MalformedSubmission, TooLarge
+from postroom.web import strict_json
+from postroom.web.schemas import Document
 
 MIB = 1024 * 1024
 
@@ -23,9 +23,9 @@ def read(octets: bytes) -> dict[str, Any]:
 @pytest.fixture
 def in_tiny_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every few octets is a border between pieces."""
-    monkeypatch.setattr(largejson, "_PIECE", 7)
-    monkeypatch.setattr(largejson, "LARGE", 80)
-    monkeypatch.setattr("postroom.web.body.LARGE", 80)
+    monkeypatch.setattr(strict_json, "_PIECE", 7)
+    monkeypatch.setattr(strict_json, "LARGE", 80)
+    monkeypatch.setattr("postroom.web.schemas.LARGE", 80)
 
 
 @pytest.mark.parametrize("ensure_ascii", [True, False])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from postroom.config import Settings, load_settings
-from postroom.errors import ConfigError, PlaceTaken
-from postroom.listen import address_of, check, curl, remove_left_socket, socket_path
+from postroom.core.errors import ConfigError, PlaceTaken
+from postroom.runtime.listen import address_of, check, curl, remove_left_socket, socket_path
+from postroom.settings import Settings, load_settings
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.logs import LineFormatter, is_journal, is_kept_log
+from postroom.telemetry.log import LineFormatter, is_journal, is_kept_log
 
 
 def _record(message: str, *arguments: object, level: int = logging.INFO) -> logging.LogRecord:

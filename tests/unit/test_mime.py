@@ -21,14 +21,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from postroom.address import Mailbox, header_fault, parse_mailbox
-from postroom.errors import InvalidSubmission
-from postroom.htmlelements import OpenElements
-from postroom.htmltext import _Page, html_to_text
-from postroom.mime import Content, UnsafeBytes, gate, render
-from postroom.model import Account, Submission
-from postroom.policy import body_is_text, says_something
-from postroom.textpart import MAX_LINE, text_part
+from postroom.core.account import Account
+from postroom.core.address import Mailbox, header_fault, parse_mailbox
+from postroom.core.errors import InvalidSubmission
+from postroom.core.message import Submission
+from postroom.intake.checks import body_is_text, check_not_empty
+from postroom.mime.html_elements import OpenElements
+from postroom.mime.html_to_text import _Page, html_to_text
+from postroom.mime.message import Content, UnsafeBytes, gate, render
+from postroom.mime.text_part import MAX_LINE, text_part
 from tests.soak import SOAK
 from tests.steps import steps_of
 
@@ -468,7 +469,7 @@ def test_gate_takes_a_message_in_leaps_and_not_line_by_line(line: bytes) -> None
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """Pieces of the least size that is more than a line's."""
-    monkeypatch.setattr("postroom.textpart._PIECE", MAX_LINE + 2)
+    monkeypatch.setattr("postroom.mime.text_part._PIECE", MAX_LINE + 2)
     return MAX_LINE + 2
 
 
@@ -485,7 +486,7 @@ def test_a_text_in_pieces_is_the_text_at_once(
     )
     head, *pieces = text_part(b"plain", text)
     assert all(piece.endswith(b"\r\n") for piece in pieces)
-    monkeypatch.setattr("postroom.textpart._PIECE", 1 << 30)
+    monkeypatch.setattr("postroom.mime.text_part._PIECE", 1 << 30)
     assert head == text_part(b"plain", text)[0]
     encoded = b"".join(pieces)
     if b"7bit" not in head:
@@ -530,9 +531,9 @@ def _submission(body: str) -> Submission:
 
 def test_the_checks_of_a_large_text_see_all_of_its_pieces() -> None:
     blank = " " * 600_000
-    says_something(_submission(blank + "x"))
+    check_not_empty(_submission(blank + "x"))
     with pytest.raises(InvalidSubmission, match="both empty"):
-        says_something(_submission(blank))
+        check_not_empty(_submission(blank))
     with pytest.raises(InvalidSubmission, match="position 600000"):
         body_is_text(_submission(blank + "\udcff"))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from postroom.config import load_settings
-from postroom.errors import ConfigError
-from postroom.ownfiles import check_own_files, owner_of
+from postroom.core.errors import ConfigError
+from postroom.runtime.own_files import check_own_files, owner_of
+from postroom.settings import load_settings
 
 VAR = Path("var")
 # Whether the file is there or will be.

@@ -11,22 +11,23 @@ from pathlib import Path
 
 import pytest
 
-from postroom.backup import BackupError, save
-from postroom.config import Settings, load_settings
-from postroom.errors import ConfigError
-from postroom.inbox import Maildrop, inbox_port, list_mails, read_mail
-from postroom.model import system_clock
-from postroom.plainfile import MEBIBYTE, NotPlain, read_plain, write_plain
-from postroom.rewrite import rewrite_lines
-from postroom.store import open_store, position
-from postroom.store.writerlock import WriterLock
-from postroom.vault import Vault
+from postroom.accounts.vault import Vault
+from postroom.core.clock import system_clock
+from postroom.core.errors import ConfigError
+from postroom.core.files import MEBIBYTE, NotPlain, read_plain, write_plain
+from postroom.core.rewrite import rewrite_lines
+from postroom.inbox.server import Maildrop, inbox_port, list_mails, read_mail
+from postroom.runtime.backup import BackupError, save
+from postroom.settings import Settings, load_settings
+from postroom.store import position
+from postroom.store.sqlite.writer_lock import WriterLock
+from postroom.store.store import open_store
 from postroom.worker.liveness import running_in
 
 ROOT = Path(__file__).resolve().parents[2]
 # Where something is opened by its name past `plainfile`, and why that may be.
 KNOWN = {
-    "backup.py": {
+    "runtime/backup.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
         "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",
         "os.open(folder, _FOLDER)",  # a folder and nothing else
@@ -34,43 +35,45 @@ KNOWN = {
         "tarfile.open(fileobj=file, mode='r:')",
         "files[SECRET].write_text(settings.secret_key.reveal() + '\\n', encoding='utf-8')",
     },
-    "emaillog.py": {
+    "worker/email_log.py": {
         "open(self._path, 'ab', opener=_open)",  # its kind was looked at, and the opener does not wait
         "open(path, 'ab', opener=_open)",
         "os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 416)",
     },
-    "failpoint.py": {"open(self.file, 'a', encoding='ascii')"},  # for tests
-    "inbox.py": {
+    "core/failpoint.py": {"open(self.file, 'a', encoding='ascii')"},  # for tests
+    "inbox/server.py": {
         "open(unfinished, 'xb', opener=_private, buffering=0)",  # new
         "os.open(path, flags, 384)",
     },
-    "logs.py": {"Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"},  # the system's own
-    "logstream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
-    "plainfile.py": {
+    "telemetry/log.py": {
+        "Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"
+    },  # the system's own
+    "worker/log_stream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
+    "core/files.py": {
         "os.open(path, flags | _FLAGS, mode)",
         "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
         "os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 384)",
     },
-    "replacing.py": {
+    "runtime/replacing.py": {
         "os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 384)",  # new
         "draft.write_text(f'{stamp}\\n', encoding='ascii')",  # new: it was unlinked
     },
-    "rewrite.py": {
+    "core/rewrite.py": {
         "compression.open(file, 'rb')",  # what is open
         "compression.open(new, 'wb')",
         "open(beside, 'xb', opener=_private)",  # new
         "os.open(path, flags | os.O_NOFOLLOW, 384)",
     },
-    "setup.py": {"path.open('x', encoding='utf-8')"},  # new
-    "standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
+    "runtime/installation.py": {"path.open('x', encoding='utf-8')"},  # new
+    "runtime/standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
     # The program's own files.
     "store/migrate.py": {"path.read_text(encoding='utf-8')"},
-    "store/postgres.py": {"(folder / name).read_text(encoding='utf-8')"},
-    "store/sqlite.py": {"(folder / name).read_text(encoding='utf-8')"},
-    "vault.py": {
+    "store/postgres/engine.py": {"(folder / name).read_text(encoding='utf-8')"},
+    "store/sqlite/engine.py": {"(folder / name).read_text(encoding='utf-8')"},
+    "accounts/vault.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 384)",  # new
     },
-    "version.py": {"source.read_text(encoding='utf-8')"},
+    "core/version.py": {"source.read_text(encoding='utf-8')"},
     "worker/liveness.py": {
         "Path('/proc/sys/kernel/random/boot_id').read_text(encoding='ascii')",
         "self._path.open('ab')",  # new: its name is random

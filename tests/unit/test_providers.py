@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from postroom.config import Settings, load_settings, variables
-from postroom.errors import ConfigError
-from postroom.model import Account, Security
+from postroom.core.account import Account, Security
+from postroom.core.errors import ConfigError
 from postroom.providers import (
     LOWEST_DAILY_LIMIT,
     Server,
@@ -18,6 +17,7 @@ from postroom.providers import (
     server_for,
     unnamed_server,
 )
+from postroom.settings import Settings, load_settings, variables
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from postroom.repeats import Repeats, quieten
+from postroom.telemetry.repeats import Repeats, quieten
 from tests.servers.waiting import eventually
 
 
@@ -30,7 +30,9 @@ class Log:
         self.repeats = Repeats(["postroom.worker"], self.handler.handle, period=60.0, clock=self.clock)
         self.handler.addFilter(self.repeats)
 
-    def say(self, message: str, *args: object, name: str = "postroom.worker.lane", level: int = 30) -> None:
+    def say(
+        self, message: str, *args: object, name: str = "postroom.worker.mail.sender", level: int = 30
+    ) -> None:
         self.handler.handle(logging.LogRecord(name, level, "", 1, message, args, None))
 
     def taken(self) -> list[str]:
@@ -67,7 +69,7 @@ def test_what_differs_is_said(log: Log) -> None:
     log.say("account %s makes do", "ann")
     log.say("account %s makes do", "bob")
     log.say("account %s makes do", "ann", level=logging.ERROR)
-    log.say("account %s makes do", "ann", name="postroom.worker.standing")
+    log.say("account %s makes do", "ann", name="postroom.worker.mail.breaker")
     assert len(log.taken()) == 4
 
 
@@ -83,7 +85,7 @@ def test_the_id_of_a_message_makes_no_difference(log: Log) -> None:
 
 def test_others_and_what_is_critical_pass(log: Log) -> None:
     for _ in range(3):
-        log.say("refused", name="postroom.web.errors")
+        log.say("refused", name="postroom.web.problems")
         log.say("the disk failed", level=logging.CRITICAL)
     assert len(log.taken()) == 6
 
@@ -98,7 +100,7 @@ def test_what_was_held_back_is_said_at_the_end(log: Log) -> None:
 def test_many_kinds_are_bounded_and_none_that_is_held_back_is_forgotten(
     log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.repeats._MOST_KINDS", 10)
+    monkeypatch.setattr("postroom.telemetry.repeats._MOST_KINDS", 10)
     log.say("held back")
     log.say("held back")
     for number in range(50):

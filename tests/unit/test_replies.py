@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from postroom.model import SECOND, Meaning, Reply
-from postroom.replies import PERIODS as WINDOWS
-from postroom.replies import UNKNOWN, Circumstances, provider_of, read
-from postroom.reply_table import DAY, HOUR, MINUTE, TABLE, Place
-from postroom.status import parse_enhanced
+from postroom.core.classify import parse_enhanced
+from postroom.core.clock import SECOND
+from postroom.core.outcome import Meaning, Reply
+from postroom.core.replies import PERIODS as WINDOWS
+from postroom.core.replies import UNKNOWN, Circumstances, provider_of, read
+from postroom.core.reply_table import DAY, HOUR, MINUTE, TABLE, Place
 
 PERIODS = {"day": DAY, "hour": HOUR}
 FIRST = Circumstances(logged_in=True)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom import retry
-from postroom.model import SECOND
+from postroom.core import retry
+from postroom.core.clock import SECOND
 
 SCHEDULE = [30 * SECOND, 120 * SECOND, 600 * SECOND]
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from postroom.supervise import described_end
+from postroom.runtime.supervisor import described_end
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_an_end_is_described(status: int, said: str) -> None:
 
 LIMIT = """
 import resource
-from postroom.descriptors import raise_descriptor_limit
+from postroom.core.descriptors import raise_descriptor_limit
 hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
 raise_descriptor_limit()
@@ -41,7 +41,7 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
 FORKS = """
 import os, signal, time
 from types import SimpleNamespace
-from postroom.serve import Stop, guard_forks
+from postroom.runtime.web_process import Stop, guard_forks
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # so that the parent goes on before the child begins
 server = SimpleNamespace(interrupt_signal=False, signal_handler_interrupt=lambda *_: None)
@@ -73,7 +73,7 @@ def test_a_signal_that_comes_while_a_worker_is_forked_ends_it() -> None:
 INSISTS = """
 import signal, time
 from types import SimpleNamespace
-from postroom.serve import Stop
+from postroom.runtime.web_process import Stop
 
 told = []
 def worker(name, alive):

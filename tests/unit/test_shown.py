@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.logs import LineFormatter
-from postroom.model import Reply
-from postroom.shown import printable, shortened
-from postroom.status import explain
-from postroom.wire import _parse_reply
+from postroom.core.classify import explain
+from postroom.core.outcome import Reply
+from postroom.core.text import printable, shortened
+from postroom.smtp.stream import _parse_reply
+from postroom.telemetry.log import LineFormatter
 from tests.unit.test_status import NOTHING
 
 # Signs around numbers in Arabic, Syriac and Kaithi, and controls of hieroglyphs: of the category Cf, and seen.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from postroom.standstill import LOOK_S, STILL_AFTER_S, Beats
+from postroom.runtime.standstill import LOOK_S, STILL_AFTER_S, Beats
 
 
 class Clock:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.errors import FaultKind, SMTPFault
-from postroom.model import Blame, Deferred, Failed, Meaning, Reply, Sent
-from postroom.replies import Circumstances, Reading, read
-from postroom.reply_table import Place
-from postroom.shown import printable
-from postroom.status import classify, classify_fault, explain, explain_fault, parse_enhanced, summarise
+from postroom.core.classify import classify, classify_fault, explain, explain_fault, parse_enhanced, summarise
+from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.outcome import Blame, Deferred, Failed, Meaning, Reply, Sent
+from postroom.core.replies import Circumstances, Reading, read
+from postroom.core.reply_table import Place
+from postroom.core.text import printable
 
 EVERYWHERE = [place for place in Place if place is not Place.OTHER]
 NO_LOGIN_STOOD = Circumstances()

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.config import Settings
-from postroom.errors import ConfigError
-from postroom.model import Secret
-from postroom.vault import UndecryptableSecret, Vault
+from postroom.accounts.vault import UndecryptableSecret, Vault
+from postroom.core.account import Secret
+from postroom.core.errors import ConfigError
+from postroom.settings import Settings
 
 OLD = Secret("canary-old-passphrase")
 NEW = Secret("canary-new-passphrase")
@@ -174,8 +174,8 @@ class TestKeyFile:
 _RACERS = """
 import os, sys
 from pathlib import Path
-from postroom.config import Settings
-from postroom.vault import Vault
+from postroom.settings import Settings
+from postroom.accounts.vault import Vault
 
 settings = Settings()
 ready, go = os.pipe()

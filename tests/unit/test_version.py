@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from postroom import __version__
-from postroom.version import VersionWatch, installed_version
+from postroom.core.version import VersionWatch, installed_version
 
 
 def test_it_is_said_once_that_another_version_is_installed(

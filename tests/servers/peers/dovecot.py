@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from typing import ClassVar
 
-from postroom.model import Security
+from postroom.core.account import Security
 from tests.servers.peers.aiosmtpd_ import ROOT, command
 from tests.servers.peers.peer import HOSTNAME, PASSWORD, Limit, Spool
 from tests.servers.peers.private import PrivatePeer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import ClassVar
 
-from postroom.model import Security
+from postroom.core.account import Security
 from tests.servers.peers.peer import HOSTNAME, Limit, accepted_once
 from tests.servers.peers.private import PrivatePeer, files_below
 

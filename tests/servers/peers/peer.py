@@ -18,7 +18,7 @@ from typing import ClassVar, Self
 
 import trustme
 
-from postroom.model import Security
+from postroom.core.account import Security
 from tests.servers import logs
 from tests.servers.installation import descendants
 from tests.servers.programs import StartupError, answers, end, free_port, wait_ready

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import ClassVar
 
-from postroom.model import Security
+from postroom.core.account import Security
 from tests.servers.peers.peer import HOSTNAME, PASSWORD, USER, Limit
 from tests.servers.peers.private import PrivatePeer, files_below
 

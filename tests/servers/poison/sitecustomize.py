@@ -7,9 +7,9 @@ import sys
 _poison = os.environ.get("POISON", "").encode()
 
 if _poison and "postroom" in sys.orig_argv:
-    from postroom import deliver
-    from postroom.model import ClaimedJob
-    from postroom.smtp import Envelope, Text
+    from postroom.core.job import ClaimedJob
+    from postroom.smtp import deliver
+    from postroom.smtp.client import Envelope, Text
 
     _envelope = deliver._envelope
 

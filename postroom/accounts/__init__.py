@@ -1,0 +1,1 @@
+"""Whose key a request has, which accounts there are, and how their secrets are kept."""

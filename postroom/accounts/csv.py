@@ -1,0 +1,412 @@
+"""`data.csv` as text becomes rows and faults: nothing here reads, writes or looks anything up.
+
+No fault ever repeats what stands in a row, for a shifted column would put a password
+into a log: faults name lines and columns.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from postroom.core.account import Secret, Security
+from postroom.core.address import InvalidAddress, parse_mailbox
+from postroom.core.text import counted
+from postroom.providers import PROVIDERS, doubtful_port
+from postroom.settings import (
+    INBOX,
+    MAX_CONNECTIONS,
+    parse_host,
+    parse_port,
+    parse_security,
+    parse_truth,
+    parse_whole,
+)
+
+T = TypeVar("T")
+
+REQUIRED: Final = ("key", "email", "app_password")
+LIMITS: Final = ("daily_limit", "connections", "logins_per_minute")
+SWITCHES: Final = ("pipelining", "chunking")
+COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
+
+_CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
+# Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.
+_DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
+_NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(?:\1|\s)*+', re.IGNORECASE)
+LEAST_OF_A_KEY: Final = 20  # characters; 20 of 64 at random are 120 bits
+_LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
+_MOST_LINES: Final = 200_000
+_MOST_REFUSED: Final = 10_000  # rows; a file with more of them is no list of accounts
+_MOST_TOLD: Final = 20  # faults
+_MOST_A_DAY: Final = 1_000_000_000
+_MOST_LOGINS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """One good row. `line` is its first line; fields that are None or empty were not given."""
+
+    line: int
+    key: Secret
+    email: str
+    name: str = ""
+    host: str | None = None
+    port: int | None = None
+    security: Security | None = None
+    username: str | None = None
+    password: Secret = field(default=Secret(""), repr=False)
+    daily_limit: int | None = None
+    connections: int | None = None
+    logins_per_minute: int | None = None
+    pipelining: bool | None = None
+    chunking: bool | None = None
+
+    @property
+    def identity(self) -> tuple[str, str | None, int | None, str]:
+        """The mailbox and server: rows that share it are keys of one account."""
+        return self.email, self.host, self.port, self.username or self.email
+
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """What rows of one account must agree on."""
+        limits = self.daily_limit, self.connections, self.logins_per_minute
+        return self.name, self.security, self.password, limits, self.pipelining, self.chunking
+
+
+@dataclass(frozen=True, slots=True)
+class RowFault:
+    """What is wrong with the row that begins on `line`, or may be; fatal when it spoils the whole file."""
+
+    line: int
+    message: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AccountFile:
+    """All good rows in their order, and all faults.
+
+    With a fatal fault there are no rows: keep the accounts there were before.
+    """
+
+    rows: tuple[AccountRow, ...]
+    faults: tuple[RowFault, ...]
+
+    @property
+    def fatal(self) -> bool:
+        return any(fault.fatal for fault in self.faults)
+
+    @property
+    def short_keys(self) -> tuple[int, ...]:
+        """The lines whose keys are short enough to be guessed."""
+        return tuple(row.line for row in self.rows if len(row.key.reveal()) < LEAST_OF_A_KEY)
+
+
+class _Fault(Exception):
+    """A sentence about one row or about the whole file."""
+
+
+class _Malformed(_Fault):
+    """No row could be made out: its quotes or the number of its fields are wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    line: int
+    height: int  # lines
+    fields: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """Which column each field of a row is: a known name, or None for one that is ignored."""
+
+    line: int
+    end: int  # index of the line after it
+    delimiter: str
+    columns: tuple[str | None, ...]
+    unknown: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def read_accounts(data: bytes) -> AccountFile:
+    """Read `data.csv`; whatever the bytes are, nothing is raised.
+
+    A broken row costs itself only, even where its quote is never closed: reading goes
+    on with the line after its first.
+    """
+    lines: list[str] = []
+    try:
+        lines = _lines(data)
+        header = _header(lines)
+    except _Fault as fault:
+        return AccountFile((), (RowFault(_first_line(lines), str(fault), fatal=True),))
+    reader = _RowReader(header)
+    at = header.end
+    while at < len(lines):
+        at += reader.read(lines, at)
+        if reader.refused > _MOST_REFUSED:
+            return AccountFile((), (_too_many(_MOST_REFUSED, "refused rows"), *reader.faults[:1]))
+    return AccountFile(tuple(reader.rows), (*_unknown_columns(header), *reader.faults, *reader.untold()))
+
+
+def demo_csv(key: str) -> str:
+    """Return the `data.csv` of a first start: one key, whose mail goes to the built-in inbox."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((*REQUIRED, "host"))
+    writer.writerow((key, "demo@postroom.example", "", INBOX))
+    return text.getvalue()
+
+
+# --- The file.
+
+
+def _lines(data: bytes) -> list[str]:
+    """Split at CRLF, LF and CR only, ends kept; bytes that are not UTF-8 become lone surrogates."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:2]:
+        raise _Fault("the file is UTF-16; save it as “CSV UTF-8”")
+    if data.count(b"\n") + data.count(b"\r") > 2 * _MOST_LINES:
+        raise _Fault(_too_many(_MOST_LINES, "lines").message)
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    lines = list(io.StringIO(text, newline=""))
+    if len(lines) > _MOST_LINES:
+        raise _Fault(_too_many(_MOST_LINES, "lines").message)
+    return lines
+
+
+def _too_many(most: int, what: str) -> RowFault:
+    return RowFault(0, f"the file has more than {most} {what}; name a file of accounts", fatal=True)
+
+
+def _first_line(lines: list[str], after: int = 0) -> int:
+    """Return the number of the first line behind line `after` that is not skipped, else 1."""
+    return next((number for number, line in enumerate(lines[after:], after + 1) if not _skipped(line)), 1)
+
+
+def _skipped(line: str) -> bool:
+    return line.startswith("#") or not line.strip(" \r\n")
+
+
+def _header(lines: list[str]) -> _Header:
+    line, delimiters = _first_line(lines), _DELIMITERS
+    if lines and (named := _NAMED_DELIMITER.fullmatch(lines[line - 1])):
+        lines[line - 1] = "\n"
+        line, delimiters = _first_line(lines, line), _delimiters(named[1])
+    if not lines or _skipped(lines[line - 1]):
+        raise _Fault(f"the file is empty; its first line must be {','.join(REQUIRED)}")
+    header = max(
+        (_header_split_at(lines, line, delimiter) for delimiter in delimiters),
+        key=lambda header: len(set(header.columns) - {None}),
+    )
+    missing = [column for column in REQUIRED if column not in header.columns]
+    if missing:
+        raise _Fault(
+            f"no column {', '.join(missing)} in the first line, which must name the columns: "
+            f"{','.join(REQUIRED)}"
+        )
+    twice = sorted({_shown(name) for name in header.names if name and header.names.count(name) > 1})
+    if twice:
+        raise _Fault(f"column {', '.join(twice)} is there twice; remove one")
+    return header
+
+
+def _delimiters(named: str) -> tuple[str, ...]:
+    """Return the delimiters to try where a line `sep=` names one: a file that was edited later may have another."""
+    usable = not named.isalnum() and named not in '" _-\n\r'
+    return (named, *_DELIMITERS) if usable else _DELIMITERS
+
+
+def _header_split_at(lines: list[str], line: int, delimiter: str) -> _Header:
+    try:
+        record = _record(lines, line - 1, delimiter)
+    except _Malformed:
+        record = _Record(line, 1, [])
+    plain = tuple(re.sub(r"[\s_-]", "", name.casefold()) for name in record.fields)
+    columns = tuple(_CANONICAL.get(name) for name in plain)
+    unknown = tuple(at for at, name in enumerate(plain) if name and columns[at] is None)
+    names = tuple(_CANONICAL.get(name, name) for name in plain)
+    return _Header(line, line - 1 + record.height, delimiter, columns, unknown, names)
+
+
+def _unknown_columns(header: _Header) -> Iterator[RowFault]:
+    if header.unknown:
+        names = ", ".join(_shown(header.names[at]) for at in header.unknown)
+        yield RowFault(header.line, f"unknown column {names} is ignored; known are {', '.join(COLUMNS)}")
+
+
+def _shown(name: str) -> str:
+    """Return the name of a column as it may stand in a log."""
+    printable = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return printable if len(printable) <= 40 else printable[:39] + "…"
+
+
+def _record(lines: list[str], at: int, delimiter: str) -> _Record:
+    """Read the record that begins at index `at`. Raises _Malformed."""
+    chunk = lines[at : at + _LONGEST_RECORD]
+    reader = csv.reader(chunk, delimiter=delimiter, strict=True, skipinitialspace=True)
+    try:
+        fields = next(reader)
+    except (csv.Error, StopIteration):
+        raise _Malformed(
+            'a quote (") is not closed, or text follows a closing one; write "" for a quote'
+        ) from None
+    return _Record(at + 1, reader.line_num, [text.strip() for text in fields])
+
+
+# --- The rows.
+
+
+class _RowReader:
+    """Gathers rows and faults, and knows the keys and accounts of the good rows so far."""
+
+    def __init__(self, header: _Header) -> None:
+        self.rows: list[AccountRow] = []
+        self.faults: list[RowFault] = []  # the first ones
+        self.refused = 0
+        self._told = 0
+        self._header = header
+        self._keys: dict[Secret, int] = {}
+        self._accounts: dict[tuple[object, ...], AccountRow] = {}
+
+    def read(self, lines: list[str], at: int) -> int:
+        """Read the record at index `at` and return by how many lines to go on."""
+        if _skipped(lines[at]):
+            return 1
+        try:
+            record = _record(lines, at, self._header.delimiter)
+            if any(record.fields) or record.height > 1:  # a lone quote may pair with one further down
+                self._add(_row(record, self._header))
+        except _Fault as fault:
+            self.refused += 1
+            self._tell(RowFault(at + 1, str(fault)))
+            return 1  # lines that an open quote swallowed are read again, as rows of their own
+        return record.height
+
+    def untold(self) -> Iterator[RowFault]:
+        """Yield the number of faults beyond those that are kept."""
+        if (more := self._told - len(self.faults)) > 0:
+            words = counted(more, "more line is", "more lines are")
+            yield RowFault(0, f"{words} wrong; mend the ones that are named first")
+
+    def _tell(self, fault: RowFault) -> None:
+        self._told += 1
+        if len(self.faults) < _MOST_TOLD:
+            self.faults.append(fault)
+
+    def _add(self, row: AccountRow) -> None:
+        first_with_key = self._keys.get(row.key)
+        if first_with_key:
+            raise _Fault(
+                f"lines {first_with_key} and {row.line} have the same key; line {first_with_key} counts, "
+                "give the other a key of its own"
+            )
+        first = self._accounts.get(row.identity)
+        if first and first.settings != row.settings:
+            raise _Fault(
+                f"line {first.line} has the same mailbox and server with other settings or another "
+                f"password; make line {row.line} agree with it"
+            )
+        self._keys[row.key] = row.line
+        if row.identity not in self._accounts and (doubt := doubtful_port(row.port, row.security)):
+            self._tell(RowFault(row.line, f"{doubt} (the row counts as it is)"))
+        self._accounts.setdefault(row.identity, row)
+        self.rows.append(row)
+
+
+def _row(record: _Record, header: _Header) -> AccountRow:
+    if len(record.fields) != len(header.columns):
+        raise _Malformed(
+            f"{counted(len(record.fields), 'field')} where the first line has {len(header.columns)}; put a value "
+            "that contains a delimiter between quotes"
+        )
+    cells = {column: text for column, text in zip(header.columns, record.fields, strict=True) if column}
+    for column, text in cells.items():
+        if any("\udc80" <= letter <= "\udcff" for letter in text):
+            raise _Fault(f"{column} is not UTF-8 text; save the file as “CSV UTF-8”")
+    return AccountRow(
+        line=record.line,
+        key=_key(cells["key"]),
+        email=_email(cells["email"]),
+        name=_name(cells.get("name", "")),
+        host=_optional(cells, "host", _host),
+        port=_optional(cells, "port", parse_port),
+        security=_optional(cells, "security", parse_security),
+        username=_optional(cells, "username", _username),
+        password=_password(cells),
+        daily_limit=_optional(cells, "daily_limit", lambda text: parse_whole(text, 1, _MOST_A_DAY)),
+        connections=_optional(cells, "connections", lambda text: parse_whole(text, 1, MAX_CONNECTIONS)),
+        logins_per_minute=_optional(
+            cells, "logins_per_minute", lambda text: parse_whole(text, 1, _MOST_LOGINS)
+        ),
+        pipelining=_optional(cells, "pipelining", parse_truth),
+        chunking=_optional(cells, "chunking", parse_truth),
+    )
+
+
+def _optional(cells: dict[str, str], column: str, parse: Callable[[str], T]) -> T | None:
+    text = cells.get(column, "")
+    try:
+        return parse(text) if text else None
+    except ValueError as error:
+        raise _Fault(f"{column} {error}") from None
+
+
+def _key(text: str) -> Secret:
+    if not text:
+        raise _Fault("key is empty")
+    if not all(letter.isprintable() or unicodedata.category(letter) == "Zs" for letter in text):
+        raise _Fault("key contains a control character")
+    return Secret(text)
+
+
+def _email(text: str) -> str:
+    if not text:
+        raise _Fault("email is empty")
+    try:
+        return parse_mailbox(text).path
+    except InvalidAddress as error:
+        quotes_the_row = "'" in str(error)
+        reason = "it is no mailbox such as ann@example.com" if quotes_the_row else str(error)
+        raise _Fault(f"email: {reason}") from None
+
+
+def _name(text: str) -> str:
+    name = " ".join(text.split())
+    if _has_control(name):
+        raise _Fault("name contains a control character")
+    return name
+
+
+def _host(text: str) -> str:
+    return INBOX if text.lower() == INBOX else parse_host(text)
+
+
+def _username(text: str) -> str:
+    if _has_control(text):
+        raise ValueError("contains a control character")
+    return text
+
+
+def _password(cells: dict[str, str]) -> Secret:
+    """Return the password; Google shows its app passwords as four groups of four letters."""
+    text = cells["app_password"]
+    if _has_control(text):
+        raise _Fault("app_password contains a control character")
+    host = cells.get("host", "").lower()
+    if not text and (not host or host in PROVIDERS):
+        raise _Fault("app_password is empty; only a server named in host may do without")
+    joined = "".join(text.split())
+    google = re.fullmatch(r"[A-Za-z]{16}", joined)
+    return Secret(joined if google else text)
+
+
+def _has_control(text: str) -> bool:
+    return any(unicodedata.category(letter) == "Cc" for letter in text)

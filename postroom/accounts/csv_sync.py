@@ -1,0 +1,363 @@
+"""Accounts, keys and credentials: data.csv into the database, and a key to its account."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from postroom.accounts.csv import LEAST_OF_A_KEY, AccountFile, AccountRow, RowFault, read_accounts
+from postroom.accounts.vault import UndecryptableSecret, Vault
+from postroom.core.account import Account, Secret
+from postroom.core.clock import Clock, system_clock
+from postroom.core.errors import StoreUnavailable
+from postroom.core.files import MEBIBYTE, read_plain, whose
+from postroom.core.text import counted
+from postroom.store.store import Store, StoredAccount
+from postroom.store.transaction import Transaction
+
+log = logging.getLogger(__name__)
+
+_SOURCE = "csv"
+_DIGEST = "accounts_csv"  # setting: what was last read from data.csv
+# Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
+_READER = 2
+_VERSION = "accounts_version"  # setting: changes with every change of accounts or keys
+_LARGEST = 64 * MEBIBYTE
+_FRESH_FOR_S = 0.5
+_MOST_LINES_NAMED = 10
+_Signature: TypeAlias = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What a reading of data.csv did: rows in force, rows refused, keys that stopped working."""
+
+    path: Path
+    accepted: int
+    faults: tuple[RowFault, ...]
+    revoked: int = 0
+    short_keys: tuple[int, ...] = ()  # lines
+
+
+def unlock(stored: StoredAccount, vault: Vault) -> Account:
+    """Return the account with its password in clear. Raises UndecryptableSecret."""
+    if stored.credential is None:
+        return stored.account
+    return replace(stored.account, password=vault.decrypt(stored.credential))
+
+
+def file_at(path: Path) -> AccountFile:
+    """Read data.csv, so that nothing can hang (`plainfile`). Raises OSError."""
+    return read_accounts(read_plain(path, _LARGEST))
+
+
+def has_been_read(store: Store) -> bool:
+    """Whether a data.csv was taken into the database at any time."""
+    return store.setting(_DIGEST) is not None
+
+
+def keys_in_file(path: Path) -> list[Secret]:
+    """Return the keys of the rows of data.csv that are in order; none where it cannot be read."""
+    try:
+        return [row.key for row in file_at(path).rows]
+    except OSError:
+        return []
+
+
+def password_digests(stored: StoredAccount, vault: Vault) -> tuple[str, ...]:
+    """Return the digests of an account's password, the primary key's first; none where it has none that can be read."""
+    try:
+        password = unlock(stored, vault).password
+    except UndecryptableSecret:
+        return ()
+    return tuple(digest.hex() for digest in vault.digests(password.reveal())) if password else ()
+
+
+class AccountsFile:
+    """data.csv, watched. Any process may sync it; the database keeps the result."""
+
+    def __init__(self, store: Store, vault: Vault, path: Path, clock: Clock = system_clock) -> None:
+        self._store = store
+        self._vault = vault
+        self._path = path
+        self._clock = clock
+        self._seen: _Signature | None = None
+        self._read: _Signature | None = None
+        self._told: str | None = None  # why it could not be read at the last look
+
+    def looks_new(self) -> bool:
+        """Whether the file is another than the one that was read, or has gone; asks the folder only."""
+        return self._is_news(self._signature())
+
+    def _is_news(self, signature: _Signature | None) -> bool:
+        return self._told is None if signature is None else signature != self._read
+
+    def sync_if_changed(self) -> SyncReport | None:
+        """Sync once the file has changed and then stayed the same for two looks, so that none is read half written."""
+        signature = self._signature()
+        settled = signature == self._seen
+        self._seen = signature
+        if not settled or not self._is_news(signature):
+            return None
+        return self.sync()
+
+    def sync(self) -> SyncReport | None:
+        """Bring accounts and keys in line with the file; None when it holds nothing new.
+
+        A key that left the file stops working; its account stays, so that queued mail
+        still goes out. A file that cannot be read as a whole changes nothing.
+        """
+        signature = self._signature()
+        try:
+            data = read_plain(self._path, _LARGEST)
+        except OSError as error:
+            return self._unreadable(error)
+        if self._told is not None:
+            log.info("%s can be read again", self._path)
+        self._told = None
+        self._seen = signature
+        found = self._take_in(data)
+        self._read = signature  # not before: what could not be stored is tried again
+        return found
+
+    def _unreadable(self, error: OSError) -> SyncReport | None:
+        """Report a file that cannot be read, once for each reason, and one that has gone; it is looked at again."""
+        is_gone = isinstance(error, FileNotFoundError)
+        reason, told = f"{error.strerror or error}: {whose(self._path)}", self._told
+        self._told, self._read = reason, None
+        if reason == told or (is_gone and not has_been_read(self._store)):  # there was none before either
+            return None
+        fault = RowFault(
+            0, f"is not there: {whose(self._path)}" if is_gone else f"cannot be read: {reason}", fatal=True
+        )
+        return SyncReport(self._path, 0, (fault,))
+
+    def review(self) -> SyncReport | None:
+        """Read the file without taking anything in; None when it is not there or nothing is wrong with it."""
+        try:
+            file = file_at(self._path)
+        except OSError:
+            return None
+        return SyncReport(self._path, len(file.rows), file.faults) if file.faults else None
+
+    def is_taken_in(self) -> bool:
+        """Whether the database holds the file as it is now; a file that cannot be read has nothing to take in."""
+        try:
+            data = read_plain(self._path, _LARGEST)
+        except OSError:
+            return True
+        return self._store.setting(_DIGEST) in self._digests(data)
+
+    def _digests(self, data: bytes) -> list[str]:
+        return [digest.hex() for digest in self._vault.digests(f"{_READER} {data.hex()}")]
+
+    def _take_in(self, data: bytes) -> SyncReport | None:
+        digest = self._digests(data)[0]
+        if digest == self._store.setting(_DIGEST):
+            return None
+        file = read_accounts(data)
+        if file.fatal:
+            return SyncReport(self._path, 0, file.faults)
+        revoked = self._apply(file.rows, digest)
+        return SyncReport(self._path, len(file.rows), file.faults, revoked, file.short_keys)
+
+    def _signature(self) -> _Signature | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+    def _apply(self, rows: Sequence[AccountRow], digest: str) -> int:
+        before = {_identity(stored.account): stored for stored in self._store.accounts()}
+        prepared = [
+            (row, self._vault.digest(row.key.reveal()), *self._credential(row, before)) for row in rows
+        ]
+        now = self._clock()
+
+        def work(transaction: Transaction) -> int:
+            for row, key, credential, changed in prepared:
+                account_id = transaction.upsert_account(
+                    source=_SOURCE,
+                    now=now,
+                    email=row.email,
+                    name=row.name,
+                    host=row.host,
+                    port=row.port,
+                    security=row.security.value if row.security else None,
+                    username=row.username,
+                    credential=credential,
+                    daily_limit=row.daily_limit,
+                    connections=row.connections,
+                    logins_per_minute=row.logins_per_minute,
+                    pipelining=row.pipelining,
+                    chunking=row.chunking,
+                )
+                if changed:
+                    transaction.resume_account(account_id, now)
+                transaction.grant_key(account_id, key, source=_SOURCE, now=now)
+            revoked = transaction.revoke_keys_except({item[1] for item in prepared}, source=_SOURCE, now=now)
+            transaction.set_setting(_DIGEST, digest)
+            transaction.set_setting(_VERSION, str(now))
+            return revoked
+
+        return self._store.write(work)
+
+    def _credential(
+        self, row: AccountRow, before: dict[tuple[object, ...], StoredAccount]
+    ) -> tuple[bytes | None, bool]:
+        """Return what to store for the row's password, and whether it or the limit differs from what was stored.
+
+        It is encrypted anew even when it stays, so that former secret keys can be dropped.
+        """
+        stored = before.get((row.email, row.host, row.port, row.username))
+        changed = (
+            stored is None
+            or self._password(stored) != row.password
+            or stored.account.daily_limit != row.daily_limit
+        )
+        return (self._vault.encrypt(row.password.reveal()) if row.password else None), changed
+
+    def _password(self, stored: StoredAccount) -> Secret | None:
+        try:
+            return unlock(stored, self._vault).password
+        except UndecryptableSecret:
+            return None
+
+
+def _identity(account: Account) -> tuple[object, ...]:
+    return account.email, account.host, account.port, account.username
+
+
+def report(found: SyncReport | None) -> None:
+    """Log what a sync did, each refused row by its line number."""
+    if found is None:
+        return
+    for fault in found.faults:
+        where = f" line {fault.line}:" if fault.line else ""
+        log.warning("%s%s %s", found.path, where, fault.message)
+    if found.short_keys:
+        log.warning(
+            "%s: keys of fewer than %d characters may be guessed (%s); make one with: "
+            "python3 -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            found.path,
+            LEAST_OF_A_KEY,
+            _named_lines(found.short_keys),
+        )
+    if any(fault.fatal for fault in found.faults):
+        log.warning("%s was not read; the accounts stay as they were", found.path)
+    else:
+        rows, keys = counted(found.accepted, "row"), counted(found.revoked, "key")
+        log.info("%s: %s in force, %s stopped working", found.path, rows, keys)
+
+
+def _named_lines(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:_MOST_LINES_NAMED]))
+    more = len(lines) - _MOST_LINES_NAMED
+    return f"line{'s' * (len(lines) > 1)} {shown}{f' and {more} more' * (more > 0)}"
+
+
+class ApiKeys:
+    """API keys to accounts, in memory: at most half a second behind the database when `refresh` is called as needed.
+
+    While the database is away the keys stay as they were last read: what they open can write nothing then.
+    """
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store = store
+        self._vault = vault
+        self._mutex = threading.Lock()
+        self._version: str | None = None
+        self._checked = float("-inf")
+        self._away: StoreUnavailable | None = None  # why the last look was in vain
+        self._keys: dict[bytes, Account] = {}
+        self._used: set[bytes] = set()
+        self._newest: tuple[str | None, tuple[bytes, ...]] = (
+            None,
+            (),
+        )  # the key asked for last, and its digests
+
+    def _digests(self, key: str) -> tuple[bytes, ...]:
+        """Return the digests of a key. A request asks four times in a row, with the same object.
+
+        Keys are not compared with each other: that would take longer the more they have in common.
+        """
+        newest, digests = self._newest
+        if newest is not key:
+            digests = self._vault.digests(key)
+            self._newest = key, digests
+        return digests
+
+    def digest(self, key: str) -> bytes:
+        """Return what stands for the key wherever it must not be seen."""
+        return self._digests(key)[0]
+
+    def account_of(self, key: str) -> Account | None:
+        """Return the account that the key belonged to at the last `refresh`.
+
+        Keys are looked up by their HMAC, so timing tells nothing. Raises StoreUnavailable for one that
+        is not there while the database is away: nobody can say whether it has come in since.
+        """
+        found = next((self._keys[digest] for digest in self._digests(key) if digest in self._keys), None)
+        away = self._away
+        if found is None and away is not None:
+            raise StoreUnavailable(str(away))
+        return found
+
+    def is_used(self, key: str) -> bool:
+        """Whether the key was known to work and to have been used with success at the last `refresh`."""
+        return any(digest in self._used for digest in self._digests(key))
+
+    def is_used_elsewhere(self, key: str) -> bool:
+        """Ask the database whether another process has seen the key used since. Raises StoreUnavailable."""
+        used = [digest for digest in self._digests(key) if self._store.is_key_used(digest)]
+        self._used.update(used)
+        return bool(used)
+
+    def never_used(self, key: str) -> bytes | None:
+        """Return the digest of a working key that has not been used with success, else None."""
+        digest = next((digest for digest in self._digests(key) if digest in self._keys), None)
+        return None if digest in self._used else digest
+
+    def note_used(self, digest: bytes) -> None:
+        """Remember that a key was used with success; the database is told apart."""
+        self._used.add(digest)
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self._checked < _FRESH_FOR_S
+
+    def refresh(self) -> None:
+        """Read the keys anew if they have changed."""
+        # A look at a database that is away takes seconds: one caller waits for it, and the others go on.
+        if not self._mutex.acquire(blocking=self._away is None):
+            return
+        try:
+            if not self.is_fresh:
+                self._look()
+        finally:
+            self._mutex.release()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        try:
+            self._read()
+        except StoreUnavailable as error:
+            self._away, self._checked = error, time.monotonic()
+        else:
+            self._away, self._checked = None, now
+
+    def _read(self) -> None:
+        version = self._store.setting(_VERSION)
+        if version != self._version:
+            # Keys first: an account may come in meanwhile, but none ever goes.
+            keys = self._store.active_keys()
+            accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
+            self._used = self._store.used_keys() | (self._used & keys.keys())
+            self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
+            self._version = version

@@ -1,0 +1,91 @@
+"""A mailbox that we send through: its server, its credentials, and what it may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from postroom.core.clock import Instant
+
+
+class Security(Enum):
+    """How a connection to an SMTP server is protected."""
+
+    STARTTLS = "starttls"  # RFC 3207
+    TLS = "tls"  # RFC 8314 §3.3: TLS from the first byte
+    NONE = "none"  # loopback only, unless forced
+
+
+class Secret:
+    """Text that must never be printed. `reveal()` is the only way to it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._text))
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+
+class AccountState(Enum):
+    ACTIVE = "active"
+    PARKED = "parked"  # its limits are reached; resumes by itself at `resume_at`
+    PAUSED = "paused"  # its credentials or server are at fault; resumes when they change or a probe succeeds
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLacks:
+    """What the server of an account offers and does not take, by what it said, and since when that is known."""
+
+    server: str  # host:port
+    extensions: tuple[str, ...]
+    said: str
+    since: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A mailbox that we send through, with its server and credentials.
+
+    Fields that are None were not given for this account: the configured server,
+    or the preset of the sender's domain, fills them (`providers.server_for`).
+    """
+
+    id: int
+    email: str
+    name: str = ""
+    host: str | None = None
+    port: int | None = None
+    security: Security | None = None
+    username: str | None = None
+    password: Secret = field(default=Secret(""), repr=False)
+    daily_limit: int | None = None
+    connections: int | None = None
+    logins_per_minute: int | None = None
+    pipelining: bool | None = None
+    chunking: bool | None = None
+    state: AccountState = AccountState.ACTIVE
+    state_reason: str | None = None
+    state_since: Instant | None = None
+    resume_at: Instant | None = None
+    worked_at: Instant | None = None
+    worked_with: str | None = None  # the server's host, where nobody has named it and no preset knows it
+    passed_at: Instant | None = None  # when a message last showed that it goes on after it was set aside
+    gap: int | None = None  # between messages, in microseconds; None: as fast as it goes
+    paid_until: Instant | None = None  # nothing is claimed before, by that pace
+    server_lacks: ServerLacks | None = None

@@ -1,0 +1,74 @@
+"""Places where the tests kill a process: `POSTROOM_FAILPOINT=name:n:file` kills it the n-th time that it comes to `name`.
+
+A line is added to `file` first, so that the tests can count the deaths; once there is a file
+`file.over`, nobody dies any more. Not a setting: nobody but the tests sets it, so it is read
+here and not in config. Unset, a point costs one look at a global.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+VARIABLE = "POSTROOM_FAILPOINT"
+
+# The way of a message (docs/design.md §5), in its order.
+POINTS = (
+    "accept.parsed",
+    "accept.piece",
+    "accept.inserted",
+    "accept.committed",
+    "accept.answered",
+    "store.commit",
+    "claim.committed",
+    "session.connect",
+    "session.tls",
+    "session.auth",
+    "send.mail",
+    "send.rcpt",
+    "send.data",
+    "send.body",
+    "send.before_mark",
+    "send.marked",
+    "send.dot",
+    "send.replied",
+    "finish.inside",
+    "recover.inside",
+    "migrate.inside",
+    "move.copied",
+    "restore.step",
+)
+
+
+class _Target:
+    """The armed point, and how many times it is still let through."""
+
+    def __init__(self, text: str) -> None:
+        self.name, count, self.file = text.split(":", 2)
+        self.left = int(count)
+
+    def pass_by(self) -> None:
+        self.left -= 1
+        if self.left == 0 and not Path(f"{self.file}.over").exists():
+            with open(self.file, "a", encoding="ascii") as file:
+                file.write(f"{self.name}\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+_target: _Target | None = None
+
+
+def arm() -> None:
+    """Read the environment: once at the start, and where a process takes up another one's environment."""
+    global _target
+    _target = _Target(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
+
+
+arm()
+
+
+def hit(name: str) -> None:
+    """Die here, if this is the place and its time has come."""
+    if _target is not None and _target.name == name:
+        _target.pass_by()

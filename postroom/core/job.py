@@ -1,0 +1,66 @@
+"""A delivery job that a worker has claimed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from postroom.core.clock import Instant
+from postroom.core.message import InDoubtPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDelivery:
+    """One recipient of a claimed job that still waits for its result."""
+
+    id: int
+    forward_path: str
+
+
+MOST_IN_MEMORY = 1024 * 1024
+"""Octets of a message that are in memory at a time while it is sent: a piece, and what is held back for its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargeContent:
+    """A content that stays in the database until it is sent: its octets and their CRC-32, if it is known."""
+
+    message_id: int
+    size: int
+    checksum: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """A delivery job that this worker owns as long as `token` stands in its row.
+
+    Its content is in `mime`, or, where it is large, still in the database: then `large` says which it is.
+    """
+
+    id: int
+    token: int
+    attempt: int
+    message_id: int
+    request_id: str
+    account_id: int
+    reverse_path: str
+    deliveries: tuple[PendingDelivery, ...]
+    mime: bytes = field(repr=False)
+    smtputf8: bool
+    accepted_at: Instant
+    reserved_slot: int | None = None  # where its recipients count towards the account's daily limit
+    in_doubt: InDoubtPolicy | None = None
+    partial: bool = False  # the limit had no room for all recipients: the others wait
+    one_recipient: bool = False  # the message has no other, nor had it one
+    drawn: int = 0  # refusals of the account that it drew, others having passed in between
+    drawn_at: Instant | None = None  # the last one
+    large: LargeContent | None = None
+
+    @property
+    def size(self) -> int:
+        """Octets of the message."""
+        return len(self.mime) if self.large is None else self.large.size
+
+    @property
+    def octets_in_hand(self) -> int:
+        """What it takes of the worker's memory."""
+        return min(self.size, MOST_IN_MEMORY)

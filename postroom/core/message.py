@@ -1,0 +1,87 @@
+"""A message: as it is submitted, as it is stored, and as its status says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from postroom.core.account import Account
+from postroom.core.clock import Instant
+
+
+class InDoubtPolicy(Enum):
+    """What becomes of a message whose final dot went out and whose reply never came."""
+
+    RETRY = "retry"  # send again; a possible duplicate, and flagged as one
+    HOLD = "hold"  # wait for a person
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A request to send, before acceptance. `recipients` are as the client wrote them."""
+
+    account: Account
+    recipients: tuple[str, ...]
+    subject: str
+    body: str
+    is_html: bool = False
+    idempotency_key: str | None = None
+    in_doubt: InDoubtPolicy | None = None  # None: as the service has it
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """All that acceptance commits in one transaction: content and envelope, final."""
+
+    request_id: str
+    account_id: int
+    reverse_path: str
+    forward_paths: tuple[str, ...]
+    subject: str
+    mime: bytes = field(repr=False)
+    smtputf8: bool
+    accepted_at: Instant
+    idempotency_key: str | None = None
+    fingerprint: bytes | None = None
+    in_doubt: InDoubtPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What `accept` gives back: the message is durable under this id.
+
+    `replayed` is True when the same idempotency key had been accepted before.
+    """
+
+    request_id: str
+    replayed: bool = False
+
+
+class MessageState(Enum):
+    """What `GET /email-status` says, before any reason is added."""
+
+    QUEUED = "queued"
+    SENDING = "sending"
+    DEFERRED = "deferred"
+    SENT = "sent"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageStatus:
+    """The present state of a message, with the server's own words where there are any.
+
+    `will_send_at` is the next time at which a waiting message can go, where that is not now.
+    """
+
+    request_id: str
+    state: MessageState
+    reason: str | None
+    possible_duplicate: bool
+    account_id: int
+    will_send_at: Instant | None = None
+
+    def __str__(self) -> str:
+        return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

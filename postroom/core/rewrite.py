@@ -1,0 +1,97 @@
+"""A text file of any size with some of its lines changed: all of it or nothing, whatever is killed or filled up."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from postroom.core.files import plain_file, sync
+
+_LONGEST_LINE = 1 << 20  # octets; a longer one comes in parts
+_REST = ".rewritten"
+# What rotation compresses files with, by the octets that they begin with.
+_COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\0": lzma}
+_UNKNOWN = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress"}
+
+
+class CannotRead(Exception):
+    """The file is compressed, and damaged or in a way that is not known here."""
+
+
+def rewrite_lines(path: Path, change: Callable[[bytes], bytes]) -> int:
+    """Put what `change` makes of each line into its place; return how many are different now.
+
+    The file is left alone where there is none. Otherwise a new one, with the rights of the old one, takes its place.
+    What gzip, bzip2 or xz has compressed is compressed again. Nobody else may write to it meanwhile. Raises OSError,
+    CannotRead.
+    """
+    target = path.resolve()
+    with plain_file(target) as file:
+        compression = _compression_of(file)
+        try:
+            changed = sum(change(line) != line for line in _lines(file, compression))
+        except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the decompressor's
+                raise
+            raise CannotRead(str(error)) from error
+        if changed:
+            _replace(target, file, compression, change)
+    return changed
+
+
+def _compression_of(file: BinaryIO) -> Any:
+    """Return the module that reads and writes what the file was compressed with; None: with nothing. Raises CannotRead."""
+    begins = file.read(8)
+    for octets, name in _UNKNOWN.items():
+        if begins.startswith(octets):
+            raise CannotRead(f"it is compressed by {name}")
+    return next((module for octets, module in _COMPRESSIONS.items() if begins.startswith(octets)), None)
+
+
+def _lines(file: BinaryIO, compression: Any) -> Iterator[bytes]:
+    file.seek(0)
+    if compression is None:
+        yield from _parts(file)
+        return
+    with compression.open(file, "rb") as inside:
+        yield from _parts(inside)
+
+
+def _parts(file: IO[bytes]) -> Iterator[bytes]:
+    while line := file.readline(_LONGEST_LINE):
+        yield line
+
+
+def _replace(path: Path, old: BinaryIO, compression: Any, change: Callable[[bytes], bytes]) -> None:
+    beside = path.with_name(f".{path.name}{_REST}")  # one that a crash has left is begun anew
+    try:
+        beside.unlink(missing_ok=True)
+        with open(beside, "xb", opener=_private) as new:
+            lines = (change(line) for line in _lines(old, compression))
+            if compression is None:
+                new.writelines(lines)
+            else:
+                with compression.open(new, "wb") as inside:
+                    inside.writelines(lines)
+            status = os.fstat(old.fileno())
+            with suppress(PermissionError):
+                os.fchown(new.fileno(), status.st_uid, status.st_gid)
+            os.fchmod(new.fileno(), status.st_mode & 0o7777)
+            new.flush()
+            os.fsync(new.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

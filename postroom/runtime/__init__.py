@@ -1,0 +1,1 @@
+"""Opens an installation and keeps its processes running."""

@@ -1,0 +1,217 @@
+"""The web process: granian, and the application that its workers build."""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from postroom.core.clock import SECOND
+from postroom.core.descriptors import open_descriptors, raise_descriptor_limit
+from postroom.core.heartbeat import report_ready, report_stopping
+from postroom.core.lifeline import stop_signals, watch_lifeline
+from postroom.runtime import listen
+from postroom.runtime.forks import Interrupt, Keeper
+from postroom.runtime.supervisor import EX_UNAVAILABLE
+from postroom.settings import Settings
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from granian.server.common import AbstractServer
+
+log = logging.getLogger(__name__)
+
+IDLE_WITHIN_MS = (
+    30_000  # for a connection without a request; `web/connections.py` has a shorter time for heads
+)
+_MOST_HEAD_BYTES = 131_072  # what granian keeps of each connection that it reads from
+_INSIST_S = 3.0  # after which a worker that was told to end is told again
+_LOOK_S = 0.01
+_STOPS = (signal.SIGTERM, signal.SIGINT)
+_MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
+_BACKLOG = (
+    4096  # connections that the kernel keeps until they are taken; it has a bound of its own (somaxconn)
+)
+_tie: tuple[int, int] | None = None
+_stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
+
+
+def run_web(settings: Settings, lifeline: int | None) -> None:
+    """Serve HTTP until SIGTERM or SIGINT. The application is built in granian's own worker processes."""
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    raise_descriptor_limit()
+    path = listen.socket_path(settings)
+    address = "" if path else listen.address_of(settings)
+    if lifeline is not None:
+        watch_lifeline(lifeline, beats=True)
+    else:
+        Keeper().start()
+    _share_with_workers()
+    server = Server(
+        "postroom.runtime.web_process:web_application",
+        address=address,
+        port=settings.port,
+        uds=path,
+        uds_permissions=listen.SOCKET_MODE,
+        interface=Interfaces.RSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        http1_settings=HTTP1Settings(header_read_timeout=IDLE_WITHIN_MS, max_buffer_size=_MOST_HEAD_BYTES),
+        workers=settings.web_concurrency,
+        backlog=_BACKLOG,
+        backpressure=_MOST_CONNECTIONS,
+        respawn_failed_workers=True,
+        workers_kill_timeout=10,
+        factory=True,
+        log_level=LogLevels.error,
+    )
+    server.main_loop_interrupt = interrupt = Interrupt(server)
+    stop = Stop(server, settings.drain / SECOND)
+    server.signal_handler_interrupt = stop  # type: ignore[method-assign]
+    guard_forks(server, stop)
+    at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN
+    server.on_startup(
+        lambda: signal.signal(signal.SIGHUP, at_hangup)
+    )  # granian's own would start new workers
+    if path:
+        listen.remove_left_socket(path)
+    try:
+        server.serve()
+    finally:
+        if interrupt.has_given_up:
+            sys.exit(EX_UNAVAILABLE)
+
+
+class Stop:
+    """The handler of the signals to stop: `/readyz` says so from then on, and the listener closes after the delay.
+
+    A load balancer needs that time to send its requests elsewhere. A second signal ends the delay.
+    Workers that go on for seconds are told again: one that has just started may have lost the first signal between
+    its default handler, granian's and the event loop's, and would serve on until it is killed.
+    """
+
+    def __init__(self, server: AbstractServer[Any], delay_s: float, insist_s: float = _INSIST_S) -> None:
+        self._server = server
+        self._delay_s = delay_s
+        self._insist_s = insist_s
+        self._close: Callable[..., None] = server.signal_handler_interrupt
+        self._noted_by: int | None = None
+
+    @property
+    def is_noted_here(self) -> bool:
+        """Whether this process, and not the one that it was forked from, has had the signal."""
+        return self._noted_by == os.getpid()
+
+    def __call__(self, *_: object) -> None:
+        if self.is_noted_here or not self._delay_s:
+            self._finish()
+            return
+        self._noted_by = os.getpid()
+        if _stopping is not None:
+            _stopping[0] = 1
+        signal.signal(
+            signal.SIGALRM, self._finish
+        )  # a thread could not be started here: its lock may be held
+        signal.setitimer(signal.ITIMER_REAL, self._delay_s)
+
+    def _finish(self, *_: object) -> None:
+        report_stopping()
+        self._close()
+        signal.signal(signal.SIGALRM, self._insist)
+        signal.setitimer(signal.ITIMER_REAL, self._insist_s, self._insist_s)
+
+    def _insist(self, *_: object) -> None:
+        for worker in list(self._server.wrks):
+            if worker.is_alive():
+                worker.terminate()
+
+
+def _is_stopping() -> bool:
+    return _stopping is not None and _stopping[0] != 0
+
+
+def guard_forks(server: AbstractServer[Any], stop: Stop) -> None:
+    """Let SIGTERM end a worker that has only just been forked, however early the signal comes.
+
+    Until granian's own handlers are there the worker has its parent's, which only note the signal. What comes before
+    Python has seen to the fork is thrown away by it (`PyOS_AfterFork_Child` clears what is pending), so it is blocked
+    till then. A worker that has missed the signal would serve on, and hold up the whole stop until it is killed.
+    """
+
+    def block() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+    def end_at_a_signal() -> None:
+        for number in _STOPS:
+            signal.signal(number, signal.SIG_DFL)
+        if server.interrupt_signal or stop.is_noted_here:  # it was noted before we could say so
+            os._exit(0)
+        unblock()
+
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=end_at_a_signal)
+
+
+def _share_with_workers() -> None:
+    """Open what granian's workers inherit: a pipe that tells that its main process has died, and a mark of the stop."""
+    global _tie, _stopping
+    _tie = os.pipe()
+    _stopping = mmap.mmap(-1, 1)
+
+
+def web_application() -> Any:
+    """Build the application; called by granian in each worker process, after the fork."""
+    from postroom.runtime import installation
+    from postroom.web.app import create_gateway
+
+    if _tie is not None:
+        os.close(_tie[1])
+        watch_lifeline(_tie[0])
+    service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
+    gateway = create_gateway(
+        service.settings, service.store, service.vault, _is_stopping, report_ready_when_it_listens
+    )
+    installation.settle_memory()
+    return gateway
+
+
+def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
+    """Say that this process is ready as soon as connections are taken, which the HTTP server begins by itself."""
+    if _listens():
+        report_ready()
+    else:
+        loop.call_later(_LOOK_S, report_ready_when_it_listens, loop)
+
+
+def _listens() -> bool:
+    """Whether any socket of this process listens; where the system does not show them, as if one did."""
+    try:
+        return any(map(_is_listening, open_descriptors()))
+    except FileNotFoundError:
+        return True
+
+
+def _is_listening(fd: int) -> bool:
+    """Look without a copy: to close any descriptor of the database gives up all locks that SQLite has on it."""
+    try:
+        found = socket.socket(fileno=fd)
+    except OSError:  # no socket, or closed meanwhile
+        return False
+    try:
+        return bool(found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+    finally:
+        found.detach()

@@ -1,0 +1,531 @@
+"""Settings, read and validated once; the only reader of the environment.
+
+`load_settings()` reads `.env` from the current folder and the environment, which
+wins. All durations are integers of microseconds, like every time inside Postroom.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from difflib import get_close_matches
+from enum import Enum
+from ipaddress import IPv6Address, ip_address
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import idna
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from postroom.core.account import Secret, Security
+from postroom.core.env_file import NAME as DOT_ENV
+from postroom.core.env_file import read_assignments
+from postroom.core.errors import ConfigError
+from postroom.core.failpoint import VARIABLE as FAILPOINT
+from postroom.core.files import MEBIBYTE, NotPlain, read_plain, reason_of
+from postroom.core.heartbeat import READY
+from postroom.core.lifeline import LIFELINE
+from postroom.core.limiter_url import parse_limiter_url
+from postroom.core.message import InDoubtPolicy
+from postroom.core.numbers import whole_number
+from postroom.core.text import is_text
+
+E = TypeVar("E", bound=Enum)
+
+INBOX: Final = "inbox"  # the host that stands for the built-in capture server
+MAX_CONNECTIONS: Final = 1000
+MIN_KEY_CHARACTERS: Final = 16
+
+
+# --- Values. Each parser raises ValueError with a sentence that follows a name and never
+# --- repeats the text: a value may have been put into the wrong variable or column.
+
+_UNITS: Final = {
+    "ms": 1_000,
+    "s": 1_000_000,
+    "m": 60_000_000,
+    "h": 3_600_000_000,
+    "d": 86_400_000_000,
+    "w": 604_800_000_000,
+}
+_LONGEST: Final = 520 * _UNITS["w"]
+_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) *(ms|s|m|h|d|w)")
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+UNIX: Final = "unix:"
+_LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), with its NUL
+_HOSTNAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+
+
+def parse_duration(text: str) -> int:
+    """Return the microseconds that `text` stands for: a number and ms, s, m, h, d or w.
+
+    Decimals such as `1.5h` are fine; zero, and anything beyond ten years, is not.
+    Raises ValueError.
+    """
+    found = _DURATION.fullmatch(text.strip().lower())
+    if not found:
+        raise ValueError("must be a number and a unit (ms, s, m, h, d or w), for example 30s or 1.5h")
+    micros = int(Decimal(found[1]) * _UNITS[found[2]])
+    if not 0 < micros <= _LONGEST:
+        raise ValueError("must be longer than zero and no longer than ten years (520w)")
+    return micros
+
+
+def parse_whole(text: str, low: int, high: int) -> int:
+    """Return the whole number in `text`, in plain digits. Raises ValueError."""
+    digits = text.strip()
+    number = whole_number(digits)
+    if number is None or not low <= number <= high:
+        raise ValueError(f"must be a whole number from {low} to {high}")
+    return number
+
+
+def parse_port(text: str) -> int:
+    """Return a TCP port. Raises ValueError."""
+    return parse_whole(text, 1, 65535)
+
+
+def parse_security(text: str) -> Security:
+    """Return the named protection of a connection. Raises ValueError."""
+    return _named(Security)(text)
+
+
+def parse_host(text: str) -> str:
+    """Return a host as it is dialled: lower case, A-labels (RFC 5890), no brackets around IPv6.
+
+    Raises ValueError.
+    """
+    host = text.strip().lower().removesuffix(".")
+    address = _ip(host.removeprefix("[").removesuffix("]"))
+    if address:
+        return str(address)
+    try:
+        host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
+    except UnicodeError:
+        host = ""
+    numeric = host.rpartition(".")[2].isdigit()  # neither a name nor a whole IPv4 address
+    if numeric or len(host) > 253 or not _HOSTNAME.fullmatch(host):
+        raise ValueError(
+            "must be a bare host name such as smtp.example.com, or an IP address, without a port or scheme"
+        )
+    return host
+
+
+def parse_listening_host(text: str) -> str:
+    """Return a host as `parse_host` does, or `unix:` and the absolute path of a socket. Raises ValueError."""
+    path = text.strip().removeprefix(UNIX)
+    if path == text.strip():
+        return parse_host(text)
+    if not path.startswith("/") or len(path.encode()) > _LONGEST_SOCKET_PATH:
+        raise ValueError(
+            f"must be unix: and an absolute path of at most {_LONGEST_SOCKET_PATH} bytes, such as "
+            "unix:/run/postroom/http.sock"
+        )
+    return f"{UNIX}{path}"
+
+
+def parse_ehlo_name(text: str) -> str:
+    """Return a fully qualified name, or an address literal, as EHLO takes it (RFC 5321 §4.1.2, §4.1.3).
+
+    Raises ValueError.
+    """
+    name = text.strip()
+    if name.startswith("[") and name.endswith("]"):
+        return f"[{_address_literal(name[1:-1])}]"
+    try:
+        host = parse_host(name)
+    except ValueError:
+        host = ""
+    if "." not in host or "_" in host or _ip(host):
+        raise ValueError(
+            "must be a fully qualified name such as mail.example.com, or an address literal such as [192.0.2.1]"
+        )
+    return host
+
+
+def _address_literal(text: str) -> str:
+    address = _ip(text.removeprefix("IPv6:"))
+    if address is None:
+        raise ValueError(
+            "must hold an IP address between its brackets, such as [192.0.2.1] or [IPv6:2001:db8::1]"
+        )
+    return f"IPv6:{address}" if isinstance(address, IPv6Address) else str(address)
+
+
+def split_keys(text: str) -> tuple[Secret, ...]:
+    """Return the keys of a comma-separated list: the first encrypts, all decrypt.
+
+    Raises ValueError when there is none, or one has fewer than 16 characters.
+    """
+    keys = [key.strip() for key in text.split(",")]
+    if any(len(key) < MIN_KEY_CHARACTERS for key in keys):
+        raise ValueError(
+            f"must hold at least {MIN_KEY_CHARACTERS} characters in each of its keys (commas separate "
+            "keys); make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return tuple(Secret(key) for key in keys)
+
+
+def _ip(host: str) -> object | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
+
+
+def _named(kind: type[E]) -> Callable[[str], E]:
+    def parse(text: str) -> E:
+        try:
+            return kind(text.strip().lower())
+        except ValueError:
+            choices = ", ".join(str(member.value) for member in kind)
+            raise ValueError(f"must be one of {choices}") from None
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    return lambda text: parse_whole(text, low, high)
+
+
+def parse_truth(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
+        raise ValueError("must be true or false")
+    return word in {"1", "true", "yes", "on"}
+
+
+def _schedule(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(parse_duration(step) for step in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"must be waits separated by commas, such as 30s,2m,10m; each {str(error).removeprefix('must ')}"
+        ) from None
+
+
+def _kept_for(text: str) -> int | None:
+    """Return a duration, or None for `forever`."""
+    return None if text.strip().lower() == "forever" else parse_duration(text)
+
+
+def _drain(text: str) -> int:
+    """Return a duration of at most five minutes, or 0 for none."""
+    if re.fullmatch(r"0 *(ms|s|m)?", text.strip().lower()):
+        return 0
+    micros = parse_duration(text)
+    if micros > 5 * _UNITS["m"]:
+        raise ValueError("must be no longer than 5m")
+    return micros
+
+
+def _database_url(text: str) -> str:
+    """Return a URL that is one; a PostgreSQL's is read by the store."""
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme == "sqlite" and rest.startswith("/") and rest[1:] not in {"", ":memory:"}:
+        return text
+    if separator and scheme in {"postgresql", "postgres"} and rest:
+        return text
+    raise ValueError(
+        "must be sqlite:///FILE (sqlite:////FILE from the root) or postgresql://USER:PASSWORD@HOST/DATABASE"
+    )
+
+
+def _rate_limit(text: str) -> str:
+    from limits import parse_many  # which loads asyncio and every storage
+
+    limit = text.strip()
+    try:
+        usable = not limit or (
+            all(whole_number(digits) for digits in re.findall(r"\d+", limit))
+            and all(item.amount > 0 for item in parse_many(limit))
+        )
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be like 600/minute or 10/second;5000/day, or empty for no limit")
+    return limit
+
+
+class RateLimitFallback(Enum):
+    """What becomes of requests while the storage that all processes count in is away."""
+
+    COUNT = "count"  # each process counts by itself
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+def _log_level(text: str) -> str:
+    level = text.strip().upper()
+    if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+        raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    return level
+
+
+def _ca_file(text: str) -> Path:
+    path = Path(text)
+    try:
+        read_plain(path, _LARGEST_FILE)  # OpenSSL would wait at a FIFO
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        raise ValueError("must name a file of certificates in PEM form") from None
+    except OSError as error:
+        raise ValueError(f"must name a file that can be read ({reason_of(error)})") from None
+    return path
+
+
+def _file_name(text: str) -> Path:
+    """Return the name of a file that may be there one day."""
+    try:
+        Path(text).stat()
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
+            raise ValueError(f"must be a name that a file can have ({error.strerror})") from None
+    return Path(text)
+
+
+def _secret_key(text: str) -> Secret:
+    split_keys(text)
+    return Secret(text)
+
+
+def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
+    """Apply `parse` to text; values of the final type, given in code, pass unchanged."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+# --- Settings.
+
+_UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
+    "host": ("HOST",),
+    "port": ("PORT",),
+    "database_url": ("DATABASE_URL",),
+    "ratelimit_storage_uri": ("RATELIMIT_STORAGE_URI", "REDIS_URL"),
+    "web_concurrency": ("WEB_CONCURRENCY",),
+    "drain": ("POSTROOM_DRAIN", "POSTROOM_STOP_DELAY"),
+}
+_FORMER: Final[Mapping[str, str]] = {"POSTROOM_STOP_DELAY": "POSTROOM_DRAIN"}
+_OURS: Final = re.compile(r"postroom[_.-]", re.IGNORECASE)
+_DOT_ENV: Final = Path(DOT_ENV)
+_LARGEST_FILE: Final = 16 * MEBIBYTE
+_NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
+_SECRETS: Final = (
+    "secret_key",
+    "database_url",
+    "ratelimit_storage_uri",
+)  # settings that a file may hold: NAME_FILE names it
+_PATHS: Final = frozenset(
+    {
+        "POSTROOM_ACCOUNTS_CSV",
+        "POSTROOM_EMAIL_LOG",
+        "POSTROOM_SMTP_CA_FILE",
+        *(
+            f"{name}_FILE"
+            for name in ("POSTROOM_SECRET_KEY", "DATABASE_URL", "RATELIMIT_STORAGE_URI", "REDIS_URL")
+        ),
+    }
+)
+_EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
+
+
+def variables(setting: str) -> tuple[str, ...]:
+    """Return the environment variables of a setting, the one that wins first."""
+    return _UNPREFIXED.get(setting, (f"POSTROOM_{setting.upper()}",))
+
+
+def _environment(dot_env: Path = _DOT_ENV) -> dict[str, str]:
+    """Return what `.env` and the environment say, by the name of the setting; an empty text says nothing.
+
+    Both are merged before names are looked up, so that REDIS_URL never beats the other.
+    """
+    text = {name: (value or "").strip() for name, value in {**_dot_env(dot_env), **os.environ}.items()}
+    for name in _known_variables():
+        _check_text(name, text.get(name, ""))
+    text |= _from_files(text)
+    found = {name: _look_up(name, text) for name in Settings.model_fields}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _file_variables() -> dict[str, str]:
+    """Return the variables that name a file, as orchestrators mount secrets, and the variable whose value it holds."""
+    return {f"{name}_FILE": name for setting in _SECRETS for name in variables(setting)}
+
+
+def secret_files() -> dict[str, Path]:
+    """Return the files that hold secrets, by the variables that name them."""
+    text = {**_dot_env(), **os.environ}
+    return {name: Path(file.strip()) for name in _file_variables() if (file := text.get(name) or "").strip()}
+
+
+def _from_files(text: Mapping[str, str]) -> dict[str, str]:
+    """Return the values that stand in files, without the white space around them. Raises ConfigError."""
+    given = {file: name for file, name in _file_variables().items() if text.get(file)}
+    for file, name in given.items():
+        if text.get(name):
+            raise ConfigError(file, f"{name} is set too; leave one of the two out")
+    return {name: _read_secret(file, Path(text[file])) for file, name in given.items()}
+
+
+def _check_text(variable: str, value: str, named: str = "") -> None:
+    """Raise ConfigError for what no setting may hold: a NUL, or octets that are no UTF-8; a file may have such a name."""
+    if "\0" in value:
+        raise ConfigError(variable, f"{named or 'it'} holds a NUL character, which no setting may; remove it")
+    if variable not in _PATHS and not is_text(value):
+        raise ConfigError(variable, f"{named or 'it'} is not UTF-8 text; write it anew")
+
+
+def _read_secret(variable: str, path: Path) -> str:
+    try:
+        value = read_plain(path, MEBIBYTE).decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise ConfigError(variable, f"{path} is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigError(variable, f"{path} cannot be read: {reason_of(error)}") from error
+    if not value:
+        raise ConfigError(variable, f"{path} is empty")
+    _check_text(variable, value, str(path))
+    return value
+
+
+def _known_variables() -> list[str]:
+    return [*(name for setting in Settings.model_fields for name in variables(setting)), *_file_variables()]
+
+
+def unknown_variables() -> dict[str, str | None]:
+    """Return the POSTROOM_* names in `.env` and the environment that mean nothing, each with the one that was meant."""
+    known = _known_variables()
+    given = [name for name in {**_dot_env(), **os.environ} if _OURS.match(name)]
+    strange = [name for name in given if name not in known and name not in _NO_SETTINGS]
+    return {name: next(iter(get_close_matches(name.upper(), known, 1, 0.6)), None) for name in strange}
+
+
+def former_variables() -> dict[str, str]:
+    """Return the names in `.env` and the environment that are taken for another's sake, and that other."""
+    given = {**_dot_env(), **os.environ}
+    return {name: present for name, present in _FORMER.items() if given.get(name)}
+
+
+def _look_up(setting: str, text: Mapping[str, str]) -> str | None:
+    given = [text[name] for name in variables(setting) if name in text]
+    empty = "" if given and setting in _EMPTY_HAS_A_MEANING else None
+    return next(filter(None, given), empty)
+
+
+def _dot_env(path: Path = _DOT_ENV) -> Mapping[str, str | None]:
+    try:
+        content = read_plain(path, _LARGEST_FILE)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise NotPlain(errno.ENOENT, "it is a link to a file that is not there", str(path)) from None
+        return {}
+    return read_assignments(content.decode("utf-8-sig"), _known_variables())  # Notepad writes a BOM
+
+
+class Settings(BaseModel):
+    """Every setting of a process, validated and unchangeable.
+
+    Use `load_settings()`, which turns a bad value into a ConfigError. In code, values
+    may be given by field name and win over the environment.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    host: Annotated[str, _from_text(parse_listening_host)] = "127.0.0.1"
+    port: Annotated[int, _from_text(parse_port)] = 5000
+    database_url: Annotated[str, _from_text(_database_url), Field(repr=False)] = "sqlite:///var/postroom.db"
+    database_bouncer: Annotated[bool, _from_text(parse_truth)] = False
+    accounts_csv: Annotated[Path, _from_text(_file_name)] = Path("data.csv")
+    email_log: Annotated[Path, _from_text(_file_name)] = Path("email_log.txt")
+    smtp_host: Annotated[str | None, _from_text(parse_host)] = None
+    smtp_port: Annotated[int | None, _from_text(parse_port)] = None
+    smtp_security: Annotated[Security | None, _from_text(parse_security)] = None
+    smtp_allow_plaintext: Annotated[bool, _from_text(parse_truth)] = False
+    smtp_ca_file: Annotated[Path | None, _from_text(_ca_file)] = None
+    smtp_connections: Annotated[int | None, _from_text(_whole(1, MAX_CONNECTIONS))] = None
+    smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
+    smtp_dot_timeout: Annotated[int | None, _from_text(parse_duration)] = None
+    ehlo_name: Annotated[str | None, _from_text(parse_ehlo_name)] = None
+    keep_bodies: Annotated[int | None, _from_text(_kept_for)] = parse_duration("7d")
+    keep_history: Annotated[int | None, _from_text(_kept_for)] = parse_duration("90d")
+    rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
+    ratelimit_storage_uri: Annotated[str, _from_text(parse_limiter_url), Field(repr=False)] = "memory://"
+    rate_limit_fallback: Annotated[RateLimitFallback, _from_text(_named(RateLimitFallback))] = (
+        RateLimitFallback.COUNT
+    )
+    trusted_proxies: Annotated[int, _from_text(_whole(0, 100))] = 0
+    disk_reserve: Annotated[int, _from_text(_whole(0, 1 << 50))] = 67_108_864
+    max_message_bytes: Annotated[int, _from_text(_whole(1024, 1 << 30))] = 26_214_400
+    retry_for: Annotated[int, _from_text(parse_duration)] = parse_duration("4d")
+    retry_schedule: Annotated[tuple[int, ...], _from_text(_schedule)] = _schedule("30s,2m,10m,30m,1h,2h,4h")
+    in_doubt: Annotated[InDoubtPolicy, _from_text(_named(InDoubtPolicy))] = InDoubtPolicy.RETRY
+    secret_key: Annotated[Secret | None, _from_text(_secret_key)] = None
+    drain: Annotated[int, _from_text(_drain)] = parse_duration("500ms")
+    web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
+    log_level: Annotated[str, _from_text(_log_level)] = "INFO"
+
+    def __init__(self, *, _dot_env_file: Path | str = _DOT_ENV, **given: Any) -> None:
+        super().__init__(**{**_environment(Path(_dot_env_file)), **given})
+
+
+def load_settings(dot_env: Path = _DOT_ENV) -> Settings:
+    """Read `.env` in the current folder (or the file that is to become it) and the environment, which wins.
+
+    Raises ConfigError, which names the variable and the fix and repeats no value.
+    """
+    try:
+        settings = Settings(_dot_env_file=dot_env)
+    except ValidationError as error:
+        raise _config_error(error) from None
+    except (OSError, UnicodeError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(
+            DOT_ENV, f"cannot be read ({reason}); make it a UTF-8 text file that this user may read"
+        ) from None
+    if settings.smtp_security is Security.NONE:
+        check_plaintext(
+            settings.smtp_host or "the server of each sender's domain", "POSTROOM_SMTP_SECURITY", settings
+        )
+    return settings
+
+
+def _config_error(error: ValidationError) -> ConfigError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    reason = first.get("ctx", {}).get("error")
+    sentence = str(reason) if isinstance(reason, ValueError) else "is not a usable value"
+    setting = str(first["loc"][0]) if first["loc"] else "settings"
+    variable, *others = variables(setting)
+    former = former_variables()
+    others = [name for name in others if name not in _FORMER or name in former]
+    stand_in = f"(or {others[0]}, which stands in for it) " if others else ""
+    return ConfigError(variable, stand_in + sentence)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether `host` names this machine, judged by its spelling alone: nothing is resolved."""
+    name = host.lower().removesuffix(".").removeprefix("[").removesuffix("]")
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")  # RFC 6761 §6.3
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def check_plaintext(host: str, variable: str, settings: Settings, email: str | None = None) -> None:
+    if settings.smtp_allow_plaintext or host == INBOX or is_loopback(host):
+        return
+    whose = f" for {email}" if email else ""
+    raise ConfigError(
+        variable,
+        f"security none{whose} would send mail and password in the clear to {host}; use starttls or tls, "
+        "or set POSTROOM_SMTP_ALLOW_PLAINTEXT=true if that network is trusted",
+    )

@@ -1,0 +1,90 @@
+"""A second connection to a server that we had no TLS with, to say what is wrong. Nothing of ours is told to it.
+
+No credential is sent, and nothing that is learned here is trusted: it goes into a sentence for a person, without the
+credentials, which are struck from it.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final
+
+from cryptography import x509
+
+from postroom.core.account import Security
+from postroom.core.errors import SMTPFault
+from postroom.core.outcome import Reply
+from postroom.core.text import printable
+from postroom.smtp.connect import connect
+from postroom.smtp.credentials import Credentials
+from postroom.smtp.stream import Wire
+
+LONGEST_S: Final = 10.0  # for each step
+_MOST_NAMES: Final = 3
+_LONGEST_NAME: Final = 100
+
+
+async def greeting_in_clear(
+    host: str, port: int, seconds: float, credentials: Credentials | None
+) -> Reply | None:
+    """Return what a server says in clear to whoever connects; None for one that waits to be spoken to."""
+    try:
+        wire = await connect(host, port, min(seconds, LONGEST_S), credentials)
+        try:
+            return await wire.reply("greeting", min(seconds, LONGEST_S))
+        finally:
+            wire.abort()
+    except SMTPFault:
+        return None
+
+
+async def certificate_names(
+    host: str, port: int, security: Security, seconds: float, credentials: Credentials | None
+) -> tuple[str, ...]:
+    """Return the names that the server's certificate is for, as far as it shows one."""
+    step = min(seconds, LONGEST_S)
+    try:
+        wire = await connect(host, port, step, credentials)
+        try:
+            if security is Security.STARTTLS and not await _starts_tls(wire, step):
+                return ()
+            await wire.start_tls(_unverified(), host, f"{host}:{port}", step)
+            return _names_of(wire)
+        finally:
+            wire.abort()
+    except (SMTPFault, ValueError):  # ValueError: its certificate cannot be read
+        return ()
+
+
+async def _starts_tls(wire: Wire, step: float) -> bool:
+    reply = await wire.reply("greeting", step)
+    for verb, line in (("EHLO", b"EHLO localhost\r\n"), ("STARTTLS", b"STARTTLS\r\n")):
+        if not reply.positive:
+            return False
+        await wire.write(line, verb, step)
+        reply = await wire.reply(verb, step)
+    return reply.positive
+
+
+def _unverified() -> ssl.SSLContext:
+    """A context for looking at a certificate: nothing is ever said over its connections."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _names_of(wire: Wire) -> tuple[str, ...]:
+    assert wire.transport is not None
+    shown = wire.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    if not shown:
+        return ()
+    try:
+        names = x509.load_der_x509_certificate(shown).extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return ()
+    found = [*names.value.get_values_for_type(x509.DNSName)]
+    found += [str(address) for address in names.value.get_values_for_type(x509.IPAddress)]
+    return tuple(printable(wire.struck(name)[:_LONGEST_NAME]) for name in found[:_MOST_NAMES])

@@ -1,0 +1,1 @@
+"""The engine for many machines: what PostgreSQL needs, and no table by name."""

@@ -1,0 +1,1 @@
+"""The embedded engine: what SQLite needs, and no table by name."""

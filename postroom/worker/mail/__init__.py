@@ -1,0 +1,1 @@
+"""Runs delivery jobs: one sender an account, its connections, and its circuit breaker."""

@@ -1,0 +1,127 @@
+"""From an account to an open, secured and authenticated connection to its server."""
+
+from __future__ import annotations
+
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+from postroom.accounts.csv_sync import unlock
+from postroom.accounts.vault import UndecryptableSecret, Vault
+from postroom.core.account import Account
+from postroom.core.clock import SECOND
+from postroom.core.errors import ConfigError, FaultKind, SMTPFault
+from postroom.inbox.server import inbox_port
+from postroom.providers import Server, ServerUndecided, domain_of, server_for, unnamed_server
+from postroom.settings import INBOX, Settings
+from postroom.smtp.client import Connection
+from postroom.smtp.credentials import credentials_of
+from postroom.smtp.exchangers import Exchangers
+from postroom.smtp.own_name import OwnName
+from postroom.smtp.session import Endpoint, Timeouts, tls_context
+from postroom.store.store import StoredAccount
+
+
+class ServerConnector:
+    """Opens connections for all accounts of a worker. `inbox` is the folder of the built-in inbox."""
+
+    def __init__(
+        self, settings: Settings, vault: Vault, *, inbox: Path, exchangers: Exchangers | None = None
+    ) -> None:
+        self._settings = settings
+        self._exchangers = exchangers or Exchangers()
+        self._vault = vault
+        self._inbox = inbox
+        self._tls = make_tls_context(settings)
+        self._own_name = OwnName(settings.ehlo_name)
+
+    def server_of(self, account: Account) -> Server:
+        """Return the account's server by what is known now; nobody is asked. Raises ConfigError, ServerUndecided."""
+        return server_for(account, self._settings, self._last(account))
+
+    def host_of(self, account: Account) -> str:
+        """Return the name of the account's server; empty where that is not known."""
+        with suppress(ConfigError):
+            return self.server_of(account).host
+        return ""
+
+    def unnamed_server(self, account: Account) -> str | None:
+        """Return what an account that works is to keep: the host that only its MX has named."""
+        return unnamed_server(account, self._settings, self._last(account))
+
+    def _last(self, account: Account) -> str | None:
+        return self._exchangers.last(domain_of(account))
+
+    async def connect(self, stored: StoredAccount) -> Connection:
+        """Open a connection as this account. Raises SMTPFault."""
+        try:
+            account = unlock(stored, self._vault)
+            server = await self._server(account)
+        except UndecryptableSecret as error:
+            raise SMTPFault(FaultKind.UNDECRYPTABLE, "AUTH", str(error)) from error
+        except ConfigError as error:
+            raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
+        try:
+            return await Connection.open(self._endpoint(account, server, await self._own_name.get()))
+        except SMTPFault as fault:
+            if fault.kind is FaultKind.NO_SUCH_HOST and server.provider is not None:
+                raise _no_provider(server.host) from fault
+            raise
+
+    async def _server(self, account: Account) -> Server:
+        """Return the account's server. Where nobody has named it, its domain's MX is asked, from time to time again."""
+        try:
+            return server_for(account, self._settings)
+        except ServerUndecided as undecided:
+            credentials = credentials_of(account.username or account.email, account.password)
+            host = await self._exchangers.server_of(undecided.domain, credentials)
+            return server_for(account, self._settings, host)
+
+    def _endpoint(self, account: Account, server: Server, own_name: str | None) -> Endpoint:
+        if server.host == INBOX:
+            host, port = "127.0.0.1", _inbox_port(self._inbox)
+        else:
+            host, port = server.host, server.port
+        return Endpoint(
+            host=host,
+            port=port,
+            security=server.security,
+            username=server.username,
+            password=account.password,
+            tls=self._tls,
+            timeouts=_timeouts(self._settings),
+            ehlo_name=own_name,
+            pipelining=server.pipelining,
+            chunking=server.chunking,
+        )
+
+
+def _no_provider(host: str) -> SMTPFault:
+    """A provider's own name does not vanish: whoever says so is this machine's name server."""
+    message = f"cannot look up the server {host}: this machine's name server says that there is no such host"
+    return SMTPFault(FaultKind.UNRESOLVED, "connect", message)
+
+
+def _timeouts(settings: Settings) -> Timeouts:
+    cap = None if settings.smtp_timeout is None else settings.smtp_timeout / SECOND
+    dot = None if settings.smtp_dot_timeout is None else settings.smtp_dot_timeout / SECOND
+    return Timeouts().capped(cap, dot)
+
+
+def _inbox_port(folder: Path) -> int:
+    port = inbox_port(folder)
+    if port is None:
+        raise SMTPFault(
+            FaultKind.DISCONNECTED,
+            "connect",
+            "the built-in inbox is not running; start it with `postroom serve` or `postroom inbox serve`",
+        )
+    return port
+
+
+def make_tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return the TLS context for all accounts. Raises ConfigError for a CA file that is none."""
+    try:
+        return tls_context(str(settings.smtp_ca_file) if settings.smtp_ca_file else None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("POSTROOM_SMTP_CA_FILE", f"not a file of PEM certificates: {error}") from error
