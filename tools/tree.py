@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "tree.md"
 _HEAD = """# Where everything lives
 
-Each module of `postroom/` with the first line of its docstring. Packages stand in the order of their imports: each imports only
-from those below it, checked by import-linter in `make check` (`[tool.importlinter]` in pyproject.toml). `python -m tools.tree`
-rewrites this page, and a test compares it with the tree.
+Each module of `postroom/` with the first line of its docstring. Packages stand in the order of their imports: each
+imports only from those below it, checked by import-linter in `make check` (`[tool.importlinter]` in pyproject.toml).
+`python -m tools.tree` rewrites this page, and a test compares it with the tree.
 
 """
 _ORDER = (
