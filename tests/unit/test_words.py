@@ -1,0 +1,198 @@
+"""The field's words in `postroom/`: names that need a dictionary of ours do not come back.
+
+`STILL` names what stands today, by file. It may only shrink: a word that no longer stands in a file must be taken out.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers.installation import ROOT
+
+PACKAGE = ROOT / "postroom"
+# Words that may not be any part of an identifier, and what to say instead.
+PARTS = {
+    "seam": "AsyncWriter",
+    "errand": "submit",
+    "committer": "writer",
+    "ticket": "leader, follower",
+    "heir": "leader, follower",
+    "hub": "(nothing: no greenlets)",
+    "desk": "(nothing: no greenlets)",
+    "aside": "AccountBreaker.trip",
+    "gateway": "RSGIServer",
+    "doorkeeper": "ApiKeys.authenticate",
+    "keyring": "ApiKeys.authenticate",
+    "throttle": "RateLimiter",
+    "standing": "AccountBreaker",
+    "doubtful": "AccountBreaker.half_open",
+    "dial": "connect",
+    "undertaker": "Reaper",
+    "bury": "reap",
+    "buried": "WorkerExpired",
+    "orphan": "AbandonedJob",
+    "orphans": "AbandonedJob",
+    "slot": "ConnectionLease, usage bucket",
+    "conclude": "complete",
+    "settle": "the verb that is meant",
+    "settled": "the verb that is meant",
+    "mend": "repair",
+    "wakes": "request_work",
+    "hungry": "has_new_work",
+}
+# Identifiers that may not stand as they are, without the underscores before them.
+WHOLE = {
+    "persist": "submit_until_recorded",
+    "Steps": "(nothing: no greenlets)",
+    "together": "(nothing: no greenlets)",
+    "Call": "ApiRequest",
+    "KeyRing": "ApiKeys",
+    "Limits": "RateLimits, RateLimiter",
+    "Lane": "AccountSender",
+    "Line": "OpenConnection",
+    "floors": "watermarks",
+    "passing": "failpoint.hit",
+    "must": "guard",
+    "knows_at_once": "results_deferred",
+    "fits": "check_size",
+    "has_room": "check_disk_space",
+    "says_something": "check_not_empty",
+    "slots_of_the_day": "usage buckets",
+    "SLOTS_A_DAY": "usage buckets",
+}
+# As WHOLE, in `worker/` only: elsewhere a block is a block of octets.
+OF_ACCOUNTS = {"charge": "AccountBreaker.trip", "block": "AccountBreaker.trip"}
+PROSE = {"the seed": "the original API", "a mail": "a message", "mails": "messages"}
+_PROSE = re.compile(
+    r"\b(?:(the)\s+seed|(a)\s+mail(?!\s+(?:server|system|program|client|host|domain))|(mails))\b", re.I
+)
+STILL: dict[str, str] = {
+    "accounts/csv.py": "doubtful",
+    "accounts/csv_sync.py": "settled",
+    "cli/accounts_check.py": "aside, slot",
+    "cli/completion.py": "mails",
+    "cli/main.py": "mails, settle",
+    "core/job.py": "slot",
+    "core/replies.py": "fits",
+    "inbox/server.py": "a mail, mails, settle",
+    "providers.py": "doubtful",
+    "runtime/backup.py": "bury",
+    "runtime/installation.py": "doubtful, mails, settle",
+    "runtime/replacing.py": "aside",
+    "runtime/supervisor.py": "orphans",
+    "runtime/web_process.py": "gateway, settle",
+    "smtp/client.py": "conclude, settle",
+    "store/async_writer.py": "settle, settled",
+    "store/engine.py": "settled",
+    "store/position.py": "bury",
+    "store/postgres/engine.py": "knows_at_once, settle, settled, together",
+    "store/sqlite/engine.py": "settled",
+    "store/sqlite/files.py": "settled",
+    "store/store.py": "committer, settled, slots_of_the_day",
+    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, knows_at_once, "
+    "mails, mend, orphans, slot, slots_of_the_day",
+    "store/writer.py": "settle, settled",
+    "web/app.py": "aside, doorkeeper, gateway, hub, settle",
+    "web/auth.py": "doorkeeper, hub",
+    "web/health.py": "hub",
+    "web/hub.py": "Steps, aside, desk, hub, together",
+    "web/rate_limiter.py": "together",
+    "web/rate_limits.py": "doorkeeper, hub, settle, throttle, together",
+    "web/rsgi.py": "doorkeeper, hub, slot",
+    "web/send_email.py": "a mail, doorkeeper, hub, the seed",
+    "web/upload.py": "fits",
+    "worker/email_log.py": "settle, the seed",
+    "worker/liveness.py": "bury, orphans, settled",
+    "worker/mail/breaker.py": "aside, block, charge, doubtful, mails",
+    "worker/mail/sender.py": "aside, block, charge, dial, doubtful, settle, slot",
+    "worker/worker.py": "has_room, mend, settle, settled",
+}
+
+
+def _identifiers(text: str) -> Iterator[str]:
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            yield token.string
+
+
+def _parts(identifier: str) -> list[str]:
+    """Return the words of an identifier: those of `_AccountSlot` and `account_slot` are account and slot."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", identifier)]
+
+
+def _prose(text: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            yield ast.get_docstring(node) or ""
+    comments = [
+        token
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    yield " ".join(token.string.strip("# ") for token in comments)
+
+
+def _found(text: str, name: str) -> set[str]:
+    """Return the old words that stand in a module."""
+    whole = WHOLE | OF_ACCOUNTS if name.startswith("worker/") else WHOLE
+    found = set[str]()
+    for identifier in _identifiers(text):
+        found.update(part for part in _parts(identifier) if part in PARTS)
+        if identifier.strip("_") in whole:
+            found.add(identifier.strip("_"))
+    for prose in _prose(text):
+        for match in _PROSE.finditer(prose):
+            found.add("the seed" if match[1] else "a mail" if match[2] else "mails")
+    return found
+
+
+def _files() -> dict[str, set[str]]:
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+    return {name: found for name, text in sorted(texts.items()) if (found := _found(text, name))}
+
+
+def test_the_words_are_the_fields() -> None:
+    still = {name: set(words.split(", ")) for name, words in STILL.items()}
+    files = _files()
+    new = {name: sorted(words - still.get(name, set())) for name, words in files.items()}
+    instead = PARTS | WHOLE | OF_ACCOUNTS | PROSE
+    assert not [(name, word, instead[word]) for name, words in new.items() for word in words]
+    gone = {name: sorted(words - files.get(name, set())) for name, words in still.items()}
+    assert not {name: words for name, words in gone.items() if words}, "take these out of STILL"
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("class _Slot: ...", "slot"),
+        ("connection_slot = 1", "slot"),
+        ("def _settle_all(): ...", "settle"),
+        ("account.block()", "block"),
+        ("class Lane: ...", "Lane"),
+        ('"""Reads a mail."""', "a mail"),
+        ("# As the\n# seed does.", "the seed"),
+        ('def f():\n    """Counts mails."""', "mails"),
+    ],
+)
+def test_an_old_word_is_seen(text: str, word: str) -> None:
+    assert _found(text, "worker/a.py") == {word}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@dataclass(slots=True)\nclass A: ...",
+        'class A:\n    __slots__ = ("b",)',
+        "job.lane = call(line, timeouts.block)",
+        '"""Asks a mail server, as a mail program does."""',
+        'text = "a mail"',
+    ],
+)
+def test_the_fields_words_stand(text: str) -> None:
+    assert not _found(text, "smtp/a.py")
