@@ -32,7 +32,7 @@ from postroom.mime.message import gate
 from postroom.settings import RateLimitFallback
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import deliver
-from postroom.smtp.session import Endpoint
+from postroom.smtp.endpoint import Endpoint
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import Result
 from postroom.web.hub import Hub

@@ -26,8 +26,9 @@ from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import KEY, ROOT, System, environment, measure, naive, postroom
 from postroom.core.account import Security
 from postroom.core.clock import system_clock
-from postroom.smtp.client import Connection, Envelope
-from postroom.smtp.session import Endpoint
+from postroom.smtp.client import Connection
+from postroom.smtp.endpoint import Endpoint
+from postroom.smtp.transcript import Envelope
 from postroom.store.store import open_store
 
 Way: TypeAlias = Callable[[int, Path], AbstractContextManager[int]]  # to the sink's port

@@ -12,7 +12,8 @@ from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Meaning, Out
 from postroom.core.replies import UNKNOWN, Circumstances, read
 from postroom.core.reply_table import Place
 from postroom.core.text import printable
-from postroom.smtp.client import Connection, Envelope, Suspicion, Text, Transcript
+from postroom.smtp.client import Connection
+from postroom.smtp.transcript import Envelope, Suspicion, Text, Transcript
 
 _ENVELOPE = ("MAIL", "RCPT", "DATA")
 _NO_ANSWER = "the server did not say whether it took the message: {}"

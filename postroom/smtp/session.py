@@ -6,29 +6,24 @@ reply can never be taken for the answer to something else.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-import ssl
-import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from postroom.core import failpoint
-from postroom.core.account import Secret, Security
+from postroom.core.account import Security
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Reply
-from postroom.core.text import printable
 from postroom.smtp import own_name, second_look
+from postroom.smtp.auth import log_in
 from postroom.smtp.connect import avoid, connect
+from postroom.smtp.conversation import FORM, Conversation
 from postroom.smtp.credentials import credentials_of
+from postroom.smtp.endpoint import Endpoint
 from postroom.smtp.stream import Wire
 from postroom.smtp.tls import is_for_another_name, spoke_in_clear
 
 _UNKNOWN = (500, 502)  # the command is not known here (RFC 5321 §4.2.2)
-_FORM = (500, 501, 502, 503, 504)  # the command's form is refused, not what it asks for
-_PROMPT = 334  # RFC 4954 §4
 _BARE = frozenset({"ENHANCEDSTATUSCODES"})  # what a server that turns a connection away still lists in EHLO
 _GREETING_S = 10.0  # how long a server may say nothing before it is said what may be wrong
 _MORE_PATIENCE = 3  # how many times longer it may the next time: some make every client wait on purpose
@@ -37,78 +32,21 @@ _MOST_REMEMBERED = 10_000  # servers
 _patience: dict[tuple[str, int], float] = {}  # how long servers may take that have said nothing once
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Deadlines in seconds, for whole replies (RFC 5321 §4.5.3.2)."""
-
-    connect: float = 30.0
-    greeting: float = 300.0
-    command: float = 300.0
-    data: float = 120.0
-    block: float = 180.0  # for each block of the body to leave us
-    dot: float = 600.0
-    quit: float = 5.0
-
-    def capped(self, seconds: float | None, dot: float | None = None) -> Timeouts:
-        """Return these deadlines, none above `seconds` but that of the dot, which is `dot` where that is given.
-
-        Who gives up early after the dot sends again what the server is about to accept (RFC 5321 §4.5.3.2.6).
-        """
-        ours = self if dot is None else replace(self, dot=dot)
-        if seconds is None:
-            return ours
-        names = ("connect", "greeting", "command", "data", "block", "quit")
-        return replace(ours, **{name: min(getattr(self, name), seconds) for name in names})
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """Where to connect, and as whom. `tls` must be given unless `security` is NONE.
-
-    `ehlo_name` is this machine's fully qualified name, where it has one. `pipelining` and
-    `chunking` say whether to make use of them where they are offered.
-    """
-
-    host: str
-    port: int
-    security: Security
-    username: str | None = None
-    password: Secret = field(default=Secret(""), repr=False)
-    tls: ssl.SSLContext | None = field(default=None, repr=False)
-    timeouts: Timeouts = Timeouts()
-    ehlo_name: str | None = None
-    pipelining: bool = True
-    chunking: bool = True
-
-    def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
-
-
-def tls_context(ca_file: str | None = None) -> ssl.SSLContext:
-    """Return a context that verifies certificate and name; at least TLS 1.2 (RFC 8997)."""
-    context = ssl.create_default_context(cafile=ca_file)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
 class _ClosedAfterOurName(SMTPFault):
     """The server left when it heard our name; another one is to be tried."""
 
 
-class Session:
+class Session(Conversation):
     """A connection whose server has greeted, been authenticated where asked, and knows us."""
 
     def __init__(self, endpoint: Endpoint, wire: Wire) -> None:
-        self._endpoint = endpoint
-        self._timeouts = endpoint.timeouts
-        self._wire = wire
+        super().__init__(endpoint, wire)
         self._peer = None if wire.transport is None else wire.transport.get_extra_info("peername")
         self._extensions: dict[str, str] = {}
         self._mechanisms: tuple[str, ...] = ()  # of AUTH
         self._names_itself: list[str] = []  # its greeting, and the first line of its answer to EHLO
         self._own_name = ""  # as we last said it in EHLO
         self._other_names: list[str] = []
-        self._round_trip = float("inf")  # the quickest answer to a command, in seconds
         self.authenticated = False  # whether credentials were given and accepted
 
     @classmethod
@@ -167,7 +105,7 @@ class Session:
                 raise
             _be_more_patient(host, seconds)
             raise SMTPFault(fault.kind, fault.verb, f"{fault}{_silence(endpoint)}") from fault
-        self._expect(greeting, "greeting")
+        self.expect(greeting, "greeting")
         self._names_itself = [greeting.text]
 
     async def _hello(self) -> None:
@@ -175,13 +113,13 @@ class Session:
         endpoint = self._endpoint
         self._own_name, *others = self._introductions()
         self._other_names = others
-        reply = await self._command("EHLO", f"EHLO {self._own_name}")
+        reply = await self.command("EHLO", f"EHLO {self._own_name}")
         if others and own_name.may_be_for_the_name(reply):
             if reply.code == 421:
                 own_name.note_refused(endpoint.host, endpoint.port, self._own_name)
                 message = f"{endpoint} refused EHLO: {reply}"
                 raise _ClosedAfterOurName(FaultKind.REFUSED, "EHLO", message, reply)
-            second = await self._command("EHLO", f"EHLO {others[0]}")
+            second = await self.command("EHLO", f"EHLO {others[0]}")
             if second.positive:
                 own_name.note_refused(endpoint.host, endpoint.port, self._own_name)
                 self._own_name, reply, self._other_names = others[0], second, [self._own_name]
@@ -190,10 +128,10 @@ class Session:
             and self._endpoint.security is not Security.STARTTLS
             and not self._has_login
         ):
-            reply = await self._command("HELO", f"HELO {self._own_name}")
-            self._expect(reply, "HELO")
+            reply = await self.command("HELO", f"HELO {self._own_name}")
+            self.expect(reply, "HELO")
             return
-        self._expect(reply, "EHLO")
+        self.expect(reply, "EHLO")
         self._learn(self._wire.as_it_came)
 
     def _learn(self, said: str) -> None:
@@ -212,9 +150,9 @@ class Session:
         Sendmail, when a limit is reached, answers EHLO without what it can do, and other commands with the reason;
         not EHLO, NOOP, RSET and QUIT. HELP asks for nothing that a server could refuse for another reason.
         """
-        reply = await self._command("HELP", "HELP")
-        if reply.code not in _FORM:
-            self._expect(reply, "EHLO")  # it is what EHLO should have said
+        reply = await self.command("HELP", "HELP")
+        if reply.code not in FORM:
+            self.expect(reply, "EHLO")  # it is what EHLO should have said
 
     def wants_another_name(self, refusals: Iterable[Reply]) -> bool:
         """Whether these refusals are of our name, and a new connection is to try another one; this one is closed then."""
@@ -239,15 +177,15 @@ class Session:
 
     async def _start_tls(self) -> None:
         endpoint = self._endpoint
-        reply = await self._command("STARTTLS", "STARTTLS")  # missing in EHLO or not: see `_expect_service`
-        if reply.code in _FORM and "STARTTLS" not in self._extensions:
+        reply = await self.command("STARTTLS", "STARTTLS")  # missing in EHLO or not: see `_expect_service`
+        if reply.code in FORM and "STARTTLS" not in self._extensions:
             raise SMTPFault(
                 FaultKind.INSECURE,
                 "STARTTLS",
                 f"{endpoint} does not offer STARTTLS; nothing was sent to it. If it speaks TLS from the "
                 f"start, set the security to tls (usually port 465)",
             )
-        self._expect(reply, "STARTTLS")
+        self.expect(reply, "STARTTLS")
         await self._secure()
         self._extensions, self._mechanisms = {}, ()  # RFC 3207 §4.2: forget what was learned before TLS
 
@@ -286,42 +224,14 @@ class Session:
             raise _wrong_name(fault, names) from fault.__cause__
 
     async def _authenticate(self) -> None:
-        """Log in by the first mechanism whose form the server takes. A refused password is not tried in another form."""
+        """Log in, where the server offers it; then ask again what it offers (`_learn_size`)."""
         if not self._mechanisms:
             await self._expect_service()
             self._expect_no_login()
             return
-        reply: Reply | None = None
-        for way in self._ways_to_log_in():
-            reply = await way()
-            if reply.positive:
-                self.authenticated = True
-                await self._learn_size()
-                return
-            if reply.code == _PROMPT:
-                await self._cancel_exchange()
-            elif reply.code not in _FORM:
-                break
-        raise self._no_way(reply)
-
-    def _ways_to_log_in(self) -> list[Callable[[], Awaitable[Reply]]]:
-        ways: tuple[tuple[str, Callable[[], Awaitable[Reply]]], ...] = (
-            ("PLAIN", self._auth_plain),
-            ("LOGIN", self._auth_login),
-            ("PLAIN", self._auth_plain_prompted),
-        )
-        return [way for name, way in ways if name in self._mechanisms]
-
-    def _no_way(self, reply: Reply | None) -> SMTPFault:
-        endpoint = self._endpoint
-        if reply is not None and reply.code != _PROMPT:
-            return SMTPFault(FaultKind.REFUSED, "AUTH", f"{endpoint} refused AUTH: {reply}", reply)
-        if reply is not None:
-            message = f"{endpoint} goes on asking where the log-in should be over: {reply}"
-        else:
-            names = printable(self._wire.struck(" ".join(dict.fromkeys(self._mechanisms))))
-            message = f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {names}"
-        return SMTPFault(FaultKind.UNSUPPORTED, "AUTH", message)
+        await log_in(self, self._mechanisms)
+        self.authenticated = True
+        await self._learn_size()
 
     def _expect_no_login(self) -> None:
         """Without TLS a server may ask for none; with it the server would relay nothing, and blame the recipients."""
@@ -333,98 +243,12 @@ class Session:
                 f"or leave the password empty if this server asks for none",
             )
 
-    async def _auth_plain(self) -> Reply:
-        return await self._command("AUTH", f"AUTH PLAIN {self._plain_response()}")
-
-    async def _auth_plain_prompted(self) -> Reply:
-        """For a server that takes no initial response (RFC 4954 §4)."""
-        reply = await self._command("AUTH", "AUTH PLAIN")
-        return await self._command("AUTH", self._plain_response()) if reply.code == _PROMPT else reply
-
-    def _plain_response(self) -> str:
-        endpoint = self._endpoint
-        return _base64(f"\0{endpoint.username}\0{endpoint.password.reveal()}")
-
-    async def _auth_login(self) -> Reply:
-        """AUTH LOGIN has no initial response in any document: each prompt is answered for what it asks."""
-        left = {"user": self._endpoint.username or "", "pass": self._endpoint.password.reveal()}
-        reply = await self._command("AUTH", "AUTH LOGIN")
-        while reply.code == _PROMPT and left:
-            asked = _asked_for(self._wire.as_it_came)
-            if asked is not None and asked not in left:
-                break  # for the same again: no answer to that would be right
-            reply = await self._command("AUTH", _base64(left.pop(asked or next(iter(left)))))
-        return reply
-
-    async def _cancel_exchange(self) -> None:
-        """End an exchange that goes on (RFC 4954 §4), so that the next command is not taken for its answer."""
-        reply = await self._command("AUTH", "*")
-        if reply.code == 421 or not (reply.transient or reply.permanent):
-            raise self._out_of_turn("AUTH", reply)
-
     async def _learn_size(self) -> None:
         """Ask for what is said only to those who are logged in: Dovecot names the number of SIZE then."""
         if self._extensions.get("SIZE") == "":
-            reply = await self._command("EHLO", f"EHLO {self._own_name}")
+            reply = await self.command("EHLO", f"EHLO {self._own_name}")
             if reply.positive:
                 self._learn(self._wire.as_it_came)
-
-    @property
-    def host(self) -> str:
-        """The server's name, as it was given."""
-        return self._endpoint.host
-
-    async def _command(self, verb: str, line: str) -> Reply:
-        began = time.perf_counter()
-        await self._say(verb, line)
-        reply = await self._wire.reply(verb, self._timeouts.command)
-        self._round_trip = min(self._round_trip, time.perf_counter() - began)
-        return reply
-
-    async def _say(self, verb: str, line: str, text: bytes = b"") -> None:
-        """Send a command, and `text` behind it, unless the server has spoken unasked: that must not pass for the answer."""
-        if self._wire.has_unread:
-            raise self._out_of_turn(verb, await self._wire.reply(verb, self._timeouts.command))
-        await self._wire.write(line.encode() + b"\r\n" + text, verb, self._timeouts.command)
-
-    def _out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
-        if reply.code == 421:
-            return SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} is closing: {reply}", reply)
-        message = f"{self._endpoint} answered {verb} out of turn: {reply}"
-        return SMTPFault(FaultKind.GARBLED, verb, message, reply)
-
-    def _expect(self, reply: Reply, verb: str) -> None:
-        if not reply.positive:
-            raise SMTPFault(FaultKind.REFUSED, verb, f"{self._endpoint} refused {verb}: {reply}", reply)
-
-    async def quit(self) -> None:
-        """Say goodbye, briefly, and close. Never raises."""
-        try:
-            if self._wire.broken is None:
-                await self._wire.write(b"QUIT\r\n", "QUIT", self._timeouts.quit)
-                await self._wire.reply("QUIT", self._timeouts.quit)
-        except SMTPFault:
-            pass
-        finally:
-            self._wire.abort()
-
-    def abort(self) -> None:
-        """Close at once, unsaid."""
-        self._wire.abort()
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def _asked_for(prompt: str) -> str | None:
-    """Return what a prompt of AUTH LOGIN asks for: `user`, `pass`, or None where its words do not say."""
-    try:
-        text = base64.b64decode(prompt, validate=True).decode()
-    except (binascii.Error, ValueError):
-        text = prompt  # in the clear, against RFC 4954
-    text = text.lower()
-    return "pass" if "pass" in text else "user" if "user" in text else None
 
 
 def _be_more_patient(host: tuple[str, int], seconds: float) -> None:

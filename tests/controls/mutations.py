@@ -135,7 +135,7 @@ CONTROLS = (
     ),
     Control(
         "a large text is never in memory as a whole as it leaves",
-        "postroom/smtp/client.py",
+        "postroom/smtp/pieces.py",
         "        async for octets in mime.pieces():\n            yield octets\n",
         '        yield b"".join([octets async for octets in mime.pieces()])\n',
         "tests/smtp/test_stored_text.py::test_one_piece_is_in_memory_at_a_time",
@@ -487,7 +487,7 @@ CONTROLS = (
     ),
     Control(
         "the dot mark is awaited before the dot leaves",
-        "postroom/smtp/client.py",
+        "postroom/smtp/content.py",
         '        await before_dot()\n        failpoint.hit("send.marked")\n        return not',
         '        failpoint.hit("send.marked")\n        return not',
         "tests/smtp/test_transaction.py::test_the_mark_comes_after_the_body_and_before_the_dot",
@@ -913,16 +913,16 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a dot that starts a line is doubled",
-        "postroom/smtp/client.py",
-        "        end = dot_stuff(mime) if _is_short(mime) else",
-        "        end = mime if _is_short(mime) else",
+        "postroom/smtp/content.py",
+        "        end = dot_stuff(mime) if is_short(mime) else",
+        "        end = mime if is_short(mime) else",
         "tests/smtp/test_transaction.py::test_what_arrives_is_what_was_given",
     ),
     Control(
         "a reply that nobody asked for never pairs with a command",
-        "postroom/smtp/session.py",
-        "        if self._wire.has_unread:\n            raise self._out_of_turn(verb,",
-        "        if False:\n            raise self._out_of_turn(verb,",
+        "postroom/smtp/conversation.py",
+        "        if self._wire.has_unread:\n            raise self.out_of_turn(verb,",
+        "        if False:\n            raise self.out_of_turn(verb,",
         "tests/smtp/test_transaction.py::test_a_reply_between_transactions[250 2.0.0 again]",
     ),
     Control(
@@ -959,14 +959,14 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "what a server does not take in a group is asked again",
-        "postroom/smtp/client.py",
-        "        if reply is None or reply.code not in _NOT_TAKEN or self.traits.is_believed:",
-        "        if reply is not None or self.traits.is_believed:",
+        "postroom/smtp/suspicion.py",
+        "    if reply is None or reply.code not in NOT_TAKEN or traits.is_believed:",
+        "    if reply is not None or traits.is_believed:",
         "tests/smtp/test_groups.py::test_what_was_sent_ahead_is_asked_again_one_at_a_time[REFUSE-data]",
     ),
     Control(
         "a server's first chunk is not the last",
-        "postroom/smtp/client.py",
+        "postroom/smtp/envelope.py",
         "        if not self._chunks or self.traits.took_chunks or isinstance(mime, StoredText):",
         "        if self._transactions:",
         "tests/smtp/test_groups.py::test_a_chunk_that_is_not_taken_leaves_no_doubt[CHUNKING PIPELINING-drop]",
@@ -987,9 +987,9 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "the password is no answer to a prompt for the user name",
-        "postroom/smtp/session.py",
-        "            if asked is not None and asked not in left:",
-        "            asked = asked if asked in left else None\n            if asked in ():",
+        "postroom/smtp/auth.py",
+        "        if asked is not None and asked not in left:",
+        "        asked = asked if asked in left else None\n        if asked in ():",
         "tests/smtp/test_login.py::test_the_password_is_no_answer_to_a_second_prompt_for_the_name",
     ),
     Control(
@@ -1009,7 +1009,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "the certificate is verified",
-        "postroom/smtp/session.py",
+        "postroom/smtp/endpoint.py",
         "    context = ssl.create_default_context(cafile=ca_file)\n",
         "    context = ssl._create_unverified_context(cafile=ca_file)\n",
         "tests/smtp/test_session.py::test_our_context_trusts_a_ca_file_and_nothing_below_tls_1_2[uvloop]",
@@ -1086,7 +1086,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "the wait after the dot has a deadline of its own",
-        "postroom/smtp/session.py",
+        "postroom/smtp/endpoint.py",
         '("connect", "greeting", "command", "data", "block", "quit")',
         '("connect", "greeting", "command", "data", "block", "quit", "dot")',
         "tests/smtp/test_greeting.py::test_one_cap_leaves_the_wait_after_the_dot_alone",

@@ -15,10 +15,12 @@ from postroom.core.classify import classify_fault
 from postroom.core.errors import SMTPFault
 from postroom.core.job import ClaimedJob, PendingDelivery
 from postroom.core.outcome import Blame, Deferred, Failed, Outcome
-from postroom.smtp.client import Connection, Envelope, Mark, ServerTraits
+from postroom.smtp.client import Connection
+from postroom.smtp.content import Mark
 from postroom.smtp.deliver import deliver, for_all
-from postroom.smtp.session import Endpoint, Timeouts
+from postroom.smtp.endpoint import Endpoint, Timeouts
 from postroom.smtp.stream import Wire
+from postroom.smtp.transcript import Envelope, ServerTraits
 from tests.servers.scripted import ScriptedServer
 
 T = TypeVar("T")

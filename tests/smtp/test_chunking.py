@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from postroom.core.outcome import Reply
-from postroom.smtp.client import Transcript
+from postroom.smtp.transcript import Transcript
 from tests.conftest import StartScripted
 from tests.servers.scripted import Drop, ScriptedServer
 from tests.smtp.dialog import BOB, CAROL, MIME, body_of, endpoint, envelope, nothing, opened, run

@@ -15,7 +15,7 @@ from postroom.core.account import Security
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.smtp.client import Connection
 from postroom.smtp.connect import _Memory, _peer_of, connect
-from postroom.smtp.session import Endpoint, Timeouts
+from postroom.smtp.endpoint import Endpoint, Timeouts
 from tests.conftest import StartScripted
 from tests.servers.waiting import eventually
 from tests.smtp import dialog

@@ -15,11 +15,12 @@ from postroom.core.account import Security
 from postroom.core.classify import classify_fault
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Deferred, Failed, Outcome, Reply
-from postroom.smtp.client import Connection, Envelope
+from postroom.smtp.client import Connection
 from postroom.smtp.credentials import STRUCK, Credentials
 from postroom.smtp.deliver import deliver
-from postroom.smtp.session import Endpoint
+from postroom.smtp.endpoint import Endpoint
 from postroom.smtp.stream import Wire, _text
+from postroom.smtp.transcript import Envelope
 from tests.conftest import MakeContext, StartScripted
 from tests.smtp.dialog import PASSWORD, USER, endpoint, job, nothing, run
 

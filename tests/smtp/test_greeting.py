@@ -19,8 +19,8 @@ from postroom.core.outcome import Blame, Deferred, Failed, Outcome, Sent
 from postroom.smtp import own_name, session
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import NotBegun
+from postroom.smtp.endpoint import Endpoint, Timeouts
 from postroom.smtp.own_name import OwnName, fully_qualified, introductions
-from postroom.smtp.session import Endpoint, Timeouts
 from tests.conftest import MakeContext, StartScripted
 from tests.servers.scripted import BareHandshake, Held, ScriptedServer
 from tests.servers.waiting import eventually

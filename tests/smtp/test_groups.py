@@ -10,9 +10,10 @@ from unittest.mock import patch
 import pytest
 
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Sent
-from postroom.smtp.client import Connection, Extension, ServerTraits, Suspicion, Transcript
+from postroom.smtp.client import Connection
 from postroom.smtp.deliver import NotBegun, deliver, outcome_of
-from postroom.smtp.session import Endpoint
+from postroom.smtp.endpoint import Endpoint
+from postroom.smtp.transcript import Extension, ServerTraits, Suspicion, Transcript
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Ahead, Also, Drop, Garbage, Hang, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say
@@ -165,7 +166,7 @@ def test_a_slow_server_takes_groups(scripted: StartScripted) -> None:
     server.on("RCPT", do=Say(None, after=0.4))
     lacks: list[Suspicion] = []
     traits = ServerTraits(on_lack=lacks.append)
-    with patch("postroom.smtp.client._SILENCE_S", 0.2):
+    with patch("postroom.smtp.suspicion.SILENCE_S", 0.2):
         doubted = ask(server, traits).suspicion
         assert doubted is not None
         assert ask(server, traits, doubted).final is not None

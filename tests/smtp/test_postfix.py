@@ -9,9 +9,10 @@ import pytest
 from postroom.core.account import Secret, Security
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Blame, Deferred, Failed, Sent
-from postroom.smtp.client import Connection, Envelope
+from postroom.smtp.client import Connection
 from postroom.smtp.deliver import outcome_of
-from postroom.smtp.session import Endpoint
+from postroom.smtp.endpoint import Endpoint
+from postroom.smtp.transcript import Envelope
 from tests.servers.postfix import Postfix
 from tests.smtp.dialog import BOB, USER, body_of, envelope, nothing, run, verdict
 

@@ -13,7 +13,7 @@ import pytest
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Outcome
 from postroom.smtp.deliver import NotBegun, deliver
-from postroom.smtp.session import Endpoint
+from postroom.smtp.endpoint import Endpoint
 from tests.conftest import StartScripted
 from tests.servers.scripted import Drop, Held, ScriptedServer
 from tests.servers.waiting import eventually

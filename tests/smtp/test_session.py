@@ -23,7 +23,7 @@ from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Reply
 from postroom.smtp.client import Connection
 from postroom.smtp.connect import connect
-from postroom.smtp.session import Endpoint, tls_context
+from postroom.smtp.endpoint import Endpoint, tls_context
 from tests.conftest import MakeContext, StartScripted
 from tests.servers import scripted as script
 from tests.servers.scripted import Also, BareHandshake, Drip, Drop, Endless, Hang, Reset, ScriptedServer

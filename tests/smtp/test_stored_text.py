@@ -10,9 +10,10 @@ import pytest
 from postroom.core.errors import ContentDamaged, StoreUnavailable
 from postroom.core.outcome import Blame, Failed, Outcome, Sent
 from postroom.core.stored_text import StoredText
-from postroom.smtp.client import Connection, ServerTraits
+from postroom.smtp.client import Connection
 from postroom.smtp.deliver import deliver
 from postroom.smtp.stream import Wire
+from postroom.smtp.transcript import ServerTraits
 from tests.conftest import StartScripted
 from tests.servers.scripted import ScriptedServer
 from tests.smtp.dialog import BOB, endpoint, job, run

@@ -14,9 +14,10 @@ from postroom.core.account import Security
 from postroom.core.errors import FaultKind, LeaseLost
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Reply, Sent
 from postroom.mime.message import gate
-from postroom.smtp.client import Envelope, Transcript, dot_stuff
 from postroom.smtp.deliver import deliver, outcome_of
-from postroom.smtp.session import Endpoint
+from postroom.smtp.endpoint import Endpoint
+from postroom.smtp.pieces import dot_stuff
+from postroom.smtp.transcript import Envelope, Transcript
 from tests.conftest import StartScripted
 from tests.servers.scripted import Action, Also, Drop, HalfClose, Hang, Late, Reset, ScriptedServer
 from tests.servers.scripted import Reply as Say

@@ -25,8 +25,9 @@ from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Sent
 from postroom.core.outcome import Reply as Answer
-from postroom.smtp.client import Connection, Mark
-from postroom.smtp.session import Endpoint
+from postroom.smtp.client import Connection
+from postroom.smtp.content import Mark
+from postroom.smtp.endpoint import Endpoint
 from postroom.smtp.stream import Wire
 from tests.conftest import StartScripted
 from tests.servers.scripted import (

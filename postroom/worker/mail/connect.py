@@ -16,9 +16,9 @@ from postroom.providers import Server, ServerUndecided, domain_of, server_for, u
 from postroom.settings import INBOX, Settings
 from postroom.smtp.client import Connection
 from postroom.smtp.credentials import credentials_of
+from postroom.smtp.endpoint import Endpoint, Timeouts, tls_context
 from postroom.smtp.exchangers import Exchangers
 from postroom.smtp.own_name import OwnName
-from postroom.smtp.session import Endpoint, Timeouts, tls_context
 from postroom.store.store import StoredAccount
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from postroom.core.account import ServerLacks
 from postroom.core.clock import SECOND
 from postroom.core.text import printable
-from postroom.smtp.client import Extension, ServerTraits, Suspicion
+from postroom.smtp.transcript import Extension, ServerTraits, Suspicion
 from postroom.worker.mail.breaker import AccountBreaker, Context
 
 log = logging.getLogger(__name__)

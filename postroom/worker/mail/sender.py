@@ -19,8 +19,9 @@ from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Sent
 from postroom.core.stored_text import StoredText
-from postroom.smtp.client import Connection, Suspicion
+from postroom.smtp.client import Connection
 from postroom.smtp.deliver import NotBegun, deliver, for_all
+from postroom.smtp.transcript import Suspicion
 from postroom.store.store import StoredAccount
 from postroom.store.transaction import Result, Slot
 from postroom.telemetry.incident import report

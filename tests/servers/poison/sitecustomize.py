@@ -9,7 +9,7 @@ _poison = os.environ.get("POISON", "").encode()
 if _poison and "postroom" in sys.orig_argv:
     from postroom.core.job import ClaimedJob
     from postroom.smtp import deliver
-    from postroom.smtp.client import Envelope, Text
+    from postroom.smtp.transcript import Envelope, Text
 
     _envelope = deliver._envelope
 
