@@ -87,7 +87,6 @@ STILL: dict[str, str] = {
     "runtime/replacing.py": "aside",
     "runtime/supervisor.py": "orphans",
     "runtime/web_process.py": "gateway, settle",
-    "smtp/client.py": "conclude, settle",
     "store/async_writer.py": "settle, settled",
     "store/engine.py": "settled",
     "store/position.py": "bury",
