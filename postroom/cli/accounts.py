@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import click
 
@@ -31,6 +31,32 @@ _INDENT: Final = " " * 9
 _COLOURS: Final = {
     "active": "green", "removed": "bright_black", "parked": "yellow", "paused": "red", "failing": "red",
 }  # fmt: skip
+
+
+class _Lacks(TypedDict):
+    """What an account's server offers and does not take."""
+
+    server: str
+    extensions: list[str]
+    said: str
+    since: str
+
+
+class _Row(TypedDict):
+    """An account as `--json` prints it."""
+
+    account: str
+    server: str
+    state: str
+    reason: str | None
+    since: str | None
+    until: str | None
+    worked_at: str | None
+    recipients_in_24h: int
+    daily_limit: int | None
+    messages: dict[str, int]
+    messages_per_minute: float | None
+    server_lacks: _Lacks | None
 
 
 @click.group(invoke_without_command=True)
@@ -137,7 +163,7 @@ def _resume(service: Service, account_id: int) -> None:
 
 def _row(
     service: Service, stored: StoredAccount, in_use: Collection[int], counts: Mapping[int, JobCounts]
-) -> dict[str, Any]:
+) -> _Row:
     from postroom.providers import ServerUndecided, server_for
     from postroom.store.listing import NO_JOBS
 
@@ -166,7 +192,7 @@ def _row(
     }
 
 
-def _lacks(account: Account) -> dict[str, Any] | None:
+def _lacks(account: Account) -> _Lacks | None:
     """Return what the account's server offers and does not take."""
     lacks = account.server_lacks
     if lacks is None:
@@ -179,7 +205,7 @@ def _lacks(account: Account) -> dict[str, Any] | None:
     }
 
 
-def _reason(row: dict[str, Any]) -> str:
+def _reason(row: _Row) -> str:
     lacks = row["server_lacks"]
     without = f"without {' and '.join(lacks['extensions'])}: {lacks['said']}" if lacks else ""
     return "; ".join(part for part in (row["reason"], without) if part)
@@ -195,7 +221,7 @@ def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple
     return account.state.value, account.state_reason
 
 
-def _print_rows(rows: list[dict[str, Any]]) -> None:
+def _print_rows(rows: list[_Row]) -> None:
     """Print each account on a line, whole; what does not fit beside it, and the reason, on lines below."""
     width = shutil.get_terminal_size().columns
     coloured = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
@@ -209,7 +235,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         click.echo("\n".join((shown, *below)), color=coloured)
 
 
-def _details(row: dict[str, Any]) -> str:
+def _details(row: _Row) -> str:
     limit = row["daily_limit"]
     parts = [
         row["server"],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -62,7 +62,7 @@ def known_mailbox(store: Store, given: str) -> str:
     return mailbox
 
 
-def _rows(store: Store, number: int, account: str | None, held: bool) -> list[dict[str, Any]]:
+def _rows(store: Store, number: int, account: str | None, held: bool) -> list[dict[str, str]]:
     """Return the newest messages, the newest last."""
     return [
         {
@@ -77,7 +77,7 @@ def _rows(store: Store, number: int, account: str | None, held: bool) -> list[di
     ]
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: dict[str, str]) -> str:
     accepted_at = row["accepted_at"][:19].replace("T", " ")
     return f"{row['request_id']}  {row['state']:9} {accepted_at}\n" + printable(
         f"    {row['account']} -> {row['recipient']}"

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -171,8 +171,8 @@ class _Socket(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock: Any = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_ANSWERS_WITHIN_S)
         self.sock.connect(str(self._path))
 
 

@@ -1129,7 +1129,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "the beginning of an id is enough where it is one message's",
-        "postroom/cli/main.py",
+        "postroom/cli/messages.py",
         "    if len(found) > 1:\n",
         "    if False:\n",
         "tests/process/test_cli.py::test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one",
@@ -1199,7 +1199,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a message that was accepted is not said to be tried again",
-        "postroom/cli/main.py",
+        "postroom/cli/send.py",
         "        sys.exit(EX_IOERR)\n",
         "        raise\n",
         "tests/process/test_cli.py::test_a_message_whose_id_cannot_be_printed_is_said_to_be_accepted[]",
@@ -1290,7 +1290,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a command's last words hide nothing",
-        "postroom/cli/main.py",
+        "postroom/cli/exits.py",
         '    click.echo(printable_lines(f"postroom: {message}"), err=True)\n',
         '    click.echo(f"postroom: {message}", err=True)\n',
         "tests/process/test_ends.py::test_an_argument_is_shown_escaped[home]",

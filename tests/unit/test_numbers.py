@@ -45,7 +45,7 @@ ENDLESS = "9" * 5_000
 KNOWN = {
     "core/address.py": ["domain.rpartition('.')[2].isdigit()"],
     "runtime/backup.py": ["int(time.time())"],
-    "cli/main.py": ["int(fd)"],
+    "cli/serve.py": ["int(fd)"],
     "settings.py": [
         "Decimal(found[1])",
         "host.rpartition('.')[2].isdigit()",

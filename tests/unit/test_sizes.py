@@ -21,11 +21,9 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 221
+STILL_ANY = 206
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 412,
-    "cli/main.py": 724,
-    "cli/main.py:send": 48,
     "core/reply_table.py": 958,
     "inbox/server.py": 715,
     "mime/html_elements.py": 499,

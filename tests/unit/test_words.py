@@ -77,7 +77,7 @@ STILL: dict[str, str] = {
     "accounts/csv_sync.py": "settled",
     "cli/accounts_check.py": "aside, slot",
     "cli/completion.py": "mails",
-    "cli/main.py": "mails, settle",
+    "cli/serve.py": "settle",
     "core/job.py": "slot",
     "core/replies.py": "fits",
     "inbox/server.py": "a mail, mails, settle",

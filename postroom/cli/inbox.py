@@ -1,0 +1,122 @@
+"""`postroom inbox`: list and show what the built-in inbox has captured, and run its server alone."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from postroom.cli.completion import inbox_ids
+from postroom.cli.serve import inherited_lifeline
+from postroom.core.clock import rfc3339
+
+if TYPE_CHECKING:
+    from postroom.inbox.server import InboxMail, MailSummary
+
+
+@click.group(invoke_without_command=True)
+@click.option("-n", "--number", "limit", default=20, show_default=True, help="How many, newest first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def inbox(context: click.Context, limit: int, as_json: bool) -> None:
+    """List the mail that the built-in inbox has caught, or show one.
+
+    \b
+    postroom inbox                 the newest messages
+    postroom inbox show latest     one of them, by id or `latest`
+    """
+    if context.invoked_subcommand is None:
+        from postroom.inbox.server import list_mails
+        from postroom.runtime import installation
+
+        installation.check_folder()
+        messages = list_mails(installation.INBOX, limit)
+        if as_json:
+            click.echo(json.dumps([_summary(mail) for mail in messages]))
+        elif not messages:
+            click.echo("the inbox is empty", err=True)
+        else:
+            _print_table(messages)
+
+
+def _print_table(messages: list[MailSummary]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from postroom.inbox.server import printable
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("Id", "Received", "From", "To", "Subject"):
+        table.add_column(name, no_wrap=name in ("Id", "Received"))
+    for mail in messages:
+        cells = (
+            mail.id,
+            rfc3339(mail.received)[:19],
+            mail.envelope_from,
+            ", ".join(mail.envelope_to),
+            mail.subject,
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console().print(table)
+
+
+def _summary(mail: MailSummary) -> dict[str, object]:
+    return {
+        "id": mail.id,
+        "received": rfc3339(mail.received),
+        "envelope_from": mail.envelope_from,
+        "envelope_to": list(mail.envelope_to),
+        "from": mail.sender,
+        "subject": mail.subject,
+        "size": mail.size,
+    }
+
+
+@inbox.command()
+@click.argument("which", default="latest", metavar="[ID|latest]", shell_complete=inbox_ids)
+@click.option("--raw", is_flag=True, help="Print the bytes exactly as they arrived.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show(which: str, raw: bool, as_json: bool) -> None:
+    """Show one mail of the built-in inbox."""
+    from postroom.inbox.server import read_mail
+    from postroom.runtime import installation
+
+    installation.check_folder()
+    mail = read_mail(installation.INBOX, which)
+    if raw:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "standard output is closed")
+        sys.stdout.buffer.write(mail.raw)
+    elif as_json:
+        click.echo(json.dumps({**_summary(mail), "text": mail.text, "html": mail.html}))
+    else:
+        _print_mail(mail)
+
+
+def _print_mail(mail: InboxMail) -> None:
+    from postroom.inbox.server import printable
+
+    for name, value in (
+        ("From", mail.sender),
+        ("To", ", ".join(mail.envelope_to)),
+        ("Subject", mail.subject),
+        ("Received", rfc3339(mail.received)),
+    ):
+        click.echo(f"{name + ':':<10}{printable(value)}")
+    click.echo()
+    click.echo(printable(mail.text))
+    if mail.html is not None:
+        click.echo("[there is an HTML part too: --json or --raw shows it]", err=True)
+
+
+@inbox.command("serve")
+def inbox_serve() -> None:
+    """Run the inbox's SMTP server alone, on a free port of 127.0.0.1."""
+    from postroom.inbox import server as capture
+
+    capture.main(inherited_lifeline())

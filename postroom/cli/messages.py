@@ -1,0 +1,151 @@
+"""`postroom status`, `release` and `cancel`: the state of a message, and the decisions that wait for a person."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from postroom.cli.completion import request_ids
+from postroom.core.clock import rfc3339, system_clock
+from postroom.core.errors import InvalidSubmission, NotFound
+from postroom.core.text import counted, printable
+
+if TYPE_CHECKING:
+    from postroom.runtime.installation import Service
+    from postroom.store.transaction import Transaction
+
+_DECIDED_AT_ONCE = 500  # messages in one transaction
+
+
+@click.command()
+@click.argument("request_id", shell_complete=request_ids)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(request_id: str, as_json: bool) -> None:
+    """Say what became of a message, with everything that happened to it. Status 1 when it failed.
+
+    The beginning of an id is enough where only one message's begins so.
+    """
+    from postroom.runtime import installation
+
+    service = installation.open_service()
+    print_status(service, _whole_id(service, request_id), as_json=as_json)
+
+
+_ID_FORM, _LEAST_OF_AN_ID = "0" * 8 + "-0000-0000-0000-" + "0" * 12, 4
+
+
+def _whole_id(service: Service, given: str) -> str:
+    """Return the id of the only message whose id begins so. Raises NotFound."""
+    text = given.strip().lower()
+    rest = _ID_FORM[len(text) :]
+    whole = text + rest
+    if len(text) < _LEAST_OF_AN_ID or not re.fullmatch(_ID_FORM.replace("0", "[0-9a-f]"), whole):
+        raise NotFound(f"there is no message with the id {given!r}")
+    found = service.store.ids_between(whole, text + rest.replace("0", "f"), 3)
+    if len(found) > 1:
+        raise NotFound(
+            f"several messages begin with {text}: {', '.join(found[:2])}{', …' if len(found) > 2 else ''}"
+        )
+    if not found:
+        raise NotFound(f"there is no message with the id {given!r}")
+    return found[0]
+
+
+_held_option = click.option("--held", is_flag=True, help="All messages that are held, instead of one.")
+
+
+@click.command()
+@click.argument("request_id", required=False, shell_complete=request_ids)
+@_held_option
+def release(request_id: str | None, held: bool) -> None:
+    """Send a message after all that waits for a person: held in doubt, set aside after crashes, or since a restore."""
+    now = system_clock()
+    _decide(
+        request_id,
+        held,
+        lambda transaction, id_: transaction.release_held(id_, now),
+        "released",
+        "it is not held",
+    )
+
+
+@click.command()
+@click.argument("request_id", required=False, shell_complete=request_ids)
+@_held_option
+def cancel(request_id: str | None, held: bool) -> None:
+    """Give up a message that waits. Recipients who have had it are not affected."""
+    now = system_clock()
+    why = "only a message that waits can be cancelled"
+    _decide(request_id, held, lambda transaction, id_: transaction.cancel(id_, now), "cancelled", why)
+
+
+def _decide(
+    request_id: str | None, held: bool, move: Callable[[Transaction, str], bool], done: str, why_not: str
+) -> None:
+    """Move one message, or all that are held."""
+    from postroom.runtime import installation
+
+    if held == (request_id is not None):
+        raise click.UsageError("give the id of one message, or --held for all that are held")
+    service = installation.open_service()
+    if request_id is not None:
+        whole = _whole_id(service, request_id)
+        if not service.store.write(lambda transaction: move(transaction, whole)):
+            raise InvalidSubmission(f"{why_not}: {whole} is {service.store.status(whole)}")
+        print_status(service, whole, as_json=False)
+        return
+    moved = 0
+    waiting = service.store.held_messages()
+    for start in range(0, len(waiting), _DECIDED_AT_ONCE):
+        some = waiting[start : start + _DECIDED_AT_ONCE]
+        moved += service.store.write(partial(_move_all, move, some))
+    service.store.close()
+    click.echo(f"{counted(moved, 'message is', 'messages are')} {done}")
+
+
+def _move_all(move: Callable[[Transaction, str], bool], ids: Sequence[str], transaction: Transaction) -> int:
+    return sum(move(transaction, request_id) for request_id in ids)
+
+
+def print_status(service: Service, request_id: str, *, as_json: bool, short: bool = False) -> None:
+    from postroom.core.message import MessageState
+
+    found = service.store.status(request_id)
+    assert found is not None
+    events = [
+        {
+            "at": rfc3339(event.at),
+            "event": event.kind,
+            "recipient": event.forward_path,
+            "detail": event.detail,
+        }
+        for event in service.store.events(found.request_id)
+    ]
+    document: dict[str, object] = {"request_id": found.request_id, "status": str(found), "events": events}
+    if found.possible_duplicate:
+        document["possible_duplicate"] = True
+    if as_json:
+        click.echo(json.dumps(document))
+    elif short:
+        click.echo(found.request_id)
+    else:
+        _print_events(found.request_id, str(found), events)
+    service.store.close()
+    if found.state is MessageState.FAILED:
+        sys.exit(1)
+
+
+def _print_events(request_id: str, status: str, events: Sequence[Mapping[str, str | None]]) -> None:
+    click.echo(f"{request_id}  {printable(status)}")
+    for event in events:
+        detail = event["detail"]
+        if detail and detail in status:
+            detail = None  # it was said above
+        words = (event["at"], event["event"], event["recipient"], detail)
+        click.echo("  " + "  ".join(printable(word) for word in words if word))

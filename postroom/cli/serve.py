@@ -1,0 +1,130 @@
+"""`postroom serve`, `web` and `worker`: start the service, or one process of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from postroom import __version__
+from postroom.core.clock import SECOND
+from postroom.core.errors import ConfigError
+from postroom.core.text import printable, printable_lines
+
+if TYPE_CHECKING:
+    from postroom.runtime.installation import Service
+
+_STANDARD_ERROR = 2
+
+
+@click.command()
+@click.option("--host", envvar="HOST", metavar="NAME", help="Where HTTP listens, instead of HOST.")
+@click.option("--port", envvar="PORT", metavar="NUMBER", help="And on which port, instead of PORT.")
+def serve(host: str | None, port: str | None) -> None:
+    """Run everything: HTTP, delivery and the built-in inbox.
+
+    Prepares the database, reads data.csv (and writes a first one where there is none), then
+    serves until Ctrl-C or SIGTERM, which lets mail that is being sent finish. What dies is
+    started again.
+    """
+    from postroom.core.lifeline import ignore_stray_signals
+    from postroom.runtime import installation, listen
+    from postroom.runtime.supervisor import DRAIN, LOG_LEVEL
+
+    ignore_stray_signals()
+    os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
+    service = installation.open_service(migrate=True)
+    listen.check(service.settings)
+    key = installation.write_demo_accounts(service)
+    installation.read_accounts_file(service)
+    installation.warn_of_oversights(service.settings)
+    _greet(service, key)
+    settings = service.settings
+    options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG_LEVEL}{settings.log_level}"]
+    commands = [*options, *installation.child_commands(service)]
+    service.store.close()
+    # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
+    try:
+        os.execv(sys.executable, [sys.executable, "-m", "postroom.runtime.supervisor", *commands])  # noqa: S606
+    except OSError as error:  # which names no file
+        raise ConfigError(
+            "PYTHON", f"cannot run {sys.executable}: {error.strerror}; install it anew"
+        ) from error
+
+
+def _program() -> str:
+    """Return how to call this program from here, as a person would type it."""
+    beside = Path(sys.executable).parent / "postroom"
+    if shutil.which("postroom") == str(beside) or not beside.exists():
+        return "postroom"
+    shown = os.path.relpath(beside)
+    return shown if not shown.startswith("..") else str(beside)
+
+
+def _home_option() -> str:
+    home = os.environ.get("POSTROOM_HOME")
+    return f" --home {home}" if home else ""
+
+
+def _greet(service: Service, key: str | None) -> None:
+    from postroom.runtime import listen
+    from postroom.telemetry.log import is_kept_log
+
+    settings = service.settings
+    click.echo(printable(f"Postroom {__version__} serves on {listen.described(settings)}"), err=True)
+    if key is None:
+        return
+    if is_kept_log(_STANDARD_ERROR):  # sys.stderr is None where it is closed
+        path = printable(str(settings.accounts_csv))
+        click.echo(f"{path} was written, with a key in it for the built-in inbox", err=True)
+        return
+    body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
+    said = (
+        f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
+        f"  {listen.curl(settings)}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
+        f"  {_program()}{_home_option()} inbox show latest\n"
+    )
+    click.echo(printable_lines(said), err=True)
+
+
+@click.command()
+def web() -> None:
+    """Run the HTTP side alone. The database must be prepared (`postroom migrate`)."""
+    from postroom.core.lifeline import ignore_stray_signals
+    from postroom.runtime import installation, listen
+    from postroom.runtime.web_process import run_web
+
+    ignore_stray_signals()
+    settings, lifeline = installation.check_service(), inherited_lifeline()
+    if lifeline is None:  # under `serve`, the last of our own may still be ending after a kill
+        listen.check(settings)
+    run_web(settings, lifeline)
+
+
+@click.command()
+def worker() -> None:
+    """Run one delivery process alone. The database must be prepared (`postroom migrate`)."""
+    from postroom.core.lifeline import ignore_stray_signals
+    from postroom.runtime import installation
+    from postroom.worker.worker import run_worker
+
+    ignore_stray_signals()
+    service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
+    installation.strike(service.store, service.settings, service.vault)
+    installation.settle_memory()
+    run_worker(
+        service.settings, service.store, service.vault, var=installation.VAR, lifeline=inherited_lifeline()
+    )
+    service.store.close()
+
+
+def inherited_lifeline() -> int | None:
+    """Return the pipe whose end says that the process that started this one has died; None where there is none."""
+    from postroom.core.lifeline import LIFELINE
+
+    fd = os.environ.pop(LIFELINE, None)
+    return int(fd) if fd else None
