@@ -76,9 +76,8 @@ class AccountSender:
         self._leaving: set[asyncio.Task[None]] = set()  # sessions that end, for there are too many
         self._opening: set[asyncio.Task[None]] = set()  # sessions that are about to take a job
         self._lines: set[OpenConnection] = set()
-        self._kept: dict[
-            asyncio.Task[None], ClaimedJob
-        ] = {}  # by the sessions that send them over a new connection
+        # by the sessions that send them over a new connection
+        self._kept: dict[asyncio.Task[None], ClaimedJob] = {}
         self._doubted: dict[int, Suspicion] = {}  # by job: what is to be asked again, one command at a time
         self._said_at = -math.inf  # by the loop's clock: when a change of connections was last said
         self._most: int | None = None  # sessions that there may be for the moment
