@@ -1234,7 +1234,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a link that an element around it closes goes on behind it",
-        "postroom/mime/html_elements.py",
+        "postroom/mime/html_stack.py",
         '                self._listener.suspended("a")\n',
         '                self._listener.closed("a")\n',
         "tests/unit/test_html_messages.py::test_small_pages_that_were_read_wrongly[39]",

@@ -27,7 +27,8 @@ from postroom.core.errors import InvalidSubmission
 from postroom.core.message import Submission
 from postroom.intake.checks import body_is_text, check_not_empty
 from postroom.mime.html_elements import OpenElements
-from postroom.mime.html_to_text import _Page, html_to_text
+from postroom.mime.html_page import Page
+from postroom.mime.html_to_text import html_to_text
 from postroom.mime.message import Content, UnsafeBytes, gate, render
 from postroom.mime.text_part import MAX_LINE, text_part
 from tests.soak import SOAK
@@ -507,7 +508,7 @@ def test_nothing_is_done_over_a_large_text_at_once(body: str) -> None:
 
 def test_a_page_of_many_tags_keeps_few_of_them() -> None:
     page = "<p><b>x</b> <i>y</i></p>" * 2000
-    elements = OpenElements(_Page(), page)
+    elements = OpenElements(Page(), page)
     for _ in range(500):
         elements.start("b", "")
         elements.end("b")
