@@ -26,9 +26,8 @@ from postroom.core.clock import system_clock
 from postroom.core.job import ClaimedJob
 from postroom.core.message import NewMessage, Submission
 from postroom.core.outcome import Reply, Sent
-from postroom.intake.accept import _render
-from postroom.intake.checks import recipients
-from postroom.mime.message import gate
+from postroom.intake.prepare import prepare
+from postroom.intake.request_id import new_request_id
 from postroom.settings import RateLimitFallback
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import deliver
@@ -106,11 +105,11 @@ def _web_stages(store: Store, account: Account, count: int) -> Iterator[Stage]:
     yield Stage("web", "the rate limiter", _cost(lambda: limiter.hit(limits, "key", "somebody"), count))
     submission = Submission(account, ("ada@example.org",), "A subject", text)
 
-    def render() -> None:
-        message = _render(submission, recipients(submission), system_clock())
-        gate(message.mime, smtputf8=False)
+    def prepared() -> None:
+        now = system_clock()
+        prepare(submission, most_bytes=1 << 20, request_id=new_request_id(now), now=now)
 
-    yield Stage("web", "check and render (MIME)", _cost(render, count))
+    yield Stage("web", "check and render (MIME)", _cost(prepared, count))
     source = messages(account, 1024)
     inserted = _cost(lambda: _accept(store, [next(source) for _ in range(_BATCH)]), count // _BATCH, _BATCH)
     made = _cost(lambda: list(islice(source, _BATCH)), count // _BATCH, _BATCH)

@@ -20,7 +20,7 @@ from postroom.core.account import Account
 from postroom.core.address import parse_mailbox
 from postroom.core.clock import system_clock
 from postroom.core.message import NewMessage
-from postroom.intake.accept import new_request_id
+from postroom.intake.request_id import new_request_id
 from postroom.mime.message import Content, render
 from postroom.runtime import installation
 from postroom.store.store import Store

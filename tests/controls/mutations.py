@@ -906,10 +906,10 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "what is accepted passes the byte gate",
-        "postroom/intake/accept.py",
+        "postroom/intake/prepare.py",
         "    gate(message.mime, smtputf8=message.smtputf8)\n",
         "",
-        "tests/unit/test_accept.py::TestRefusal::test_of_unsafe_bytes_whoever_made_them",
+        "tests/unit/test_prepare.py::test_unsafe_bytes_are_refused_whoever_made_them",
     ),
     Control(
         "a dot that starts a line is doubled",

@@ -12,8 +12,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from postroom.intake import accept as acceptance
 from postroom.intake import checks
+from postroom.intake import prepare as preparing
 from postroom.mime.message import Content, render
 from postroom.runtime.installation import Service
 from postroom.web import head
@@ -210,7 +210,7 @@ def test_html_of_many_tags_is_made_beside_the_loop_and_two_at_a_time(
             with mutex:
                 under_way -= 1
 
-    monkeypatch.setattr(acceptance, "render", noted)
+    monkeypatch.setattr(preparing, "render", noted)
     many = Ask(202, send(body="<b>x" * 3000, is_html=True))
     assert served(service, [many] * 6, plainly) == [202] * 6
     assert all(name.startswith("aside") for name in threads)

@@ -20,7 +20,7 @@ from postroom.core.job import ClaimedJob
 from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
 from postroom.core.stored_text import StoredText
-from postroom.intake.accept import new_request_id
+from postroom.intake.request_id import new_request_id
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store

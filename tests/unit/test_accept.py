@@ -17,9 +17,10 @@ from postroom.core.account import Account
 from postroom.core.clock import SECOND, Instant
 from postroom.core.errors import InvalidSubmission, Rejected, TooLarge
 from postroom.core.message import InDoubtPolicy, Submission
-from postroom.intake import accept as accept_module
-from postroom.intake.accept import accept, new_request_id
-from postroom.mime.message import Content, UnsafeBytes, render
+from postroom.intake import prepare as prepare_module
+from postroom.intake.accept import accept
+from postroom.intake.request_id import new_request_id
+from postroom.mime.message import Content, render
 from postroom.store.store import Store, open_store
 
 NOW: Instant = 1_700_000_000 * SECOND + 123_456
@@ -104,22 +105,6 @@ class TestRefusal:
         assert _claim(store, letter.account) == []
         _accept(store, replace(letter, idempotency_key="k"))  # the key is still free
 
-    def test_of_size_counts_the_encoded_message(self, store: Store, letter: Submission) -> None:
-        _accept(store, letter)
-        size = len(_claim(store, letter.account)[0].mime)
-        _accept(store, letter, most_bytes=size)
-        with pytest.raises(TooLarge, match=f"has {size} bytes"):
-            _accept(store, letter, most_bytes=size - 1)
-
-    @pytest.mark.parametrize("unsafe", [b"a\rb\r\n", b"a\nb\r\n", b"a\0b\r\n", b"no end"])
-    def test_of_unsafe_bytes_whoever_made_them(
-        self, store: Store, letter: Submission, unsafe: bytes, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("postroom.intake.accept.render", lambda content: unsafe)
-        with pytest.raises(UnsafeBytes):
-            _accept(store, letter)
-        assert _claim(store, letter.account) == []
-
 
 class TestAcceptance:
     def test_commits_what_will_be_sent(self, store: Store, anna: Account, letter: Submission) -> None:
@@ -139,7 +124,7 @@ class TestAcceptance:
             rendered.append(content)
             return render(content)
 
-        monkeypatch.setattr(accept_module, "render", render_and_count)
+        monkeypatch.setattr(prepare_module, "render", render_and_count)
         _accept(store, letter)
         first, second = _claim(store, letter.account), _claim_again(store, letter.account)
         assert len(rendered) == 1

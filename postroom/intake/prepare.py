@@ -1,0 +1,77 @@
+"""A submission becomes the message that is stored and sent: every check, the rendering, and nothing else. Pure.
+
+It reads no clock, no database and no randomness: the time and the id are arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from postroom.core.address import Mailbox, parse_mailbox
+from postroom.core.clock import Instant
+from postroom.core.message import NewMessage, Submission
+from postroom.intake import checks
+from postroom.mime.message import Content, gate, render
+
+_PIECE = 262_144  # characters
+
+
+def prepare(submission: Submission, *, most_bytes: int, request_id: str, now: Instant) -> NewMessage:
+    """Return the message that a submission becomes, to be stored under `request_id` as accepted at `now`.
+
+    Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent.
+    """
+    checks.html_is_bounded(submission)
+    recipients = checks.recipients(submission)
+    checks.subject_is_one_line(submission)
+    checks.check_not_empty(submission)
+    checks.body_is_text(submission)
+    checks.check_size(len(submission.body), most_bytes)  # rendering never makes it smaller
+    message = _render(submission, recipients, request_id, now)
+    checks.check_size(len(message.mime), most_bytes)
+    gate(message.mime, smtputf8=message.smtputf8)
+    return message
+
+
+def _render(
+    submission: Submission, recipients: tuple[Mailbox, ...], request_id: str, now: Instant
+) -> NewMessage:
+    sender = parse_mailbox(submission.account.email)
+    content = Content(
+        sender_name=submission.account.name,
+        sender=sender,
+        recipients=recipients,
+        subject=submission.subject,
+        body=submission.body,
+        is_html=submission.is_html,
+        message_id=f"{request_id}@{sender.path.rpartition('@')[2]}",
+        date=now,
+        boundary=f"=_{request_id}",
+    )
+    return NewMessage(
+        request_id=request_id,
+        account_id=submission.account.id,
+        reverse_path=sender.path,
+        forward_paths=tuple(recipient.path for recipient in recipients),
+        subject=submission.subject,
+        mime=render(content),
+        smtputf8=sender.smtputf8 or any(recipient.smtputf8 for recipient in recipients),
+        accepted_at=now,
+        in_doubt=submission.in_doubt,
+        idempotency_key=submission.idempotency_key,
+        fingerprint=_fingerprint(submission) if submission.idempotency_key is not None else None,
+    )
+
+
+def _fingerprint(submission: Submission) -> bytes:
+    """Return a digest of what was asked, to tell a repeated request from a different one under the same key."""
+    asked: list[object] = [submission.is_html]
+    if submission.in_doubt is not None:  # what was asked before there was a choice keeps its digest
+        asked.append(submission.in_doubt.value)
+    digest = hashlib.sha256(json.dumps([submission.recipients, submission.subject])[:-1].encode())
+    digest.update(b', "')
+    for at in range(0, len(submission.body), _PIECE):  # `json` holds Python's lock for as long as it writes
+        digest.update(json.dumps(submission.body[at : at + _PIECE])[1:-1].encode())
+    digest.update(b'", ' + json.dumps(asked)[1:].encode())
+    return digest.digest()
