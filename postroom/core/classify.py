@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Blame, Deferred, Failed, Meaning, Outcome, Reply, Sent
 from postroom.core.replies import UNKNOWN, Circumstances, Reading, read
-from postroom.core.reply_table import SENDING, Place
+from postroom.core.reply_rows.row import SENDING, Place
 from postroom.core.text import printable
 
 _ENHANCED = re.compile(r"([245]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")

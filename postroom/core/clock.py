@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import TypeAlias
 
 Instant: TypeAlias = int
-
-
 Clock: TypeAlias = Callable[[], Instant]
 
-
 SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 3600 * SECOND
+DAY = 24 * HOUR
 
 
 def system_clock() -> Instant:

@@ -1,6 +1,6 @@
-"""What a server's refusal means: one table of what servers say, and the codes of RFC 5321 where no row matches. Pure.
+"""Decides what a server's refusal means: by the first matching row of `reply_table`, else by its code (RFC 5321). Pure.
 
-A row's words are looked for in the reply's text. What a row says of a provider's own controls (`fix`) is
+A row's words are searched for in the reply's text. A row's advice about a provider's own controls (`fix`) is
 given only where the host is that provider's; a row without words applies at its provider only.
 """
 
@@ -9,25 +9,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from postroom.core.clock import SECOND
+from postroom.core.clock import DAY, HOUR, MINUTE, SECOND
 from postroom.core.outcome import Meaning, Reply
-from postroom.core.reply_table import (
-    DAY,
-    HOUR,
-    LOGIN,
-    MINUTE,
-    OF_THE_RIGHT,
-    RFC_5321,
-    SETUP,
-    TABLE,
-    Place,
-    Row,
-)
+from postroom.core.reply_rows.row import LOGIN, SETUP, Place, Row
+from postroom.core.reply_rows.senders import OF_THE_RIGHT
+from postroom.core.reply_rows.words import RFC_5321
+from postroom.core.reply_table import TABLE
 
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What else decides the meaning of a reply."""
+    """The circumstances that decide the meaning of a reply, beside its code and text."""
 
     host: str = ""  # of the server, as it is configured; tells the provider
     logged_in: bool = False  # credentials were given and accepted
@@ -106,7 +98,7 @@ _FIX: dict[Meaning, str] = {
     Meaning.CONNECTIONS: "messages go over the connections that are open, and wait where there are none",
     Meaning.RATE: "messages go on more slowly by themselves",
 }
-_LOOKED_AT = 400  # characters of a reply: what comes behind them is no shorter way to say the same
+_LOOKED_AT = 400  # characters of a reply; the words that matter come before
 _TOO_MANY = ("4.5.3", "5.5.3")
 PERIODS: tuple[tuple[str, int], ...] = (
     (r"month", 30 * DAY),
@@ -119,10 +111,10 @@ PERIODS: tuple[tuple[str, int], ...] = (
 
 
 def read(reply: Reply, place: Place, circumstances: Circumstances = UNKNOWN) -> Reading:
-    """Return what a refusal means: by the first row that fits, else by its basic code (RFC 5321 §4.2)."""
+    """Return what a refusal means: by the first row that matches, else by its basic code (RFC 5321 §4.2)."""
     provider = provider_of(circumstances.host)
     text = _plain(reply)
-    row = next((each for each in TABLE if _fits(each, reply, text, place, provider, circumstances)), None)
+    row = next((each for each in TABLE if _matches(each, reply, text, place, provider, circumstances)), None)
     if row is None:
         return _by_code(reply, place, circumstances)
     meaning = row.meaning
@@ -146,7 +138,7 @@ def _plain(reply: Reply) -> str:
     return " ".join(text.split())
 
 
-def _fits(
+def _matches(
     row: Row, reply: Reply, text: str, place: Place, provider: str | None, circumstances: Circumstances
 ) -> bool:
     """A provider's row without words is about codes that others use for something else."""

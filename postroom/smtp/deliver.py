@@ -10,7 +10,7 @@ from postroom.core.errors import ContentDamaged, FaultKind
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Meaning, Outcome, Reply, Sent
 from postroom.core.replies import UNKNOWN, Circumstances, read
-from postroom.core.reply_table import Place
+from postroom.core.reply_rows.row import Place
 from postroom.core.text import printable
 from postroom.smtp.client import Connection
 from postroom.smtp.transcript import Envelope, Suspicion, Text, Transcript

@@ -457,7 +457,7 @@ CONTROLS = (
     ),
     Control(
         "what a server says is searched in linear time",
-        "postroom/core/reply_table.py",
+        "postroom/core/reply_rows/words.py",
         r'rf"\A(?=.*{one})(?=.*{other})"',
         r'rf"(?=.*{one})(?=.*{other})"',
         "tests/unit/test_replies.py::test_no_pattern_takes_more_than_linear_time",

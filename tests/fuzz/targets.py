@@ -19,7 +19,7 @@ from postroom.core.address import InvalidAddress, parse_mailbox
 from postroom.core.classify import explain
 from postroom.core.errors import ConfigError, PostroomError
 from postroom.core.replies import Circumstances, read
-from postroom.core.reply_table import Place
+from postroom.core.reply_rows.row import Place
 from postroom.core.text import printable
 from postroom.inbox.server import Maildrop, list_mails, read_mail
 from postroom.mime.html_to_text import html_to_text

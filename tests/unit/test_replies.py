@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from importlib import import_module
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 import pytest
 
 from postroom.core.classify import parse_enhanced
-from postroom.core.clock import SECOND
+from postroom.core.clock import DAY, HOUR, MINUTE, SECOND
 from postroom.core.outcome import Meaning, Reply
 from postroom.core.replies import PERIODS as WINDOWS
 from postroom.core.replies import UNKNOWN, Circumstances, provider_of, read
-from postroom.core.reply_table import DAY, HOUR, MINUTE, TABLE, Place
+from postroom.core.reply_rows.row import Place, Row
+from postroom.core.reply_table import TABLE
 
 PERIODS = {"day": DAY, "hour": HOUR}
 FIRST = Circumstances(logged_in=True)
@@ -235,3 +237,19 @@ def test_no_pattern_takes_more_than_linear_time() -> None:
 )
 def test_a_pattern_that_does_is_found(words: str) -> None:
     assert long_searches(PARSER.parse(words)) != []
+
+
+def _digest(row: Row) -> str:
+    fields = {name: getattr(row, name) for name in Row.__slots__}
+    fields |= {"meaning": row.meaning.name, "at": "|".join(sorted(place.name for place in row.at))}
+    text = "\n".join(f"{name}={value if name == 'at' else repr(value)}" for name, value in fields.items())
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_the_rows_stand_in_their_order() -> None:
+    """The first row that matches decides, so a row that moves changes what replies mean.
+
+    The file has a line for each row: a digest of all its fields, its meaning and its provider.
+    """
+    text = (Path(__file__).parent / "cases" / "reply_rows.txt").read_text(encoding="utf-8")
+    assert [f"{_digest(row)} {row.meaning.name} {row.provider or '-'}" for row in TABLE] == text.splitlines()

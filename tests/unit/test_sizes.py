@@ -24,7 +24,6 @@ ANY_LINES = 39
 STILL_ANY = 206
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 412,
-    "core/reply_table.py": 958,
     "inbox/server.py": 715,
     "runtime/web_process.py:run_web": 48,
     "settings.py": 531,
@@ -43,8 +42,8 @@ STILL_OVER: dict[str, int] = {
     "store/transaction.py:Transaction.recover": 48,
     "web/hub.py": 409,
     "worker/mail/breaker.py:AccountBreaker": 258,
-    "worker/mail/sender.py": 627,
-    "worker/mail/sender.py:AccountSender": 527,
+    "worker/mail/sender.py": 626,
+    "worker/mail/sender.py:AccountSender": 526,
     "worker/mail/sender.py:AccountSender._send": 45,
     "worker/worker.py:Worker": 315,
 }

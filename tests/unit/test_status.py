@@ -12,7 +12,7 @@ from postroom.core.classify import classify, classify_fault, explain, explain_fa
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Blame, Deferred, Failed, Meaning, Reply, Sent
 from postroom.core.replies import Circumstances, Reading, read
-from postroom.core.reply_table import Place
+from postroom.core.reply_rows.row import Place
 from postroom.core.text import printable
 
 EVERYWHERE = [place for place in Place if place is not Place.OTHER]

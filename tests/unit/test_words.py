@@ -79,7 +79,6 @@ STILL: dict[str, str] = {
     "cli/completion.py": "mails",
     "cli/serve.py": "settle",
     "core/job.py": "slot",
-    "core/replies.py": "fits",
     "inbox/server.py": "a mail, mails, settle",
     "providers.py": "doubtful",
     "runtime/backup.py": "bury",

@@ -14,12 +14,11 @@ from postroom.accounts.csv_sync import password_digests
 from postroom.accounts.vault import Vault
 from postroom.core import pace, retry
 from postroom.core.account import Account, AccountState
-from postroom.core.clock import SECOND, Clock, Instant
+from postroom.core.clock import HOUR, SECOND, Clock, Instant
 from postroom.core.errors import ConfigError
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Blame, Deferred, Failed, Meaning, Outcome
 from postroom.core.replies import UNKNOWN, Circumstances
-from postroom.core.reply_table import HOUR
 from postroom.providers import LOWEST_DAILY_LIMIT, ServerUndecided
 from postroom.settings import Settings
 from postroom.store.async_writer import AsyncWriter
