@@ -54,11 +54,12 @@ class _Checker:
 
 async def check_all(service: Service, chosen: list[StoredAccount]) -> list[bool | None]:
     """Log in as each account and print the result; True where that worked, None where it was not tried."""
+    from postroom.inbox.maildrop import FOLDER
     from postroom.runtime import installation
     from postroom.worker.liveness import Registration
     from postroom.worker.mail.connect import ServerConnector
 
-    connector = ServerConnector(service.settings, service.vault, inbox=installation.INBOX)
+    connector = ServerConnector(service.settings, service.vault, inbox=FOLDER)
     registration = Registration(
         service.store, installation.VAR / "workers", system_clock
     )  # connections are lent to workers

@@ -33,14 +33,15 @@ def request_ids(context: click.Context, _: click.Parameter, begun: str) -> list[
 
 
 def inbox_ids(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
-    """Offer the newest mails of the built-in inbox whose id begins so."""
-    from postroom.inbox.server import FOLDER, list_mails
+    """Offer the newest messages of the built-in inbox whose id begins so."""
+    from postroom.inbox.maildrop import FOLDER
+    from postroom.inbox.reader import list_messages
 
     with suppress(Exception):
         _enter_home(context)
         return [
             id_
-            for id_ in ("latest", *(mail.id for mail in list_mails(FOLDER, _OFFERED)))
+            for id_ in ("latest", *(message.id for message in list_messages(FOLDER, _OFFERED)))
             if id_.startswith(begun)
         ]
     return []

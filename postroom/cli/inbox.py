@@ -14,7 +14,7 @@ from postroom.cli.serve import inherited_lifeline
 from postroom.core.clock import rfc3339
 
 if TYPE_CHECKING:
-    from postroom.inbox.server import InboxMail, MailSummary
+    from postroom.inbox.reader import CapturedMessage, MessageSummary
 
 
 @click.group(invoke_without_command=True)
@@ -29,11 +29,12 @@ def inbox(context: click.Context, limit: int, as_json: bool) -> None:
     postroom inbox show latest     one of them, by id or `latest`
     """
     if context.invoked_subcommand is None:
-        from postroom.inbox.server import list_mails
+        from postroom.inbox.maildrop import FOLDER
+        from postroom.inbox.reader import list_messages
         from postroom.runtime import installation
 
         installation.check_folder()
-        messages = list_mails(installation.INBOX, limit)
+        messages = list_messages(FOLDER, limit)
         if as_json:
             click.echo(json.dumps([_summary(mail) for mail in messages]))
         elif not messages:
@@ -42,13 +43,13 @@ def inbox(context: click.Context, limit: int, as_json: bool) -> None:
             _print_table(messages)
 
 
-def _print_table(messages: list[MailSummary]) -> None:
+def _print_table(messages: list[MessageSummary]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from postroom.inbox.server import printable
+    from postroom.inbox.reader import printable
 
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("Id", "Received", "From", "To", "Subject"):
@@ -65,7 +66,7 @@ def _print_table(messages: list[MailSummary]) -> None:
     Console().print(table)
 
 
-def _summary(mail: MailSummary) -> dict[str, object]:
+def _summary(mail: MessageSummary) -> dict[str, object]:
     return {
         "id": mail.id,
         "received": rfc3339(mail.received),
@@ -83,11 +84,12 @@ def _summary(mail: MailSummary) -> dict[str, object]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(which: str, raw: bool, as_json: bool) -> None:
     """Show one mail of the built-in inbox."""
-    from postroom.inbox.server import read_mail
+    from postroom.inbox.maildrop import FOLDER
+    from postroom.inbox.reader import read_message
     from postroom.runtime import installation
 
     installation.check_folder()
-    mail = read_mail(installation.INBOX, which)
+    mail = read_message(FOLDER, which)
     if raw:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output is closed")
@@ -98,8 +100,8 @@ def show(which: str, raw: bool, as_json: bool) -> None:
         _print_mail(mail)
 
 
-def _print_mail(mail: InboxMail) -> None:
-    from postroom.inbox.server import printable
+def _print_mail(mail: CapturedMessage) -> None:
+    from postroom.inbox.reader import printable
 
     for name, value in (
         ("From", mail.sender),

@@ -39,8 +39,7 @@ def accept(
     """Prepare and commit a submission; return only when it is durable.
 
     From then on the message ends as sent, failed or cancelled, whatever happens.
-    `write` commits in place of `Store.write`, and `compute` calls what takes long, for a caller that has something
-    else to do meanwhile.
+    `write` commits in place of `Store.write`; `compute` runs slow functions elsewhere, such as in a thread.
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
     StoreUnavailable when it could not be made durable, or when no more than `disk_reserve`
     bytes are free for the database (DiskFull), and QuotaExceeded where `shares` says that the account

@@ -21,12 +21,10 @@ from postroom.core.clock import rfc3339, system_clock
 from postroom.core.errors import ConfigError
 from postroom.core.files import MAY_PASS, reason_of
 from postroom.core.text import is_text
-from postroom.inbox import server
 from postroom.providers import doubtful_port, server_for, unnamed_server
 from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
-from postroom.settings import INBOX as INBOX_HOST
-from postroom.settings import Settings, former_variables, load_settings, unknown_variables
+from postroom.settings import INBOX, Settings, former_variables, load_settings, unknown_variables
 from postroom.store import position
 from postroom.store.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store
 from postroom.telemetry.log import LineFormatter, is_journal
@@ -50,8 +48,6 @@ _REPETITIVE = (
 _ALLOCATIONS_A_SEARCH = 20_000  # of objects that hold others; Python's own is 700
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _LARGE_BLOCK = 262_144
-
-INBOX = server.FOLDER
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,7 +360,7 @@ def uses_inbox(service: Service) -> bool:
     """Whether any account sends to the built-in inbox, by its own host or by the configured one."""
     for stored in service.store.accounts():
         try:
-            if server_for(stored.account, service.settings).host == INBOX_HOST:
+            if server_for(stored.account, service.settings).host == INBOX:
                 return True
         except ConfigError:  # the account's mail will say so
             continue

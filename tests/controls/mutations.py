@@ -1248,7 +1248,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "an inbox that cannot run says what is in its folder's place",
-        "postroom/inbox/server.py",
+        "postroom/inbox/maildrop.py",
         "            _make_folder(needed)\n",
         "            needed.mkdir(mode=0o700, exist_ok=True)\n",
         "tests/unit/test_inbox.py::test_an_inbox_that_cannot_run_says_why_and_runs_as_soon_as_it_can[a file-inbox/mail]",
@@ -1262,7 +1262,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "no place of the program opens a file past plainfile",
-        "postroom/inbox/server.py",
+        "postroom/inbox/maildrop.py",
         '        text = read_plain(folder / "port", _LARGEST_PORT).decode("ascii").strip()\n',
         '        text = (folder / "port").read_text(encoding="ascii").strip()\n',
         "tests/unit/test_plainfile.py::test_nothing_else_is_opened_by_its_name",

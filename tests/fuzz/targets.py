@@ -21,7 +21,8 @@ from postroom.core.errors import ConfigError, PostroomError
 from postroom.core.replies import Circumstances, read
 from postroom.core.reply_rows.row import Place
 from postroom.core.text import printable
-from postroom.inbox.server import Maildrop, list_mails, read_mail
+from postroom.inbox.maildrop import Maildrop
+from postroom.inbox.reader import list_messages, read_message
 from postroom.mime.html_to_text import html_to_text
 from postroom.mime.message import Content, gate, render
 from postroom.settings import load_settings
@@ -125,8 +126,8 @@ def mail(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         drop = Maildrop(Path(folder))
         drop.save("a@example.com", ["b@example.com"], data)
-        list_mails(Path(folder))
-        found = read_mail(Path(folder))
+        list_messages(Path(folder))
+        found = read_message(Path(folder))
         found.text.encode("utf-8", "surrogatepass")
 
 

@@ -14,7 +14,7 @@ import pytest
 from postroom.accounts.vault import Vault
 from postroom.cli import main
 from postroom.core.errors import ConfigError, NotFound, StoreDamaged, StoreUnavailable
-from postroom.inbox.server import Maildrop
+from postroom.inbox.maildrop import Maildrop
 from postroom.runtime.installation import Service, write_demo_accounts
 from postroom.settings import Settings
 from postroom.store.store import open_store

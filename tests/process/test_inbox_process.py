@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from postroom.inbox.server import inbox_port, list_mails, read_mail
+from postroom.inbox.maildrop import inbox_port
+from postroom.inbox.reader import list_messages, read_message
 from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def complaints(inbox: Inbox) -> str:
 def test_what_was_sent_can_be_read(start: Start) -> None:
     inbox = start()
     inbox.send(PLAIN)
-    mail = read_mail(inbox.folder)
+    mail = read_message(inbox.folder)
     assert (mail.raw, mail.envelope_from, mail.envelope_to) == (PLAIN, ALICE, (BOB,))
     assert abs(mail.received - time.time_ns() // 1000) < 60_000_000
     inbox.end()
@@ -111,7 +112,7 @@ def test_the_reply_names_the_mail(start: Start) -> None:
         client.rcpt(BOB)
         code, text = client.data(PLAIN)
     assert code == 250
-    assert text.decode() == f"2.0.0 Kept as {list_mails(inbox.folder)[0].id}"
+    assert text.decode() == f"2.0.0 Kept as {list_messages(inbox.folder)[0].id}"
 
 
 def test_offers(start: Start) -> None:
@@ -128,7 +129,7 @@ def test_any_credentials_will_do(start: Start, mechanism: str) -> None:
         method = client.auth_plain if mechanism == "PLAIN" else client.auth_login
         assert client.auth(mechanism, method)[0] == 235
         client.sendmail(ALICE, [BOB], PLAIN)
-    assert read_mail(inbox.folder).raw == PLAIN
+    assert read_message(inbox.folder).raw == PLAIN
     inbox.end()
     assert complaints(inbox) == ""
 
@@ -142,7 +143,7 @@ def test_non_ascii_everywhere(start: Start) -> None:
             "zoë@exämple.org", ["bjørn@exämple.org"], raw, ["SMTPUTF8", "BODY=8BITMIME"]
         )
     assert refused == {}
-    mail = read_mail(inbox.folder)
+    mail = read_message(inbox.folder)
     assert (mail.envelope_from, mail.envelope_to) == ("zoë@exämple.org", ("bjørn@exämple.org",))
     assert (mail.raw, mail.subject, mail.text) == (raw, "Grüße ✓", "Über 한국어\n")
 
@@ -161,7 +162,7 @@ def test_several_recipients_and_the_null_path(start: Start) -> None:
     everyone = [f"user{number}@example.com" for number in range(100)]
     with inbox.client() as client:
         assert client.sendmail("", everyone, PLAIN) == {}
-    mail = read_mail(inbox.folder)
+    mail = read_message(inbox.folder)
     assert (mail.envelope_from, mail.envelope_to) == ("", tuple(everyone))
 
 
@@ -177,21 +178,21 @@ def test_dots_and_long_lines(start: Start) -> None:
     inbox = start()
     raw = PLAIN + b".\r\n..\r\n.leading\r\n" + b"." * 20_000 + b"\r\n...end\r\n"
     inbox.send(raw)
-    assert read_mail(inbox.folder).raw == raw
+    assert read_message(inbox.folder).raw == raw
 
 
 def test_a_megabyte(start: Start) -> None:
     inbox = start()
     raw = PLAIN + b"".join(b"%070d\r\n" % number for number in range(15_000))
     inbox.send(raw)
-    assert read_mail(inbox.folder).raw == raw
+    assert read_message(inbox.folder).raw == raw
 
 
 def test_too_large(start: Start) -> None:
     inbox = start()
     with inbox.client() as client:
         assert client.mail(ALICE, ["SIZE=36700161"])[0] == 552
-    assert list_mails(inbox.folder) == []
+    assert list_messages(inbox.folder) == []
 
 
 def test_pipelined_mails_on_one_connection(start: Start) -> None:
@@ -204,7 +205,7 @@ def test_pipelined_mails_on_one_connection(start: Start) -> None:
         client.sendall(b"EHLO localhost\r\n" + one + (PLAIN + b".\r\n" + one) * 20 + PLAIN + b".\r\nQUIT\r\n")
         last = replies.read().splitlines()[-1]
     assert last.startswith(b"221")
-    assert [mail.size for mail in list_mails(inbox.folder)] == [len(PLAIN)] * 21
+    assert [mail.size for mail in list_messages(inbox.folder)] == [len(PLAIN)] * 21
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_hostile_commands_are_refused_and_the_session_goes_on(start: Start, comm
         client.sock.sendall(command + b"\r\n")  # type: ignore[union-attr]
         assert 500 <= client.getreply()[0] < 600
         client.sendmail(ALICE, [BOB], PLAIN)
-    assert read_mail(inbox.folder).raw == PLAIN
+    assert read_message(inbox.folder).raw == PLAIN
     inbox.end()
     assert complaints(inbox) == ""
 
@@ -239,7 +240,7 @@ def test_a_client_that_vanishes_leaves_no_mail_and_no_trace(start: Start) -> Non
     client.sock.sendall(PLAIN)  # type: ignore[union-attr]
     client.close()
     inbox.send(PLAIN + b"second\r\n")
-    assert [mail.size for mail in list_mails(inbox.folder)] == [len(PLAIN) + 8]
+    assert [mail.size for mail in list_messages(inbox.folder)] == [len(PLAIN) + 8]
     inbox.end()
     assert complaints(inbox) == ""
 
@@ -251,7 +252,7 @@ def test_kill_right_after_the_250_loses_nothing(start: Start) -> None:
         client.sendmail(ALICE, [BOB], PLAIN)
     assert inbox.end(signal.SIGKILL) == -signal.SIGKILL
     client.close()
-    assert [mail.size for mail in list_mails(inbox.folder)] == [len(PLAIN)] * 20
+    assert [mail.size for mail in list_messages(inbox.folder)] == [len(PLAIN)] * 20
 
 
 def test_a_second_start_after_a_kill(start: Start) -> None:
@@ -262,7 +263,7 @@ def test_a_second_start_after_a_kill(start: Start) -> None:
     (first.folder / "port").write_text("1\n", encoding="ascii")  # surely not the next one
     second = start()
     second.send(PLAIN)
-    assert len(list_mails(second.folder)) == 2
+    assert len(list_messages(second.folder)) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -301,10 +302,10 @@ def test_a_full_disk_is_a_452_and_not_a_lost_mail(start: Start) -> None:
         client.rcpt(BOB)
         assert client.data(PLAIN + b"x" * 60_000 + b"\r\n" + b"y" * 60_000 + b"\r\n")[0] == 452
         client.sendmail(ALICE, [BOB], PLAIN)
-    assert [mail.size for mail in list_mails(inbox.folder)] == [len(PLAIN)]
+    assert [mail.size for mail in list_messages(inbox.folder)] == [len(PLAIN)]
     assert len(list((inbox.folder / "mail").iterdir())) == 1
     inbox.end()
-    assert "could not keep a mail" in complaints(inbox)
+    assert "could not keep a message" in complaints(inbox)
 
 
 def test_only_the_newest_are_kept(start: Start) -> None:
@@ -312,7 +313,7 @@ def test_only_the_newest_are_kept(start: Start) -> None:
     with inbox.client() as client:
         for number in range(6):
             client.sendmail(ALICE, [BOB], PLAIN + b"%d\r\n" % number)
-    kept = [read_mail(inbox.folder, mail.id).text[-2] for mail in list_mails(inbox.folder)]
+    kept = [read_message(inbox.folder, mail.id).text[-2] for mail in list_messages(inbox.folder)]
     assert kept == ["5", "4", "3"]
 
 

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroom.core.errors import NotFound
-from postroom.inbox import server as inbox
-from postroom.inbox.server import Maildrop, inbox_port, list_mails, printable, read_mail, serve_inbox
+from postroom.inbox import maildrop, reader
+from postroom.inbox.maildrop import Maildrop, inbox_port
+from postroom.inbox.reader import list_messages, printable, read_message
+from postroom.inbox.server import serve_inbox
 from tests.servers.waiting import eventually
 
 PLAIN = b"From: alice@example.com\r\nSubject: Hello\r\n\r\nHi Bob\r\n"
@@ -27,15 +29,15 @@ def mail_files(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "mail").iterdir())
 
 
-def keep(folder: Path, raw: bytes) -> inbox.InboxMail:
+def keep(folder: Path, raw: bytes) -> reader.CapturedMessage:
     """Store one mail and read it back."""
-    return read_mail(folder, Maildrop(folder).save("alice@example.com", ["bob@example.com"], raw))
+    return read_message(folder, Maildrop(folder).save("alice@example.com", ["bob@example.com"], raw))
 
 
 def test_a_mail_reads_back_as_it_was_saved(tmp_path: Path) -> None:
     drop = Maildrop(tmp_path, clock=lambda: T0)
     mail_id = drop.save("alice@example.com", ["bob@example.com", "zoë@exämple.org"], PLAIN)
-    mail = read_mail(tmp_path)
+    mail = read_message(tmp_path)
     assert (mail.id, mail.received, mail.raw, mail.size) == (mail_id, T0, PLAIN, len(PLAIN))
     assert mail.envelope_from == "alice@example.com"
     assert mail.envelope_to == ("bob@example.com", "zoë@exämple.org")
@@ -52,7 +54,7 @@ def test_the_file_is_private_and_shows_its_envelope(tmp_path: Path) -> None:
         b"X-Postroom-Envelope-To: <bob@example.com>\r\n"
         b"X-Postroom-Received: 2023-11-14T22:13:20.000000Z\r\n" + PLAIN
     )
-    assert read_mail(tmp_path).envelope_from == ""
+    assert read_message(tmp_path).envelope_from == ""
 
 
 def test_a_mail_cannot_forge_its_envelope(tmp_path: Path) -> None:
@@ -64,14 +66,14 @@ def test_a_mail_cannot_forge_its_envelope(tmp_path: Path) -> None:
 def test_newest_first_even_when_the_clock_stands_still(tmp_path: Path) -> None:
     drop = Maildrop(tmp_path, clock=lambda: T0)
     ids = [drop.save("a@example.com", ["b@example.com"], PLAIN) for _ in range(5)]
-    assert [mail.id for mail in list_mails(tmp_path)] == ids[::-1]
-    assert [mail.id for mail in list_mails(tmp_path, limit=2)] == [ids[4], ids[3]]
-    assert read_mail(tmp_path, "latest").id == ids[-1]
+    assert [mail.id for mail in list_messages(tmp_path)] == ids[::-1]
+    assert [mail.id for mail in list_messages(tmp_path, limit=2)] == [ids[4], ids[3]]
+    assert read_message(tmp_path, "latest").id == ids[-1]
 
 
 def test_a_listing_says_what_the_whole_mail_says(tmp_path: Path) -> None:
     mail = keep(tmp_path, PLAIN)
-    (summary,) = list_mails(tmp_path)
+    (summary,) = list_messages(tmp_path)
     for name in ("id", "received", "envelope_from", "envelope_to", "subject", "sender", "size"):
         assert getattr(summary, name) == getattr(mail, name)
 
@@ -79,33 +81,33 @@ def test_a_listing_says_what_the_whole_mail_says(tmp_path: Path) -> None:
 def test_a_mail_is_found_by_the_start_of_its_id(tmp_path: Path) -> None:
     drop = Maildrop(tmp_path)
     ids = [drop.save("a@example.com", ["b@example.com"], PLAIN) for _ in range(17)]  # 16 first digits
-    assert read_mail(tmp_path, ids[0].upper()).id == ids[0]
-    assert read_mail(tmp_path, ids[0][:7]).id == ids[0]
+    assert read_message(tmp_path, ids[0].upper()).id == ids[0]
+    assert read_message(tmp_path, ids[0][:7]).id == ids[0]
     twice = next(mail_id[0] for mail_id in ids if sum(other[0] == mail_id[0] for other in ids) > 1)
     with pytest.raises(NotFound, match="give more of it"):
-        read_mail(tmp_path, twice)
+        read_message(tmp_path, twice)
 
 
 @pytest.mark.parametrize("which", ["", "zzzz", "../../etc/passwd", "\x1b[31m"])
 def test_no_such_mail(tmp_path: Path, which: str) -> None:
     keep(tmp_path, PLAIN)
     with pytest.raises(NotFound) as refusal:
-        read_mail(tmp_path, which)
+        read_message(tmp_path, which)
     assert "\x1b" not in str(refusal.value)
 
 
 def test_no_inbox_at_all(tmp_path: Path) -> None:
-    assert list_mails(tmp_path / "nowhere") == []
-    with pytest.raises(NotFound, match="no mail in the inbox yet"):
-        read_mail(tmp_path / "nowhere")
+    assert list_messages(tmp_path / "nowhere") == []
+    with pytest.raises(NotFound, match="no message in the inbox yet"):
+        read_message(tmp_path / "nowhere")
 
 
 def test_the_oldest_are_deleted(tmp_path: Path) -> None:
     drop = Maildrop(tmp_path, keep=3)
     ids = [drop.save("a@example.com", ["b@example.com"], PLAIN) for _ in range(10)]
-    assert [mail.id for mail in list_mails(tmp_path)] == ids[:-4:-1]
+    assert [mail.id for mail in list_messages(tmp_path)] == ids[:-4:-1]
     Maildrop(tmp_path, keep=2)  # counts what an earlier server kept
-    assert [mail.id for mail in list_mails(tmp_path)] == ids[:-3:-1]
+    assert [mail.id for mail in list_messages(tmp_path)] == ids[:-3:-1]
 
 
 def test_many_threads_lose_nothing(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_many_threads_lose_nothing(tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(kept) == sorted(mail.id for mail in list_mails(tmp_path, limit=None))
+    assert sorted(kept) == sorted(mail.id for mail in list_messages(tmp_path, limit=None))
     assert len(kept) == 80
 
 
@@ -130,7 +132,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     def broken(_folder: Path) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(inbox, "sync", broken)
+    monkeypatch.setattr(maildrop, "sync", broken)
     with pytest.raises(OSError, match="Input/output"):
         drop.save("a@example.com", ["b@example.com"], PLAIN)
     assert mail_files(tmp_path) == []
@@ -140,7 +142,7 @@ def test_unfinished_and_foreign_files_are_not_mails(tmp_path: Path) -> None:
     Maildrop(tmp_path)
     for name in (".20231114T221320.000000Z-12345678.eml.tmp", "notes.txt", "x.eml"):
         (tmp_path / "mail" / name).write_bytes(PLAIN)
-    assert list_mails(tmp_path) == []
+    assert list_messages(tmp_path) == []
     Maildrop(tmp_path, clock=lambda: 4_000_000_000_000_000)  # long after
     assert mail_files(tmp_path) == ["notes.txt", "x.eml"]
 
@@ -201,7 +203,7 @@ def test_a_subject_stays_on_its_line(tmp_path: Path) -> None:
 def test_hostile_mails_can_be_listed_and_read(tmp_path: Path, raw: bytes) -> None:
     mail = keep(tmp_path, raw)
     assert mail.raw == raw
-    assert list_mails(tmp_path)[0].id == mail.id
+    assert list_messages(tmp_path)[0].id == mail.id
 
 
 def test_an_unknown_charset_is_shown_all_the_same(tmp_path: Path) -> None:
@@ -211,10 +213,10 @@ def test_an_unknown_charset_is_shown_all_the_same(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=2000))
 def test_any_bytes_can_be_parsed(raw: bytes) -> None:
-    message = inbox._parse(raw)
-    inbox._header(message, "subject")
-    inbox._bodies(message, raw)
-    inbox._attachments(message)
+    message = reader._parse(raw)
+    reader._header(message, "subject")
+    reader._bodies(message, raw)
+    reader._attachments(message)
 
 
 def test_printable_takes_the_teeth_out_of_escape_sequences() -> None:
@@ -351,4 +353,4 @@ def test_a_mail_under_way_is_answered_before_the_end(tmp_path: Path, monkeypatch
         server.join(60)
     sender.join(60)
     assert answers == [250]
-    assert read_mail(tmp_path).raw == PLAIN
+    assert read_message(tmp_path).raw == PLAIN

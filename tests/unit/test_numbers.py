@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from postroom.core.classify import parse_enhanced
 from postroom.core.limiter_url import parse_limiter_url
 from postroom.core.numbers import whole_number
-from postroom.inbox.server import Maildrop, _Handler, inbox_port
+from postroom.inbox.maildrop import Maildrop, inbox_port
+from postroom.inbox.server import _Handler
 from postroom.settings import Settings, parse_duration, parse_port, parse_whole
 from postroom.web.head import fault_of, length_of
 from tests.servers.installation import ROOT

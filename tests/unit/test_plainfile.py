@@ -16,7 +16,8 @@ from postroom.core.clock import system_clock
 from postroom.core.errors import ConfigError
 from postroom.core.files import MEBIBYTE, NotPlain, read_plain, write_plain
 from postroom.core.rewrite import rewrite_lines
-from postroom.inbox.server import Maildrop, inbox_port, list_mails, read_mail
+from postroom.inbox.maildrop import Maildrop, inbox_port
+from postroom.inbox.reader import list_messages, read_message
 from postroom.runtime.backup import BackupError, save
 from postroom.settings import Settings, load_settings
 from postroom.store import position
@@ -41,7 +42,7 @@ KNOWN = {
         "os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY, 416)",
     },
     "core/failpoint.py": {"open(self.file, 'a', encoding='ascii')"},  # for tests
-    "inbox/server.py": {
+    "inbox/maildrop.py": {
         "open(unfinished, 'xb', opener=_private, buffering=0)",  # new
         "os.open(path, flags, 384)",
     },
@@ -266,10 +267,10 @@ def test_a_mail_of_the_inbox_is_left_out(
     put, said = obstacle
     kept = Maildrop(tmp_path).save("a@x.example", ["b@x.example"], b"Subject: x\r\n\r\nx")
     put(tmp_path / "mail/20990101T000000.000000Z-01234567.eml")
-    assert [mail.id for mail in list_mails(tmp_path)] == [kept]
+    assert [mail.id for mail in list_messages(tmp_path)] == [kept]
     assert said in caplog.text
     with pytest.raises(NotPlain, match=said):
-        read_mail(tmp_path)
+        read_message(tmp_path)
 
 
 def test_a_worker_whose_lock_is_no_file_is_none(no_file: tuple[Put, str], tmp_path: Path) -> None:

@@ -21,10 +21,9 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 206
+STILL_ANY = 199
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 412,
-    "inbox/server.py": 715,
     "runtime/web_process.py:run_web": 48,
     "settings.py": 531,
     "store/postgres/connect.py": 473,

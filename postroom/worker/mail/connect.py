@@ -11,7 +11,7 @@ from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError, FaultKind, SMTPFault
-from postroom.inbox.server import inbox_port
+from postroom.inbox.maildrop import inbox_port
 from postroom.providers import Server, ServerUndecided, domain_of, server_for, unnamed_server
 from postroom.settings import INBOX, Settings
 from postroom.smtp.client import Connection
