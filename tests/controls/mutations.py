@@ -502,7 +502,7 @@ CONTROLS = (
     ),
     Control(
         "the dot mark asks for the claim token",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/queue.sql",
         "UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;",
         "UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed';",
         f"{_STALE_OWNER}[sqlite-False-mark_dot]",
@@ -510,14 +510,14 @@ CONTROLS = (
     ),
     Control(
         "the end of a plain mail asks for the claim token",
-        "postroom/store/sqlite.sql",
+        "postroom/store/sql/sqlite/attempts.sql",
         "FROM job WHERE id = :job_id AND state = 'claimed' AND claim_token = :token\nRETURNING job_id;",
         "FROM job WHERE id = :job_id AND state = 'claimed'\nRETURNING job_id;",
         f"{_STALE_OWNER}[sqlite-False-finish sent]",
     ),
     Control(
         "the end of any other mail asks for the claim token",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/attempts.sql",
         """UPDATE job SET state = :state, finished_at = :now,
                claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;""",
@@ -528,7 +528,7 @@ WHERE id = :job_id AND state = 'claimed';""",
     ),
     Control(
         "the way back to the queue asks for the claim token",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/queue.sql",
         """               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
@@ -541,14 +541,14 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a worker that renewed its lease meanwhile is not buried",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/recovery.sql",
         "WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lease_until);",
         "WHERE id = :worker_id AND gone_at IS NULL;",
         f"{_TRANSITIONS}::TestBurial::test_for_a_lease_that_ran_out_needs_it_not_to_be_renewed_meanwhile[sqlite]",
     ),
     Control(
         "a worker that was buried cannot renew its lease",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/workers.sql",
         "UPDATE worker SET lease_until = :lease_until WHERE id = :worker_id AND gone_at IS NULL;",
         "UPDATE worker SET lease_until = :lease_until WHERE id = :worker_id;",
         f"{_TRANSITIONS}::TestBurial::test_ends_the_lease[sqlite]",
@@ -583,7 +583,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "an account has no more connections than it may",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/connections.sql",
         "WHERE (SELECT count(*) FROM connection WHERE account_id = :account_id) < :most\n",
         "",
         "tests/store/test_connections.py::TestConnections::test_are_no_more_than_the_account_may_have[sqlite]",
@@ -980,7 +980,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a mark that is taken back asks for the claim token",
-        "postroom/store/queries.sql",
+        "postroom/store/sql/queue.sql",
         "UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;",
         "UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed';",
         f"{_STALE_OWNER}[sqlite-False-unmark_dot]",

@@ -461,7 +461,8 @@ class TestQueries:
     @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
     def test_are_all_used_and_all_there(self, engine: str) -> None:
         folder = MIGRATIONS.parents[1]
-        text = (folder / "queries.sql").read_text() + (folder / f"{engine}.sql").read_text()
+        files = [*(folder / "sql").glob("*.sql"), *(folder / "sql" / engine).glob("*.sql")]
+        text = "".join(path.read_text() for path in files)
         named = re.findall(r"^-- name: (\w+)", text, re.MULTILINE)
         code = "".join(path.read_text() for path in folder.glob("*.py"))
         used = re.findall(r"\b_?q\.(\w+)\(", code)

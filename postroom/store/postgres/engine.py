@@ -20,7 +20,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, LiteralString, NamedTuple
 
-import aiosql
 import psycopg
 from aiosql.adapters.pyformat import PyFormatAdapter
 from psycopg_pool import ConnectionPool
@@ -39,6 +38,7 @@ from postroom.store.postgres.errors import (
     state_of,
     translated,
 )
+from postroom.store.queries import load
 from postroom.store.transaction import Transaction
 from postroom.store.watermarks import Watermarks
 from postroom.store.writer import Settled, Work
@@ -215,9 +215,7 @@ def without_nul(value: Any) -> Any:
 @cache
 def load_queries() -> Any:
     """Return the named queries, bound to this engine's driver."""
-    folder = Path(__file__).parents[1]
-    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("queries.sql", "postgres.sql"))
-    return aiosql.from_str(text, _Adapter, mandatory_parameters=False)
+    return load("postgres", _Adapter)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import aiosql
 import apsw
 from aiosql.adapters.sqlite3 import SQLite3Adapter
 
@@ -33,6 +32,7 @@ from postroom.core.errors import (
 )
 from postroom.core.files import kind_of, open_plain, reason_of
 from postroom.core.text import is_text
+from postroom.store.queries import load
 from postroom.store.sqlite.copies import refuse_log_alone, refuse_unfinished
 from postroom.store.sqlite.files import DatabaseFiles
 from postroom.store.sqlite.writer_lock import WriterLock
@@ -85,10 +85,8 @@ class _Adapter(SQLite3Adapter):
 
 @cache
 def load_queries() -> Any:
-    """Return the named queries of queries.sql, bound to this engine's driver."""
-    folder = Path(__file__).parents[1]
-    text = "\n".join((folder / name).read_text(encoding="utf-8") for name in ("queries.sql", "sqlite.sql"))
-    return aiosql.from_str(text, _Adapter, mandatory_parameters=False)
+    """Return the named statements, bound to this engine's driver."""
+    return load("sqlite", _Adapter)
 
 
 @contextmanager

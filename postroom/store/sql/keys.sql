@@ -1,0 +1,23 @@
+-- API keys, as digests.
+
+-- name: active_keys
+SELECT digest, account_id FROM api_key WHERE revoked_at IS NULL;
+
+-- name: used_keys
+SELECT digest FROM api_key WHERE revoked_at IS NULL AND used_at IS NOT NULL;
+
+-- name: key_is_used$
+SELECT count(*) FROM api_key WHERE digest = :digest AND revoked_at IS NULL AND used_at IS NOT NULL;
+
+-- name: note_key_used!
+UPDATE api_key SET used_at = :now WHERE digest = :digest AND used_at IS NULL;
+
+-- name: grant_key!
+INSERT INTO api_key (account_id, digest, source, created_at) VALUES (:account_id, :digest, :source, :now)
+ON CONFLICT (digest) DO UPDATE SET account_id = excluded.account_id, revoked_at = NULL;
+
+-- name: keys_of_source
+SELECT digest FROM api_key WHERE source = :source AND revoked_at IS NULL;
+
+-- name: revoke_key!
+UPDATE api_key SET revoked_at = :now WHERE digest = :digest AND revoked_at IS NULL;

@@ -1,0 +1,41 @@
+-- What became of messages: of one, in a list, of an account.
+
+-- name: newest_message^
+SELECT request_id, accepted_at FROM message ORDER BY id DESC LIMIT 1;
+
+-- name: newest_messages
+SELECT id FROM message ORDER BY id DESC LIMIT :most;
+
+-- name: newest_messages_of
+SELECT id FROM message WHERE account_id = :account_id ORDER BY id DESC LIMIT :most;
+
+-- name: newest_held_messages
+SELECT message_id FROM job WHERE held = 1 ORDER BY message_id DESC LIMIT :most;
+
+-- name: newest_held_messages_of
+SELECT message_id FROM job WHERE held = 1 AND account_id = :account_id ORDER BY message_id DESC LIMIT :most;
+
+-- name: job_counts
+SELECT account_id, state, CAST(sum(jobs) AS BIGINT) FROM job_count GROUP BY account_id, state;
+
+-- name: held_counts
+SELECT account_id, count(*) FROM job WHERE held = 1 GROUP BY account_id;
+
+-- name: messages_between
+SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :last ORDER BY request_id LIMIT :most;
+
+-- name: message_state^
+SELECT message.id, message.account_id, job.state, job.held, job.due_at, account.resume_at,
+       CASE WHEN account.state = 'paused' THEN account.state_reason END
+FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
+WHERE message.request_id = :request_id;
+
+-- name: deliveries_of
+SELECT forward_path, state, reason, possible_duplicate FROM delivery WHERE message_id = :message_id ORDER BY id;
+
+-- name: octets_of$
+-- Of an account's messages whose content is kept.
+SELECT CAST(coalesce(sum(message.size), 0) AS BIGINT)
+FROM message WHERE message.account_id = :account_id
+  AND (EXISTS (SELECT 1 FROM content WHERE content.message_id = message.id)
+       OR EXISTS (SELECT 1 FROM pieced_content WHERE pieced_content.message_id = message.id));

@@ -1,0 +1,18 @@
+-- Which migrations were applied.
+
+-- name: create_migration_table!
+CREATE TABLE IF NOT EXISTS schema_migration (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    checksum   TEXT NOT NULL,
+    applied_at BIGINT NOT NULL
+);
+
+-- name: applied_migration$
+SELECT checksum FROM schema_migration WHERE version = :version;
+
+-- name: newest_migration$
+SELECT coalesce(max(version), 0) FROM schema_migration;
+
+-- name: insert_migration!
+INSERT INTO schema_migration (version, name, checksum, applied_at) VALUES (:version, :name, :checksum, :now);

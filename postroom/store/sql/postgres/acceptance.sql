@@ -1,0 +1,55 @@
+-- The moment of acceptance: message, content, delivery, job, event, idempotency key. As PostgreSQL writes it.
+
+-- name: accept_message!
+-- Message, content, first delivery, job and event in one statement.
+WITH message AS (
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
+    VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt)
+    RETURNING id, account_id, accepted_at
+), content AS (
+    INSERT INTO content (message_id, mime, checksum) SELECT id, :mime, :checksum FROM message
+), delivery AS (
+    INSERT INTO delivery (message_id, forward_path, checksum) SELECT id, :forward_path, :envelope_checksum FROM message
+), job AS (
+    INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
+)
+INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
+
+-- name: count_accepted!
+-- A row of its own, so that no commit waits for another one.
+INSERT INTO job_count (account_id, state, jobs) VALUES (:account_id, 'accepted', :jobs);
+
+-- name: accept_message_many
+WITH given AS (
+    SELECT * FROM unnest(
+        CAST(:request_id AS text[]), CAST(:account_id AS bigint[]), CAST(:reverse_path AS text[]),
+        CAST(:subject AS text[]), CAST(:size AS integer[]), CAST(:smtputf8 AS smallint[]), CAST(:now AS bigint[]),
+        CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[]),
+        CAST(:envelope_checksum AS bigint[])
+    ) AS given (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime, checksum,
+                forward_path, envelope_checksum)
+), message AS (
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
+    SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt FROM given
+    RETURNING id, request_id, account_id, accepted_at
+), content AS (
+    INSERT INTO content (message_id, mime, checksum)
+    SELECT message.id, given.mime, given.checksum FROM message JOIN given USING (request_id)
+), delivery AS (
+    INSERT INTO delivery (message_id, forward_path, checksum)
+    SELECT message.id, given.forward_path, given.envelope_checksum FROM message JOIN given USING (request_id)
+), job AS (
+    INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
+), event AS (
+    INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message
+)
+SELECT request_id FROM message;
+
+-- name: add_idempotency_many
+INSERT INTO idempotency (account_id, key, fingerprint, request_id, created_at)
+SELECT * FROM unnest(
+    CAST(:account_id AS bigint[]), CAST(:key AS text[]), CAST(:fingerprint AS bytea[]), CAST(:request_id AS text[]),
+    CAST(:now AS bigint[])
+)
+ON CONFLICT (account_id, key) DO NOTHING
+RETURNING request_id;

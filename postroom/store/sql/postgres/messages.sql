@@ -1,0 +1,12 @@
+-- What became of messages: of one, in a list, of an account. As PostgreSQL writes it.
+
+-- name: listed_messages
+-- Messages of a list, a row for each recipient: what `message_state` and `deliveries_of` say of one.
+SELECT message.request_id, account.email, message.accepted_at, message.account_id, job.state, job.held, job.due_at,
+       account.resume_at, CASE WHEN account.state = 'paused' THEN account.state_reason END,
+       delivery.forward_path, delivery.state, delivery.reason, delivery.possible_duplicate
+FROM json_array_elements_text(CAST(:messages AS json)) AS listed JOIN message ON message.id = CAST(listed.value AS bigint)
+     JOIN account ON account.id = message.account_id
+     LEFT JOIN job ON job.message_id = message.id
+     JOIN delivery ON delivery.message_id = message.id
+ORDER BY message.id, delivery.id;

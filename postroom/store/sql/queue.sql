@@ -1,0 +1,63 @@
+-- Jobs: due, claimed, marked, given back.
+
+-- name: accounts_due
+-- With those that may send soon: their jobs are due already, and must not be forgotten (store/floors.py).
+SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
+       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
+       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
+       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
+FROM account
+WHERE (state = 'active' OR resume_at <= :soon)
+  AND EXISTS (SELECT 1 FROM job
+              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0
+                AND job.due_at BETWEEN :due_from AND :now);
+
+-- name: claim_job!
+UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,
+               attempt = attempt + 1, reserved_slot = :reserved_slot, reserved = :reserved
+WHERE id = :job_id AND state = 'queued';
+
+-- name: pending_deliveries
+SELECT id, forward_path, checksum FROM delivery WHERE message_id = :message_id AND state = 'pending' ORDER BY id;
+
+-- name: mark_dot!
+UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: unmark_dot!
+UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: requeue_job!
+UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund,
+               claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
+WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
+
+-- name: note_draw!
+-- The message that drew a refusal of its account goes after all others that wait, and is due when the account goes on.
+-- It counts the refusals between which others have passed.
+UPDATE job SET drawn = CASE WHEN drawn = 0 OR drawn_at < (SELECT passed_at FROM account WHERE id = job.account_id)
+                            THEN drawn + 1 ELSE drawn END,
+               drawn_at = :now,
+               due_at = coalesce((SELECT resume_at FROM account WHERE id = job.account_id), due_at)
+WHERE id = :job_id AND state = 'queued';
+
+-- name: waits_too_long$
+SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
+    OR EXISTS (SELECT 1 FROM job
+               WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
+                 AND (attempt = 0 AND drawn_at IS NULL
+                      OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END));
+
+-- name: repair_due_times!
+-- What a clock that was ahead has left: mail that was never tried is due soon, and nothing waits longer than it ever should.
+UPDATE job SET due_at = :now
+WHERE id IN (SELECT id FROM job
+             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
+               AND (attempt = 0 AND drawn_at IS NULL
+                    OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END)
+             LIMIT :count);
+
+-- name: tokens_of
+SELECT claim_token FROM job WHERE claimed_by = :worker_id AND state = 'claimed';
+
+-- name: suspect_in_hand$
+SELECT EXISTS (SELECT 1 FROM job WHERE claimed_by = :worker_id AND state = 'claimed' AND crashes >= :crashes);

@@ -1,0 +1,35 @@
+-- What is over and goes.
+
+-- name: over_after
+SELECT id, message_id, finished_at FROM job
+WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :after_id) AND finished_at <= :until
+ORDER BY finished_at, id LIMIT :count;
+
+-- name: over_and_logged
+SELECT id, message_id FROM job
+WHERE finished_at <= :until AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)
+ORDER BY finished_at, id LIMIT :count;
+
+-- name: delete_attempts!
+DELETE FROM attempt WHERE job_id = :job_id;
+
+-- name: delete_events!
+DELETE FROM event WHERE message_id = :message_id;
+
+-- name: delete_deliveries!
+DELETE FROM delivery WHERE message_id = :message_id;
+
+-- name: delete_job!
+DELETE FROM job WHERE id = :job_id;
+
+-- name: delete_message!
+DELETE FROM message WHERE id = :message_id;
+
+-- name: old_idempotency_keys
+-- A mail that is still there, as one that is held, must not be accepted again.
+SELECT account_id, key FROM idempotency
+WHERE created_at <= :until AND NOT EXISTS (SELECT 1 FROM message WHERE message.request_id = idempotency.request_id)
+ORDER BY created_at LIMIT :count;
+
+-- name: delete_idempotency_key!
+DELETE FROM idempotency WHERE account_id = :account_id AND key = :key;
