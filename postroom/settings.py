@@ -9,16 +9,13 @@ from __future__ import annotations
 import errno
 import os
 import re
-import ssl
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from difflib import get_close_matches
 from enum import Enum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final
 
-import idna
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from postroom.core.account import Secret, Security
@@ -31,224 +28,31 @@ from postroom.core.heartbeat import READY
 from postroom.core.lifeline import LIFELINE
 from postroom.core.limiter_url import parse_limiter_url
 from postroom.core.message import InDoubtPolicy
-from postroom.core.numbers import whole_number
+from postroom.core.setting_values import (
+    LARGEST_FILE,
+    parse_ca_file,
+    parse_database_url,
+    parse_drain,
+    parse_duration,
+    parse_ehlo_name,
+    parse_file_name,
+    parse_host,
+    parse_keeping_time,
+    parse_listening_host,
+    parse_log_level,
+    parse_member,
+    parse_port,
+    parse_rate_limit,
+    parse_schedule,
+    parse_secret_key,
+    parse_security,
+    parse_truth,
+    whole_between,
+)
 from postroom.core.text import is_text
-
-E = TypeVar("E", bound=Enum)
 
 INBOX: Final = "inbox"  # the host that stands for the built-in capture server
 MAX_CONNECTIONS: Final = 1000
-MIN_KEY_CHARACTERS: Final = 16
-
-
-# --- Values. Each parser raises ValueError with a sentence that follows a name and never
-# --- repeats the text: a value may have been put into the wrong variable or column.
-
-_UNITS: Final = {
-    "ms": 1_000,
-    "s": 1_000_000,
-    "m": 60_000_000,
-    "h": 3_600_000_000,
-    "d": 86_400_000_000,
-    "w": 604_800_000_000,
-}
-_LONGEST: Final = 520 * _UNITS["w"]
-_DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) *(ms|s|m|h|d|w)")
-_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-UNIX: Final = "unix:"
-_LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), with its NUL
-_HOSTNAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-
-
-def parse_duration(text: str) -> int:
-    """Return the microseconds that `text` stands for: a number and ms, s, m, h, d or w.
-
-    Decimals such as `1.5h` are fine; zero, and anything beyond ten years, is not.
-    Raises ValueError.
-    """
-    found = _DURATION.fullmatch(text.strip().lower())
-    if not found:
-        raise ValueError("must be a number and a unit (ms, s, m, h, d or w), for example 30s or 1.5h")
-    micros = int(Decimal(found[1]) * _UNITS[found[2]])
-    if not 0 < micros <= _LONGEST:
-        raise ValueError("must be longer than zero and no longer than ten years (520w)")
-    return micros
-
-
-def parse_whole(text: str, low: int, high: int) -> int:
-    """Return the whole number in `text`, in plain digits. Raises ValueError."""
-    digits = text.strip()
-    number = whole_number(digits)
-    if number is None or not low <= number <= high:
-        raise ValueError(f"must be a whole number from {low} to {high}")
-    return number
-
-
-def parse_port(text: str) -> int:
-    """Return a TCP port. Raises ValueError."""
-    return parse_whole(text, 1, 65535)
-
-
-def parse_security(text: str) -> Security:
-    """Return the named protection of a connection. Raises ValueError."""
-    return _named(Security)(text)
-
-
-def parse_host(text: str) -> str:
-    """Return a host as it is dialled: lower case, A-labels (RFC 5890), no brackets around IPv6.
-
-    Raises ValueError.
-    """
-    host = text.strip().lower().removesuffix(".")
-    address = _ip(host.removeprefix("[").removesuffix("]"))
-    if address:
-        return str(address)
-    try:
-        host = host if host.isascii() else idna.encode(host, uts46=True).decode("ascii")
-    except UnicodeError:
-        host = ""
-    numeric = host.rpartition(".")[2].isdigit()  # neither a name nor a whole IPv4 address
-    if numeric or len(host) > 253 or not _HOSTNAME.fullmatch(host):
-        raise ValueError(
-            "must be a bare host name such as smtp.example.com, or an IP address, without a port or scheme"
-        )
-    return host
-
-
-def parse_listening_host(text: str) -> str:
-    """Return a host as `parse_host` does, or `unix:` and the absolute path of a socket. Raises ValueError."""
-    path = text.strip().removeprefix(UNIX)
-    if path == text.strip():
-        return parse_host(text)
-    if not path.startswith("/") or len(path.encode()) > _LONGEST_SOCKET_PATH:
-        raise ValueError(
-            f"must be unix: and an absolute path of at most {_LONGEST_SOCKET_PATH} bytes, such as "
-            "unix:/run/postroom/http.sock"
-        )
-    return f"{UNIX}{path}"
-
-
-def parse_ehlo_name(text: str) -> str:
-    """Return a fully qualified name, or an address literal, as EHLO takes it (RFC 5321 §4.1.2, §4.1.3).
-
-    Raises ValueError.
-    """
-    name = text.strip()
-    if name.startswith("[") and name.endswith("]"):
-        return f"[{_address_literal(name[1:-1])}]"
-    try:
-        host = parse_host(name)
-    except ValueError:
-        host = ""
-    if "." not in host or "_" in host or _ip(host):
-        raise ValueError(
-            "must be a fully qualified name such as mail.example.com, or an address literal such as [192.0.2.1]"
-        )
-    return host
-
-
-def _address_literal(text: str) -> str:
-    address = _ip(text.removeprefix("IPv6:"))
-    if address is None:
-        raise ValueError(
-            "must hold an IP address between its brackets, such as [192.0.2.1] or [IPv6:2001:db8::1]"
-        )
-    return f"IPv6:{address}" if isinstance(address, IPv6Address) else str(address)
-
-
-def split_keys(text: str) -> tuple[Secret, ...]:
-    """Return the keys of a comma-separated list: the first encrypts, all decrypt.
-
-    Raises ValueError when there is none, or one has fewer than 16 characters.
-    """
-    keys = [key.strip() for key in text.split(",")]
-    if any(len(key) < MIN_KEY_CHARACTERS for key in keys):
-        raise ValueError(
-            f"must hold at least {MIN_KEY_CHARACTERS} characters in each of its keys (commas separate "
-            "keys); make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
-        )
-    return tuple(Secret(key) for key in keys)
-
-
-def _ip(host: str) -> object | None:
-    try:
-        return ip_address(host)
-    except ValueError:
-        return None
-
-
-def _named(kind: type[E]) -> Callable[[str], E]:
-    def parse(text: str) -> E:
-        try:
-            return kind(text.strip().lower())
-        except ValueError:
-            choices = ", ".join(str(member.value) for member in kind)
-            raise ValueError(f"must be one of {choices}") from None
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    return lambda text: parse_whole(text, low, high)
-
-
-def parse_truth(text: str) -> bool:
-    word = text.strip().lower()
-    if word not in {"1", "true", "yes", "on", "0", "false", "no", "off"}:
-        raise ValueError("must be true or false")
-    return word in {"1", "true", "yes", "on"}
-
-
-def _schedule(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(parse_duration(step) for step in text.split(","))
-    except ValueError as error:
-        raise ValueError(
-            f"must be waits separated by commas, such as 30s,2m,10m; each {str(error).removeprefix('must ')}"
-        ) from None
-
-
-def _kept_for(text: str) -> int | None:
-    """Return a duration, or None for `forever`."""
-    return None if text.strip().lower() == "forever" else parse_duration(text)
-
-
-def _drain(text: str) -> int:
-    """Return a duration of at most five minutes, or 0 for none."""
-    if re.fullmatch(r"0 *(ms|s|m)?", text.strip().lower()):
-        return 0
-    micros = parse_duration(text)
-    if micros > 5 * _UNITS["m"]:
-        raise ValueError("must be no longer than 5m")
-    return micros
-
-
-def _database_url(text: str) -> str:
-    """Return a URL that is one; a PostgreSQL's is read by the store."""
-    scheme, separator, rest = text.partition("://")
-    if separator and scheme == "sqlite" and rest.startswith("/") and rest[1:] not in {"", ":memory:"}:
-        return text
-    if separator and scheme in {"postgresql", "postgres"} and rest:
-        return text
-    raise ValueError(
-        "must be sqlite:///FILE (sqlite:////FILE from the root) or postgresql://USER:PASSWORD@HOST/DATABASE"
-    )
-
-
-def _rate_limit(text: str) -> str:
-    from limits import parse_many  # which loads asyncio and every storage
-
-    limit = text.strip()
-    try:
-        usable = not limit or (
-            all(whole_number(digits) for digits in re.findall(r"\d+", limit))
-            and all(item.amount > 0 for item in parse_many(limit))
-        )
-    except ValueError:
-        usable = False
-    if not usable:
-        raise ValueError("must be like 600/minute or 10/second;5000/day, or empty for no limit")
-    return limit
 
 
 class RateLimitFallback(Enum):
@@ -259,46 +63,10 @@ class RateLimitFallback(Enum):
     REFUSE = "refuse"
 
 
-def _log_level(text: str) -> str:
-    level = text.strip().upper()
-    if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
-        raise ValueError("must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
-    return level
-
-
-def _ca_file(text: str) -> Path:
-    path = Path(text)
-    try:
-        read_plain(path, _LARGEST_FILE)  # OpenSSL would wait at a FIFO
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
-    except ssl.SSLError:
-        raise ValueError("must name a file of certificates in PEM form") from None
-    except OSError as error:
-        raise ValueError(f"must name a file that can be read ({reason_of(error)})") from None
-    return path
-
-
-def _file_name(text: str) -> Path:
-    """Return the name of a file that may be there one day."""
-    try:
-        Path(text).stat()
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR):
-            raise ValueError(f"must be a name that a file can have ({error.strerror})") from None
-    return Path(text)
-
-
-def _secret_key(text: str) -> Secret:
-    split_keys(text)
-    return Secret(text)
-
-
 def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
     """Apply `parse` to text; values of the final type, given in code, pass unchanged."""
     return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
 
-
-# --- Settings.
 
 _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "host": ("HOST",),
@@ -311,7 +79,6 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
 _FORMER: Final[Mapping[str, str]] = {"POSTROOM_STOP_DELAY": "POSTROOM_DRAIN"}
 _OURS: Final = re.compile(r"postroom[_.-]", re.IGNORECASE)
 _DOT_ENV: Final = Path(DOT_ENV)
-_LARGEST_FILE: Final = 16 * MEBIBYTE
 _NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
 _SECRETS: Final = (
     "secret_key",
@@ -417,7 +184,7 @@ def _look_up(setting: str, text: Mapping[str, str]) -> str | None:
 
 def _dot_env(path: Path = _DOT_ENV) -> Mapping[str, str | None]:
     try:
-        content = read_plain(path, _LARGEST_FILE)
+        content = read_plain(path, LARGEST_FILE)
     except (FileNotFoundError, NotADirectoryError):
         if path.is_symlink():
             raise NotPlain(errno.ENOENT, "it is a link to a file that is not there", str(path)) from None
@@ -441,38 +208,42 @@ class Settings(BaseModel):
 
     host: Annotated[str, _from_text(parse_listening_host)] = "127.0.0.1"
     port: Annotated[int, _from_text(parse_port)] = 5000
-    database_url: Annotated[str, _from_text(_database_url), Field(repr=False)] = "sqlite:///var/postroom.db"
+    database_url: Annotated[str, _from_text(parse_database_url), Field(repr=False)] = (
+        "sqlite:///var/postroom.db"
+    )
     database_bouncer: Annotated[bool, _from_text(parse_truth)] = False
-    accounts_csv: Annotated[Path, _from_text(_file_name)] = Path("data.csv")
-    email_log: Annotated[Path, _from_text(_file_name)] = Path("email_log.txt")
+    accounts_csv: Annotated[Path, _from_text(parse_file_name)] = Path("data.csv")
+    email_log: Annotated[Path, _from_text(parse_file_name)] = Path("email_log.txt")
     smtp_host: Annotated[str | None, _from_text(parse_host)] = None
     smtp_port: Annotated[int | None, _from_text(parse_port)] = None
     smtp_security: Annotated[Security | None, _from_text(parse_security)] = None
     smtp_allow_plaintext: Annotated[bool, _from_text(parse_truth)] = False
-    smtp_ca_file: Annotated[Path | None, _from_text(_ca_file)] = None
-    smtp_connections: Annotated[int | None, _from_text(_whole(1, MAX_CONNECTIONS))] = None
+    smtp_ca_file: Annotated[Path | None, _from_text(parse_ca_file)] = None
+    smtp_connections: Annotated[int | None, _from_text(whole_between(1, MAX_CONNECTIONS))] = None
     smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
     smtp_dot_timeout: Annotated[int | None, _from_text(parse_duration)] = None
     ehlo_name: Annotated[str | None, _from_text(parse_ehlo_name)] = None
-    keep_bodies: Annotated[int | None, _from_text(_kept_for)] = parse_duration("7d")
-    keep_history: Annotated[int | None, _from_text(_kept_for)] = parse_duration("90d")
-    rate_limit: Annotated[str, _from_text(_rate_limit)] = "600/minute"
+    keep_bodies: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("7d")
+    keep_history: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("90d")
+    rate_limit: Annotated[str, _from_text(parse_rate_limit)] = "600/minute"
     ratelimit_storage_uri: Annotated[str, _from_text(parse_limiter_url), Field(repr=False)] = "memory://"
-    rate_limit_fallback: Annotated[RateLimitFallback, _from_text(_named(RateLimitFallback))] = (
+    rate_limit_fallback: Annotated[RateLimitFallback, _from_text(parse_member(RateLimitFallback))] = (
         RateLimitFallback.COUNT
     )
-    trusted_proxies: Annotated[int, _from_text(_whole(0, 100))] = 0
-    disk_reserve: Annotated[int, _from_text(_whole(0, 1 << 50))] = 67_108_864
-    max_message_bytes: Annotated[int, _from_text(_whole(1024, 1 << 30))] = 26_214_400
+    trusted_proxies: Annotated[int, _from_text(whole_between(0, 100))] = 0
+    disk_reserve: Annotated[int, _from_text(whole_between(0, 1 << 50))] = 67_108_864
+    max_message_bytes: Annotated[int, _from_text(whole_between(1024, 1 << 30))] = 26_214_400
     retry_for: Annotated[int, _from_text(parse_duration)] = parse_duration("4d")
-    retry_schedule: Annotated[tuple[int, ...], _from_text(_schedule)] = _schedule("30s,2m,10m,30m,1h,2h,4h")
-    in_doubt: Annotated[InDoubtPolicy, _from_text(_named(InDoubtPolicy))] = InDoubtPolicy.RETRY
-    secret_key: Annotated[Secret | None, _from_text(_secret_key)] = None
-    drain: Annotated[int, _from_text(_drain)] = parse_duration("500ms")
-    web_concurrency: Annotated[int, _from_text(_whole(1, 1024))] = 1
-    log_level: Annotated[str, _from_text(_log_level)] = "INFO"
+    retry_schedule: Annotated[tuple[int, ...], _from_text(parse_schedule)] = parse_schedule(
+        "30s,2m,10m,30m,1h,2h,4h"
+    )
+    in_doubt: Annotated[InDoubtPolicy, _from_text(parse_member(InDoubtPolicy))] = InDoubtPolicy.RETRY
+    secret_key: Annotated[Secret | None, _from_text(parse_secret_key)] = None
+    drain: Annotated[int, _from_text(parse_drain)] = parse_duration("500ms")
+    web_concurrency: Annotated[int, _from_text(whole_between(1, 1024))] = 1
+    log_level: Annotated[str, _from_text(parse_log_level)] = "INFO"
 
-    def __init__(self, *, _dot_env_file: Path | str = _DOT_ENV, **given: Any) -> None:
+    def __init__(self, *, _dot_env_file: Path | str = _DOT_ENV, **given: object) -> None:
         super().__init__(**{**_environment(Path(_dot_env_file)), **given})
 
 

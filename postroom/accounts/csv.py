@@ -17,17 +17,16 @@ from typing import Final, TypeVar
 
 from postroom.core.account import Secret, Security
 from postroom.core.address import InvalidAddress, parse_mailbox
-from postroom.core.text import counted
-from postroom.providers import PROVIDERS, doubtful_port
-from postroom.settings import (
-    INBOX,
-    MAX_CONNECTIONS,
+from postroom.core.setting_values import (
     parse_host,
     parse_port,
     parse_security,
     parse_truth,
     parse_whole,
 )
+from postroom.core.text import counted
+from postroom.providers import PROVIDERS, doubtful_port
+from postroom.settings import INBOX, MAX_CONNECTIONS
 
 T = TypeVar("T")
 

@@ -22,7 +22,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from postroom.core.account import Secret
 from postroom.core.errors import ConfigError, PostroomError
 from postroom.core.files import MEBIBYTE, read_plain, reason_of, sync
-from postroom.settings import Settings, split_keys
+from postroom.core.setting_values import split_keys
+from postroom.settings import Settings
 
 _VARIABLE: Final = "POSTROOM_SECRET_KEY"
 _FILE: Final = "secret.key"

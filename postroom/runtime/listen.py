@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from postroom.core.errors import ConfigError, PlaceTaken
-from postroom.settings import UNIX, Settings
+from postroom.core.setting_values import UNIX
+from postroom.settings import Settings
 
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where it listens, and where it can be asked
 SOCKET_MODE = 0o666  # as open as a port of loopback; the folder of the socket may say less

@@ -13,7 +13,8 @@ from ipaddress import ip_address
 from typing import Final
 
 from postroom.core.outcome import Reply
-from postroom.settings import is_loopback, parse_ehlo_name
+from postroom.core.setting_values import parse_ehlo_name
+from postroom.settings import is_loopback
 
 _ASKED_FOR_S: Final = 5.0
 _MOST_REMEMBERED: Final = 10_000  # servers

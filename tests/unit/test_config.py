@@ -20,14 +20,12 @@ from postroom.core.account import Secret, Security
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError
 from postroom.core.message import InDoubtPolicy
+from postroom.core.setting_values import parse_duration, parse_host, split_keys
 from postroom.settings import (
     RateLimitFallback,
     Settings,
     is_loopback,
     load_settings,
-    parse_duration,
-    parse_host,
-    split_keys,
     unknown_variables,
     variables,
 )

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from postroom.core.classify import parse_enhanced
 from postroom.core.limiter_url import parse_limiter_url
 from postroom.core.numbers import whole_number
+from postroom.core.setting_values import parse_duration, parse_port, parse_whole
 from postroom.inbox.maildrop import Maildrop, inbox_port
 from postroom.inbox.server import _Handler
-from postroom.settings import Settings, parse_duration, parse_port, parse_whole
+from postroom.settings import Settings
 from postroom.web.head import fault_of, length_of
 from tests.servers.installation import ROOT
 
@@ -47,7 +48,7 @@ KNOWN = {
     "core/address.py": ["domain.rpartition('.')[2].isdigit()"],
     "runtime/backup.py": ["int(time.time())"],
     "cli/serve.py": ["int(fd)"],
-    "settings.py": [
+    "core/setting_values.py": [
         "Decimal(found[1])",
         "host.rpartition('.')[2].isdigit()",
         "int(Decimal(found[1]) * _UNITS[found[2]])",

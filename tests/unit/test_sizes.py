@@ -21,15 +21,14 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 199
+STILL_ANY = 197
 STILL_OVER: dict[str, int] = {
-    "accounts/csv.py": 412,
+    "accounts/csv.py": 411,
     "runtime/web_process.py:run_web": 48,
-    "settings.py": 531,
     "store/postgres/connect.py": 473,
-    "store/postgres/engine.py": 734,
+    "store/postgres/engine.py": 732,
     "store/postgres/engine.py:PostgresEngine": 442,
-    "store/sqlite/engine.py": 486,
+    "store/sqlite/engine.py": 484,
     "store/sqlite/engine.py:SQLiteEngine": 362,
     "store/sqlite/engine.py:SQLiteEngine.__init__": 48,
     "store/store.py": 569,
