@@ -69,8 +69,7 @@ KNOWN = {
     "runtime/standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
     # The program's own files.
     "store/migrate.py": {"path.read_text(encoding='utf-8')"},
-    "store/postgres/engine.py": {"(folder / name).read_text(encoding='utf-8')"},
-    "store/sqlite/engine.py": {"(folder / name).read_text(encoding='utf-8')"},
+    "store/queries.py": {"path.read_text(encoding='utf-8')"},
     "accounts/vault.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 384)",  # new
     },
