@@ -22,7 +22,7 @@ from postroom.core.clock import system_clock
 from postroom.core.message import NewMessage
 from postroom.intake.request_id import new_request_id
 from postroom.mime.message import Content, render
-from postroom.runtime import installation
+from postroom.runtime import accounts_file, installation
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024)
     options = parser.parse_args()
     service = installation.open_service(migrate=True)
-    installation.read_accounts_file(service)
+    accounts_file.read_accounts_file(service)
     accounts = {stored.account.email: stored.account for stored in service.store.accounts()}
     for word in options.account:
         number, _, count = word.partition(":")

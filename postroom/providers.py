@@ -150,7 +150,7 @@ def _daily_limit(provider: str | None, email: str) -> int | None:
     return None if limit is None else limit - limit // _HEADROOM
 
 
-def doubtful_port(port: int | None, security: Security | None) -> str | None:
+def unusual_port(port: int | None, security: Security | None) -> str | None:
     """Say what is odd about a port and a security that were given together, or None (RFC 8314 §3.3, RFC 6409)."""
     if port == 465 and security in (Security.STARTTLS, Security.NONE):
         return f"port 465 speaks TLS from the start as a rule, and security is {security.value}: it should be tls"

@@ -21,13 +21,13 @@ def application() -> Flask:
 
 @cache
 def _open(_pid: int) -> Flask:
-    from postroom.runtime import installation
+    from postroom.runtime import accounts_file, installation
     from postroom.web.app import create_app
 
     service = installation.open_service(migrate=True, on_broken=installation.stop_this_process)
     atexit.register(service.store.close)
-    installation.write_demo_accounts(service)
-    installation.read_accounts_file(service)
+    accounts_file.write_demo_accounts(service)
+    accounts_file.read_accounts_file(service)
     return create_app(service.settings, service.store, service.vault)
 
 

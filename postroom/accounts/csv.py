@@ -25,7 +25,7 @@ from postroom.core.setting_values import (
     parse_whole,
 )
 from postroom.core.text import counted
-from postroom.providers import PROVIDERS, doubtful_port
+from postroom.providers import PROVIDERS, unusual_port
 from postroom.settings import INBOX, MAX_CONNECTIONS
 
 T = TypeVar("T")
@@ -314,7 +314,7 @@ class _RowReader:
                 f"password; make line {row.line} agree with it"
             )
         self._keys[row.key] = row.line
-        if row.identity not in self._accounts and (doubt := doubtful_port(row.port, row.security)):
+        if row.identity not in self._accounts and (doubt := unusual_port(row.port, row.security)):
             self._tell(RowFault(row.line, f"{doubt} (the row counts as it is)"))
         self._accounts.setdefault(row.identity, row)
         self.rows.append(row)

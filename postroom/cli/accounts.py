@@ -95,12 +95,13 @@ def accounts(context: click.Context, as_json: bool) -> None:
 def import_() -> None:
     """Take data.csv into the database now. A worker does so by itself within a second of each change."""
     from postroom.runtime import installation
+    from postroom.runtime.accounts_file import read_accounts_file
 
     service = installation.open_service(serving=True)
     path = service.settings.accounts_csv
     if not path.exists():
         raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"there is no file {path}")
-    found = installation.read_accounts_file(service)
+    found = read_accounts_file(service)
     service.store.close()
     if found is None:
         click.echo(printable(f"{path} holds nothing new"), err=True)

@@ -19,9 +19,9 @@ def replace() -> None:
     Passwords and keys are stored anew from data.csv. Messages stay as they are. The password of an account that is
     not in data.csv is lost: what is queued for it waits until the account is there again.
     """
-    from postroom.runtime import installation
+    from postroom.runtime.secret_replacement import replace_secret
 
-    done = installation.replace_secret()
+    done = replace_secret()
     if done is None:
         click.echo("this is the secret key of the database; nothing was changed", err=True)
         return

@@ -32,15 +32,15 @@ def serve(host: str | None, port: str | None) -> None:
     started again.
     """
     from postroom.core.lifeline import ignore_stray_signals
-    from postroom.runtime import installation, listen
+    from postroom.runtime import accounts_file, installation, listen
     from postroom.runtime.supervisor import DRAIN, LOG_LEVEL
 
     ignore_stray_signals()
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
     service = installation.open_service(migrate=True)
     listen.check(service.settings)
-    key = installation.write_demo_accounts(service)
-    installation.read_accounts_file(service)
+    key = accounts_file.write_demo_accounts(service)
+    accounts_file.read_accounts_file(service)
     installation.warn_of_oversights(service.settings)
     _greet(service, key)
     settings = service.settings
@@ -110,12 +110,13 @@ def worker() -> None:
     """Run one delivery process alone. The database must be prepared (`postroom migrate`)."""
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import installation
+    from postroom.runtime.memory import tune_memory
     from postroom.worker.worker import run_worker
 
     ignore_stray_signals()
     service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
     installation.strike(service.store, service.settings, service.vault)
-    installation.settle_memory()
+    tune_memory()
     run_worker(
         service.settings, service.store, service.vault, var=installation.VAR, lifeline=inherited_lifeline()
     )

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from postroom.core.heartbeat import WATCHDOG, hear_forks, heard, notify
 from postroom.core.version import VersionWatch
@@ -17,6 +17,8 @@ from postroom.runtime.supervisor import EX_TEMPFAIL, Steadiness, described_end
 
 if TYPE_CHECKING:
     from granian.server.common import AbstractServer
+
+    GranianServer: TypeAlias = AbstractServer[Any]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class Interrupt(threading.Event):
     others, so that whatever keeps it sees it.
     """
 
-    def __init__(self, server: AbstractServer[Any], steadiness: Steadiness | None = None) -> None:
+    def __init__(self, server: GranianServer, steadiness: Steadiness | None = None) -> None:
         super().__init__()
         self.has_given_up = False
         self._server = server

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import os
-import secrets
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from postroom.accounts.csv import demo_csv
-from postroom.accounts.csv_sync import AccountsFile, SyncReport, has_been_read, keys_in_file, report
 from postroom.accounts.vault import Vault
-from postroom.core.clock import rfc3339, system_clock
+from postroom.core.clock import system_clock
 from postroom.core.errors import ConfigError
-from postroom.core.files import MAY_PASS, reason_of
 from postroom.core.text import is_text
-from postroom.providers import doubtful_port, server_for, unnamed_server
+from postroom.providers import server_for, unnamed_server, unusual_port
+from postroom.runtime import own_files, secret_key
 from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
 from postroom.settings import INBOX, Settings, former_variables, load_settings, unknown_variables
 from postroom.store import position
-from postroom.store.store import MOVED, MOVING, SECRET_CHECK, Store, StoredSecrets, open_store
+from postroom.store.store import MOVED, MOVING, Store, open_store
 from postroom.telemetry.log import LineFormatter, is_journal
 from postroom.telemetry.repeats import quieten
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
@@ -34,7 +28,7 @@ from postroom.worker.email_log import EmailLog
 
 log = logging.getLogger(__name__)
 
-VAR = Path("var")
+VAR = own_files.VAR
 _STANDARD_ERROR = 2
 _EX_TEMPFAIL = 75  # sysexits.h
 _LAST_ANSWERS_S = 0.3
@@ -45,9 +39,6 @@ _REPETITIVE = (
     "postroom.store.position",
     "postroom.web.problems",
 )  # loggers that may say the same for each connection or message
-_ALLOCATIONS_A_SEARCH = 20_000  # of objects that hold others; Python's own is 700
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_LARGE_BLOCK = 262_144
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,25 +81,25 @@ def open_service(
     settings = load_settings()
     check_own_files(settings, VAR)
     start_logging(settings)
-    if doubt := doubtful_port(settings.smtp_port, settings.smtp_security):
+    if doubt := unusual_port(settings.smtp_port, settings.smtp_security):
         log.warning("POSTROOM_SMTP_PORT, POSTROOM_SMTP_SECURITY: %s", doubt)
     store = open_store(
         settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
     )
     if not is_text(str(Path.cwd())):  # it stands in the database, with each worker's lock
         raise ConfigError("POSTROOM_HOME", f"the name of {Path.cwd()} is not UTF-8 text; rename the folder")
-    VAR.mkdir(mode=0o700, exist_ok=True)  # mails, keys and credentials are nobody else's
+    VAR.mkdir(mode=0o700, exist_ok=True)  # messages, keys and credentials are private
     if not migrate:
         store.check_schema()
-    vault = _open_vault(store, settings)
+    vault = secret_key.open_vault(store, settings)
     if migrate:
         store.migrate()
-    _check_it_stays(store)
+    check_it_stays(store)
     check_position(store, settings)
     if migrate:
         note_servers(store, settings)
     if migrate or serving:
-        _keep_check_value(store, vault)
+        secret_key.keep_check_value(store, vault)
     if migrate:
         strike(store, settings, vault)
     return Service(settings, store, vault)
@@ -125,7 +116,7 @@ def strike_after_upgrade(store: Store, settings: Settings) -> None:
     if store.stored_secrets().is_empty:
         return
     try:
-        vault = _open_vault(store, settings)
+        vault = secret_key.open_vault(store, settings)
     except ConfigError as error:
         log.warning(
             "what is stored was not searched for passwords; the next `postroom serve` does it: %s", error
@@ -159,7 +150,7 @@ def check_folder() -> None:
         )
 
 
-def _check_it_stays(store: Store) -> None:
+def check_it_stays(store: Store) -> None:
     """See that the database has not been moved elsewhere, and is not being filled just now."""
     if (place := store.setting(MOVED)) is not None:
         raise ConfigError(
@@ -176,125 +167,8 @@ def _check_it_stays(store: Store) -> None:
 
 def check_secret(store: Store, settings: Settings) -> None:
     """Raise ConfigError where the database was written with another secret key, or has been moved elsewhere."""
-    _check_it_stays(store)
-    stored = store.stored_secrets()
-    if not stored.is_empty and not _is_secret_of(stored, Vault.open(settings, VAR, create=False), settings):
-        raise _another_secret(settings)
-
-
-def _open_vault(store: Store, settings: Settings) -> Vault:
-    """Open the vault. Raises ConfigError unless the database was written with its secret key, or holds no secret yet."""
-    stored = store.stored_secrets()
-    vault = Vault.open(settings, VAR, create=stored.is_empty)
-    if not stored.is_empty and not _is_secret_of(stored, vault, settings):
-        raise _another_secret(settings)
-    return vault
-
-
-def _is_secret_of(stored: StoredSecrets, vault: Vault, settings: Settings) -> bool:
-    """Whether the secret key is the database's. Before the check value that is one which opens what is stored."""
-    if stored.check is not None:
-        return stored.check in vault.fingerprints
-    if stored.credentials:
-        return any(vault.opens(credential) for credential in stored.credentials)
-    digests = {
-        digest for key in keys_in_file(settings.accounts_csv) for digest in vault.digests(key.reveal())
-    }
-    return not stored.keys.isdisjoint(digests)
-
-
-def _another_secret(settings: Settings) -> ConfigError:
-    source = "this value of POSTROOM_SECRET_KEY" if settings.secret_key else f"that of {VAR / 'secret.key'}"
-    return ConfigError(
-        "POSTROOM_SECRET_KEY",
-        f"the passwords and keys in this database were stored with another secret key than {source}; nothing was changed. "
-        "Every process and every host needs the same one: set the variable as the service has it, or copy var/secret.key "
-        "from the first host. Where the secret is lost: postroom secret replace",
-    )
-
-
-def _keep_check_value(store: Store, vault: Vault) -> None:
-    """Keep the check value of the secret key; that of the new one, where the former is still among its keys."""
-    first = store.write(lambda transaction: transaction.set_setting_once(SECRET_CHECK, vault.fingerprint))
-    if first not in vault.fingerprints:  # another process was faster
-        raise ConfigError(
-            "POSTROOM_SECRET_KEY", "another process has just set up this database with another secret key"
-        )
-    if first != vault.fingerprint:
-        store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
-
-
-@dataclass(frozen=True, slots=True)
-class Replaced:
-    """What became of a database whose secret key was replaced."""
-
-    accepted: int  # rows of data.csv
-    lost: tuple[str, ...]  # accounts whose passwords nobody can read any more
-
-
-def replace_secret() -> Replaced | None:
-    """Store everything of data.csv with the present secret key, in place of one that is lost; None if it is the same."""
-    settings = load_settings()
-    check_own_files(settings, VAR)
-    start_logging(settings)
-    store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
-    try:
-        store.check_schema()
-        _check_it_stays(store)
-        check_position(store, settings)
-        return _replace_secret(store, settings)
-    finally:
-        store.close()
-
-
-def _refuse_beside_workers(store: Store) -> None:
-    """Raise ConfigError while a worker runs: it would go on with the former key. One that was killed counts no more."""
-    from postroom.worker import liveness  # with all of the worker, which no other command needs
-
-    for record in liveness.running(store, system_clock, pause=time.sleep)[:1]:
-        where = f"pid {record.pid}"
-        if record.host != liveness.host_identity():
-            until = rfc3339(record.lease_until)
-            where += f" on another host, or before this one was restarted; if it was killed, it counts until {until}"
-        raise ConfigError(
-            "POSTROOM_SECRET_KEY",
-            f"a worker is running ({where}): stop Postroom on every host, then repeat this",
-        )
-
-
-def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
-    _refuse_beside_workers(store)
-    if not keys_in_file(settings.accounts_csv):
-        raise ConfigError(
-            "POSTROOM_ACCOUNTS_CSV",
-            f"{settings.accounts_csv} holds no account: passwords and keys would be lost; put the file in its place first",
-        )
-    vault, stored = Vault.open(settings, VAR), store.stored_secrets()
-    if not stored.is_empty and _is_secret_of(stored, vault, settings):
-        return None
-    store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
-    found = AccountsFile(store, vault, settings.accounts_csv).sync()
-    report(found)
-    lost = [
-        each.account.email
-        for each in store.accounts()
-        if each.credential and not vault.opens(each.credential)
-    ]
-    return Replaced(found.accepted if found else 0, tuple(lost))
-
-
-def settle_memory() -> None:
-    """Leave what is loaded by now out of every search for garbage, and search less often: little here is cyclic."""
-    _return_large_blocks()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_ALLOCATIONS_A_SEARCH)
-
-
-def _return_large_blocks() -> None:
-    """Have glibc give large blocks back to the system as soon as they are free: it keeps more and more of them else."""
-    with suppress(AttributeError, OSError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+    check_it_stays(store)
+    secret_key.check_secret(store, settings)
 
 
 def check_service() -> Settings:
@@ -302,43 +176,6 @@ def check_service() -> Settings:
     service = open_service(serving=True)
     service.store.close()
     return service.settings
-
-
-def read_accounts_file(service: Service) -> SyncReport | None:
-    """Bring the accounts in line with data.csv, and say what is wrong in it, new or not."""
-    file = AccountsFile(service.store, service.vault, service.settings.accounts_csv)
-    found = file.sync() or file.review()
-    report(found)
-    return found
-
-
-def write_demo_accounts(service: Service) -> str | None:
-    """Write a first data.csv with a key for the built-in inbox; return the key.
-
-    None where there is a file, or was one: in its place a first one would end all keys. Raises ConfigError.
-    """
-    path = service.settings.accounts_csv
-    if has_been_read(service.store):
-        return None
-    if not path.parent.exists():
-        raise ConfigError(
-            "POSTROOM_ACCOUNTS_CSV",
-            f"there is no folder {path.parent.absolute()}; make it, or name another file",
-        )
-    key = secrets.token_urlsafe(24)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            path.chmod(0o600)
-            file.write(demo_csv(key))
-    except FileExistsError:
-        return None
-    except OSError as error:
-        if error.errno in MAY_PASS:
-            raise
-        raise ConfigError(
-            "POSTROOM_ACCOUNTS_CSV", f"cannot write {path}: {reason_of(error)}; name another file"
-        ) from error
-    return key
 
 
 def warn_of_oversights(settings: Settings) -> None:

@@ -8,7 +8,6 @@ import socket
 import stat
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 from postroom.core.errors import ConfigError, PlaceTaken
 from postroom.core.setting_values import UNIX
@@ -44,7 +43,7 @@ def address_of(settings: Settings) -> str:
     raise _not_here("HOST", settings, reason)
 
 
-def _many_hosts(family: int, address: tuple[Any, ...]) -> str | None:
+def _many_hosts(family: int, address: tuple[str | int | bytes, ...]) -> str | None:
     """Return what kind of address of many hosts this is; None for one host's. Nothing is sent."""
     if ip_address(str(address[0]).partition("%")[0]).is_multicast:
         return "a multicast"

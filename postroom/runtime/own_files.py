@@ -12,6 +12,7 @@ from postroom.settings import Settings, secret_files, variables
 from postroom.store import position
 from postroom.store.store import sqlite_path
 
+VAR = Path("var")  # in the installation's folder
 _FOLDERS = ("workers", "inbox")
 _OF_DATABASE = ("", "-wal", "-shm", "-lock", "-journal", "-restoring", "-rescued")
 

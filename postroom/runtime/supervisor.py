@@ -212,7 +212,7 @@ class Supervisor:
             self._start_what_is_due()
             self._sleep()
             self._reap()
-            self._reap_orphans()
+            self._reap_adopted()
             self._look_after()
             if self._times_told:
                 self._drain()
@@ -301,8 +301,8 @@ class Supervisor:
                 child.process = child.killed_at = None
                 child.beats.clear()
 
-    def _reap_orphans(self) -> None:
-        """As the first process of a container we inherit whatever loses its parent."""
+    def _reap_adopted(self) -> None:
+        """Reap processes whose parent has died, which the first process of a container inherits."""
         if os.getpid() != 1:
             return
         own = {child.process.pid for child in self._children if child.process is not None}

@@ -9,7 +9,8 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from postroom.core.clock import SECOND
 from postroom.core.descriptors import open_descriptors, raise_descriptor_limit
@@ -23,43 +24,59 @@ from postroom.settings import Settings
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from granian.server.common import AbstractServer
+    from postroom.runtime.forks import GranianServer
+    from postroom.web.rsgi import RSGIServer
 
 log = logging.getLogger(__name__)
 
-IDLE_WITHIN_MS = (
-    30_000  # for a connection without a request; `web/connections.py` has a shorter time for heads
-)
+# For a connection without a request; `web/connections.py` has a shorter time for heads.
+IDLE_WITHIN_MS = 30_000
 _MOST_HEAD_BYTES = 131_072  # what granian keeps of each connection that it reads from
 _INSIST_S = 3.0  # after which a worker that was told to end is told again
 _LOOK_S = 0.01
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
-_BACKLOG = (
-    4096  # connections that the kernel keeps until they are taken; it has a bound of its own (somaxconn)
-)
+_BACKLOG = 4096  # connections that the kernel keeps until they are accepted; somaxconn bounds it too
 _tie: tuple[int, int] | None = None
 _stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
 
 
 def run_web(settings: Settings, lifeline: int | None) -> None:
     """Serve HTTP until SIGTERM or SIGINT. The application is built in granian's own worker processes."""
-    from granian.constants import HTTPModes, Interfaces
-    from granian.http import HTTP1Settings
-    from granian.log import LogLevels
-    from granian.server import Server
-
     raise_descriptor_limit()
-    path = listen.socket_path(settings)
-    address = "" if path else listen.address_of(settings)
     if lifeline is not None:
         watch_lifeline(lifeline, beats=True)
     else:
         Keeper().start()
     _share_with_workers()
-    server = Server(
+    path = listen.socket_path(settings)
+    server = _granian(settings, path)
+    server.main_loop_interrupt = interrupt = Interrupt(server)
+    stop = Stop(server, settings.drain / SECOND)
+    server.signal_handler_interrupt = stop  # type: ignore[method-assign]
+    guard_forks(server, stop)
+    at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN
+    # Granian's own handler would start new workers.
+    server.on_startup(lambda: signal.signal(signal.SIGHUP, at_hangup))
+    if path:
+        listen.remove_left_socket(path)
+    try:
+        server.serve()
+    finally:
+        if interrupt.has_given_up:
+            sys.exit(EX_UNAVAILABLE)
+
+
+def _granian(settings: Settings, path: Path | None) -> GranianServer:
+    """Return granian's server, with our limits and our application."""
+    from granian.constants import HTTPModes, Interfaces
+    from granian.http import HTTP1Settings
+    from granian.log import LogLevels
+    from granian.server import Server
+
+    return Server(
         "postroom.runtime.web_process:web_application",
-        address=address,
+        address="" if path else listen.address_of(settings),
         port=settings.port,
         uds=path,
         uds_permissions=listen.SOCKET_MODE,
@@ -75,21 +92,6 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
         factory=True,
         log_level=LogLevels.error,
     )
-    server.main_loop_interrupt = interrupt = Interrupt(server)
-    stop = Stop(server, settings.drain / SECOND)
-    server.signal_handler_interrupt = stop  # type: ignore[method-assign]
-    guard_forks(server, stop)
-    at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN
-    server.on_startup(
-        lambda: signal.signal(signal.SIGHUP, at_hangup)
-    )  # granian's own would start new workers
-    if path:
-        listen.remove_left_socket(path)
-    try:
-        server.serve()
-    finally:
-        if interrupt.has_given_up:
-            sys.exit(EX_UNAVAILABLE)
 
 
 class Stop:
@@ -100,7 +102,7 @@ class Stop:
     its default handler, granian's and the event loop's, and would serve on until it is killed.
     """
 
-    def __init__(self, server: AbstractServer[Any], delay_s: float, insist_s: float = _INSIST_S) -> None:
+    def __init__(self, server: GranianServer, delay_s: float, insist_s: float = _INSIST_S) -> None:
         self._server = server
         self._delay_s = delay_s
         self._insist_s = insist_s
@@ -119,9 +121,8 @@ class Stop:
         self._noted_by = os.getpid()
         if _stopping is not None:
             _stopping[0] = 1
-        signal.signal(
-            signal.SIGALRM, self._finish
-        )  # a thread could not be started here: its lock may be held
+        # A thread could not be started here: its lock may be held.
+        signal.signal(signal.SIGALRM, self._finish)
         signal.setitimer(signal.ITIMER_REAL, self._delay_s)
 
     def _finish(self, *_: object) -> None:
@@ -140,7 +141,7 @@ def _is_stopping() -> bool:
     return _stopping is not None and _stopping[0] != 0
 
 
-def guard_forks(server: AbstractServer[Any], stop: Stop) -> None:
+def guard_forks(server: GranianServer, stop: Stop) -> None:
     """Let SIGTERM end a worker that has only just been forked, however early the signal comes.
 
     Until granian's own handlers are there the worker has its parent's, which only note the signal. What comes before
@@ -171,20 +172,21 @@ def _share_with_workers() -> None:
     _stopping = mmap.mmap(-1, 1)
 
 
-def web_application() -> Any:
+def web_application() -> RSGIServer:
     """Build the application; called by granian in each worker process, after the fork."""
     from postroom.runtime import installation
+    from postroom.runtime.memory import tune_memory
     from postroom.web.app import create_gateway
 
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
-    gateway = create_gateway(
+    server = create_gateway(
         service.settings, service.store, service.vault, _is_stopping, report_ready_when_it_listens
     )
-    installation.settle_memory()
-    return gateway
+    tune_memory()
+    return server
 
 
 def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:

@@ -395,8 +395,8 @@ CONTROLS = (
     ),
     Control(
         "a process with another secret key changes nothing",
-        "postroom/runtime/installation.py",
-        "    if not stored.is_empty and not _is_secret_of(stored, vault, settings):\n",
+        "postroom/runtime/secret_key.py",
+        "    if not stored.is_empty and not is_secret_of(stored, vault, settings):\n",
         "    if False:\n",
         "tests/process/test_secret.py::test_another_secret_ends_with_78_and_changes_nothing[accounts]",
     ),
@@ -808,7 +808,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "no first data.csv takes the place of one that has gone",
-        "postroom/runtime/installation.py",
+        "postroom/runtime/accounts_file.py",
         "    if has_been_read(service.store):\n",
         "    if False:\n",
         "tests/unit/test_home.py::test_no_first_data_csv_takes_the_place_of_one_that_has_gone",

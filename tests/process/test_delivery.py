@@ -17,7 +17,8 @@ from postroom.core.clock import SECOND
 from postroom.core.errors import CommitUnknown, StoreError, StoreUnavailable
 from postroom.core.message import MessageState, MessageStatus, Submission
 from postroom.intake.accept import accept
-from postroom.runtime.installation import open_service, read_accounts_file
+from postroom.runtime.accounts_file import read_accounts_file
+from postroom.runtime.installation import open_service
 from postroom.smtp.deliver import deliver
 from postroom.store.transaction import Transaction
 from postroom.worker.email_log import EmailLog

@@ -15,7 +15,8 @@ from postroom.accounts.vault import Vault
 from postroom.cli import main
 from postroom.core.errors import ConfigError, NotFound, StoreDamaged, StoreUnavailable
 from postroom.inbox.maildrop import Maildrop
-from postroom.runtime.installation import Service, write_demo_accounts
+from postroom.runtime.accounts_file import write_demo_accounts
+from postroom.runtime.installation import Service
 from postroom.settings import Settings
 from postroom.store.store import open_store
 from postroom.web.problems import answer_to

@@ -10,7 +10,7 @@ import pytest
 
 from postroom.core.account import AccountState
 from postroom.core.message import MessageState
-from postroom.runtime.installation import read_accounts_file
+from postroom.runtime.accounts_file import read_accounts_file
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Drop, ScriptedServer

@@ -12,7 +12,7 @@ from postroom.core.account import Account, AccountState
 from postroom.core.clock import SECOND, system_clock
 from postroom.core.message import MessageState, Submission
 from postroom.intake.accept import accept
-from postroom.runtime import installation
+from postroom.runtime import accounts_file, installation
 from postroom.worker.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.limited import LimitedServer
@@ -38,7 +38,7 @@ class Office:
         self._var = folder / "var"
         self._ahead = 0
         self.service = installation.open_service(migrate=True)
-        installation.read_accounts_file(self.service)
+        accounts_file.read_accounts_file(self.service)
 
     @property
     def account(self) -> Account:

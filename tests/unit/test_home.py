@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from postroom.cli import main
-from postroom.runtime import installation
+from postroom.runtime import accounts_file, installation
 from postroom.store.store import open_store
 from tests.servers.programs import free_port
 
@@ -106,12 +106,12 @@ def test_no_first_data_csv_takes_the_place_of_one_that_has_gone(
     monkeypatch.chdir(tmp_path)
     service = installation.open_service(migrate=True)
     try:
-        assert installation.write_demo_accounts(service) is not None
-        assert installation.read_accounts_file(service) is not None
+        assert accounts_file.write_demo_accounts(service) is not None
+        assert accounts_file.read_accounts_file(service) is not None
         keys = service.store.active_keys()
         Path("data.csv").unlink()
-        assert installation.write_demo_accounts(service) is None
-        found = installation.read_accounts_file(service)
+        assert accounts_file.write_demo_accounts(service) is None
+        found = accounts_file.read_accounts_file(service)
         assert found is not None
         assert "is not there" in found.faults[0].message
         assert service.store.active_keys() == keys != {}

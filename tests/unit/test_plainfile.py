@@ -65,7 +65,7 @@ KNOWN = {
         "open(beside, 'xb', opener=_private)",  # new
         "os.open(path, flags | os.O_NOFOLLOW, 384)",
     },
-    "runtime/installation.py": {"path.open('x', encoding='utf-8')"},  # new
+    "runtime/accounts_file.py": {"path.open('x', encoding='utf-8')"},  # new
     "runtime/standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
     # The program's own files.
     "store/migrate.py": {"path.read_text(encoding='utf-8')"},

@@ -21,10 +21,9 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 197
+STILL_ANY = 191
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 411,
-    "runtime/web_process.py:run_web": 48,
     "store/postgres/connect.py": 473,
     "store/postgres/engine.py": 732,
     "store/postgres/engine.py:PostgresEngine": 442,

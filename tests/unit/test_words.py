@@ -73,17 +73,12 @@ _PROSE = re.compile(
     r"\b(?:(the)\s+seed|(a)\s+mail(?!\s+(?:server|system|program|client|host|domain))|(mails))\b", re.I
 )
 STILL: dict[str, str] = {
-    "accounts/csv.py": "doubtful",
     "accounts/csv_sync.py": "settled",
     "cli/accounts_check.py": "aside, slot",
-    "cli/serve.py": "settle",
     "core/job.py": "slot",
-    "providers.py": "doubtful",
     "runtime/backup.py": "bury",
-    "runtime/installation.py": "doubtful, mails, settle",
     "runtime/replacing.py": "aside",
-    "runtime/supervisor.py": "orphans",
-    "runtime/web_process.py": "gateway, settle",
+    "runtime/web_process.py": "gateway",
     "store/async_writer.py": "settle, settled",
     "store/engine.py": "settled",
     "store/position.py": "bury",

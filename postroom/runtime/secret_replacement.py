@@ -1,0 +1,75 @@
+"""`postroom secret replace`: store everything of data.csv with a new secret key, where the former one is lost."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from postroom.accounts.csv_sync import AccountsFile, keys_in_file, report
+from postroom.accounts.vault import Vault
+from postroom.core.clock import rfc3339, system_clock
+from postroom.core.errors import ConfigError
+from postroom.runtime.installation import check_it_stays, check_position, start_logging
+from postroom.runtime.own_files import VAR, check_own_files
+from postroom.runtime.secret_key import is_secret_of
+from postroom.settings import Settings, load_settings
+from postroom.store.store import SECRET_CHECK, Store, open_store
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What became of a database whose secret key was replaced."""
+
+    accepted: int  # rows of data.csv
+    lost: tuple[str, ...]  # accounts whose passwords nobody can read any more
+
+
+def replace_secret() -> Replaced | None:
+    """Store everything of data.csv with the present secret key, in place of one that is lost; None if it is the same."""
+    settings = load_settings()
+    check_own_files(settings, VAR)
+    start_logging(settings)
+    store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
+    try:
+        store.check_schema()
+        check_it_stays(store)
+        check_position(store, settings)
+        return _replace_secret(store, settings)
+    finally:
+        store.close()
+
+
+def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
+    _refuse_beside_workers(store)
+    if not keys_in_file(settings.accounts_csv):
+        raise ConfigError(
+            "POSTROOM_ACCOUNTS_CSV",
+            f"{settings.accounts_csv} holds no account: passwords and keys would be lost; put the file in its place first",
+        )
+    vault, stored = Vault.open(settings, VAR), store.stored_secrets()
+    if not stored.is_empty and is_secret_of(stored, vault, settings):
+        return None
+    store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
+    found = AccountsFile(store, vault, settings.accounts_csv).sync()
+    report(found)
+    lost = [
+        each.account.email
+        for each in store.accounts()
+        if each.credential and not vault.opens(each.credential)
+    ]
+    return Replaced(found.accepted if found else 0, tuple(lost))
+
+
+def _refuse_beside_workers(store: Store) -> None:
+    """Raise ConfigError while a worker runs: it would go on with the former key. One that was killed counts no more."""
+    from postroom.worker import liveness  # with all of the worker, which no other command needs
+
+    for record in liveness.running(store, system_clock, pause=time.sleep)[:1]:
+        where = f"pid {record.pid}"
+        if record.host != liveness.host_identity():
+            until = rfc3339(record.lease_until)
+            where += f" on another host, or before this one was restarted; if it was killed, it counts until {until}"
+        raise ConfigError(
+            "POSTROOM_SECRET_KEY",
+            f"a worker is running ({where}): stop Postroom on every host, then repeat this",
+        )
