@@ -187,7 +187,7 @@ def event_kinds() -> set[str]:
         for call in _calls(ast.unparse(tree)):
             if ast.unparse(call.func) == "self._event":
                 kinds |= _kinds(call.args[2], tables)
-    for path in (ROOT / "postroom" / "store" / "migrations").rglob("*.sql"):
+    for path in (ROOT / "postroom" / "store").rglob("*.sql"):
         kinds |= set(re.findall(r"INSERT INTO event .* '(\w+)'\);", path.read_text(encoding="utf-8")))
     return kinds
 

@@ -54,7 +54,7 @@ def _entries(folder: Path, depth: int) -> Iterator[str]:
         indented = "  " * depth + path.name + ("/" if path.is_dir() else "")
         first = _first_line(path / "__init__.py" if path.is_dir() else path)
         yield f"{indented:<{_COLUMN}}{first}".rstrip() if first else indented
-        if path.is_dir() and path.name != "migrations":
+        if path.is_dir() and path.name != "schema":
             yield from _entries(path, depth + 1)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from postroom.store.dialect import Dialect
 from postroom.store.watermarks import Watermarks
 from postroom.store.writer import Settled, Work
 
@@ -23,6 +24,7 @@ class Server:
 class Engine(Protocol):
     """A database. Every method raises StoreUnavailable when it cannot be reached or written just now."""
 
+    dialect: Dialect
     migrations: Path
     is_remote: bool
     watermarks: Watermarks | None  # where to begin to look for jobs; None: at the beginning

@@ -10,7 +10,11 @@ from typing import Any
 
 from postroom.core import failpoint
 from postroom.core.errors import SchemaMismatch
+from postroom.store.dialect import Dialect, render
 from postroom.store.engine import Engine
+
+SCHEMA = Path(__file__).with_name("schema")
+FIRST_SHARED = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +28,25 @@ class Migration:
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
-def load_migrations(folder: Path) -> list[Migration]:
-    """Return the migrations of an engine, in order. The numbers must run from 1 without a gap."""
-    migrations = [
-        Migration(int(path.name.split("_")[0]), path.stem, path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("*.sql"))
-    ]
-    assert [migration.version for migration in migrations] == list(range(1, len(migrations) + 1))
-    return migrations
+def load_migrations(folder: Path, dialect: Dialect) -> list[Migration]:
+    """Return the migrations of an engine, in order: first its own, then those that both engines share.
+
+    Its own run from 1, the shared ones from 15, without a gap. PostgreSQL's own end at 11 and SQLite's at 14:
+    PostgreSQL has no 12 to 14 (docs/decisions/0007-one-schema-text.md).
+    """
+    own = [_load(path) for path in sorted((folder / dialect).glob("*.sql"))]
+    shared = [_load(path, dialect) for path in sorted(folder.glob("0*.sql"))]
+    assert [migration.version for migration in own] == list(range(1, len(own) + 1))
+    assert [migration.version for migration in shared] == list(
+        range(FIRST_SHARED, FIRST_SHARED + len(shared))
+    )
+    return own + shared
+
+
+def _load(path: Path, dialect: Dialect | None = None) -> Migration:
+    text = path.read_text(encoding="utf-8")
+    sql = text if dialect is None else render(text, dialect)
+    return Migration(int(path.name.split("_")[0]), path.stem, sql)
 
 
 def migrate(engine: Engine) -> list[str]:
@@ -43,7 +58,7 @@ def migrate(engine: Engine) -> list[str]:
     if _is_up_to_date(engine):  # a role with rights on the data alone needs no more
         return []
     applied: list[str] = []
-    for migration in load_migrations(engine.migrations):
+    for migration in load_migrations(engine.migrations, engine.dialect):
         with engine.exclusively() as (connection, q):
             q.create_migration_table(connection)
             if _is_applied(connection, q, migration):
@@ -82,7 +97,7 @@ def _is_applied(connection: Any, q: Any, migration: Migration) -> bool:
 
 def check(engine: Engine) -> None:
     """Raise SchemaMismatch unless the database has exactly the migrations that this code needs."""
-    needed = load_migrations(engine.migrations)
+    needed = load_migrations(engine.migrations, engine.dialect)
     applied, newest = [], 0
     if engine.has_table("schema_migration"):
         with engine.reading() as (connection, q):
@@ -90,8 +105,8 @@ def check(engine: Engine) -> None:
             applied = [_is_applied(connection, q, migration) for migration in needed]
     if not all(applied) or len(applied) < len(needed):
         raise SchemaMismatch("the database is not prepared for this version: run `postroom migrate`")
-    if newest > len(needed):
+    if newest > needed[-1].version:
         raise SchemaMismatch(
-            f"the database is newer (schema {newest}) than this version of Postroom (schema {len(needed)}): "
+            f"the database is newer (schema {newest}) than this version of Postroom (schema {needed[-1].version}): "
             f"update Postroom"
         )

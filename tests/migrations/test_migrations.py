@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apsw
 import psycopg
@@ -19,11 +19,11 @@ import pytest
 from postroom.core.errors import SchemaMismatch, StoreDamaged, StoreError
 from postroom.runtime.installation import note_servers
 from postroom.settings import Settings
-from postroom.store import migrate as migrate_module
+from postroom.store.dialect import Dialect
 from postroom.store.engine import Engine
+from postroom.store.migrate import SCHEMA, load_migrations
 from postroom.store.postgres.engine import _TOGETHER, PostgresEngine
-from postroom.store.postgres.engine import MIGRATIONS as POSTGRES_MIGRATIONS
-from postroom.store.sqlite.engine import MIGRATIONS, SQLiteEngine
+from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
 from tests.children import CHILDREN
 from tests.servers.postgres import Postgres
@@ -37,10 +37,11 @@ class Place(ABC):
     url: str
     migrations: Path
     endless: str  # a migration that is under way for long enough to be killed
+    dialect: ClassVar[Dialect]
 
     @property
     def names(self) -> list[str]:
-        return [path.stem for path in sorted(self.migrations.glob("*.sql"))]
+        return [migration.name for migration in load_migrations(self.migrations, self.dialect)]
 
     @abstractmethod
     def engine(self) -> Engine: ...
@@ -74,6 +75,8 @@ class Place(ABC):
 
 
 class SQLitePlace(Place):
+    dialect = "sqlite"
+
     @property
     def path(self) -> Path:
         return Path(self.url.removeprefix("sqlite:///"))
@@ -100,6 +103,8 @@ class SQLitePlace(Place):
 
 
 class PostgresPlace(Place):
+    dialect = "postgres"
+
     def change(self, sql: str) -> None:
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(sql.encode())
@@ -149,11 +154,11 @@ def path(tmp_path: Path) -> Path:
 def place(request: pytest.FixtureRequest, path: Path) -> Iterator[Place]:
     """An empty database of each engine in turn."""
     if request.param == "sqlite":
-        yield SQLitePlace(f"sqlite:///{path}", MIGRATIONS, ENDLESS)
+        yield SQLitePlace(f"sqlite:///{path}", SCHEMA, ENDLESS)
         return
     server: Postgres = request.getfixturevalue("postgres_server")
     name = server.create_database()
-    yield PostgresPlace(server.url(name), POSTGRES_MIGRATIONS, SLEEPING)
+    yield PostgresPlace(server.url(name), SCHEMA, SLEEPING)
     server.drop_database(name)
 
 
@@ -166,9 +171,19 @@ def newer(place: Place, tmp_path: Path) -> Place:
 
 def add(newer: Place, place: Place, sql: str) -> str:
     """Write the migration that comes after the real ones; return its name."""
-    name = f"{len(place.names) + 1:04d}_second"
+    last = load_migrations(place.migrations, place.dialect)[-1]
+    name = f"{last.version + 1:04d}_second"
     (newer.migrations / f"{name}.sql").write_text(sql)
     return name
+
+
+def older(folder: Path, place: Place, before: int) -> Place:
+    """Return the same database, with those migrations alone that come before a number."""
+    copy = Path(shutil.copytree(place.migrations, folder / f"before-{before}"))
+    for script in (*copy.glob("0*.sql"), *(copy / place.dialect).glob("*.sql")):
+        if int(script.name[:4]) >= before:
+            script.unlink()
+    return replace(place, migrations=copy)
 
 
 def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -180,7 +195,7 @@ def _query(path: Path, sql: str) -> list[tuple[Any, ...]]:
 
 
 def _migrate(path: Path) -> None:
-    SQLitePlace(f"sqlite:///{path}", MIGRATIONS, ENDLESS).migrate()
+    SQLitePlace(f"sqlite:///{path}", SCHEMA, ENDLESS).migrate()
 
 
 def _migrate_together(place: Place, together: Barrier) -> None:
@@ -246,7 +261,12 @@ class TestMigrating:
     def test_numbers_run_without_a_gap(self, newer: Place) -> None:
         (newer.migrations / "0099_late.sql").write_text("CREATE TABLE a (id INTEGER);")
         with pytest.raises(AssertionError):
-            migrate_module.load_migrations(newer.migrations)
+            load_migrations(newer.migrations, newer.dialect)
+
+    def test_own_numbers_run_without_a_gap(self, newer: Place) -> None:
+        (newer.migrations / newer.dialect / "0003_more.sql").write_text("CREATE TABLE a (id INTEGER);")
+        with pytest.raises(AssertionError):
+            load_migrations(newer.migrations, newer.dialect)
 
 
 class TestALog:
@@ -254,11 +274,7 @@ class TestALog:
         self, path: Path, tmp_path: Path
     ) -> None:
         """Up to schema 5 lines had numbers that were never used again; the order in a batch is the file's."""
-        old = Path(shutil.copytree(MIGRATIONS, tmp_path / "old"))
-        for script in old.glob("*.sql"):
-            if script.name >= "0006":
-                script.unlink()
-        SQLitePlace(f"sqlite:///{path}", old, ENDLESS).migrate()
+        older(tmp_path, SQLitePlace(f"sqlite:///{path}", SCHEMA, ENDLESS), 6).migrate()
         with closing(apsw.Connection(str(path))) as connection:
             connection.execute(_FINISHED_IN_ANOTHER_ORDER)
         store = open_store(f"sqlite:///{path}")
@@ -276,17 +292,13 @@ class TestCheaperChecks:
     TABLES = ("message", "delivery", "job", "attempt", "job_count")
 
     def test_refuse_what_they_refused_and_keep_what_is_there(self, path: Path, tmp_path: Path) -> None:
-        old = Path(shutil.copytree(MIGRATIONS, tmp_path / "old"))
-        for script in old.glob("*.sql"):
-            if script.name >= "0013":
-                script.unlink()
-        place = SQLitePlace(f"sqlite:///{path}", old, ENDLESS)
+        place = older(tmp_path, SQLitePlace(f"sqlite:///{path}", SCHEMA, ENDLESS), 13)
         place.migrate()
         place.change(_FINISHED_IN_ANOTHER_ORDER + _COUNTED)
         rows = [place.query(f"SELECT * FROM {table}") for table in self.TABLES]
         with closing(apsw.Connection(str(path))) as other:
             _assert_refused(other)
-            _migrate(path)
+            older(tmp_path, replace(place, migrations=SCHEMA), 15).migrate()
             _assert_refused(other)  # it has read the old schema
         assert place.query("PRAGMA integrity_check") == [("ok",)]
         assert [place.query(f"SELECT * FROM {table}") for table in self.TABLES] == rows
@@ -319,12 +331,8 @@ class TestAServerThatNobodyNamed:
     def test_is_kept_by_an_account_that_has_worked(
         self, place: Place, tmp_path: Path, named: str | None
     ) -> None:
-        old = Path(shutil.copytree(place.migrations, tmp_path / "old"))
-        [new] = old.glob("*_servers_that_worked.sql")
-        for script in old.glob("*.sql"):
-            if script.name >= new.name:
-                script.unlink()
-        replace(place, migrations=old).migrate()
+        [new] = (place.migrations / place.dialect).glob("*_servers_that_worked.sql")
+        older(tmp_path, place, int(new.name[:4])).migrate()
         store = Store(place.engine())
         try:
             self._add_accounts(place)
@@ -398,7 +406,7 @@ class TestMismatch:
         self, place: Place, newer: Place, call: str
     ) -> None:
         place.migrate()
-        first = newer.migrations / f"{place.names[0]}.sql"
+        first = newer.migrations / place.dialect / f"{place.names[0]}.sql"
         first.write_text(first.read_text() + "\nCREATE TABLE a (id INTEGER);\n")
         before = place.schema()
         store = Store(newer.engine())
@@ -460,7 +468,7 @@ class TestDamage:
 class TestQueries:
     @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
     def test_are_all_used_and_all_there(self, engine: str) -> None:
-        folder = MIGRATIONS.parents[1]
+        folder = SCHEMA.parent
         files = [*(folder / "sql").glob("*.sql"), *(folder / "sql" / engine).glob("*.sql")]
         text = "".join(path.read_text() for path in files)
         named = re.findall(r"^-- name: (\w+)", text, re.MULTILINE)

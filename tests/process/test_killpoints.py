@@ -24,7 +24,7 @@ import pytest
 from postroom.core.failpoint import POINTS, VARIABLE
 from postroom.core.message import Submission
 from postroom.intake.accept import accept
-from postroom.store.sqlite.engine import MIGRATIONS
+from postroom.store.migrate import SCHEMA, load_migrations
 from postroom.store.store import open_store
 from tests.conftest import StartScripted
 from tests.servers.engines import in_turn
@@ -299,7 +299,7 @@ def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(
     for number in range(KILLS):  # always in the first: nothing of it is left
         assert migrate(f"migrate.inside:1:{note}").returncode == -9
         assert deaths(note) == number + 1
-    for _ in range(len(list(MIGRATIONS.glob("*.sql")))):  # in each that follows: the one before is done
+    for _ in range(len(load_migrations(SCHEMA, "sqlite"))):  # in each that follows: the one before is done
         again = migrate(f"migrate.inside:2:{note}")
         assert again.returncode in (-9, 0), again.stderr
     assert deaths(note) > KILLS

@@ -26,7 +26,9 @@ from psycopg_pool import ConnectionPool
 
 from postroom.core import failpoint
 from postroom.core.errors import CommitUnknown, ConfigError, LeaseLost, StoreError, StoreUnavailable
+from postroom.store.dialect import Dialect
 from postroom.store.engine import Server
+from postroom.store.migrate import SCHEMA
 from postroom.store.postgres.connect import CONNECT_WITHIN_S, RELIED_ON, Connection, Connector
 from postroom.store.postgres.errors import (
     AGAIN,
@@ -46,7 +48,6 @@ from postroom.store.writer import Settled, Work
 log = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, we say ourselves
 
-MIGRATIONS = Path(__file__).parents[1] / "migrations" / "postgres"
 
 _CHANNEL = "postroom"
 _BEGIN = "BEGIN ISOLATION LEVEL read committed"
@@ -269,13 +270,14 @@ class PostgresEngine:
     `settle_within_s`; where that fails CommitUnknown is raised.
     """
 
+    dialect: Dialect = "postgres"
     is_remote = True
 
     def __init__(
         self,
         url: str,
         *,
-        migrations: Path = MIGRATIONS,
+        migrations: Path = SCHEMA,
         bouncer: bool = False,
         longest_wait_s: float = 5.0,
         settle_within_s: float = 30.0,

@@ -32,6 +32,8 @@ from postroom.core.errors import (
 )
 from postroom.core.files import kind_of, open_plain, reason_of
 from postroom.core.text import is_text
+from postroom.store.dialect import Dialect
+from postroom.store.migrate import SCHEMA
 from postroom.store.queries import load
 from postroom.store.sqlite.copies import refuse_log_alone, refuse_unfinished
 from postroom.store.sqlite.files import DatabaseFiles
@@ -44,7 +46,6 @@ log = logging.getLogger(__name__)
 
 # Versions 3.7.0 to 3.51.2 can corrupt a WAL database that two connections write to (sqlite.org/wal.html, "WAL reset").
 OLDEST_SQLITE = (3, 51, 3)
-MIGRATIONS = Path(__file__).parents[1] / "migrations" / "sqlite"
 
 _LONGEST_WAIT_S = 5.0
 _SPACE_FRESH_S = 1.0
@@ -89,6 +90,12 @@ def load_queries() -> Any:
     return load("sqlite", _Adapter)
 
 
+@cache
+def _views() -> str:
+    """Return what makes the writing connection's views, behind which several statements stand."""
+    return Path(__file__).with_name("one_statement.sql").read_text(encoding="utf-8")
+
+
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
     """Turn the driver's errors into ours."""
@@ -129,6 +136,7 @@ class SQLiteEngine:
     for pages that the kernel has dropped. A process that opens the file anew sees the truth.
     """
 
+    dialect: Dialect = "sqlite"
     is_remote = False
     watermarks: Watermarks | None = None  # what is gone leaves nothing behind here
 
@@ -136,7 +144,7 @@ class SQLiteEngine:
         self,
         path: Path,
         *,
-        migrations: Path = MIGRATIONS,
+        migrations: Path = SCHEMA,
         longest_wait_s: float = _LONGEST_WAIT_S,
         on_broken: Callable[[str], None] = lambda reason: None,
     ) -> None:
@@ -151,6 +159,7 @@ class SQLiteEngine:
         self._longest_wait_s = longest_wait_s
         self._on_broken = on_broken
         self._broken = ""
+        self._has_views = False  # whether the writing connection has those of one_statement.sql
         self._is_replaced = False
         self._space: tuple[float, int, int] = (float("-inf"), 0, 0)  # when; free and used
         self._queries = load_queries()
@@ -276,6 +285,9 @@ class SQLiteEngine:
             try:
                 with self._lock:
                     self._check_files()
+                    if not self._has_views:
+                        self._writer.execute(_views()).fetchall()
+                        self._has_views = True
                     works = take()
                     settled: list[Settled | None] = [None] * len(works)
                     while works and not self._try_batch(works, settled):
@@ -418,9 +430,9 @@ class SQLiteEngine:
         """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
             self._check_files()
-            self._writer.execute(
-                "PRAGMA temp_store = FILE"
-            )  # an index of a large table is not sorted in memory
+            self._has_views = False  # what is TEMP goes when `temp_store` changes
+            # An index of a large table is not sorted in memory.
+            self._writer.execute("PRAGMA temp_store = FILE")
             self._writer.execute("BEGIN IMMEDIATE")
             changes = self._writer.total_changes()
             try:

@@ -1,0 +1,237 @@
+-- What all migrations make of an empty SQLite database. Written by `python -m tools.schema`; a test compares it.
+
+CREATE TABLE account (
+    id           INTEGER PRIMARY KEY,
+    email        TEXT NOT NULL,
+    name         TEXT NOT NULL DEFAULT '',
+    host         TEXT,
+    port         INTEGER CHECK (port BETWEEN 0 AND 65535),
+    security     TEXT CHECK (security IN ('starttls', 'tls', 'none')),
+    username     TEXT,
+    auth         TEXT NOT NULL DEFAULT 'password' CHECK (auth IN ('password', 'xoauth2')),
+    credential   BLOB,                                  -- encrypted; NULL: no AUTH
+    daily_limit  INTEGER CHECK (daily_limit > 0),       -- recipients in a rolling 24 h
+    connections  INTEGER CHECK (connections > 0),
+    source       TEXT NOT NULL,
+    state        TEXT NOT NULL DEFAULT 'active',
+    state_reason TEXT,
+    state_since  INTEGER,
+    resume_at    INTEGER,
+    worked_at    INTEGER,                               -- its last accepted AUTH; NULL: never
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT,
+    CHECK ((state = 'active') = (state_since IS NULL)),
+    CHECK (state <> 'parked' OR resume_at IS NOT NULL)
+);
+
+CREATE INDEX account_email ON account (email);
+
+CREATE TABLE account_usage (
+    account_id INTEGER NOT NULL REFERENCES account (id),
+    slot       INTEGER NOT NULL,                        -- ten-minute periods since the epoch
+    recipients INTEGER NOT NULL CHECK (recipients >= 0),
+    PRIMARY KEY (account_id, slot)
+) WITHOUT ROWID;
+
+CREATE TABLE api_key (
+    id         INTEGER PRIMARY KEY,
+    account_id INTEGER NOT NULL REFERENCES account (id),
+    digest     BLOB NOT NULL UNIQUE,                    -- HMAC-SHA256 of the key
+    source     TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    revoked_at INTEGER
+, used_at INTEGER);
+
+CREATE TABLE attempt (
+    id             INTEGER PRIMARY KEY,
+    job_id         INTEGER NOT NULL REFERENCES job (id),
+    number         INTEGER NOT NULL,
+    worker_id      INTEGER NOT NULL,
+    started_at     INTEGER NOT NULL,
+    finished_at    INTEGER NOT NULL,
+    outcome        TEXT NOT NULL,
+    reply_code     INTEGER,
+    reply_enhanced TEXT,
+    reply_text     TEXT
+);
+
+CREATE INDEX attempt_job ON attempt (job_id);
+
+CREATE TABLE connection (
+    id         INTEGER PRIMARY KEY,
+    account_id INTEGER NOT NULL REFERENCES account (id),
+    worker_id  INTEGER NOT NULL REFERENCES worker (id)
+);
+
+CREATE INDEX connection_account ON connection (account_id);
+
+CREATE INDEX connection_worker ON connection (worker_id);
+
+CREATE TABLE content (
+    message_id INTEGER PRIMARY KEY REFERENCES message (id),
+    mime       BLOB NOT NULL
+, checksum INTEGER);
+
+CREATE TABLE content_piece (
+    upload   INTEGER NOT NULL,
+    number   INTEGER NOT NULL,                          -- from 0
+    octets   BLOB NOT NULL,
+    UNIQUE (upload, number)
+);
+
+CREATE TABLE delivery (
+    id                 INTEGER PRIMARY KEY,
+    message_id         INTEGER NOT NULL REFERENCES message (id),
+    forward_path       TEXT NOT NULL,
+    state              TEXT NOT NULL DEFAULT 'pending',
+    reason             TEXT,                            -- why it was last deferred, or failed
+    reply_code         INTEGER,
+    reply_enhanced     TEXT,
+    reply_text         TEXT,
+    possible_duplicate INTEGER NOT NULL DEFAULT 0 CHECK (possible_duplicate IN (0, 1)),
+    finished_at        INTEGER, checksum INTEGER,
+    CHECK ((state = 'pending') = (finished_at IS NULL)),
+    CHECK (state <> 'failed' OR reason IS NOT NULL)
+);
+
+CREATE INDEX delivery_message ON delivery (message_id);
+
+CREATE TABLE event (
+    id          INTEGER PRIMARY KEY,
+    message_id  INTEGER NOT NULL REFERENCES message (id),
+    delivery_id INTEGER REFERENCES delivery (id),
+    at          INTEGER NOT NULL,
+    kind        TEXT NOT NULL,
+    detail      TEXT
+);
+
+CREATE INDEX event_message ON event (message_id);
+
+CREATE TABLE idempotency (
+    account_id  INTEGER NOT NULL REFERENCES account (id),
+    key         TEXT NOT NULL,
+    fingerprint BLOB NOT NULL,
+    request_id  TEXT NOT NULL,
+    created_at  INTEGER NOT NULL,
+    PRIMARY KEY (account_id, key)
+) WITHOUT ROWID;
+
+CREATE INDEX idempotency_created ON idempotency (created_at);
+
+CREATE TABLE job (
+    id          INTEGER PRIMARY KEY,
+    kind        TEXT NOT NULL,
+    account_id  INTEGER REFERENCES account (id),
+    message_id  INTEGER UNIQUE REFERENCES message (id),
+    state       TEXT NOT NULL DEFAULT 'queued'
+                CHECK (state = 'queued' OR state = 'claimed' OR state = 'done' OR state = 'failed' OR state = 'cancelled'),
+    due_at      INTEGER NOT NULL,
+    attempt     INTEGER NOT NULL DEFAULT 0,
+    crashes     INTEGER NOT NULL DEFAULT 0,             -- claims that ended with the death of the worker
+    held        INTEGER NOT NULL DEFAULT 0 CHECK (held IN (0, 1)),   -- waits for a person
+    claim_token INTEGER,
+    claimed_by  INTEGER REFERENCES worker (id),
+    claimed_at  INTEGER,
+    dot_at      INTEGER,                                -- the final dot may have left since then
+    finished_at INTEGER, reserved_slot INTEGER, reserved INTEGER CHECK ((reserved IS NULL) = (reserved_slot IS NULL)), drawn INTEGER NOT NULL DEFAULT 0, drawn_at INTEGER,
+    CHECK (kind <> 'delivery' OR (account_id IS NOT NULL AND message_id IS NOT NULL)),
+    CHECK ((state = 'claimed') = (claim_token IS NOT NULL)),
+    CHECK ((state = 'claimed') = (claimed_by IS NOT NULL)),
+    CHECK ((state = 'claimed') = (claimed_at IS NOT NULL)),
+    CHECK (dot_at IS NULL OR state = 'claimed'),
+    CHECK ((state = 'done' OR state = 'failed' OR state = 'cancelled') = (finished_at IS NOT NULL)),
+    CHECK (held = 0 OR state = 'queued')
+);
+
+CREATE INDEX job_due ON job (account_id, due_at) WHERE state = 'queued' AND held = 0;
+
+CREATE INDEX job_failed ON job (account_id, id) WHERE state = 'failed';
+
+CREATE INDEX job_finished ON job (finished_at, id) WHERE finished_at IS NOT NULL;
+
+CREATE INDEX job_held ON job (message_id, account_id) WHERE held = 1;
+
+CREATE INDEX job_owner ON job (claimed_by) WHERE state = 'claimed';
+
+CREATE TRIGGER job_ended AFTER UPDATE OF finished_at ON job
+WHEN OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.account_id IS NOT NULL BEGIN
+    INSERT INTO job_count VALUES (NEW.account_id, NEW.state, 1)
+    ON CONFLICT (account_id, state) DO UPDATE SET jobs = jobs + 1;
+END;
+
+CREATE TABLE job_count (
+    account_id INTEGER NOT NULL,
+    state      TEXT NOT NULL CHECK (state = 'accepted' OR state = 'done' OR state = 'failed' OR state = 'cancelled'),
+    jobs       INTEGER NOT NULL,
+    PRIMARY KEY (account_id, state)
+) WITHOUT ROWID;
+
+CREATE TABLE log_batch (
+    id    INTEGER PRIMARY KEY AUTOINCREMENT,
+    start INTEGER NOT NULL                             -- offset in bytes
+, writer TEXT NOT NULL DEFAULT '');
+
+CREATE TABLE log_line (
+    id         INTEGER PRIMARY KEY,
+    message_id INTEGER NOT NULL UNIQUE REFERENCES message (id),
+    batch      INTEGER REFERENCES log_batch (id)
+);
+
+CREATE INDEX log_line_batch ON log_line (batch) WHERE batch IS NOT NULL;
+
+CREATE TABLE message (
+    id           INTEGER PRIMARY KEY,
+    request_id   TEXT NOT NULL UNIQUE,
+    account_id   INTEGER NOT NULL REFERENCES account (id),
+    reverse_path TEXT NOT NULL,
+    subject      TEXT NOT NULL,
+    size         INTEGER NOT NULL,                      -- octets of the RFC 5322 message
+    smtputf8     INTEGER NOT NULL CHECK (smtputf8 IN (0, 1)),
+    accepted_at  INTEGER NOT NULL
+, in_doubt TEXT CHECK (in_doubt = 'retry' OR in_doubt = 'hold' OR in_doubt = 'fail'));
+
+CREATE INDEX message_account ON message (account_id);
+
+CREATE TABLE pace (
+    account_id INTEGER PRIMARY KEY REFERENCES account (id),
+    gap        INTEGER NOT NULL CHECK (gap > 0),               -- between messages
+    average    INTEGER NOT NULL CHECK (average > 0),           -- gap at which the server has taken messages, rests included
+    since      INTEGER NOT NULL,                               -- beginning of the present stretch
+    taken      INTEGER NOT NULL,                              -- messages taken in it
+    slowed_at  INTEGER NOT NULL,
+    refusals   INTEGER NOT NULL,                              -- in a row
+    paid_until INTEGER NOT NULL                                -- nothing is claimed before
+);
+
+CREATE TABLE pieced_content (
+    message_id INTEGER PRIMARY KEY REFERENCES message (id),
+    upload     INTEGER NOT NULL,
+    checksum   INTEGER NOT NULL                         -- CRC-32 of what was accepted
+);
+
+CREATE TABLE schema_migration (
+    version    INTEGER PRIMARY KEY,
+    name       TEXT NOT NULL,
+    checksum   TEXT NOT NULL,
+    applied_at BIGINT NOT NULL
+);
+
+CREATE TABLE setting (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE upload (
+    id       INTEGER PRIMARY KEY,                       -- random, chosen by the process that writes it
+    began_at INTEGER NOT NULL
+);
+
+CREATE TABLE worker (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    host        TEXT NOT NULL,
+    pid         INTEGER NOT NULL,
+    lock_file   TEXT NOT NULL,
+    started_at  INTEGER NOT NULL,
+    lease_until INTEGER NOT NULL,
+    gone_at     INTEGER
+);
