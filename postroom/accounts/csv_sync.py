@@ -1,10 +1,8 @@
-"""Accounts, keys and credentials: data.csv into the database, and a key to its account."""
+"""Accounts, keys and credentials: data.csv is read into the database at the start, and again when it changes."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +12,6 @@ from postroom.accounts.csv import LEAST_OF_A_KEY, AccountFile, AccountRow, RowFa
 from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account, Secret
 from postroom.core.clock import Clock, system_clock
-from postroom.core.errors import StoreUnavailable
 from postroom.core.files import MEBIBYTE, read_plain, whose
 from postroom.core.text import counted
 from postroom.store.store import Store, StoredAccount
@@ -26,9 +23,7 @@ _SOURCE = "csv"
 _DIGEST = "accounts_csv"  # setting: what was last read from data.csv
 # Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
 _READER = 2
-_VERSION = "accounts_version"  # setting: changes with every change of accounts or keys
 _LARGEST = 64 * MEBIBYTE
-_FRESH_FOR_S = 0.5
 _MOST_LINES_NAMED = 10
 _Signature: TypeAlias = tuple[int, int, int, int]
 
@@ -203,7 +198,6 @@ class AccountsFile:
                 transaction.grant_key(account_id, key, source=_SOURCE, now=now)
             revoked = transaction.revoke_keys_except({item[1] for item in prepared}, source=_SOURCE, now=now)
             transaction.set_setting(_DIGEST, digest)
-            transaction.set_setting(_VERSION, str(now))
             return revoked
 
         return self._store.write(work)
@@ -260,104 +254,3 @@ def _named_lines(lines: Sequence[int]) -> str:
     shown = ", ".join(map(str, lines[:_MOST_LINES_NAMED]))
     more = len(lines) - _MOST_LINES_NAMED
     return f"line{'s' * (len(lines) > 1)} {shown}{f' and {more} more' * (more > 0)}"
-
-
-class ApiKeys:
-    """API keys to accounts, in memory: at most half a second behind the database when `refresh` is called as needed.
-
-    While the database is away the keys stay as they were last read: what they open can write nothing then.
-    """
-
-    def __init__(self, store: Store, vault: Vault) -> None:
-        self._store = store
-        self._vault = vault
-        self._mutex = threading.Lock()
-        self._version: str | None = None
-        self._checked = float("-inf")
-        self._away: StoreUnavailable | None = None  # why the last look was in vain
-        self._keys: dict[bytes, Account] = {}
-        self._used: set[bytes] = set()
-        self._newest: tuple[str | None, tuple[bytes, ...]] = (
-            None,
-            (),
-        )  # the key asked for last, and its digests
-
-    def _digests(self, key: str) -> tuple[bytes, ...]:
-        """Return the digests of a key. A request asks four times in a row, with the same object.
-
-        Keys are not compared with each other: that would take longer the more they have in common.
-        """
-        newest, digests = self._newest
-        if newest is not key:
-            digests = self._vault.digests(key)
-            self._newest = key, digests
-        return digests
-
-    def digest(self, key: str) -> bytes:
-        """Return what stands for the key wherever it must not be seen."""
-        return self._digests(key)[0]
-
-    def account_of(self, key: str) -> Account | None:
-        """Return the account that the key belonged to at the last `refresh`.
-
-        Keys are looked up by their HMAC, so timing tells nothing. Raises StoreUnavailable for one that
-        is not there while the database is away: nobody can say whether it has come in since.
-        """
-        found = next((self._keys[digest] for digest in self._digests(key) if digest in self._keys), None)
-        away = self._away
-        if found is None and away is not None:
-            raise StoreUnavailable(str(away))
-        return found
-
-    def is_used(self, key: str) -> bool:
-        """Whether the key was known to work and to have been used with success at the last `refresh`."""
-        return any(digest in self._used for digest in self._digests(key))
-
-    def is_used_elsewhere(self, key: str) -> bool:
-        """Ask the database whether another process has seen the key used since. Raises StoreUnavailable."""
-        used = [digest for digest in self._digests(key) if self._store.is_key_used(digest)]
-        self._used.update(used)
-        return bool(used)
-
-    def never_used(self, key: str) -> bytes | None:
-        """Return the digest of a working key that has not been used with success, else None."""
-        digest = next((digest for digest in self._digests(key) if digest in self._keys), None)
-        return None if digest in self._used else digest
-
-    def note_used(self, digest: bytes) -> None:
-        """Remember that a key was used with success; the database is told apart."""
-        self._used.add(digest)
-
-    @property
-    def is_fresh(self) -> bool:
-        return time.monotonic() - self._checked < _FRESH_FOR_S
-
-    def refresh(self) -> None:
-        """Read the keys anew if they have changed."""
-        # A look at a database that is away takes seconds: one caller waits for it, and the others go on.
-        if not self._mutex.acquire(blocking=self._away is None):
-            return
-        try:
-            if not self.is_fresh:
-                self._look()
-        finally:
-            self._mutex.release()
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        try:
-            self._read()
-        except StoreUnavailable as error:
-            self._away, self._checked = error, time.monotonic()
-        else:
-            self._away, self._checked = None, now
-
-    def _read(self) -> None:
-        version = self._store.setting(_VERSION)
-        if version != self._version:
-            # Keys first: an account may come in meanwhile, but none ever goes.
-            keys = self._store.active_keys()
-            accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
-            self._used = self._store.used_keys() | (self._used & keys.keys())
-            self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
-            self._version = version

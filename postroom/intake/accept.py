@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from postroom.core import failpoint
+from postroom.core.account import Account
 from postroom.core.clock import Clock, system_clock
 from postroom.core.errors import InvalidSubmission
 from postroom.core.message import Accepted, NewMessage, Submission
@@ -53,12 +54,24 @@ def accept(
         return prepare(submission, most_bytes=most_bytes, request_id=request_id, now=now)
 
     message = compute(prepared) if checks.takes_long(submission) else prepared()
+    check_room(store, submission.account, message, disk_reserve, shares)
+    outcome = accept_message(message, write or store.write)
+    failpoint.hit("accept.committed")
+    return accepted_or_refused(outcome)
+
+
+def check_room(
+    store: Store, account: Account, message: NewMessage, disk_reserve: int, shares: DiskShares | None
+) -> None:
+    """Raise DiskFull, or QuotaExceeded for an account that has used up its share of the disk."""
     free = store.free_bytes()
     checks.check_disk_space(free, disk_reserve)
     if shares is not None:
-        shares.check(submission.account, len(message.mime), free - disk_reserve)
-    outcome = accept_message(message, write or store.write)
-    failpoint.hit("accept.committed")
+        shares.check(account, len(message.mime), free - disk_reserve)
+
+
+def accepted_or_refused(outcome: Accepted | IdempotencyClash) -> Accepted:
+    """Return what the commit recorded. Raises InvalidSubmission for an idempotency key of another request."""
     if isinstance(outcome, IdempotencyClash):
         raise InvalidSubmission(
             "this idempotency key was used before for a different message; use a new key",

@@ -35,6 +35,7 @@ _NEIGHBOUR_DAMAGED = "another recipient's stored envelope was altered"
 STEPPED_BACK = (
     "held: the database was restored or has lost its newest state, and this may have been sent already"
 )
+KEYS_REVISION = "accounts_version"  # setting: a number that every change of keys or their accounts raises
 REFUSED_LOGIN = "refused_login:"  # setting: with the account's id behind it
 SENT_AGAIN = "it is sent again, and may arrive twice"
 MOST_CRASHES = 3
@@ -120,11 +121,14 @@ class Transaction:
         self._watermarks = watermarks
         self._knows_at_once = knows_at_once  # what a statement has changed; if not, before the commit
         self.has_new_work = False  # whether there is mail that a worker may take now
+        self._keys_changed = False
         self.accepted: Counter[int] = Counter()  # messages by account; written by `count_accepted`
         self._left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
 
     def count_accepted(self) -> None:
-        """Count what the works have accepted, once for all of them."""
+        """Write once for all works, before the commit: what they have accepted, and that keys have changed."""
+        if self._keys_changed:
+            self._q.raise_revision(self._db, name=KEYS_REVISION)
         for account_id, jobs in self.accepted.items():
             self._q.count_accepted(self._db, account_id=account_id, jobs=jobs)
 
@@ -147,8 +151,16 @@ class Transaction:
 
     # -- accounts and keys
 
+    def note_keys_changed(self) -> None:
+        """Have every web process read the keys again after this commit (KEYS_REVISION).
+
+        Each function that changes which keys work, or the account of one as web processes use it, calls this.
+        """
+        self._keys_changed = True
+
     def upsert_account(self, *, source: str, now: Instant, **fields: Any) -> int:
         """Insert the account, or bring the one with the same mailbox and server up to date; return its id."""
+        self.note_keys_changed()
         # A switch is 0 or 1 in both databases; PostgreSQL takes no boolean for a number.
         fields = {name: int(value) if isinstance(value, bool) else value for name, value in fields.items()}
         identity = {name: fields[name] for name in ("email", "host", "port", "username")}
@@ -161,6 +173,7 @@ class Transaction:
         return account_id
 
     def grant_key(self, account_id: int, digest: bytes, *, source: str, now: Instant) -> None:
+        self.note_keys_changed()
         self._q.grant_key(self._db, account_id=account_id, digest=digest, source=source, now=now)
 
     def note_key_used(self, digest: bytes, now: Instant) -> None:
@@ -183,6 +196,8 @@ class Transaction:
         """Revoke every key of this source that is not among `digests`; return how many."""
         keep = set(digests)
         gone = [row[0] for row in self._q.keys_of_source(self._db, source=source) if row[0] not in keep]
+        if gone:
+            self.note_keys_changed()
         for digest in gone:
             self._q.revoke_key(self._db, digest=digest, now=now)
         return len(gone)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response
 from werkzeug.middleware.proxy_fix import ProxyFix
 
+from postroom.accounts.keys import ApiKeys
 from postroom.accounts.vault import Vault
 from postroom.core.clock import Clock, system_clock
 from postroom.intake.disk_share import DiskShares
@@ -15,7 +16,6 @@ from postroom.settings import Settings
 from postroom.store.store import Store
 from postroom.web import front, health, problems, send_email
 from postroom.web.api_request import ApiRequest, current
-from postroom.web.auth import Doorkeeper
 from postroom.web.connections import Connections
 from postroom.web.head import take_forwarded_address
 from postroom.web.hub import Hub
@@ -154,16 +154,16 @@ def create_app(
     app.request_class = ApiRequest
     app.url_map.merge_slashes = False  # an address is what it says: no redirection to another one
     hub = hub or Hub(store)
-    doorkeeper = Doorkeeper(store, vault, hub)
+    keys = ApiKeys(store, vault)
     shares = DiskShares(store, hub.aside)
-    app.extensions["postroom"] = send_email.Services(settings, store, doorkeeper, clock, hub, shares)
+    app.extensions["postroom"] = send_email.Services(settings, store, keys, clock, hub, shares)
     problems.install(app)
     app.register_blueprint(send_email.blueprint)
     app.register_blueprint(front.blueprint)
     app.extensions["postroom.readiness"] = health.Readiness(is_stopping)
     app.register_blueprint(health.blueprint)
     app.extensions["postroom.refusals"] = Refusals()
-    app.limits = RateLimits(settings, doorkeeper, hub)
+    app.limits = RateLimits(settings, keys, hub)
     app.before_request(lambda: app.admit(current(), current().endpoint))
     app.after_request(lambda response: app.settle(current(), current().endpoint, response))
     return app

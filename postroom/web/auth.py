@@ -1,4 +1,4 @@
-"""Who is calling: the key in the header or the body, and the account that it belongs to."""
+"""The key of a request: in a header or in the body, and only one."""
 
 from __future__ import annotations
 
@@ -6,60 +6,7 @@ from typing import Any
 
 from flask import Request
 
-from postroom.accounts.csv_sync import ApiKeys
-from postroom.accounts.vault import Vault
-from postroom.core.account import Account
-from postroom.core.errors import MalformedSubmission, NotAuthenticated, StoreUnavailable
-from postroom.store.store import Store
-from postroom.web.hub import Hub
-
-_WHERE = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
-
-
-class Doorkeeper:
-    """Knows the keys. Its answers say nothing about how close a wrong key was."""
-
-    def __init__(self, store: Store, vault: Vault, hub: Hub) -> None:
-        self._ring = ApiKeys(store, vault)
-        self._hub = hub
-
-    def account(self, key: str | None) -> Account:
-        """Return the key's account. Raises NotAuthenticated."""
-        if not key:
-            raise NotAuthenticated(f"there is no key in this request: {_WHERE}", field="key")
-        self._refresh()
-        account = self._ring.account_of(key)
-        if account is None:
-            raise NotAuthenticated("this key is not known here", field="key")
-        return account
-
-    def is_used(self, key: str) -> bool:
-        """Whether the key works and has been used with success before."""
-        self._refresh()
-        return self._ring.is_used(key)
-
-    def is_used_elsewhere(self, key: str) -> bool:
-        """The same, asked of the database: another process may know more. It takes as long for every key."""
-        try:
-            return self._hub.read(lambda: self._ring.is_used_elsewhere(key))
-        except StoreUnavailable:
-            return False
-
-    def never_used(self, key: str | None) -> bytes | None:
-        """Return the digest of a working key that has not been used with success, else None."""
-        return self._ring.never_used(key) if key else None
-
-    def note_used(self, digest: bytes) -> None:
-        """Remember that a key was used with success, once the database knows."""
-        self._ring.note_used(digest)
-
-    def _refresh(self) -> None:
-        if not self._ring.is_fresh:
-            self._hub.read(self._ring.refresh)
-
-    def bucket(self, key: str) -> str:
-        """Return a name for the key that a rate limiter's storage may see."""
-        return self._ring.digest(key).hex()
+from postroom.core.errors import MalformedSubmission
 
 
 def header_key(request: Request) -> str | None:

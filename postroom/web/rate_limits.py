@@ -8,10 +8,11 @@ from flask import Response
 from limits import RateLimitItemPerMinute, parse_many
 from werkzeug.exceptions import HTTPException
 
-from postroom.core.errors import LimiterUnavailable, PostroomError, QuotaExceeded
+from postroom.accounts.keys import ApiKeys
+from postroom.core.errors import LimiterUnavailable, PostroomError, QuotaExceeded, StoreUnavailable
 from postroom.settings import Settings
 from postroom.web.api_request import ApiRequest
-from postroom.web.auth import Doorkeeper, header_key
+from postroom.web.auth import header_key
 from postroom.web.hub import Hub
 from postroom.web.problems import answer_to
 from postroom.web.rate_limiter import RateLimiter, Window
@@ -29,12 +30,13 @@ SEND, STATUS = "api.send_email", "api.email_status"
 class RateLimits:
     """What stands in front of the two calls, before anybody looks whether a key exists."""
 
-    def __init__(self, settings: Settings, doorkeeper: Doorkeeper, hub: Hub) -> None:
+    def __init__(self, settings: Settings, keys: ApiKeys, hub: Hub) -> None:
         self._throttle = RateLimiter(
             settings.ratelimit_storage_uri, hub.together, settings.rate_limit_fallback
         )
         self._by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
-        self._doorkeeper = doorkeeper
+        self._keys = keys
+        self._hub = hub
 
     def admit(self, call: ApiRequest, endpoint: str | None) -> None:
         """Count the request. Raises QuotaExceeded, and LimiterUnavailable where it cannot be counted.
@@ -45,11 +47,13 @@ class RateLimits:
         """
         if endpoint not in (SEND, STATUS):
             return
+        if not self._keys.is_fresh:
+            self._hub.read(self._keys.refresh)
         key = _readable_key(call)
-        if key is None or not self._doorkeeper.is_used(key):
+        if key is None or not self._keys.is_used(key):
             self._check_guesses(call, key, may_refuse=endpoint == SEND or key is not None)
         if endpoint == SEND and self._by_key:
-            identity = call.source if key is None else self._doorkeeper.bucket(key)
+            identity = call.source if key is None else self._keys.digest(key).hex()
             window = self._throttle.hit(self._by_key, "key", identity)
             call.window = ("key", window) if window is not None else None
             if window is not None and window.exceeded:
@@ -59,8 +63,15 @@ class RateLimits:
         window = self._throttle.look(_GUESSES, "guesses", call.source)
         if not may_refuse or window is None or not window.exceeded:
             return
-        if key is None or not self._doorkeeper.is_used_elsewhere(key):
+        if key is None or not self._is_used_elsewhere(key):
             raise self._refusal(call, "guesses", window)
+
+    def _is_used_elsewhere(self, key: str) -> bool:
+        """Ask the database, for another process may know more."""
+        try:
+            return self._hub.read(lambda: self._keys.is_used_elsewhere(key))
+        except StoreUnavailable:
+            return False
 
     def settle(self, call: ApiRequest, endpoint: str | None, response: Response) -> Response:
         """Count a wrong guess, which may be one too many, and say in the answer where the caller stands."""
@@ -75,7 +86,7 @@ class RateLimits:
 
     def _is_used(self, call: ApiRequest) -> bool:
         key = _readable_key(call)
-        return key is not None and self._doorkeeper.is_used(key)
+        return key is not None and self._keys.is_used(key)
 
     def _refusal(self, call: ApiRequest, name: str, window: Window) -> QuotaExceeded:
         call.window = ("guesses" if name == "guesses" else "key", window)

@@ -75,7 +75,7 @@ class RSGIServer:
         self._body_within_s = body_within_s
         self._slot_within_s = slot_within_s
         self._large, self._huge = Turns(large_at_once), Turns(min(1, large_at_once))
-        self._doorkeeper = app.extensions["postroom"].doorkeeper
+        self._keys = app.extensions["postroom"].keys
         self._room = room or Room(for_small=ROOM_FOR_SMALL)
         self._refusals: Refusals = app.extensions["postroom.refusals"]
         self._connections = connections or Connections(0)
@@ -160,7 +160,7 @@ class RSGIServer:
         """Return who is to have turns of its own: a key that has been used, or all others at an address."""
         with suppress(PostroomError):
             key = header_key(ApiRequest.detached(environ))
-            if key is not None and self._doorkeeper.is_used(key):
+            if key is not None and self._keys.is_used(key):
                 return f"key {key}"
         return str(environ["REMOTE_ADDR"])
 

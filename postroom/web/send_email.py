@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from flask import Blueprint, Response, current_app
 
+from postroom.accounts.keys import ApiKeys, Principal
 from postroom.core import failpoint
 from postroom.core.clock import Clock, rfc3339
 from postroom.core.errors import InvalidSubmission, NotFound, PostroomError
@@ -24,7 +25,7 @@ from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 from postroom.store.writer import Work
 from postroom.web.api_request import ApiRequest, current
-from postroom.web.auth import Doorkeeper, header_key
+from postroom.web.auth import header_key
 from postroom.web.hub import Hub
 from postroom.web.schemas import read_send_request
 
@@ -41,7 +42,7 @@ class Services:
 
     settings: Settings
     store: Store
-    doorkeeper: Doorkeeper
+    keys: ApiKeys
     clock: Clock
     hub: Hub
     shares: DiskShares
@@ -59,7 +60,8 @@ def send_email() -> Response:
 
 def accept_mail(shared: Services, call: ApiRequest) -> Response:
     """Accept the mail of a request: answer with its id once it is durable."""
-    account = shared.doorkeeper.account(call.key)
+    principal = shared.keys.authenticate(call.key)
+    account = principal.account
     call.account = account.email
     asked = read_send_request(call.take_document())
     submission = Submission(
@@ -78,7 +80,7 @@ def accept_mail(shared: Services, call: ApiRequest) -> Response:
         disk_reserve=shared.settings.disk_reserve,
         shares=shared.shares,
         clock=shared.clock,
-        write=_write_and_note_use(shared, call.key),
+        write=_write_and_note_use(shared, principal),
         compute=partial(shared.hub.compute, f"account {account.id}"),
     )
     answer = _json(202, {"message": "Email request is being processed", "request_id": accepted.request_id})
@@ -86,28 +88,27 @@ def accept_mail(shared: Services, call: ApiRequest) -> Response:
     return answer
 
 
-def _write_and_note_use(shared: Services, key: str | None) -> Callable[[Work[T]], T]:
+def _write_and_note_use(shared: Services, principal: Principal) -> Callable[[Work[T]], T]:
     """Return what commits an acceptance, along with the first use of its key."""
-    digest = shared.doorkeeper.never_used(key)
-    if digest is None:
+    if not principal.is_new:
         return shared.hub.write
 
     def write(work: Work[T]) -> T:
         def both(transaction: Transaction) -> T:
-            transaction.note_key_used(digest, shared.clock())
+            transaction.note_key_used(principal.digest, shared.clock())
             return work(transaction)
 
         found = shared.hub.write(both)
-        shared.doorkeeper.note_used(digest)
+        shared.keys.note_used(principal.digest)
         return found
 
     return write
 
 
-def _note_use(shared: Services, key: str | None) -> None:
+def _note_use(shared: Services, principal: Principal) -> None:
     """Store the first use of a key where nothing else is written; what fails is tried at the next use."""
     with suppress(PostroomError):
-        _write_and_note_use(shared, key)(lambda transaction: None)
+        _write_and_note_use(shared, principal)(lambda transaction: None)
 
 
 def _answered() -> None:
@@ -119,15 +120,15 @@ def email_status(request_id: str) -> Response:
     """Say what became of a mail. Its id is enough to ask; a key narrows it to the key's own mail."""
     shared = services()
     key = header_key(current())
-    account = shared.doorkeeper.account(key) if key is not None else None
+    principal = shared.keys.authenticate(key) if key is not None else None
     request_id = request_id.lower()
     status = None
     if _REQUEST_ID.fullmatch(request_id):  # what cannot be one the database need not be asked for
         status = shared.hub.read(lambda: shared.store.status(request_id))
-    if status is None or (account is not None and account.id != status.account_id):
+    if status is None or (principal is not None and principal.account.id != status.account_id):
         raise NotFound("there is no mail with this request_id", field="request_id")
-    if shared.doorkeeper.never_used(key) is not None:
-        _note_use(shared, key)
+    if principal is not None and principal.is_new:
+        _note_use(shared, principal)
     answer: dict[str, Any] = {"request_id": status.request_id, "status": printable(str(status))}
     if status.possible_duplicate:
         answer["possible_duplicate"] = True

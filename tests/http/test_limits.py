@@ -22,10 +22,9 @@ from limits.storage import MemcachedStorage
 from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
-from postroom.core.account import Account
+from postroom.accounts.keys import ApiKeys, Principal
 from postroom.settings import RateLimitFallback
 from postroom.web import rate_limiter
-from postroom.web.auth import Doorkeeper
 from postroom.web.rate_limits import RateLimits
 from tests.servers.installation import ROOT
 from tests.servers.memcached import Memcached
@@ -454,13 +453,13 @@ def test_a_storage_that_goes_away_during_a_request(
 ) -> None:
     """The limits were looked at, the answer is ready: it goes out, whether it counts as a guess or not."""
     app = make_app(rate_limit="20/minute", ratelimit_storage_uri=redis_server.uri)
-    account = Doorkeeper.account
+    authenticate = ApiKeys.authenticate
 
-    def stop_first(self: Doorkeeper, key: str | None) -> Account:
+    def stop_first(self: ApiKeys, key: str | None) -> Principal:
         redis_server.stop()
-        return account(self, key)
+        return authenticate(self, key)
 
-    monkeypatch.setattr(Doorkeeper, "account", stop_first)
+    monkeypatch.setattr(ApiKeys, "authenticate", stop_first)
     assert post(app, alice if right else "wrong").status_code == status
     assert post(app, alice if right else "wrong").status_code == status
 
@@ -607,13 +606,13 @@ def test_a_storage_that_goes_away_during_a_request_changes_no_answer(
 ) -> None:
     """Even where requests are refused: this one was let in."""
     app = make_app(ratelimit_storage_uri=redis_server.uri, rate_limit_fallback="refuse")
-    account = Doorkeeper.account
+    authenticate = ApiKeys.authenticate
 
-    def stop_first(self: Doorkeeper, key: str | None) -> Account:
+    def stop_first(self: ApiKeys, key: str | None) -> Principal:
         redis_server.stop()
-        return account(self, key)
+        return authenticate(self, key)
 
-    monkeypatch.setattr(Doorkeeper, "account", stop_first)
+    monkeypatch.setattr(ApiKeys, "authenticate", stop_first)
     assert post(app, "wrong").status_code == 401
 
 

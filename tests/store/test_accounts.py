@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from postroom.accounts.csv_sync import AccountsFile, ApiKeys, SyncReport, report, unlock
+from postroom.accounts.csv_sync import AccountsFile, SyncReport, report, unlock
+from postroom.accounts.keys import ApiKeys
 from postroom.accounts.vault import Vault
 from postroom.core.account import Account, AccountState, Secret, ServerLacks
 from postroom.core.clock import SECOND
-from postroom.core.errors import StoreUnavailable
+from postroom.core.errors import NotAuthenticated, StoreUnavailable
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.store import Store, StoredAccount
 from tests.servers.cable import Cable
@@ -52,16 +53,19 @@ def vault() -> Vault:
     return Vault((OLD,))
 
 
-def account_of(ring: ApiKeys, key: str) -> Account | None:
-    if not ring.is_fresh:
-        ring.refresh()
-    return ring.account_of(key)
+def account_of(keys: ApiKeys, key: str) -> Account | None:
+    if not keys.is_fresh:
+        keys.refresh()
+    try:
+        return keys.authenticate(key).account
+    except NotAuthenticated:
+        return None
 
 
-def asked(ring: ApiKeys, key: str) -> str:
+def asked(keys: ApiKeys, key: str) -> str:
     """Return whose the key is, as a request hears it."""
     try:
-        account = account_of(ring, key)
+        account = account_of(keys, key)
     except StoreUnavailable:
         return "away"
     return account.email if account else "nobody"
@@ -407,27 +411,27 @@ class _BusyStore(Store):
         return found
 
 
-class TestKeyRing:
+class TestApiKeys:
     @pytest.fixture
-    def ring(self, office: Installation) -> ApiKeys:
+    def keys(self, office: Installation) -> ApiKeys:
         office.sync(ANNA)
-        ring = ApiKeys(office.store, office.vault)
-        assert account_of(ring, "anna-canary-key") is not None
-        return ring
+        keys = ApiKeys(office.store, office.vault)
+        assert account_of(keys, "anna-canary-key") is not None
+        return keys
 
-    def test_learns_of_new_keys_soon(self, office: Installation, ring: ApiKeys) -> None:
+    def test_learns_of_new_keys_soon(self, office: Installation, keys: ApiKeys) -> None:
         office.sync(ANNA, BERTA)
-        account = eventually(lambda: account_of(ring, "berta-canary-key"))
+        account = eventually(lambda: account_of(keys, "berta-canary-key"))
         assert account is not None
         assert account.email == "berta@example.com"
 
-    def test_learns_of_revoked_keys_soon(self, office: Installation, ring: ApiKeys) -> None:
+    def test_learns_of_revoked_keys_soon(self, office: Installation, keys: ApiKeys) -> None:
         office.sync(BERTA)
-        eventually(lambda: account_of(ring, "anna-canary-key") is None)
+        eventually(lambda: account_of(keys, "anna-canary-key") is None)
 
-    def test_does_not_ask_the_database_for_each_key(self, office: Installation, ring: ApiKeys) -> None:
+    def test_does_not_ask_the_database_for_each_key(self, office: Installation, keys: ApiKeys) -> None:
         office.store.close()
-        assert account_of(ring, "anna-canary-key") is not None
+        assert account_of(keys, "anna-canary-key") is not None
 
     @pytest.mark.only("postgres")
     @pytest.mark.parametrize("known", [True, False])
@@ -445,17 +449,17 @@ class TestKeyRing:
         assert isinstance(database, PostgresDatabase)
         with Cable(postgres_server.port) as cable:
             store = Store(PostgresEngine(f"postgresql://postroom@127.0.0.1:{cable.port}/{database.name}"))
-            ring = ApiKeys(store, office.vault)
+            keys = ApiKeys(store, office.vault)
             if known:
-                assert account_of(ring, "anna-canary-key") is not None
+                assert account_of(keys, "anna-canary-key") is not None
             cable.cut_at(b"setting", before=True, stay_away=True)
-            eventually(lambda: not ring.is_fresh)
+            eventually(lambda: not keys.is_fresh)
             with at_most(30, "one wait for 32 requests"), ThreadPoolExecutor(32) as threads:
-                outcomes = list(threads.map(partial(asked, ring), ["anna-canary-key", "unknown"] * 16))
+                outcomes = list(threads.map(partial(asked, keys), ["anna-canary-key", "unknown"] * 16))
             assert set(outcomes) == ({"anna@example.com", "away"} if known else {"away"})
             cable.mend()
-            eventually(lambda: asked(ring, "anna-canary-key") == "anna@example.com")
-            eventually(lambda: asked(ring, "unknown") == "nobody")
+            eventually(lambda: asked(keys, "anna-canary-key") == "anna@example.com")
+            eventually(lambda: asked(keys, "unknown") == "nobody")
             store.close()
 
     def test_survives_an_account_that_comes_in_while_it_reads(self, office: Installation) -> None:
@@ -463,9 +467,9 @@ class TestKeyRing:
         busy = _BusyStore(
             office.store, lambda: office.sync(ANNA, BERTA) if not office.owner("berta-canary-key") else None
         )
-        ring = ApiKeys(busy, office.vault)
-        assert account_of(ring, "anna-canary-key") is not None
-        eventually(lambda: account_of(ring, "berta-canary-key"))
+        keys = ApiKeys(busy, office.vault)
+        assert account_of(keys, "anna-canary-key") is not None
+        eventually(lambda: account_of(keys, "berta-canary-key"))
 
 
 class TestTheServer:
@@ -485,39 +489,38 @@ class TestTheServer:
 
 class TestUsedKeys:
     @pytest.fixture
-    def ring(self, office: Installation) -> ApiKeys:
+    def keys(self, office: Installation) -> ApiKeys:
         office.sync(ANNA, BERTA)
-        ring = ApiKeys(office.store, office.vault)
-        ring.refresh()
-        return ring
+        keys = ApiKeys(office.store, office.vault)
+        keys.refresh()
+        return keys
 
-    def test_are_known_to_others_and_after_a_restart(self, office: Installation, ring: ApiKeys) -> None:
+    def test_are_known_to_others_and_after_a_restart(self, office: Installation, keys: ApiKeys) -> None:
         other = ApiKeys(office.store, office.vault)
         other.refresh()
-        digest = ring.never_used("anna-canary-key")
-        assert digest is not None
-        office.store.write(lambda transaction: transaction.note_key_used(digest, NOW))
-        ring.note_used(digest)
-        assert ring.is_used("anna-canary-key")
-        assert ring.never_used("anna-canary-key") is None
+        anna = keys.authenticate("anna-canary-key")
+        assert anna.is_new
+        office.store.write(lambda transaction: transaction.note_key_used(anna.digest, NOW))
+        keys.note_used(anna.digest)
+        assert keys.is_used("anna-canary-key")
+        assert not keys.authenticate("anna-canary-key").is_new
         assert not other.is_used("anna-canary-key")
         assert other.is_used_elsewhere("anna-canary-key")
         assert other.is_used("anna-canary-key")
         later = ApiKeys(office.store, office.vault)
         later.refresh()
         assert later.is_used("anna-canary-key")
-        for each in (ring, other, later):
+        for each in (keys, other, later):
             assert not each.is_used("berta-canary-key")
             assert not each.is_used_elsewhere("berta-canary-key")
             assert not each.is_used_elsewhere("nobody's")
-            assert each.never_used("nobody's") is None
 
-    def test_that_left_the_file_are_not(self, office: Installation, ring: ApiKeys) -> None:
-        digest = ring.never_used("anna-canary-key")
-        assert digest is not None
-        office.store.write(lambda transaction: transaction.note_key_used(digest, NOW))
-        ring.note_used(digest)
+    def test_that_left_the_file_are_not(self, office: Installation, keys: ApiKeys) -> None:
+        anna = keys.authenticate("anna-canary-key")
+        assert anna.is_new
+        office.store.write(lambda transaction: transaction.note_key_used(anna.digest, NOW))
+        keys.note_used(anna.digest)
         office.sync(BERTA)
-        eventually(lambda: asked(ring, "anna-canary-key") == "nobody")
-        assert not ring.is_used("anna-canary-key")
-        assert not ring.is_used_elsewhere("anna-canary-key")
+        eventually(lambda: asked(keys, "anna-canary-key") == "nobody")
+        assert not keys.is_used("anna-canary-key")
+        assert not keys.is_used_elsewhere("anna-canary-key")

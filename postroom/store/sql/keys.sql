@@ -12,6 +12,11 @@ SELECT count(*) FROM api_key WHERE digest = :digest AND revoked_at IS NULL AND u
 -- name: note_key_used!
 UPDATE api_key SET used_at = :now WHERE digest = :digest AND used_at IS NULL;
 
+-- A number as text. Its row is locked until the commit, so no two transactions raise it to the same one.
+-- name: raise_revision!
+INSERT INTO setting (name, value) VALUES (:name, '1')
+ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(setting.value AS bigint) + 1 AS text);
+
 -- name: grant_key!
 INSERT INTO api_key (account_id, digest, source, created_at) VALUES (:account_id, :digest, :source, :now)
 ON CONFLICT (digest) DO UPDATE SET account_id = excluded.account_id, revoked_at = NULL;

@@ -1,0 +1,134 @@
+"""API keys to accounts, in memory: authenticates requests, and reads the keys again soon after any process changed them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from postroom.accounts.vault import Vault
+from postroom.core.account import Account
+from postroom.core.errors import NotAuthenticated, StoreUnavailable
+from postroom.store.store import Store
+from postroom.store.transaction import KEYS_REVISION
+
+_FRESH_FOR_S: Final = 0.5
+_WHERE: Final = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a request comes from: the account of its key. `digest` stands for the key; `is_new`: never used so far."""
+
+    account: Account
+    digest: bytes
+    is_new: bool
+
+
+class ApiKeys:
+    """The keys that work, as they were at the last `refresh`; a caller refreshes when `is_fresh` is false.
+
+    Every write to keys and to what they open raises the store's revision of them (`Transaction.note_keys_changed`),
+    and `refresh` looks at that number alone while it is the same. So a change by any process counts half a
+    second later, plus the time of a read, and no request has a query of its own.
+    While the database is away the keys stay as they were last read: what they open can write nothing then.
+    """
+
+    def __init__(self, store: Store, vault: Vault) -> None:
+        self._store = store
+        self._vault = vault
+        self._mutex = threading.Lock()
+        self._revision: str | None = ""  # "": nothing was read yet
+        self._checked = float("-inf")
+        self._away: StoreUnavailable | None = None  # why the last look was in vain
+        self._keys: dict[bytes, Account] = {}
+        self._used: set[bytes] = set()
+        # The key asked for last, and its digests.
+        self._newest: tuple[str | None, tuple[bytes, ...]] = None, ()
+
+    def authenticate(self, key: str | None) -> Principal:
+        """Return whose key this is. Raises NotAuthenticated, which says nothing of how close a wrong key was.
+
+        Keys are looked up by their HMAC, so timing tells nothing. Raises StoreUnavailable for one that
+        is not there while the database is away: nobody can say whether it has come in since.
+        """
+        if not key:
+            raise NotAuthenticated(f"there is no key in this request: {_WHERE}", field="key")
+        away = self._away
+        digest = self._working(key)
+        if digest is None:
+            if away is not None:
+                raise StoreUnavailable(str(away))
+            raise NotAuthenticated("this key is not known here", field="key")
+        return Principal(self._keys[digest], digest, digest not in self._used)
+
+    def is_used(self, key: str) -> bool:
+        """Whether the key was known to work and to have been used with success at the last `refresh`."""
+        return any(digest in self._used for digest in self._digests(key))
+
+    def is_used_elsewhere(self, key: str) -> bool:
+        """Ask the database whether another process has seen the key used; it takes as long for every key.
+
+        Raises StoreUnavailable.
+        """
+        used = [digest for digest in self._digests(key) if self._store.is_key_used(digest)]
+        self._used.update(used)
+        return bool(used)
+
+    def note_used(self, digest: bytes) -> None:
+        """Remember that a key was used with success, once the database knows."""
+        self._used.add(digest)
+
+    def digest(self, key: str) -> bytes:
+        """Return what stands for the key wherever it must not be seen, such as a rate limiter's storage."""
+        return self._digests(key)[0]
+
+    def _working(self, key: str) -> bytes | None:
+        return next((digest for digest in self._digests(key) if digest in self._keys), None)
+
+    def _digests(self, key: str) -> tuple[bytes, ...]:
+        """Return the digests of a key. A request asks three times in a row, with the same object.
+
+        Keys are not compared with each other: that would take longer the more they have in common.
+        """
+        newest, digests = self._newest
+        if newest is not key:
+            digests = self._vault.digests(key)
+            self._newest = key, digests
+        return digests
+
+    @property
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self._checked < _FRESH_FOR_S
+
+    def refresh(self) -> None:
+        """Read the keys again if they have changed. It waits for the database, so it is not for an event loop."""
+        # A look at a database that is away takes seconds: one caller waits for it, and the others go on.
+        if not self._mutex.acquire(blocking=self._away is None):
+            return
+        try:
+            if not self.is_fresh:
+                self._look()
+        finally:
+            self._mutex.release()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        try:
+            self._read()
+        except StoreUnavailable as error:
+            self._away, self._checked = error, time.monotonic()
+        else:
+            self._away, self._checked = None, now
+
+    def _read(self) -> None:
+        revision = self._store.setting(KEYS_REVISION)
+        if revision == self._revision:
+            return
+        # Keys first: an account may come in meanwhile, but none ever goes.
+        keys = self._store.active_keys()
+        accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
+        self._used = self._store.used_keys() | (self._used & keys.keys())
+        self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
+        self._revision = revision
