@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 import trustme
 
+from postroom.telemetry.repeats import unquieten
 from tests.reporting import (
     pytest_configure,
     pytest_runtest_makereport,
@@ -61,6 +62,7 @@ def _logging_as_before() -> Iterator[None]:
     root.setLevel(level)
     for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
         root.removeHandler(handler)
+    unquieten()  # or its timer writes into a stream that pytest has closed
 
 
 @pytest.fixture(scope="session")

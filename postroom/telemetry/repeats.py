@@ -1,4 +1,4 @@
-"""Log lines that repeat are said once a minute, with their count."""
+"""Log lines that repeat are written once a minute, with their count."""
 
 from __future__ import annotations
 
@@ -83,6 +83,15 @@ class Repeats(logging.Filter):
             self._timer.daemon = True
             self._timer.start()
 
+    def stop(self) -> None:
+        """End the timer; the lines that were held back are not written. For a handler that is taken out of use."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for kind in self._kinds.values():
+                kind.more = 0
+
     def say_what_is_due(self, *, all_of_it: bool = False) -> None:
         """Say what was held back in the periods that are over; a new one begins for each kind."""
         now = self._clock()
@@ -111,10 +120,22 @@ def _summary(kind: _Kind, period: float) -> logging.LogRecord:
 
 
 def quieten(handler: logging.Handler, *names: str) -> None:
-    """Have a handler say what repeats once a minute, for the loggers whose names begin with these."""
+    """Have a handler write repeated lines once a minute, for the loggers whose names begin with these.
+
+    It takes the place of the handler before, whose stream may be closed: that one writes nothing more by itself.
+    """
     global _current
+    unquieten()
     _current = Repeats(names, handler.handle)
     handler.addFilter(_current)
+
+
+def unquieten() -> None:
+    """Stop the timer of the handler that `quieten` was last given."""
+    global _current
+    if _current is not None:
+        _current.stop()
+        _current = None
 
 
 def _say_the_rest() -> None:

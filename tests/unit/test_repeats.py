@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from postroom.telemetry.repeats import Repeats, quieten
+from postroom.telemetry.repeats import Repeats, quieten, unquieten
 from tests.servers.waiting import eventually
 
 
@@ -130,3 +130,22 @@ def test_a_handler_can_be_quietened() -> None:
     quieten(handler, "postroom.worker")
     [added] = handler.filters
     assert isinstance(added, Repeats)
+
+
+def test_a_handler_that_another_replaces_writes_nothing_more_by_itself() -> None:
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    quieten(handler, "postroom.worker")
+    [former] = handler.filters
+    assert isinstance(former, Repeats)
+    for _ in range(3):
+        handler.handle(logging.LogRecord("postroom.worker", 30, "", 1, "again", (), None))
+    timer = former._timer
+    assert timer is not None
+    quieten(logging.NullHandler(), "postroom.worker")
+    timer.join(60)  # one that was not cancelled waits for a minute, and then writes
+    assert not timer.is_alive()
+    former.say_what_is_due(all_of_it=True)
+    assert lines == ["again"]
+    unquieten()
