@@ -14,32 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.test_cli import Folder, check_failed
+from tests.process.test_cli import ROW, Folder, check_failed, folder_with_messages
 from tests.servers.installation import Installation, account_rows
 from tests.servers.programs import free_port
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
-ROW = "the-key-of-alice,alice@example.com,,inbox"
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     """An installation with two messages that wait."""
-    home = tmp_path / "home"
-    home.mkdir()
-    made = Folder(home)
-    made.accounts(ROW)
-    made.prepare()
-    for _ in range(2):
-        _accept(made)
-    return made
-
-
-def _accept(folder: Folder) -> str:
-    done = folder.run("send", "--to", "you@example.com", "--body", "x")
-    assert done.returncode == 0, done
-    return done.stdout.strip()
+    return folder_with_messages(tmp_path / "home", 2)
 
 
 def _saved(folder: Folder, path: Path) -> Path:
@@ -100,10 +85,10 @@ def test_all_that_is_held_is_decided_by_one_command(
     folder: Folder, tmp_path: Path, command: str, done: str
 ) -> None:
     path = _saved(folder, tmp_path / "backup.tar")
-    after = _accept(folder)
+    after = folder.accept()
     assert "2 messages are held" in folder.run("restore", str(path)).stdout
     assert "no message with the id" in folder.run("status", after).stderr
-    later = _accept(folder)
+    later = folder.accept()
     assert folder.run(command, "--held").stdout == f"2 messages are {done}\n"
     assert folder.run(command, "--held").stdout == f"0 messages are {done}\n"
     assert folder.run("status", later).stdout.startswith(f"{later}  queued"), "it was never held"
@@ -113,7 +98,7 @@ def test_all_that_is_held_is_decided_by_one_command(
 
 def test_what_was_there_before_is_kept(folder: Folder, tmp_path: Path) -> None:
     path = _saved(folder, tmp_path / "backup.tar")
-    after = _accept(folder)
+    after = folder.accept()
     (folder.path / "data.csv").write_text("changed")
     done = folder.run("restore", str(path))
     assert done.returncode == 0, done

@@ -93,6 +93,26 @@ class Folder:
         text = "\n".join(("key,email,app_password,host", *rows)) + "\n"
         (self.path / "data.csv").write_text(text, encoding="utf-8")
 
+    def accept(self) -> str:
+        """Accept a message, and return its id."""
+        done = self.run("send", "--to", "you@example.com", "--body", "x")
+        assert done.returncode == 0, done
+        return done.stdout.strip()
+
+
+ROW = "the-key-of-alice,alice@example.com,,inbox"
+
+
+def folder_with_messages(path: Path, messages: int) -> Folder:
+    """Return a new installation with so many messages that wait: for what saves and restores one."""
+    path.mkdir()
+    made = Folder(path)
+    made.accounts(ROW)
+    made.prepare()
+    for _ in range(messages):
+        made.accept()
+    return made
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:

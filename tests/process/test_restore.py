@@ -20,23 +20,15 @@ from postroom.runtime.backup import restore
 from postroom.store.sqlite.copies import log_of, mark_of
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import open_store
-from tests.process.test_cli import Folder, check_failed
+from tests.process.test_cli import ROW, Folder, check_failed, folder_with_messages
 
-ROW = "the-key-of-alice,alice@example.com,,inbox"
-SEND = ("send", "--to", "you@example.com", "--body", "x")
 MOST_STEPS = 20
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     """An installation with one message, of which there is a backup."""
-    home = tmp_path / "home"
-    home.mkdir()
-    made = Folder(home)
-    made.accounts(ROW)
-    made.prepare()
-    done = made.run(*SEND)
-    assert done.returncode == 0, done
+    made = folder_with_messages(tmp_path / "home", 1)
     assert made.run("backup", str(tmp_path / "backup.tar")).returncode == 0
     return made
 
@@ -57,7 +49,7 @@ def _count(database: Path) -> int:
 def _as_after_a_crash(folder: Folder, copy: Path) -> None:
     """Copy the installation with a second message, which is in the write-ahead log alone."""
     with closing(open_store(f"sqlite:///{_database(folder.path)}")):  # so that the log stays
-        assert folder.run(*SEND).returncode == 0
+        folder.accept()
         shutil.copytree(folder.path, copy)
     assert log_of(_database(copy)).stat().st_size > 0
 
