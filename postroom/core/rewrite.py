@@ -9,15 +9,21 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import BinaryIO, Literal, TypeAlias
 
 from postroom.core.files import plain_file, sync
 
 _LONGEST_LINE = 1 << 20  # octets; a longer one comes in parts
 _REST = ".rewritten"
 # What rotation compresses files with, by the octets that they begin with.
-_COMPRESSIONS: dict[bytes, Any] = {b"\x1f\x8b": gzip, b"BZh": bz2, b"\xfd7zXZ\0": lzma}
+_Open: TypeAlias = Callable[[BinaryIO, Literal["rb", "wb"]], BufferedIOBase]
+_COMPRESSIONS: dict[bytes, _Open] = {
+    b"\x1f\x8b": lambda file, mode: gzip.GzipFile(fileobj=file, mode=mode),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
 _UNKNOWN = {b"\x28\xb5\x2f\xfd": "zstd", b"\x04\x22\x4d\x18": "lz4", b"\x1f\x9d": "compress"}
 
 
@@ -46,30 +52,30 @@ def rewrite_lines(path: Path, change: Callable[[bytes], bytes]) -> int:
     return changed
 
 
-def _compression_of(file: BinaryIO) -> Any:
-    """Return the module that reads and writes what the file was compressed with; None: with nothing. Raises CannotRead."""
+def _compression_of(file: BinaryIO) -> _Open | None:
+    """Return what opens the file decompressed, or None when it is not compressed. Raises CannotRead."""
     begins = file.read(8)
     for octets, name in _UNKNOWN.items():
         if begins.startswith(octets):
             raise CannotRead(f"it is compressed by {name}")
-    return next((module for octets, module in _COMPRESSIONS.items() if begins.startswith(octets)), None)
+    return next((opener for octets, opener in _COMPRESSIONS.items() if begins.startswith(octets)), None)
 
 
-def _lines(file: BinaryIO, compression: Any) -> Iterator[bytes]:
+def _lines(file: BinaryIO, compression: _Open | None) -> Iterator[bytes]:
     file.seek(0)
     if compression is None:
         yield from _parts(file)
         return
-    with compression.open(file, "rb") as inside:
+    with compression(file, "rb") as inside:
         yield from _parts(inside)
 
 
-def _parts(file: IO[bytes]) -> Iterator[bytes]:
+def _parts(file: BinaryIO | BufferedIOBase) -> Iterator[bytes]:
     while line := file.readline(_LONGEST_LINE):
         yield line
 
 
-def _replace(path: Path, old: BinaryIO, compression: Any, change: Callable[[bytes], bytes]) -> None:
+def _replace(path: Path, old: BinaryIO, compression: _Open | None, change: Callable[[bytes], bytes]) -> None:
     beside = path.with_name(f".{path.name}{_REST}")  # one that a crash has left is begun anew
     try:
         beside.unlink(missing_ok=True)
@@ -78,7 +84,7 @@ def _replace(path: Path, old: BinaryIO, compression: Any, change: Callable[[byte
             if compression is None:
                 new.writelines(lines)
             else:
-                with compression.open(new, "wb") as inside:
+                with compression(new, "wb") as inside:
                     inside.writelines(lines)
             status = os.fstat(old.fileno())
             with suppress(PermissionError):

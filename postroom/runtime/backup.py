@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final, TypedDict
 
 from postroom import __version__
 from postroom.core.clock import Clock, rfc3339
@@ -45,6 +45,22 @@ _PIECE: Final = 1 << 20
 _FOR_EVER: Final = 1 << 62  # microseconds
 
 
+class _Described(TypedDict):
+    """A file in a backup, as its manifest describes it."""
+
+    size: int
+    sha256: str
+
+
+class _Manifest(TypedDict):
+    """The first member of a backup, which says what the others must be."""
+
+    format: int
+    postroom: str
+    made_at: str
+    files: dict[str, _Described]
+
+
 class BackupError(PostroomError):
     """A backup could not be made, or cannot be restored; nothing was changed."""
 
@@ -68,9 +84,6 @@ class Restored:
     wrote_settings: bool
 
 
-# ---------------------------------------------------------------- saving
-
-
 def save(
     store: Store, settings: Settings, var: Path, path: Path, clock: Clock, *, overwrite: bool = False
 ) -> Saved:
@@ -86,7 +99,7 @@ def save(
         with _scratch(path.parent) as scratch:
             files = _gather(store, settings, var, scratch)
             draft = scratch / _DRAFT
-            manifest: dict[str, Any] = {
+            manifest: _Manifest = {
                 "format": _FORMAT,
                 "postroom": __version__,
                 "made_at": rfc3339(clock()),
@@ -200,7 +213,7 @@ def _gather(store: Store, settings: Settings, var: Path, scratch: Path) -> dict[
     return {name: file for name, file in files.items() if file.is_file()}
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path) -> _Described:
     with plain_file(path) as file:
         return {"size": path.stat().st_size, "sha256": _digest(file)}
 
@@ -212,7 +225,7 @@ def _digest(file: IO[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _pack(path: Path, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+def _pack(path: Path, manifest: _Manifest, files: Mapping[str, Path]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(descriptor, 0o600)  # whatever the umask
@@ -230,9 +243,6 @@ def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> 
     member = tarfile.TarInfo(name)
     member.size, member.mode, member.mtime = size, 0o600, int(time.time())
     archive.addfile(member, content)
-
-
-# ---------------------------------------------------------------- restoring
 
 
 def restore(path: Path, var: Path, clock: Clock) -> Restored:
@@ -283,7 +293,7 @@ def _has_settings() -> bool:
     return Path(ENVIRONMENT).exists() or Path(ENVIRONMENT).is_symlink()
 
 
-def _verify(path: Path, folder: Path, only: Collection[str] | None = None) -> dict[str, Any]:
+def _verify(path: Path, folder: Path, only: Collection[str] | None = None) -> _Manifest:
     """Unpack a backup, or `only` some of it, into `folder` and see that each file is as its manifest says.
 
     Raises BackupError, OSError.
@@ -307,9 +317,11 @@ def _verify(path: Path, folder: Path, only: Collection[str] | None = None) -> di
     return manifest
 
 
-def _manifest(path: Path, archive: tarfile.TarFile) -> dict[str, Any]:
+def _manifest(path: Path, archive: tarfile.TarFile) -> _Manifest:
     source = archive.extractfile(_MANIFEST)
-    manifest: dict[str, Any] = json.loads(source.read(_LARGEST_MANIFEST)) if source else {}
+    if source is None:
+        raise KeyError(_MANIFEST)
+    manifest: _Manifest = json.loads(source.read(_LARGEST_MANIFEST))
     if manifest["format"] != _FORMAT:
         raise BackupError(f"{path} was made by Postroom {manifest['postroom']}, and this is {__version__}")
     if not set(manifest["files"]) <= _MEMBERS:
@@ -317,7 +329,7 @@ def _manifest(path: Path, archive: tarfile.TarFile) -> dict[str, Any]:
     return manifest
 
 
-def _unpacked(source: IO[bytes], target: Path) -> dict[str, Any]:
+def _unpacked(source: IO[bytes], target: Path) -> _Described:
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         shutil.copyfileobj(source, file, _PIECE)

@@ -21,15 +21,15 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 191
+STILL_ANY = 178
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 411,
     "store/postgres/connect.py": 473,
-    "store/postgres/engine.py": 732,
-    "store/postgres/engine.py:PostgresEngine": 442,
-    "store/sqlite/engine.py": 484,
-    "store/sqlite/engine.py:SQLiteEngine": 362,
-    "store/sqlite/engine.py:SQLiteEngine.__init__": 48,
+    "store/postgres/engine.py": 734,
+    "store/postgres/engine.py:PostgresEngine": 443,
+    "store/sqlite/engine.py": 496,
+    "store/sqlite/engine.py:SQLiteEngine": 367,
+    "store/sqlite/engine.py:SQLiteEngine.__init__": 49,
     "store/store.py": 569,
     "store/store.py:Store": 323,
     "store/transaction.py": 1098,
