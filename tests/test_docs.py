@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -371,6 +372,35 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 
 
 # --- The first mail.
+
+
+_SOURCE = re.compile(r"(?<![\w./*-])(?:\w+/)*\w+\.(?:py|sql|sh)(?![\w/])")
+
+
+@cache
+def _sources() -> frozenset[str]:
+    """Return the sources of the project by their whole paths, and by each end of these that is a path too."""
+    folders = ("postroom", "tests", "tools", "bench", "deploy")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.*")]
+    parts = [path.relative_to(ROOT).parts for path in [*paths, *ROOT.glob("*.py")]]
+    return frozenset("/".join(each[start:]) for each in parts for start in range(len(each)))
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page.name != "CHANGELOG.md"],  # which tells of former names
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_every_source_that_a_page_names_exists(page: Path) -> None:
+    """A page may say `store/store.py` as well as `postroom/store/store.py`."""
+    code = " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
+    assert not [name for name in _SOURCE.findall(code) if "NNNN" not in name and name not in _sources()]
+
+
+def test_a_source_that_is_not_there_is_seen() -> None:
+    assert _SOURCE.findall("postroom/store/nothing.py") == ["postroom/store/nothing.py"]
+    assert "store/store.py" in _sources()
+    assert not {"postroom/store/nothing.py", "tore/store.py"} & _sources()
 
 
 @pytest.fixture
