@@ -23,8 +23,9 @@ from bench.section import Options, Section, table
 from bench.systems import measure, postroom
 from postroom.core.account import Account, Security
 from postroom.core.clock import system_clock
+from postroom.core.decide import decision_of
 from postroom.core.job import ClaimedJob
-from postroom.core.message import NewMessage, Submission
+from postroom.core.message import InDoubtPolicy, NewMessage, Submission
 from postroom.core.outcome import Reply, Sent
 from postroom.intake.prepare import prepare
 from postroom.intake.request_id import new_request_id
@@ -33,7 +34,6 @@ from postroom.smtp.client import Connection
 from postroom.smtp.deliver import deliver
 from postroom.smtp.endpoint import Endpoint
 from postroom.store.store import Store, open_store
-from postroom.store.transaction import Result
 from postroom.web.hub import Hub
 from postroom.web.rate_limiter import RateLimiter
 from postroom.web.schemas import read_send_request
@@ -161,9 +161,9 @@ async def _worker_stages(store: Store, account: Account, port: int, count: int) 
     reply = Reply(250, "2.0.0 queued", "2.0.0")
 
     def finish(job: ClaimedJob) -> Callable[..., object]:
-        result = Result({job.deliveries[0].id: Sent(reply)}, None)
+        decision = decision_of(job, {job.deliveries[0].id: Sent(reply)}, InDoubtPolicy.RETRY, now=now)
         return lambda transaction: transaction.finish(
-            job, result, worker_id=worker, started_at=now, now=system_clock()
+            job, decision, worker_id=worker, started_at=now, now=system_clock()
         )
 
     stages.append(Stage("worker", f"finish, {_BATCH} at a time", in_batches(finish)))

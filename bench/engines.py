@@ -17,11 +17,12 @@ from bench.load import DOCUMENT_BYTES
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import measure, postroom
 from postroom.core.clock import system_clock
+from postroom.core.decide import decision_of
 from postroom.core.job import ClaimedJob
-from postroom.core.message import NewMessage
+from postroom.core.message import InDoubtPolicy, NewMessage
 from postroom.core.outcome import Reply, Sent
 from postroom.store.store import open_store
-from postroom.store.transaction import Result, Transaction
+from postroom.store.transaction import Transaction
 from tests.servers.postgres import Postgres
 
 _ACCOUNTS = 4
@@ -176,5 +177,5 @@ def _accept(message: NewMessage, transaction: Transaction) -> None:
 
 def _finish(job: ClaimedJob, worker_id: int, transaction: Transaction) -> None:
     now, reply = system_clock(), Reply(250, "queued", "2.0.0")
-    result = Result({job.deliveries[0].id: Sent(reply)}, None)
-    transaction.finish(job, result, worker_id=worker_id, started_at=now, now=now)
+    decision = decision_of(job, {job.deliveries[0].id: Sent(reply)}, InDoubtPolicy.RETRY, now=now)
+    transaction.finish(job, decision, worker_id=worker_id, started_at=now, now=now)

@@ -21,7 +21,7 @@ from postroom.core.text import printable
 if TYPE_CHECKING:
     from postroom.runtime.installation import Service
     from postroom.store.store import StoredAccount
-    from postroom.store.transaction import Slot, Transaction
+    from postroom.store.transaction import ConnectionLease, Transaction
     from postroom.worker.liveness import Registration
     from postroom.worker.mail.connect import ServerConnector
 
@@ -115,7 +115,7 @@ class _NotSoonError(Exception):
     """The account's turn to log in is too far away; it is not taken."""
 
 
-def _slot(checker: _Checker, stored: StoredAccount) -> Slot | None:
+def _slot(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
     """Take one of the account's connections, and its turn to log in; None when all are taken. Raises _NotSoonError."""
     account = stored.account
     most, logins_per_minute = account.connections or 1, account.logins_per_minute
@@ -124,7 +124,7 @@ def _slot(checker: _Checker, stored: StoredAccount) -> Slot | None:
         most, logins_per_minute = server.connections, server.logins_per_minute
     has_login = stored.credential is not None
 
-    def work(transaction: Transaction) -> Slot | None:
+    def work(transaction: Transaction) -> ConnectionLease | None:
         slot = transaction.take_connection(
             account.id,
             checker.worker_id,

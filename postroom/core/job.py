@@ -1,4 +1,4 @@
-"""A delivery job that a worker has claimed."""
+"""A job of the queue: what names it (`JobRef`), and what a worker has of one that it has claimed (`ClaimedJob`)."""
 
 from __future__ import annotations
 
@@ -29,28 +29,34 @@ class LargeContent:
     checksum: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedJob:
-    """A delivery job that this worker owns as long as `token` stands in its row.
-
-    Its content is in `mime`, or, where it is large, still in the database: then `large` says which it is.
-    """
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRef:
+    """One attempt at a job, owned by a worker as long as `token` stands in the job's row: what `finish` needs of it."""
 
     id: int
     token: int
     attempt: int
     message_id: int
+    deliveries: tuple[PendingDelivery, ...]
+    reserved_bucket: int | None = None  # where its recipients count towards the account's daily limit
+    partial: bool = False  # the limit had no room for all recipients: the others wait
+    one_recipient: bool = False  # the message has no other, nor had it one
+    in_doubt: InDoubtPolicy | None = None  # the message's own; None: the installation's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedJob(JobRef):
+    """A delivery job that this worker owns, with all that sending needs.
+
+    Its content is in `mime`, or, where it is large, still in the database: then `large` says which it is.
+    """
+
     request_id: str
     account_id: int
     reverse_path: str
-    deliveries: tuple[PendingDelivery, ...]
     mime: bytes = field(repr=False)
     smtputf8: bool
     accepted_at: Instant
-    reserved_slot: int | None = None  # where its recipients count towards the account's daily limit
-    in_doubt: InDoubtPolicy | None = None
-    partial: bool = False  # the limit had no room for all recipients: the others wait
-    one_recipient: bool = False  # the message has no other, nor had it one
     drawn: int = 0  # refusals of the account that it drew, others having passed in between
     drawn_at: Instant | None = None  # the last one
     large: LargeContent | None = None

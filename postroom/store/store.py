@@ -19,6 +19,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 from postroom.core import pace
 from postroom.core.account import Account, AccountState, Secret, Security, ServerLacks
 from postroom.core.clock import SECOND, Instant
+from postroom.core.decide import STEP_BACK
 from postroom.core.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
 from postroom.core.job import LargeContent
 from postroom.core.message import MessageState, MessageStatus
@@ -41,7 +42,6 @@ from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.transaction import (
     LONGEST_PARK,
     REFUSED_LOGIN,
-    STEP_BACK,
     slots_of_the_day,
 )
 from postroom.store.writer import GroupCommit, Settled, Take, Work

@@ -11,49 +11,54 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 from postroom.core import failpoint, pace, retry
 from postroom.core.account import ServerLacks
 from postroom.core.clock import SECOND, Instant
+from postroom.core.decide import (
+    STEP_BACK,
+    SUSPECT,
+    Decision,
+    DeliveryResult,
+    DeliveryState,
+    WorkerEnd,
+    decide_abandoned,
+    decide_damaged,
+    decide_released,
+    kind_of,
+)
 from postroom.core.errors import DAMAGED, LeaseLost, WorkerExpired
-from postroom.core.job import MOST_IN_MEMORY, ClaimedJob, LargeContent, PendingDelivery
+from postroom.core.events import EventKind, NewEvent, sent_again
+from postroom.core.job import MOST_IN_MEMORY, ClaimedJob, JobRef, LargeContent, PendingDelivery
 from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
-from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.core.outcome import Blame, Failed, InDoubt, Outcome, Reply, Sent
 from postroom.core.pace import Pace
 from postroom.store.pieces import Upload
 from postroom.store.watermarks import Watermarks
 
 _tokens = random.Random()  # noqa: S311  # claim tokens must differ, not be secret; the system's own are slow
 os.register_at_fork(after_in_child=_tokens.seed)
-CRASHED = "the worker that was sending it stopped"
-POISONED = "set aside: the worker has stopped {} times while it was sending this message"
-_NEIGHBOUR_DAMAGED = "another recipient's stored envelope was altered"
 STEPPED_BACK = (
     "held: the database was restored or has lost its newest state, and this may have been sent already"
 )
 KEYS_REVISION = "accounts_version"  # setting: a number that every change of keys or their accounts raises
 REFUSED_LOGIN = "refused_login:"  # setting: with the account's id behind it
-SENT_AGAIN = "it is sent again, and may arrive twice"
-MOST_CRASHES = 3
 LOGINS_AT_ONCE = 4
 _LONGEST_LOGIN_QUEUE = 3600 * SECOND
 _DUE_AT = 16  # the column of `jobs_due`
 _LOADED_AT_ONCE = 65_536  # octets of a content that is loaded with its row; larger ones while they are sent
 _ANY_SIZE = (1 << 63) - 1
 
-_SUSPECT = MOST_CRASHES - 1
-STEP_BACK = 2 * SECOND
 _PROBE_TAKES = 10 * SECOND  # before another worker may try an account that is set aside
 _SLOT = 600 * SECOND
 _SLOTS_A_DAY = 145  # 24 h and the slot that has begun: never less than the rolling day
 LONGEST_PARK = _SLOTS_A_DAY * _SLOT
 _LIMIT_REACHED = "the account's limit of {} recipients in 24 hours is reached"
 _BODIES_PRUNED = "bodies_pruned"  # setting: the end and the job up to which contents were dropped
-_OUTCOME_NAMES = {Sent: "sent", Deferred: "deferred", Failed: "failed", InDoubt: "in_doubt"}
 
 
 def _must_have_changed(changed: Any) -> None:
@@ -62,38 +67,27 @@ def _must_have_changed(changed: Any) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What `finish` is to record of one attempt.
-
-    `outcomes` holds one Outcome for each delivery id of the job. `retry_at` is
-    when to try again what is not final; it must be given when anything is not.
-    """
-
-    outcomes: Mapping[int, Outcome]
-    retry_at: Instant | None
-    in_doubt: InDoubtPolicy = InDoubtPolicy.RETRY
-    drew: bool = False  # a refusal of the account: the job waits for it, behind the others
-
-    @property
-    def only(self) -> Outcome:
-        """The outcome of the only recipient."""
-        return next(iter(self.outcomes.values()))
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
+class ConnectionLease:
     """The right to one connection; it may log in from `login_at` on."""
 
     id: int
     login_at: Instant
 
 
-@dataclass(frozen=True, slots=True)
-class AbandonedJob:
+class AbandonedJob(NamedTuple):
     """A job of a worker that is gone, as `jobs_owned_by` has it, and whether the worker may have died of it."""
 
-    row: tuple[Any, ...]
-    is_suspect: bool
+    id: int
+    attempt: int
+    message_id: int
+    token: int
+    claimed_at: Instant
+    dot_at: Instant | None
+    crashes: int
+    reserved_bucket: int | None
+    reserved: int | None  # of its recipients; None: all of them
+    in_doubt: str | None
+    is_suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,13 +473,13 @@ class Transaction:
         due_from = self._watermarks.of_account(account_id) if self._watermarks else 0
         # While it has one in hand the others are passed over, and nobody knows from when on something is left.
         all_seen = self._watermarks is not None and not self._q.suspect_in_hand(
-            self._db, worker_id=worker_id, crashes=_SUSPECT
+            self._db, worker_id=worker_id, crashes=SUSPECT
         )
         found = self._q.jobs_due(
             self._db,
             account_id=account_id,
             worker_id=worker_id,
-            suspect=_SUSPECT,
+            suspect=SUSPECT,
             due_from=due_from,
             now=now,
             count=most,
@@ -528,7 +522,7 @@ class Transaction:
         job_id, attempt, message_id, request_id, reverse_path, size, smtputf8, accepted_at, mime, *more = row
         checksum, crashes, own, *first, has_others, _, drawn, drawn_at = more
         large = LargeContent(message_id, size, checksum) if mime is None else None
-        if crashes >= _SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=_SUSPECT):
+        if crashes >= SUSPECT and self._q.suspect_in_hand(self._db, worker_id=worker_id, crashes=SUSPECT):
             return None
         token = _tokens.getrandbits(62) + 1
         pending = [tuple(first)]
@@ -560,7 +554,7 @@ class Transaction:
             mime=mime or b"",
             smtputf8=bool(smtputf8),
             accepted_at=accepted_at,
-            reserved_slot=slot,
+            reserved_bucket=slot,
             in_doubt=None if own is None else InDoubtPolicy(own),
             partial=len(taken) < len(pending),
             one_recipient=not has_others,
@@ -569,9 +563,8 @@ class Transaction:
             large=large,
         )
         if damage:
-            spared = Deferred(_NEIGHBOUR_DAMAGED, Blame.MESSAGE)
-            outcomes = {delivery.id: damage.get(delivery.id, spared) for delivery in job.deliveries}
-            self.finish(job, Result(outcomes, now), worker_id=worker_id, started_at=now, now=now)
+            decision = decide_damaged(job, damage, InDoubtPolicy.RETRY, now)
+            self.finish(job, decision, worker_id=worker_id, started_at=now, now=now)
             return None
         return job
 
@@ -579,7 +572,7 @@ class Transaction:
 
     def take_connection(
         self, account_id: int, worker_id: int, *, most: int, logins_per_minute: int | None, now: Instant
-    ) -> Slot | None:
+    ) -> ConnectionLease | None:
         """Reserve one of the account's connections, which all workers share, and its log-in; None when all are taken.
 
         Log-ins are paced as by a leaky bucket: some at once, then one after another. It must be
@@ -587,20 +580,20 @@ class Transaction:
         """
         self._must_live(worker_id)
         self._q.lock_account(self._db, account_id=account_id)
-        slot_id = self._q.take_connection(self._db, account_id=account_id, worker_id=worker_id, most=most)
-        if slot_id is None:
+        lease_id = self._q.take_connection(self._db, account_id=account_id, worker_id=worker_id, most=most)
+        if lease_id is None:
             return None
         if logins_per_minute is None:
-            return Slot(slot_id, now)
+            return ConnectionLease(lease_id, now)
         interval = 60 * SECOND // logins_per_minute
         latest = now + _LONGEST_LOGIN_QUEUE
         paid = self._q.reserve_login(
             self._db, account_id=account_id, interval=interval, now=now, latest=latest
         )
-        return Slot(slot_id, max(now, paid - LOGINS_AT_ONCE * interval))
+        return ConnectionLease(lease_id, max(now, paid - LOGINS_AT_ONCE * interval))
 
-    def return_connection(self, slot: Slot) -> None:
-        self._q.return_connection(self._db, connection_id=slot.id)
+    def return_connection(self, lease: ConnectionLease) -> None:
+        self._q.return_connection(self._db, connection_id=lease.id)
 
     # -- the daily limit
 
@@ -620,11 +613,11 @@ class Transaction:
             now=now,
         )
 
-    def _return_usage(self, job: ClaimedJob, unused: int) -> None:
+    def _return_usage(self, job: JobRef, unused: int) -> None:
         """Give back what was reserved for recipients to whom nothing was sent."""
-        if job.reserved_slot is None or not unused:
+        if job.reserved_bucket is None or not unused:
             return
-        self._q.return_usage(self._db, job_id=job.id, slot=job.reserved_slot, recipients=unused)
+        self._q.return_usage(self._db, job_id=job.id, slot=job.reserved_bucket, recipients=unused)
         self._q.resume_within_limit(self._db, job_id=job.id, reason=_LIMIT_REACHED.format("%"))
 
     def forget_usage(self, now: Instant) -> None:
@@ -650,72 +643,64 @@ class Transaction:
             )
         )
 
-    def mark_dot(self, job: ClaimedJob, now: Instant) -> None:
+    def mark_dot(self, job: JobRef, now: Instant) -> None:
         """Record that the final dot is about to leave. Raises LeaseLost when the job is no longer ours."""
         self._guard(self._q.mark_dot(self._db, job_id=job.id, token=job.token, now=now))
 
-    def unmark_dot(self, job: ClaimedJob) -> None:
+    def unmark_dot(self, job: JobRef) -> None:
         """Take the mark back: nothing was sent after all, and the job goes on over another connection."""
         self._guard(self._q.unmark_dot(self._db, job_id=job.id, token=job.token))
 
-    def release(self, job: ClaimedJob, now: Instant) -> None:
+    def release(self, job: JobRef, now: Instant) -> None:
         """Give back a job of which nothing was sent; the attempt does not count."""
-        self._requeue(job, due_at=now, refund=1)
-        self._return_usage(job, len(job.deliveries))
+        self.finish(job, decide_released(job, now), worker_id=0, started_at=now, now=now)
 
     def finish(
-        self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
+        self, job: JobRef, decision: Decision, *, worker_id: int, started_at: Instant, now: Instant
     ) -> bool:
-        """Record the result of a claimed job, exactly once; return whether its message has reached its end.
+        """Write what was decided of an attempt, exactly once; return whether its message has reached its end.
 
-        Writes attempt, delivery states, events and the next due time. Raises
-        LeaseLost, writing nothing, when another worker holds the job.
+        Raises LeaseLost, writing nothing, when another worker holds the job.
         """
-        assert result.outcomes.keys() == {delivery.id for delivery in job.deliveries}
-        over = all(self._is_final(outcome, result.in_doubt) for outcome in result.outcomes.values())
-        if over and job.partial:
-            self._requeue(job, due_at=now, refund=1)
-            self._finish_deliveries(job, result, now)
-        elif over and job.one_recipient and isinstance(result.only, Sent):
-            self._conclude(job, result, worker_id=worker_id, started_at=started_at, now=now)
+        if job.one_recipient and decision.is_over and isinstance(decision.outcome, Sent):
+            self._complete(job, decision, worker_id=worker_id, started_at=started_at, now=now)
             return True
-        elif over:
-            self._finish_deliveries(job, result, now)
-            self._end(job, result, now)
-        else:
-            assert result.retry_at is not None
-            burns = any(self._burns_attempt(outcome) for outcome in result.outcomes.values())
-            held = self._is_held(result)
-            self._requeue(job, due_at=result.retry_at, refund=0 if burns else 1, held=held)
-            if result.drew:
-                self._q.note_draw(self._db, job_id=job.id, now=now)
-            self._finish_deliveries(job, result, now)
+        self._move(job, decision, now)
+        for result in decision.deliveries:
+            self._write_delivery(result, now)
+        for event in decision.events:
+            self._event(job.message_id, event, now)
         failpoint.hit("finish.inside")
-        unsent = [each for each in result.outcomes.values() if not isinstance(each, Sent | InDoubt)]
-        self._return_usage(job, len(unsent))
-        self._record_attempt(job, result.outcomes, worker_id=worker_id, started_at=started_at, now=now)
-        return over and not job.partial
+        self._return_usage(job, decision.unused)
+        if decision.outcome is not None:
+            self._record_attempt(job, decision.outcome, worker_id=worker_id, started_at=started_at, now=now)
+        return decision.is_over
 
-    @staticmethod
-    def _is_final(outcome: Outcome, policy: InDoubtPolicy) -> bool:
-        if isinstance(outcome, InDoubt):
-            return policy is InDoubtPolicy.FAIL
-        return isinstance(outcome, Sent | Failed)
+    def _move(self, job: JobRef, decision: Decision, now: Instant) -> None:
+        """End the job, or queue it for its next try."""
+        next_try = decision.next_try
+        if next_try is None:
+            self._end(job, decision, now)
+            return
+        moved = self._q.requeue_job(
+            self._db,
+            job_id=job.id,
+            token=job.token,
+            due_at=next_try.due_at,
+            refund=0 if next_try.counts else 1,
+            held=int(next_try.is_held),
+        )
+        self._guard(moved)
+        if next_try.is_behind:
+            self._q.note_draw(self._db, job_id=job.id, now=now)
+        if decision.is_crash:
+            self._q.count_crash(self._db, job_id=job.id)
 
-    @staticmethod
-    def _burns_attempt(outcome: Outcome) -> bool:
-        return not isinstance(outcome, Deferred) or outcome.burns_attempt
-
-    @staticmethod
-    def _is_held(result: Result) -> bool:
-        in_doubt = any(isinstance(outcome, InDoubt) for outcome in result.outcomes.values())
-        return in_doubt and result.in_doubt is InDoubtPolicy.HOLD
-
-    def _conclude(
-        self, job: ClaimedJob, result: Result, *, worker_id: int, started_at: Instant, now: Instant
+    def _complete(
+        self, job: JobRef, decision: Decision, *, worker_id: int, started_at: Instant, now: Instant
     ) -> None:
-        """Record in one statement what `finish` records when the only recipient was sent to: most mail ends so."""
-        outcome = result.only
+        """Write in one statement what `finish` writes when the only recipient was sent to: most messages end so."""
+        outcome = decision.outcome
         assert isinstance(outcome, Sent)
         self._guard(
             self._q.conclude_sent(
@@ -728,63 +713,38 @@ class Transaction:
                 worker_id=worker_id,
                 started_at=started_at,
                 now=now,
-                detail=str(outcome.reply),
+                detail=decision.events[0].detail,
                 **_reply_columns(outcome.reply),
             )
         )
         failpoint.hit("finish.inside")
 
-    def _end(self, job: ClaimedJob, result: Result, now: Instant) -> None:
-        failed = any(not isinstance(outcome, Sent) for outcome in result.outcomes.values())
-        if not failed:  # some recipients may have had their end in an earlier attempt
-            failed = self._q.any_delivery_failed(self._db, message_id=job.message_id)
-        state = "failed" if failed else "done"
-        self._guard(self._q.end_job(self._db, job_id=job.id, token=job.token, state=state, now=now))
+    def _end(self, job: JobRef, decision: Decision, now: Instant) -> None:
+        """End the job: failed where a recipient has, in this attempt or an earlier one."""
+        self._guard(
+            self._q.end_job(
+                self._db,
+                job_id=job.id,
+                token=job.token,
+                state="failed" if decision.has_failed or self._has_failed(job) else "done",
+                now=now,
+            )
+        )
         self._q.insert_log_line(self._db, message_id=job.message_id)
 
-    def _requeue(self, job: ClaimedJob, *, due_at: Instant, refund: int = 0, held: bool = False) -> None:
-        moved = self._q.requeue_job(
-            self._db,
-            job_id=job.id,
-            token=job.token,
-            due_at=due_at,
-            refund=refund,
-            held=int(held),
-        )
-        self._guard(moved)
+    def _has_failed(self, job: JobRef) -> bool:
+        return bool(self._q.any_delivery_failed(self._db, message_id=job.message_id))
 
-    def _finish_deliveries(self, job: ClaimedJob, result: Result, now: Instant) -> None:
-        for delivery_id, outcome in result.outcomes.items():
-            self._finish_delivery(job.message_id, delivery_id, outcome, result.in_doubt, now)
-
-    def _finish_delivery(
-        self, message_id: int, delivery_id: int, outcome: Outcome, policy: InDoubtPolicy, now: Instant
-    ) -> None:
-        reply = None if isinstance(outcome, InDoubt) else outcome.reply
-        columns = {"delivery_id": delivery_id, **_reply_columns(reply)}
-        reason = None if isinstance(outcome, Sent) else outcome.reason
-        if self._is_final(outcome, policy):
-            state = "sent" if isinstance(outcome, Sent) else "failed"
-            self._q.end_delivery(self._db, state=state, reason=reason, now=now, **columns)
+    def _write_delivery(self, result: DeliveryResult, now: Instant) -> None:
+        columns = {"delivery_id": result.id, "reason": result.reason, **_reply_columns(result.reply)}
+        if result.state is DeliveryState.PENDING:
+            self._q.defer_delivery(self._db, possible_duplicate=int(result.possible_duplicate), **columns)
         else:
-            again = int(isinstance(outcome, InDoubt))
-            self._q.defer_delivery(self._db, reason=reason, possible_duplicate=again, **columns)
-        detail = str(reply) if isinstance(outcome, Sent) else reason
-        self._event(message_id, delivery_id, _OUTCOME_NAMES[type(outcome)], now, detail)
-        if isinstance(outcome, InDoubt) and policy is InDoubtPolicy.RETRY:
-            self._event(message_id, delivery_id, "possible_duplicate", now, SENT_AGAIN)
+            self._q.end_delivery(self._db, state=result.state.value, now=now, **columns)
 
     def _record_attempt(
-        self,
-        job: ClaimedJob,
-        outcomes: Mapping[int, Outcome],
-        *,
-        worker_id: int,
-        started_at: Instant,
-        now: Instant,
+        self, job: JobRef, outcome: Outcome, *, worker_id: int, started_at: Instant, now: Instant
     ) -> None:
-        worst = max(outcomes.values(), key=_gravity)
-        reply = None if isinstance(worst, InDoubt) else worst.reply
         self._q.insert_attempt(
             self._db,
             job_id=job.id,
@@ -792,8 +752,8 @@ class Transaction:
             worker_id=worker_id,
             started_at=started_at,
             now=now,
-            outcome=_OUTCOME_NAMES[type(worst)],
-            **_reply_columns(reply),
+            outcome=kind_of(outcome).value,
+            **_reply_columns(None if isinstance(outcome, InDoubt) else outcome.reply),
         )
 
     # -- workers
@@ -844,7 +804,7 @@ class Transaction:
         self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
     ) -> int:
         """Take from a buried worker whatever it still owns; return how many jobs that were."""
-        abandoned_jobs = self.orphans_of(worker_id)
+        abandoned_jobs = self.abandoned_by(worker_id)
         for abandoned in abandoned_jobs:
             self.recover(abandoned, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
             failpoint.hit("recover.inside")
@@ -863,22 +823,26 @@ class Transaction:
 
         Those among `marked` are in doubt: their dot left, whatever the database has forgotten.
         """
-        rows = [row for row in self._q.jobs_owned_by(self._db, worker_id=worker_id) if row[3] in tokens]
-        for row in rows:
-            dot_at = now if row[5] is None and row[3] in marked else row[5]
-            abandoned = AbandonedJob((*row[:5], dot_at, *row[6:]), is_suspect=False)
+        rows = map(AbandonedJob._make, self._abandoned_rows(worker_id))
+        abandoned_jobs = [abandoned for abandoned in rows if abandoned.token in tokens]
+        for abandoned in abandoned_jobs:
+            if abandoned.dot_at is None and abandoned.token in marked:
+                abandoned = abandoned._replace(dot_at=now)
             self.recover(abandoned, worker_id, now=now, in_doubt=in_doubt)
         self.has_new_work = True
-        return len(rows)
+        return len(abandoned_jobs)
 
-    def orphans_of(self, worker_id: int) -> list[AbandonedJob]:
-        """Return a buried worker's jobs, and free its connections."""
+    def abandoned_by(self, worker_id: int) -> list[AbandonedJob]:
+        """Return the jobs of a worker that is gone, and free its connections."""
         self._q.return_connections_of(self._db, worker_id=worker_id)
-        rows = list(self._q.jobs_owned_by(self._db, worker_id=worker_id))
-        suspicion = max((row[6] for row in rows), default=0)
+        abandoned_jobs = list(map(AbandonedJob._make, self._abandoned_rows(worker_id)))
+        suspicion = max((abandoned.crashes for abandoned in abandoned_jobs), default=0)
         self.has_new_work = True
         # Where one was under suspicion, the others in hand are not: they only happened to be there.
-        return [AbandonedJob(row, suspicion == row[6]) for row in rows]
+        return [each._replace(is_suspect=each.crashes == suspicion) for each in abandoned_jobs]
+
+    def _abandoned_rows(self, worker_id: int) -> list[tuple[object, ...]]:
+        return [(*row, False) for row in self._q.jobs_owned_by(self._db, worker_id=worker_id)]
 
     def recover(
         self,
@@ -889,53 +853,27 @@ class Transaction:
         in_doubt: InDoubtPolicy,
         crashed: bool = True,
     ) -> None:
-        """Give one job of a buried worker back. Raises LeaseLost when it was given back already."""
-        job_id, attempt, message_id, token, claimed_at, dot_at, crashes, reserved_slot, reserved, own = (
-            abandoned.row
-        )
-        suspect = crashed and abandoned.is_suspect
-        pending = list(self._q.pending_deliveries(self._db, message_id=message_id))
-        taken = pending[:reserved]
-        job = ClaimedJob(
-            id=job_id,
-            token=token,
-            attempt=attempt,
-            message_id=message_id,
-            request_id="",
-            account_id=0,
-            reverse_path="",
+        """Give one job of a worker that is gone back. Raises LeaseLost when it was given back already."""
+        pending = list(self._q.pending_deliveries(self._db, message_id=abandoned.message_id))
+        taken = pending[: abandoned.reserved]
+        job = JobRef(
+            id=abandoned.id,
+            token=abandoned.token,
+            attempt=abandoned.attempt,
+            message_id=abandoned.message_id,
             deliveries=tuple(PendingDelivery(id_, path) for id_, path, _ in taken),
-            mime=b"",
-            smtputf8=False,
-            accepted_at=0,
-            reserved_slot=reserved_slot,
+            reserved_bucket=abandoned.reserved_bucket,
             partial=len(taken) < len(pending),
+            in_doubt=None if abandoned.in_doubt is None else InDoubtPolicy(abandoned.in_doubt),
         )
-        # What is under suspicion steps back, lest it be in hand whenever a worker that has just started is killed.
-        due_at = now + STEP_BACK if suspect and crashes + 1 >= _SUSPECT else now
-        if dot_at is None and not crashed:
-            self.release(job, now)
-        elif dot_at is None:
-            self._requeue(job, due_at=due_at)
-            self._return_usage(job, len(job.deliveries))
-            self._event(message_id, None, "crashed", now, CRASHED)
-        else:
-            doubt = InDoubt(f"{CRASHED} after the final dot, before the server's answer was recorded")
-            policy = in_doubt if own is None else InDoubtPolicy(own)
-            result = Result({delivery.id: doubt for delivery in job.deliveries}, due_at, policy)
-            self.finish(job, result, worker_id=worker_id, started_at=claimed_at, now=now)
-        if suspect:
-            poisoned = crashes + 1 >= MOST_CRASHES
-            if self._q.count_crash(self._db, job_id=job_id, held=int(poisoned)) and poisoned:
-                self._set_aside(job, POISONED.format(crashes + 1), now)
-
-    def _set_aside(self, job: ClaimedJob, reason: str, now: Instant) -> None:
-        """Say of a held job why it waits for a person."""
-        for delivery in job.deliveries:
-            self._q.defer_delivery(
-                self._db, delivery_id=delivery.id, reason=reason, possible_duplicate=0, **_reply_columns(None)
-            )
-        self._event(job.message_id, None, "held", now, reason)
+        end = WorkerEnd(
+            has_crashed=crashed,
+            is_suspect=abandoned.is_suspect,
+            dot_has_left=abandoned.dot_at is not None,
+            crashes=abandoned.crashes,
+        )
+        decision = decide_abandoned(job, end, in_doubt, now)
+        self.finish(job, decision, worker_id=worker_id, started_at=abandoned.claimed_at, now=now)
 
     # -- what a person decides
 
@@ -954,9 +892,9 @@ class Transaction:
         message_id = self._q.message_id(self._db, request_id=request_id)
         if not self._q.release_held(self._db, message_id=message_id, now=now):
             return False
-        self._event(message_id, None, "released", now)
+        self._event(message_id, NewEvent(EventKind.RELEASED), now)
         for delivery_id in list(self._q.doubtful_deliveries(self._db, message_id=message_id)):
-            self._event(message_id, delivery_id[0], "possible_duplicate", now, SENT_AGAIN)
+            self._event(message_id, sent_again(delivery_id[0]), now)
         self.has_new_work = True
         return True
 
@@ -966,7 +904,7 @@ class Transaction:
         if not self._q.cancel_job(self._db, message_id=message_id, now=now):
             return False
         self._q.cancel_deliveries(self._db, message_id=message_id, now=now)
-        self._event(message_id, None, "cancelled", now)
+        self._event(message_id, NewEvent(EventKind.CANCELLED), now)
         self._q.insert_log_line(self._db, message_id=message_id)
         return True
 
@@ -1046,11 +984,14 @@ class Transaction:
 
     # -- events
 
-    def _event(
-        self, message_id: int, delivery_id: int | None, kind: str, now: Instant, detail: str | None = None
-    ) -> None:
+    def _event(self, message_id: int, event: NewEvent, now: Instant) -> None:
         self._q.insert_event(
-            self._db, message_id=message_id, delivery_id=delivery_id, at=now, kind=kind, detail=detail
+            self._db,
+            message_id=message_id,
+            delivery_id=event.delivery_id,
+            at=now,
+            kind=event.kind.value,
+            detail=event.detail,
         )
 
 
@@ -1071,7 +1012,7 @@ def _damage(
     deliveries: Sequence[tuple[int, str, int | None]],
     mime: bytes | None,
     checksum: int | None,
-) -> dict[int, Outcome]:
+) -> dict[int, Failed]:
     """Return the end of each delivery whose content or envelope is not what was accepted.
 
     Without `mime` the content is looked at when it is read.
@@ -1092,7 +1033,3 @@ def _reply_columns(reply: Reply | None) -> dict[str, Any]:
     if reply is None:
         return {"reply_code": None, "reply_enhanced": None, "reply_text": None}
     return {"reply_code": reply.code, "reply_enhanced": reply.enhanced, "reply_text": reply.text}
-
-
-def _gravity(outcome: Outcome) -> int:
-    return (Sent, Deferred, InDoubt, Failed).index(type(outcome))

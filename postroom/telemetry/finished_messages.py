@@ -1,14 +1,14 @@
-"""One line of the log for each message that has reached its end; those of one commit are written together."""
+"""One line of the log for each message that has reached its end, made from its events; those of one commit go together."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Final
 
+from postroom.core.events import EventKind, NewEvent
 from postroom.core.job import ClaimedJob
-from postroom.core.outcome import InDoubt, Outcome, Sent
 from postroom.core.text import printable
 
 log = logging.getLogger("postroom.messages")  # apart from the worker's, whose lines are said once a minute
@@ -17,35 +17,35 @@ _LONGEST_REPLY: Final = 200
 
 
 class FinishedMessages:
-    """Gathers what became of messages while the results of one commit come in."""
+    """Gathers the last events of messages while the results of one commit come in."""
 
     def __init__(self) -> None:
-        self._ended: list[tuple[ClaimedJob, Mapping[int, Outcome]]] = []
+        self._ended: list[tuple[ClaimedJob, Sequence[NewEvent]]] = []
 
-    def note(self, job: ClaimedJob, outcomes: Mapping[int, Outcome]) -> None:
+    def note(self, job: ClaimedJob, events: Sequence[NewEvent]) -> None:
         """Have the log say soon what became of a message; it is recorded."""
         if not log.isEnabledFor(logging.INFO):
             return
         if not self._ended:
             asyncio.get_running_loop().call_soon(self._say)
-        self._ended.append((job, outcomes))
+        self._ended.append((job, events))
 
     def _say(self) -> None:
         ended, self._ended = self._ended, []
-        log.info("%s", "\n".join(_line(job, outcomes) for job, outcomes in ended))
+        log.info("%s", "\n".join(_line(job, events) for job, events in ended))
 
 
-def _line(job: ClaimedJob, outcomes: Mapping[int, Outcome]) -> str:
+def _line(job: ClaimedJob, events: Sequence[NewEvent]) -> str:
     paths = ", ".join(delivery.forward_path for delivery in job.deliveries)
-    results = [outcomes[delivery.id] for delivery in job.deliveries]
-    state = "sent" if all(isinstance(result, Sent) for result in results) else "failed"
-    words = "; ".join(dict.fromkeys(_words(result) for result in results))
+    state = "sent" if all(event.kind is EventKind.SENT for event in events) else "failed"
+    words = "; ".join(dict.fromkeys(_words(event) for event in events))
     return printable(
         f"{job.request_id} {state}: from {job.reverse_path} to {paths}, try {job.attempt}: {words}"
     )
 
 
-def _words(outcome: Outcome) -> str:
-    if isinstance(outcome, Sent):
-        return str(outcome.reply)[:_LONGEST_REPLY]
-    return f"it may have been sent: {outcome.reason}" if isinstance(outcome, InDoubt) else outcome.reason
+def _words(event: NewEvent) -> str:
+    detail = event.detail or ""
+    if event.kind is EventKind.SENT:
+        return detail[:_LONGEST_REPLY]
+    return f"it may have been sent: {detail}" if event.kind is EventKind.IN_DOUBT else detail

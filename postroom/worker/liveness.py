@@ -166,7 +166,7 @@ def recover_each(
     store: Store, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
 ) -> int:
     """Give back the jobs of a buried worker, each by itself: one that cannot be must not keep the others."""
-    abandoned_jobs = store.write(lambda transaction: transaction.orphans_of(worker_id))
+    abandoned_jobs = store.write(lambda transaction: transaction.abandoned_by(worker_id))
 
     def recovering(abandoned: AbandonedJob) -> Work[None]:
         return lambda transaction: transaction.recover(

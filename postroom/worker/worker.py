@@ -33,8 +33,8 @@ from postroom.store.transaction import Transaction
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
-from postroom.worker.mail.breaker import Context
 from postroom.worker.mail.connect import ServerConnector
+from postroom.worker.mail.context import Context
 from postroom.worker.mail.sender import AccountSender
 from postroom.worker.memory import MemoryBudget, Share, is_full
 from postroom.worker.retention import Retention

@@ -451,8 +451,8 @@ CONTROLS = (
     Control(
         "another message tries than the one that drew the refusal",
         "postroom/store/transaction.py",
-        "            if result.drew:\n",
-        "            if False:\n",
+        "        if next_try.is_behind:\n",
+        "        if False:\n",
         "tests/store/test_pace.py::TestTheMessageThatDrewARefusal::test_is_not_the_next_to_be_tried[sqlite]",
     ),
     Control(
@@ -471,17 +471,17 @@ CONTROLS = (
     ),
     Control(
         "connections that work go on when a log-in is refused for its number",
-        "postroom/worker/mail/sender.py",
-        "        if others and is_passing(outcome):\n",
-        "        if others and not is_account_fault(outcome):\n",
+        "postroom/core/account_verdict.py",
+        "    if others and (outcome.blame is not Blame.ACCOUNT or meaning is Meaning.RATE):\n",
+        "    if others and outcome.blame is not Blame.ACCOUNT:\n",
         "tests/process/test_lane.py::test_connections_that_work_go_on_whatever_keeps_another_from_being_opened"
         "[AUTH-454 4.7.0 Too many login attempts, please try again later.]",
     ),
     Control(
         "a server that has no place for an account costs no try",
-        "postroom/worker/mail/sender.py",
-        "        if is_full(outcome):\n",
-        "        if False:\n",
+        "postroom/core/account_verdict.py",
+        "    if meaning is Meaning.CONNECTIONS:\n",
+        "    if False:\n",
         "tests/process/test_lane.py::test_an_account_that_finds_no_place_at_its_server_waits_for_one_uncounted"
         "[GREETING-421 Too many concurrent SMTP connections; please try again later.-True]",
     ),
@@ -495,8 +495,8 @@ CONTROLS = (
     ),
     Control(
         "the dot mark is committed",
-        "postroom/worker/mail/sender.py",
-        "            await context.async_writer.submit(lambda transaction: transaction.mark_dot(job, context.clock()))\n",
+        "postroom/worker/mail/dot_mark.py",
+        "        await context.async_writer.submit(lambda transaction: transaction.mark_dot(job, context.clock()))\n",
         "",
         "tests/process/test_killpoints.py::test_a_kill_at[postgres-send.replied]",
     ),
@@ -554,10 +554,46 @@ WHERE id = :job_id AND state = 'claimed';
         f"{_TRANSITIONS}::TestBurial::test_ends_the_lease[sqlite]",
     ),
     Control(
+        "a message in doubt that is to be held is not sent again",
+        "postroom/core/decide.py",
+        "    return policy is InDoubtPolicy.HOLD and any(isinstance(outcome, InDoubt) for outcome in outcomes)\n",
+        "    return False\n",
+        "tests/unit/test_decide.py::test_of_every_attempt",
+    ),
+    Control(
+        "a recipient to whom a message was sent gets it no second time",
+        "postroom/core/decide.py",
+        "        return DeliveryResult(delivery_id, DeliveryState.SENT, None, outcome.reply)\n",
+        "        return DeliveryResult(delivery_id, DeliveryState.PENDING, None, outcome.reply)\n",
+        "tests/unit/test_decide.py::test_of_every_attempt",
+    ),
+    Control(
+        "a job whose dot had left when its worker died is in doubt",
+        "postroom/core/decide.py",
+        "    if end.dot_has_left:\n",
+        "    if False:\n",
+        "tests/unit/test_decide.py::test_a_worker_that_dies_after_the_dot_leaves_a_doubt[InDoubtPolicy.HOLD]",
+    ),
+    Control(
+        "an account that has worked keeps its messages when it is at fault",
+        "postroom/core/account_verdict.py",
+        "    if account.worked_at is not None and isinstance(outcome, Failed) and outcome.blame is Blame.ACCOUNT:\n",
+        "    if False:\n",
+        "tests/unit/test_decide.py::test_an_account_that_has_worked_fails_no_message",
+    ),
+    Control(
+        "a refusal that one message alone draws is charged to it",
+        "postroom/core/account_verdict.py",
+        "    return counts and job.drawn + 1 >= most\n",
+        "    return False\n",
+        "tests/unit/test_decide.py::test_a_refusal_that_one_message_alone_draws_is_its_own"
+        "[550 5.4.5 Daily user sending limit exceeded.-3]",
+    ),
+    Control(
         "a message that workers die with is set aside",
-        "postroom/store/transaction.py",
-        "            poisoned = crashes + 1 >= MOST_CRASHES\n",
-        "            poisoned = False\n",
+        "postroom/core/decide.py",
+        "    poisoned = crashes >= MOST_CRASHES\n",
+        "    poisoned = False\n",
         "tests/store/test_poison.py::TestAPoisonMessage::test_is_held_after_three_deaths_and_its_neighbours_are_sent[sqlite]",
     ),
     Control(
@@ -1221,8 +1257,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "each finished message has one line",
         "postroom/telemetry/finished_messages.py",
-        "        self._ended.append((job, outcomes))\n",
-        "        self._ended[:] = [(job, outcomes)]\n",
+        "        self._ended.append((job, events))\n",
+        "        self._ended[:] = [(job, events)]\n",
         "tests/process/test_operator_log.py::test_the_lines_of_one_commit_are_written_together",
     ),
     Control(

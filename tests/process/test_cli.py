@@ -22,10 +22,11 @@ import pytest
 
 import postroom
 from postroom.core.clock import SECOND, rfc3339, system_clock
+from postroom.core.decide import decision_of
+from postroom.core.message import InDoubtPolicy
 from postroom.core.outcome import Blame, Failed
 from postroom.settings import Settings, variables
 from postroom.store.store import open_store
-from postroom.store.transaction import Result
 from tests.servers.forked import forker
 from tests.servers.installation import (
     KEY,
@@ -503,7 +504,8 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
     (job,) = store.write(
         lambda t: t.claim(account_id=1, worker_id=worker, most=1, most_bytes=10**6, now=system_clock())
     )
-    failed = Result({job.deliveries[0].id: Failed(reason, Blame.ACCOUNT)}, None)
+    outcomes = {job.deliveries[0].id: Failed(reason, Blame.ACCOUNT)}
+    failed = decision_of(job, outcomes, InDoubtPolicy.RETRY, now=now)
     store.write(lambda t: t.finish(job, failed, worker_id=worker, started_at=now, now=now))
     folder.accounts(f"the-key-of-alice,{mailbox},secret,mail.example.com")
     folder.run("accounts", "import")

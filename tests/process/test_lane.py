@@ -150,7 +150,7 @@ def test_a_server_that_never_has_a_place_is_given_up_in_the_end(
 def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker.mail.sender._TURNED_AWAY_S", 0.2)
+    monkeypatch.setattr("postroom.worker.mail.connections._TURNED_AWAY_S", 0.2)
     server = scripted()
     server.on("DOT", do=Late(0.05))
     installation = install(server, connections=16)
@@ -167,7 +167,7 @@ def test_a_server_that_takes_fewer_connections_is_asked_for_one_more_at_a_time(
 def test_a_server_that_takes_more_connections_again_gets_all_of_them(
     install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postroom.worker.mail.sender._TURNED_AWAY_S", 0.2)
+    monkeypatch.setattr("postroom.worker.mail.connections._TURNED_AWAY_S", 0.2)
     server = scripted()
     installation = install(server, connections=16)
     installation.send_a_mail()

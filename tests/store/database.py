@@ -16,6 +16,7 @@ import apsw
 import psycopg
 
 from postroom.core.clock import SECOND, Instant
+from postroom.core.decide import Decision, decision_of
 from postroom.core.job import ClaimedJob
 from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
@@ -24,7 +25,7 @@ from postroom.intake.request_id import new_request_id
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
-from postroom.store.transaction import IdempotencyClash, Result
+from postroom.store.transaction import IdempotencyClash
 from postroom.store.writer import Work
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
@@ -395,12 +396,12 @@ class Post:
         by_id: Mapping[int, Outcome] = {
             delivery.id: outcome for delivery, outcome in zip(job.deliveries, outcomes, strict=True)
         }
-        self.finish_with(job, Result(by_id, retry_at, policy), now)
+        self.finish_with(job, decision_of(job, by_id, policy, now=now, due_at=retry_at), now)
 
-    def finish_with(self, job: ClaimedJob, result: Result, now: Instant = LATER) -> None:
+    def finish_with(self, job: ClaimedJob, decision: Decision, now: Instant = LATER) -> None:
         self.store.write(
             lambda transaction: transaction.finish(
-                job, result, worker_id=self.worker, started_at=NOW, now=now
+                job, decision, worker_id=self.worker, started_at=NOW, now=now
             )
         )
 

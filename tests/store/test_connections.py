@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from postroom.core.clock import SECOND, Instant
-from postroom.store.transaction import Slot
+from postroom.store.transaction import ConnectionLease
 from tests.store.database import NOW, Database, Post
 
 DAY = 86_400 * SECOND
@@ -15,7 +15,7 @@ DAY = 86_400 * SECOND
 
 def take(
     post: Post, *, most: int = 2, logins: int | None = None, now: Instant = NOW, worker: int | None = None
-) -> Slot | None:
+) -> ConnectionLease | None:
     worker_id = post.worker if worker is None else worker
     return post.store.write(
         lambda transaction: transaction.take_connection(
@@ -30,7 +30,7 @@ def login_at(post: Post, now: Instant = NOW, logins: int = 10) -> Instant:
     return slot.login_at - now
 
 
-def give_back(post: Post, slot: Slot) -> None:
+def give_back(post: Post, slot: ConnectionLease) -> None:
     post.store.write(lambda transaction: transaction.return_connection(slot))
 
 

@@ -115,7 +115,7 @@ class TestALimit:
         assert used(post) == 4
         post.reap()
         assert used(post) == 3  # the marked one may have been sent
-        assert second.reserved_slot is not None
+        assert second.reserved_bucket is not None
 
     def test_forgets_what_is_older_than_a_day_only(self, post: Post) -> None:
         post.add_many(2)

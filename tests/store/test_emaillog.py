@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroom.core.clock import SECOND
+from postroom.core.decide import decision_of
 from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
 from postroom.core.outcome import Failed, Outcome, Reply
 from postroom.store.store import LogLine, Store, open_store
-from postroom.store.transaction import Result
 from postroom.store.writer import Work
 from postroom.worker import email_log as module
 from postroom.worker.email_log import EmailLog, _encode, format_line
@@ -491,5 +491,7 @@ def _burying(worker: int) -> Work[int]:
 
 
 def _sending(job: ClaimedJob, worker: int) -> Work[bool]:
-    result = Result({delivery.id: SENT for delivery in job.deliveries}, None)
-    return lambda transaction: transaction.finish(job, result, worker_id=worker, started_at=NOW, now=LATER)
+    decision = decision_of(
+        job, {delivery.id: SENT for delivery in job.deliveries}, InDoubtPolicy.RETRY, now=LATER
+    )
+    return lambda transaction: transaction.finish(job, decision, worker_id=worker, started_at=NOW, now=LATER)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from contextlib import closing
 from typing import NoReturn
 
+from postroom.core.decide import decision_of
 from postroom.core.errors import LeaseLost
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
 from postroom.store.listing import NO_JOBS, JobCounts
-from postroom.store.transaction import Result, Transaction
+from postroom.store.transaction import Transaction
 from postroom.store.writer import Work
 from tests.store.database import (
     DEFERRED,
@@ -104,8 +105,12 @@ def test_counts_per_account_outlive_the_messages(post: Post) -> None:
 
 
 def _sending(post: Post, job: ClaimedJob) -> Work[bool]:
-    result = Result({delivery.id: SENT for delivery in job.deliveries}, FAR)
-    return lambda transaction: transaction.finish(job, result, worker_id=post.worker, started_at=NOW, now=NOW)
+    decision = decision_of(
+        job, {delivery.id: SENT for delivery in job.deliveries}, InDoubtPolicy.RETRY, now=NOW
+    )
+    return lambda transaction: transaction.finish(
+        job, decision, worker_id=post.worker, started_at=NOW, now=NOW
+    )
 
 
 def _refusing(transaction: Transaction) -> NoReturn:

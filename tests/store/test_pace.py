@@ -6,9 +6,10 @@ import pytest
 
 from postroom.core.account import AccountState
 from postroom.core.clock import SECOND, Instant
+from postroom.core.decide import decision_of
+from postroom.core.message import InDoubtPolicy
 from postroom.core.pace import Pace, first
 from postroom.store.store import Store, StoredAccount
-from postroom.store.transaction import Result
 from tests.store.database import NOW, UNBURNT, Database, Post
 
 HOUR = 3600 * SECOND
@@ -166,7 +167,9 @@ class TestTheMessageThatDrewARefusal:
         [job] = post.claim(most=1, now=now, probing=True) if now > NOW else post.claim(most=1)
         pause(post, tried_at=now, now=now)
         outcomes = {delivery.id: UNBURNT for delivery in job.deliveries}
-        post.finish_with(job, Result(outcomes, now, drew=True), now)
+        post.finish_with(
+            job, decision_of(job, outcomes, InDoubtPolicy.RETRY, now=now, due_at=now, is_behind=True), now
+        )
         return job.request_id
 
     def test_is_not_the_next_to_be_tried(self, post: Post) -> None:

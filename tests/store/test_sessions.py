@@ -93,7 +93,7 @@ class TestAWriter:
         database.change("DROP TABLE connection")
         message = new_message(post.anna)
         impossible, accepted = post.store.write_all(
-            [lambda transaction: transaction.orphans_of(post.worker), accepting(message)]
+            [lambda transaction: transaction.abandoned_by(post.worker), accepting(message)]
         )
         assert isinstance(impossible.error, StoreError)
         assert accepted.unwrap() == Accepted(message.request_id)

@@ -14,12 +14,13 @@ import pytest
 
 from postroom.core.account import AccountState
 from postroom.core.clock import SECOND
+from postroom.core.decide import decision_of
 from postroom.core.errors import LeaseLost, StoreError, WorkerExpired
 from postroom.core.job import MOST_IN_MEMORY, ClaimedJob
 from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
 from postroom.core.outcome import Failed, InDoubt, Outcome, Reply, Sent
 from postroom.store.store import Event, Store
-from postroom.store.transaction import IdempotencyClash, Result, Transaction
+from postroom.store.transaction import IdempotencyClash, Transaction
 from postroom.store.writer import Work
 from postroom.worker.liveness import Reaper
 from tests.servers.waiting import eventually
@@ -481,7 +482,7 @@ class TestFinish:
         chosen = {"one missing": ids[:1], "one too many": [*ids, 4711], "none": []}[which]
         before = post.database.contents()
         with pytest.raises(AssertionError):
-            post.finish_with(job, Result(dict.fromkeys(chosen, SENT), FAR))
+            post.finish_with(job, decision_of(job, dict.fromkeys(chosen, SENT), RETRY, now=LATER, due_at=FAR))
         assert post.database.contents() == before
 
     def test_what_is_not_final_needs_a_time_to_try_again(self, post: Post) -> None:

@@ -75,7 +75,6 @@ _PROSE = re.compile(
 STILL: dict[str, str] = {
     "accounts/csv_sync.py": "settled",
     "cli/accounts_check.py": "aside, slot",
-    "core/job.py": "slot",
     "runtime/backup.py": "bury",
     "runtime/replacing.py": "aside",
     "runtime/web_process.py": "gateway",
@@ -86,8 +85,8 @@ STILL: dict[str, str] = {
     "store/sqlite/engine.py": "settled",
     "store/sqlite/files.py": "settled",
     "store/store.py": "committer, settled, slots_of_the_day",
-    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, knows_at_once, "
-    "mails, mend, orphans, slot, slots_of_the_day",
+    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, "
+    "knows_at_once, mails, mend, slot, slots_of_the_day",
     "store/writer.py": "settle, settled",
     "web/app.py": "aside, gateway, hub, settle",
     "web/health.py": "hub",
@@ -98,9 +97,7 @@ STILL: dict[str, str] = {
     "web/send_email.py": "a mail, hub, the seed",
     "web/upload.py": "fits",
     "worker/email_log.py": "settle, the seed",
-    "worker/liveness.py": "bury, orphans, settled",
-    "worker/mail/breaker.py": "aside, block, charge, doubtful, mails",
-    "worker/mail/sender.py": "aside, block, charge, dial, doubtful, settle, slot",
+    "worker/liveness.py": "bury, settled",
     "worker/worker.py": "has_room, mend, settle, settled",
 }
 

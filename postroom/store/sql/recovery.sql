@@ -1,8 +1,7 @@
 -- Jobs of workers that are gone.
 
 -- name: count_crash!
-UPDATE job SET crashes = crashes + 1, held = CASE WHEN :held = 1 THEN 1 ELSE held END
-WHERE id = :job_id AND state = 'queued';
+UPDATE job SET crashes = crashes + 1 WHERE id = :job_id AND state = 'queued';
 
 -- name: gone_with_hands_full
 -- Workers that were buried and still own something.

@@ -1,4 +1,4 @@
-"""What an account's server has shown: shared by the connections of a lane, and what it lacks kept in the database."""
+"""What an account's server has shown: shared by its connections; what it lacks is kept in the database."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from postroom.core.account import ServerLacks
 from postroom.core.clock import SECOND
 from postroom.core.text import printable
 from postroom.smtp.transcript import Extension, ServerTraits, Suspicion
-from postroom.worker.mail.breaker import AccountBreaker, Context
+from postroom.worker.mail.breaker import AccountBreaker
+from postroom.worker.mail.context import Context
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ class KnownServer:
             account.email,
             _DAYS,
         )
-        self._breaker.stored = replace(self._breaker.stored, account=replace(account, server_lacks=lacks))
+        self._breaker.note(replace(account, server_lacks=lacks))
         self._context.async_writer.submit_until_recorded(
             lambda transaction: transaction.note_server_lacks(account.id, lacks),
             f"what the server of {account.email} does not take",

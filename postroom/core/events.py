@@ -1,0 +1,60 @@
+"""Every kind of event that a message can have, named once, with its fields: the store writes them, the log reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+SENT_AGAIN: Final = "it is sent again, and may arrive twice"
+
+
+class EventKind(StrEnum):
+    """What happened; docs/api.md#events says what each means to a reader."""
+
+    ACCEPTED = "accepted"
+    SENT = "sent"
+    DEFERRED = "deferred"
+    FAILED = "failed"
+    IN_DOUBT = "in_doubt"
+    POSSIBLE_DUPLICATE = "possible_duplicate"
+    CRASHED = "crashed"
+    HELD = "held"
+    RELEASED = "released"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """What an event has besides its message, its kind and its time."""
+
+    of_recipient: bool  # it is of one recipient, and names its delivery
+    detail: str | None  # what the detail is; None: there is none
+
+
+FIELDS: Final[Mapping[EventKind, Fields]] = {
+    EventKind.ACCEPTED: Fields(of_recipient=False, detail=None),
+    EventKind.SENT: Fields(of_recipient=True, detail="the server's reply"),
+    EventKind.DEFERRED: Fields(of_recipient=True, detail="the reason"),
+    EventKind.FAILED: Fields(of_recipient=True, detail="the reason"),
+    EventKind.IN_DOUBT: Fields(of_recipient=True, detail="why no answer is known"),
+    EventKind.POSSIBLE_DUPLICATE: Fields(of_recipient=True, detail=SENT_AGAIN),
+    EventKind.CRASHED: Fields(of_recipient=False, detail="what the worker did"),
+    EventKind.HELD: Fields(of_recipient=False, detail="why it waits for a person"),
+    EventKind.RELEASED: Fields(of_recipient=False, detail=None),
+    EventKind.CANCELLED: Fields(of_recipient=False, detail=None),
+}
+
+
+class NewEvent(NamedTuple):
+    """An event of a message that is about to be recorded."""
+
+    kind: EventKind
+    delivery_id: int | None = None
+    detail: str | None = None
+
+
+def sent_again(delivery_id: int) -> NewEvent:
+    """Return the event of a message that may have been sent and is sent again."""
+    return NewEvent(EventKind.POSSIBLE_DUPLICATE, delivery_id, SENT_AGAIN)
