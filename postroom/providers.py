@@ -1,4 +1,4 @@
-"""Known servers: which one an account sends through, and what its provider allows.
+"""Decides which server an account sends through, and its provider's limits; the table of known providers.
 
 A password goes only to a server that somebody has named, or that serves the mailbox's domain:
 that of its preset, or the one that its MX shows to be a provider's (`server_by_exchangers`).
@@ -20,7 +20,7 @@ class ServerUndecided(ConfigError):
 
     def __init__(self, domain: str) -> None:
         super().__init__(
-            "host", f"the server follows from the MX of {domain}, which is asked when mail is sent"
+            "host", f"the server follows from the MX of {domain}, which is asked when a message is sent"
         )
         self.domain = domain
 
@@ -33,7 +33,7 @@ class _Endpoint(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where and how an account's mail is handed over.
+    """The server that an account sends through, with the limits that apply there.
 
     `host` is `inbox`, with port 0, for the built-in capture server, whose real port
     is known at connect time. `connections` is the most that may be open at once for
@@ -102,17 +102,15 @@ PROVIDERS: Final[Mapping[str, str]] = {  # by the server's host
     "smtp.zoho.com": "zoho",
 }
 # Recipients in 24 hours: support.google.com/a/answer/166852 and /mail/answer/22839, Microsoft's "Exchange Online limits",
-# support.apple.com/102198. Mail that people send by hand counts too, so a tenth is left to them.
+# support.apple.com/102198. Messages that people send by hand count too, so a tenth is left to them.
 _CONSUMER_GMAIL: Final = frozenset({"gmail.com", "googlemail.com"})
 _DAILY_LIMITS: Final[Mapping[str, int]] = {"gmail": 2000, "office365": 10_000, "icloud": 1000}
 _CONSUMER_GMAIL_LIMIT: Final = 500
 _HEADROOM: Final = 10  # a part of this many
-LOWEST_DAILY_LIMIT: Final = (
-    min(_DAILY_LIMITS.values()) * (_HEADROOM - 1) // _HEADROOM
-)  # of a provider not known yet
-_LOGINS_PER_MINUTE: Final = (
-    10  # no provider says how many it takes; Gmail answers "454 4.7.0 Too many login attempts" above some
-)
+# Of a provider that is not known yet.
+LOWEST_DAILY_LIMIT: Final = min(_DAILY_LIMITS.values()) * (_HEADROOM - 1) // _HEADROOM
+# No provider publishes its limit; Gmail answers "454 4.7.0 Too many login attempts" above some.
+_LOGINS_PER_MINUTE: Final = 10
 _DEFAULT_PORTS: Final = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
 
 
@@ -122,7 +120,7 @@ def server_for(account: Account, settings: Settings, by_exchangers: str | None =
     The account's own host wins, then POSTROOM_SMTP_*, then the preset of the sender's domain,
     then the server that the account has worked with, then `by_exchangers`, which is what the
     domain's MX has shown. Raises ServerUndecided where there is none of these, and ConfigError
-    where credentials or mail would cross a network in the clear and
+    where credentials or messages would cross a network in the clear and
     POSTROOM_SMTP_ALLOW_PLAINTEXT does not allow it.
     """
     endpoint = _own_endpoint(account, settings, by_exchangers)
@@ -151,7 +149,7 @@ def _daily_limit(provider: str | None, email: str) -> int | None:
 
 
 def unusual_port(port: int | None, security: Security | None) -> str | None:
-    """Say what is odd about a port and a security that were given together, or None (RFC 8314 §3.3, RFC 6409)."""
+    """Return a warning about an unusual pair of port and security, or None (RFC 8314 §3.3, RFC 6409)."""
     if port == 465 and security in (Security.STARTTLS, Security.NONE):
         return f"port 465 speaks TLS from the start as a rule, and security is {security.value}: it should be tls"
     if port in (25, 587) and security is Security.TLS:
@@ -160,14 +158,14 @@ def unusual_port(port: int | None, security: Security | None) -> str | None:
 
 
 def unnamed_server(account: Account, settings: Settings, by_exchangers: str | None = None) -> str | None:
-    """Return the host of a server that nobody has named and no preset knows: the account keeps it once it has worked."""
+    """Return the host of a server that is neither configured nor a preset: the account keeps it once it has worked."""
     if account.host or settings.smtp_host or _preset(domain_of(account)):
         return None
     return _known(account, by_exchangers)
 
 
 def server_by_exchangers(exchangers: Iterable[tuple[int, str]]) -> str | None:
-    """Return the host through which a domain's mailboxes send, by its MX: preferences and names. None: they do not tell.
+    """Return the host through which a domain's mailboxes send, by its MX: preferences and names. None: it cannot be told.
 
     The most preferred must be one provider's, and none may be another one's: a filter in front of
     the mailboxes tells nothing of where they are, and of two providers either may have them.
@@ -207,10 +205,10 @@ def _unnamed(account: Account, by_exchangers: str | None) -> _Endpoint:
 
 
 def _known(account: Account, by_exchangers: str | None) -> str | None:
-    """Return what the account has worked with, else what the MX has shown.
+    """Return the server that the account has worked with, else the one that the MX has shown.
 
-    An empty text stands for an account that had worked before there was such a note: every
-    server that nobody had named, and no preset knew, was Gmail's then.
+    An empty text stands for an account that had worked before servers were stored: every
+    server that was neither configured nor a preset was Gmail's then.
     """
     return by_exchangers if account.worked_with is None else account.worked_with or _GMAIL.host
 

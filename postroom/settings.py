@@ -1,4 +1,4 @@
-"""Settings, read and validated once; the only reader of the environment.
+"""Reads every setting from `.env` and the environment, and validates it; the only reader of the environment.
 
 `load_settings()` reads `.env` from the current folder and the environment, which
 wins. All durations are integers of microseconds, like every time inside Postroom.
@@ -56,7 +56,7 @@ MAX_CONNECTIONS: Final = 1000
 
 
 class RateLimitFallback(Enum):
-    """What becomes of requests while the storage that all processes count in is away."""
+    """How requests are counted while the storage that all processes share is away."""
 
     COUNT = "count"  # each process counts by itself
     ALLOW = "allow"
@@ -105,7 +105,7 @@ def variables(setting: str) -> tuple[str, ...]:
 
 
 def _environment(dot_env: Path = _DOT_ENV) -> dict[str, str]:
-    """Return what `.env` and the environment say, by the name of the setting; an empty text says nothing.
+    """Return the values in `.env` and the environment, by the name of the setting; an empty text is no value.
 
     Both are merged before names are looked up, so that REDIS_URL never beats the other.
     """
@@ -138,7 +138,7 @@ def _from_files(text: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_text(variable: str, value: str, named: str = "") -> None:
-    """Raise ConfigError for what no setting may hold: a NUL, or octets that are no UTF-8; a file may have such a name."""
+    """Raise ConfigError for a NUL, or octets that are no UTF-8, in a setting; a file may have such a name."""
     if "\0" in value:
         raise ConfigError(variable, f"{named or 'it'} holds a NUL character, which no setting may; remove it")
     if variable not in _PATHS and not is_text(value):
@@ -163,7 +163,7 @@ def _known_variables() -> list[str]:
 
 
 def unknown_variables() -> dict[str, str | None]:
-    """Return the POSTROOM_* names in `.env` and the environment that mean nothing, each with the one that was meant."""
+    """Return the POSTROOM_* names in `.env` and the environment that are no settings, each with the likely intended name."""
     known = _known_variables()
     given = [name for name in {**_dot_env(), **os.environ} if _OURS.match(name)]
     strange = [name for name in given if name not in known and name not in _NO_SETTINGS]
@@ -171,7 +171,7 @@ def unknown_variables() -> dict[str, str | None]:
 
 
 def former_variables() -> dict[str, str]:
-    """Return the names in `.env` and the environment that are taken for another's sake, and that other."""
+    """Return the former names of settings in `.env` and the environment, each with its present name."""
     given = {**_dot_env(), **os.environ}
     return {name: present for name, present in _FORMER.items() if given.get(name)}
 

@@ -1,1 +1,1 @@
-"""The command line: parse arguments, call one function, print. Data on stdout, messages on stderr."""
+"""The command line: each command parses its arguments, calls one function and prints."""

@@ -1,4 +1,4 @@
-"""`postroom accounts`: what each mailbox that we send through may do just now."""
+"""`postroom accounts`: lists the accounts with state, limit and reason; `import`, `check` and `resume`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COLOURS: Final = {
 
 
 class _Lacks(TypedDict):
-    """What an account's server offers and does not take."""
+    """The extensions that an account's server offers and does not accept."""
 
     server: str
     extensions: list[str]
@@ -73,7 +73,7 @@ def accounts(context: click.Context, as_json: bool) -> None:
     \b
     postroom accounts                        all of them
     postroom accounts check                  log in as each, and send nothing
-    postroom accounts resume ann@gmail.com   try one again now that was set aside
+    postroom accounts resume ann@gmail.com   try a paused or parked one again now
     """
     if context.invoked_subcommand is not None:
         return
@@ -143,7 +143,7 @@ def check(mailbox: str | None) -> None:
 @accounts.command()
 @click.argument("mailbox", shell_complete=mailboxes)
 def resume(mailbox: str) -> None:
-    """Let an account that was parked or paused go on at once; its next mail will tell."""
+    """Let a parked or paused account send at once; its next message shows whether that works."""
     from postroom.runtime import installation
 
     service = installation.open_service()
@@ -194,7 +194,7 @@ def _row(
 
 
 def _lacks(account: Account) -> _Lacks | None:
-    """Return what the account's server offers and does not take."""
+    """Return the extensions that the account's server offers and does not accept."""
     lacks = account.server_lacks
     if lacks is None:
         return None
@@ -213,7 +213,7 @@ def _reason(row: _Row) -> str:
 
 
 def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple[str, str | None]:
-    """Return an account's state and its reason. What never worked fails for what its newest message says."""
+    """Return an account's state and its reason. An account that never worked has its newest message's reason."""
     if account.id not in in_use:
         return "removed", "no row of data.csv names it; what was accepted before still goes out"
     if account.state is AccountState.ACTIVE and account.worked_at is None:
@@ -223,7 +223,7 @@ def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple
 
 
 def _print_rows(rows: list[_Row]) -> None:
-    """Print each account on a line, whole; what does not fit beside it, and the reason, on lines below."""
+    """Print a line for each account; details that do not fit beside it, and the reason, go on lines below."""
     width = shutil.get_terminal_size().columns
     coloured = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
     for row in rows:

@@ -1,4 +1,4 @@
-"""`postroom accounts check`: log in as each account, and send nothing."""
+"""`postroom accounts check`: logs in as each account, and sends nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def accounts_in_use(service: Service, mailbox: str | None) -> list[StoredAccount
 
 @dataclass(frozen=True, slots=True)
 class _Checker:
-    """What a check of one account needs."""
+    """The parts that a check of one account needs."""
 
     service: Service
     connector: ServerConnector
@@ -112,7 +112,7 @@ async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None,
 
 
 class _NotSoonError(Exception):
-    """The account's turn to log in is too far away; it is not taken."""
+    """The account's next log-in is allowed too late to wait for it; it is not reserved."""
 
 
 def _slot(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
@@ -140,7 +140,7 @@ def _slot(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
 
 
 async def _log_in(checker: _Checker, stored: StoredAccount, digests: tuple[str, ...]) -> tuple[bool, str]:
-    """Log in and out again. A password that was refused is noted, one that was taken is no longer."""
+    """Log in and out again. A refused password is noted; the note is removed when a password is accepted."""
     id_, store = stored.account.id, checker.service.store
     try:
         connection = await checker.connector.connect(stored)

@@ -1,4 +1,4 @@
-"""`postroom backup` and `postroom restore`: an installation in one file."""
+"""`postroom backup` and `postroom restore`: save an installation in one file, and put one back."""
 
 from __future__ import annotations
 

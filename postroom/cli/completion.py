@@ -1,4 +1,4 @@
-"""What a shell offers for mailboxes and ids. It asks the database, and offers nothing where that cannot be asked."""
+"""Shell completion of mailboxes and ids, from the database; nothing where that cannot be read."""
 
 from __future__ import annotations
 

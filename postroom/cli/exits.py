@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and the one line that says why it failed."""
+"""The exit status of a command, by the error that ended it, and the line that says why it failed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def status_of(error: PostroomError | ConfigError) -> int:
 
 
 def words_of(error: OSError) -> tuple[str, int]:
-    """Return what is said of an error of the operating system, and the exit status."""
+    """Return the words for an error of the operating system, and the exit status."""
     if isinstance(error, PermissionError):
         said = reason_of(error)
         return (

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def inbox(context: click.Context, limit: int, as_json: bool) -> None:
-    """List the mail that the built-in inbox has caught, or show one.
+    """List the messages that the built-in inbox has captured, or show one.
 
     \b
     postroom inbox                 the newest messages
@@ -83,7 +83,7 @@ def _summary(mail: MessageSummary) -> dict[str, object]:
 @click.option("--raw", is_flag=True, help="Print the bytes exactly as they arrived.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(which: str, raw: bool, as_json: bool) -> None:
-    """Show one mail of the built-in inbox."""
+    """Show one message of the built-in inbox."""
     from postroom.inbox.maildrop import FOLDER
     from postroom.inbox.reader import read_message
     from postroom.runtime import installation

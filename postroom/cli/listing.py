@@ -1,4 +1,4 @@
-"""`postroom list`: messages and what became of them, newest last."""
+"""`postroom list`: the newest messages with their states, and `--follow`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: the group of all commands, and how what they raise becomes an exit status.
+"""The entry point of the command line: the group of all commands, and the exit status for each error they raise.
 
 Data goes to standard output, messages to standard error.
 """
@@ -40,7 +40,9 @@ Settings are environment variables or lines of .env in the installation's folder
 def main() -> None:
     """Run the command line and exit with its status."""
     for stream in sys.stdout, sys.stderr:
-        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is shown escaped
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a character that the terminal's encoding lacks is shown escaped
             stream.reconfigure(errors="backslashreplace")
     try:
         ended = cli.main(prog_name="postroom", standalone_mode=False)
@@ -85,7 +87,7 @@ def cli(home: str | None) -> None:
 
 
 def _enter(home: str) -> None:
-    """Make this the current folder, for the processes that are started from here as well."""
+    """Make this the current folder, also for the processes that are started from here."""
     try:
         os.chdir(home)
     except OSError as error:

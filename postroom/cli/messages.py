@@ -1,4 +1,4 @@
-"""`postroom status`, `release` and `cancel`: the state of a message, and the decisions that wait for a person."""
+"""`postroom status`, `release` and `cancel`: show a message, and decide about held ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _DECIDED_AT_ONCE = 500  # messages in one transaction
 @click.argument("request_id", shell_complete=request_ids)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(request_id: str, as_json: bool) -> None:
-    """Say what became of a message, with everything that happened to it. Status 1 when it failed.
+    """Show the state of a message, and all its events. Status 1 when it failed.
 
-    The beginning of an id is enough where only one message's begins so.
+    The beginning of an id is enough where only one message's id begins with it.
     """
     from postroom.runtime import installation
 
@@ -64,7 +64,7 @@ _held_option = click.option("--held", is_flag=True, help="All messages that are 
 @click.argument("request_id", required=False, shell_complete=request_ids)
 @_held_option
 def release(request_id: str | None, held: bool) -> None:
-    """Send a message after all that waits for a person: held in doubt, set aside after crashes, or since a restore."""
+    """Send a held message: one in doubt, one whose worker crashed with it, or one that a restore held."""
     now = system_clock()
     _decide(
         request_id,
@@ -79,7 +79,7 @@ def release(request_id: str | None, held: bool) -> None:
 @click.argument("request_id", required=False, shell_complete=request_ids)
 @_held_option
 def cancel(request_id: str | None, held: bool) -> None:
-    """Give up a message that waits. Recipients who have had it are not affected."""
+    """Cancel a message that waits. Recipients who have received it are not affected."""
     now = system_clock()
     why = "only a message that waits can be cancelled"
     _decide(request_id, held, lambda transaction, id_: transaction.cancel(id_, now), "cancelled", why)
@@ -88,7 +88,7 @@ def cancel(request_id: str | None, held: bool) -> None:
 def _decide(
     request_id: str | None, held: bool, move: Callable[[Transaction, str], bool], done: str, why_not: str
 ) -> None:
-    """Move one message, or all that are held."""
+    """Release or cancel one message, or all that are held."""
     from postroom.runtime import installation
 
     if held == (request_id is not None):
@@ -146,6 +146,6 @@ def _print_events(request_id: str, status: str, events: Sequence[Mapping[str, st
     for event in events:
         detail = event["detail"]
         if detail and detail in status:
-            detail = None  # it was said above
+            detail = None  # the status line has it
         words = (event["at"], event["event"], event["recipient"], detail)
         click.echo("  " + "  ".join(printable(word) for word in words if word))

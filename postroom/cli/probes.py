@@ -1,4 +1,4 @@
-"""`postroom check` and `postroom healthy`: for what starts Postroom, and for what watches over it."""
+"""`postroom check` and `postroom healthy`: can the service start here, and are its processes alive?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ANSWERS_WITHIN_S = 5.0
 
 @click.command()
 def check() -> int:
-    """Look whether the service could start here: settings, folder, data.csv, database, limiter and port.
+    """Check whether the service could start here: settings, folder, data.csv, database, limiter and port.
 
     Changes nothing. Prints a line for each; the exit status is 0, or 78 when one of them is wrong. For ExecStartPre,
     init containers and CI: run it before the service starts, since it needs the port too.
@@ -153,7 +153,7 @@ def _port(settings: Settings) -> str:
 def healthy(which: str) -> int:
     """Say whether this host's web process, or its workers, are alive: status 0 or 1. For probes of a container.
 
-    A worker that stands still has not renewed its lease. While the database is away nobody can tell, and a restart
+    A worker that hangs has not renewed its lease. While the database is away this cannot be seen, and a restart
     would not help: then a worker is healthy for as long as its process runs.
     """
     from postroom.settings import load_settings

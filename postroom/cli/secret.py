@@ -1,4 +1,4 @@
-"""`postroom secret`: the key that passwords and API keys are stored with."""
+"""`postroom secret replace`: go on with a new secret key, where the former one is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def replace() -> None:
     """Go on with another secret key where the former one is lost. Stop Postroom on every host first.
 
     Passwords and keys are stored anew from data.csv. Messages stay as they are. The password of an account that is
-    not in data.csv is lost: what is queued for it waits until the account is there again.
+    not in data.csv is lost: its queued messages wait until the account is there again.
     """
     from postroom.runtime.secret_replacement import replace_secret
 

@@ -1,4 +1,4 @@
-"""`postroom send`: accept one message, and wait for its end where that is asked for."""
+"""`postroom send`: accepts one message, and with `--wait` waits for its end."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def send(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Accept one mail, as POST /send-email does, and print its request_id.
+    """Accept one message, as POST /send-email does, and print its request_id.
 
     \b
     postroom send --to you@example.com --subject Hello --body "It works" --wait
@@ -80,7 +80,7 @@ def send(
 
 
 def _accept(service: Service, submission: Submission) -> str:
-    """Accept the message and return its request_id; what is wrong with it is wrong usage of the command."""
+    """Accept the message and return its request_id; a fault in it is wrong usage of the command."""
     from postroom.intake.accept import accept
     from postroom.intake.disk_share import DiskShares
 
@@ -144,7 +144,7 @@ def _account(service: Service, sender: str | None) -> Account:
 def _wait_for_end(
     service: Service, request_id: str, timeout: float | None, tell: Callable[[str], None]
 ) -> MessageState:
-    """Return how a message ended, and tell of each change before; exits with 75 when that takes too long."""
+    """Return how a message ended, and tell of each change before; exit with 75 after `timeout`."""
     from postroom.core.message import MessageState
     from postroom.worker import liveness
 

@@ -1,4 +1,4 @@
-"""`postroom serve`, `web` and `worker`: start the service, or one process of it."""
+"""`postroom serve`, `web` and `worker`: starts the service, or one process of it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def serve(host: str | None, port: str | None) -> None:
     """Run everything: HTTP, delivery and the built-in inbox.
 
     Prepares the database, reads data.csv (and writes a first one where there is none), then
-    serves until Ctrl-C or SIGTERM, which lets mail that is being sent finish. What dies is
-    started again.
+    serves until Ctrl-C or SIGTERM, which lets messages that are being sent finish. A process that
+    dies is started again.
     """
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import accounts_file, installation, listen
@@ -47,7 +47,7 @@ def serve(host: str | None, port: str | None) -> None:
     options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG_LEVEL}{settings.log_level}"]
     commands = [*options, *installation.child_commands(service)]
     service.store.close()
-    # A process of its own kind takes over this one: it stays as long as the service, so it should be small.
+    # This process becomes the supervisor: it lives as long as the service, so it should be small.
     try:
         os.execv(sys.executable, [sys.executable, "-m", "postroom.runtime.supervisor", *commands])  # noqa: S606
     except OSError as error:  # which names no file
@@ -93,14 +93,14 @@ def _greet(service: Service, key: str | None) -> None:
 
 @click.command()
 def web() -> None:
-    """Run the HTTP side alone. The database must be prepared (`postroom migrate`)."""
+    """Run the HTTP process alone. The database must be prepared (`postroom migrate`)."""
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import installation, listen
     from postroom.runtime.web_process import run_web
 
     ignore_stray_signals()
     settings, lifeline = installation.check_service(), inherited_lifeline()
-    if lifeline is None:  # under `serve`, the last of our own may still be ending after a kill
+    if lifeline is None:  # under `serve`, the former web process may still be ending after a kill
         listen.check(settings)
     run_web(settings, lifeline)
 
@@ -124,7 +124,7 @@ def worker() -> None:
 
 
 def inherited_lifeline() -> int | None:
-    """Return the pipe whose end says that the process that started this one has died; None where there is none."""
+    """Return the pipe that is closed when the process that started this one dies; None where there is none."""
     from postroom.core.lifeline import LIFELINE
 
     fd = os.environ.pop(LIFELINE, None)

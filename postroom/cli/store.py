@@ -1,4 +1,4 @@
-"""`postroom migrate` and `migrate-store`: prepare the database, or move it from SQLite to PostgreSQL."""
+"""`postroom migrate` and `migrate-store`: prepare the database, or move its rows from SQLite to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def migrate_store(source: str, target: str | None, bouncer: bool, cancelled: boo
     """Move everything from SQLITE (a file, or sqlite:///FILE) to POSTGRES (postgresql://…), which must be empty.
 
     Stop Postroom first. Every row is compared afterwards. An interrupted move goes on when it is run again.
-    SQLITE is marked as moved: it is not served from any more, so that nothing is sent twice.
+    SQLITE is marked as moved: it cannot be served from any more, so that nothing is sent twice.
     """
     from postroom.store import move
 
@@ -79,7 +79,7 @@ def migrate_store(source: str, target: str | None, bouncer: bool, cancelled: boo
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far each step has come, where somebody looks on."""
+    """Show the progress of each step, on a terminal."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -1,1 +1,1 @@
-"""The built-in inbox: a real SMTP server on loopback that keeps what it gets, and its reader."""
+"""The built-in inbox: an SMTP server on loopback that keeps every message, and the reader of its folder."""

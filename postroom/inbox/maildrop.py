@@ -1,4 +1,4 @@
-"""The folder of captured messages: how a message is made durable there, how its file is named and opened, and the port.
+"""The folder of captured messages: writes a message durably, names and opens its file, and keeps the inbox's port.
 
 A folder holds
 
@@ -36,7 +36,7 @@ KEEP = 10_000  # messages
 SIZE_LIMIT = 36_700_160  # octets: the default POSTROOM_MAX_MESSAGE_BYTES and 40 % for its encoding
 RECIPIENT_LIMIT = 1000
 COMMAND_LIMIT = 4096  # octets; RFC 5321 §4.5.3.1.4 asks for 512 and more with each extension
-STALE_AFTER = 3600  # seconds until an unfinished file belongs to nobody
+STALE_AFTER = 3600  # seconds until an unfinished file counts as left by a killed server
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
@@ -74,7 +74,7 @@ class Maildrop:
         return mail_id
 
     def _next_instant(self) -> Instant:
-        """Return the present, later than ever before, so that names sort as messages came."""
+        """Return the present, later than any time before, so that names sort in the order of arrival."""
         with self._lock:
             self._last = max(self._clock(), self._last + 1)
             return self._last
@@ -88,7 +88,7 @@ class Maildrop:
                 logger.warning("the inbox could not delete %s: %s", oldest, reason_of(error))
 
     def _sweep(self) -> None:
-        """Delete what a killed server left half-written."""
+        """Delete the unfinished files of a killed server."""
         stale = self._clock() / SECOND - STALE_AFTER
         for path in self._folder.glob(".*.tmp"):
             with contextlib.suppress(OSError):
@@ -133,7 +133,7 @@ def _write_all(file: BinaryIO, chunk: bytes) -> None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder that is missing. Raises OSError, which says what is in its place."""
+    """Make a folder that is missing. Raises OSError, which names the thing in its place."""
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700, parents=True)
     try:
@@ -190,8 +190,7 @@ def read_envelope(file: BinaryIO) -> tuple[str, tuple[str, ...]]:
 def inbox_port(folder: Path) -> int | None:
     """Return the port that the inbox of this folder listens on; None when none does.
 
-    A server that was killed leaves its file behind, so a port is no promise that
-    somebody answers.
+    A server that was killed leaves its file behind, so perhaps nobody answers at the port.
     """
     try:
         text = read_plain(folder / "port", _LARGEST_PORT).decode("ascii").strip()

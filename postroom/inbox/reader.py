@@ -159,7 +159,7 @@ def _header(message: EmailMessage | None, name: str) -> str:
 
 
 def _bodies(message: EmailMessage | None, raw: bytes) -> tuple[str, str | None]:
-    """Return the plain text and the HTML of a message; the raw message as text where there is no telling."""
+    """Return the plain text and the HTML of a message; the raw message as text where it cannot be parsed."""
     try:
         if message is None:
             raise ValueError("not parsed")
@@ -198,7 +198,7 @@ def _lines(text: str) -> str:
 
 
 def _unprintable() -> dict[int, str]:
-    """Map what could steer a terminal, or reverse what a person reads, to something harmless."""
+    """Map characters that steer a terminal or reverse the reading order to harmless ones."""
     table = {code: chr(0x2400 + code) for code in range(0x20)}  # ␀ to ␟
     del table[ord("\n")], table[ord("\t")]
     table[0x7F] = "␡"
@@ -212,7 +212,7 @@ _UNPRINTABLE = _unprintable()
 
 
 def printable(text: str) -> str:
-    """Return the text with nothing in it that a terminal obeys.
+    """Return the text without characters that a terminal obeys.
 
     Line feed and tab stay, CR LF becomes LF; other C0 characters become their
     pictures (␛), DEL ␡; C1, bidirectional controls and lone surrogates become U+FFFD.

@@ -65,12 +65,12 @@ def serve_inbox(
     moment that connections are taken until the end, and `ready` is called with
     it. `lifeline` is the reading end of a pipe: once it is closed at the other
     end, which the death of a parent does as well, the server ends. Signals are
-    heeded in the main thread only. When it cannot listen or write at the start
+    handled in the main thread only. When it cannot listen or write at the start
     it tries again after `try_again_s`; without that it raises OSError.
     """
     import asyncio
 
-    logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's: says what we say, and more
+    logging.getLogger("mail.log").setLevel(logging.CRITICAL)  # aiosmtpd's own lines repeat ours
     inbox = _Inbox(folder, (host, port), keep)
     asyncio.run(_serve(inbox, ready, stop, lifeline, try_again_s))
 
@@ -108,7 +108,7 @@ async def _serve(
 
 
 async def _open_in_time(inbox: _Inbox, ended: asyncio.Event, try_again_s: float) -> None:
-    """Open the inbox as soon as that works, or give up when `ended` is set; each reason is said once."""
+    """Open the inbox as soon as that works, or give up when `ended` is set; log each reason once."""
     import asyncio
 
     told = None
@@ -125,7 +125,7 @@ async def _open_in_time(inbox: _Inbox, ended: asyncio.Event, try_again_s: float)
                     try_again_s,
                 )
             told = reason
-            report_ready()  # nobody else is to wait for it
+            report_ready()  # the rest of the service does not wait for it
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), try_again_s)
         else:
@@ -172,7 +172,7 @@ class _Inbox:
 
 
 def _protocols(handler: _Handler, loop: asyncio.AbstractEventLoop) -> Callable[[], asyncio.Protocol]:
-    """Return what makes the server's side of each new connection."""
+    """Return the factory of aiosmtpd's protocol for each new connection."""
     from aiosmtpd.smtp import SMTP, AuthResult
 
     # aiosmtpd takes these limits from the class only, and counts `command_size_limits` for all connections
@@ -225,7 +225,11 @@ class _Handler:
         self, _server: object, session: _Session, _envelope: object, hostname: str, responses: list[str]
     ) -> list[str]:
         session.host_name = hostname
-        return [*responses[:-1], "250-PIPELINING", responses[-1]]  # RFC 2920; it reads line by line anyway
+        return [
+            *responses[:-1],
+            "250-PIPELINING",
+            responses[-1],
+        ]  # RFC 2920; aiosmtpd reads line by line anyway
 
     async def handle_MAIL(  # noqa: N802
         self, _server: object, _session: object, envelope: _Envelope, address: str, options: list[str]
@@ -264,7 +268,7 @@ class _Handler:
             return _storage_refusal(error)
 
     async def handle_exception(self, error: Exception) -> str:
-        """Answer a command that aiosmtpd stumbled over: mostly an address that `email` cannot parse."""
+        """Answer a command that raised in aiosmtpd: mostly an address that `email` cannot parse."""
         logger.info("the inbox could not make sense of a command: %r", error)
         return "500 5.5.2 Command not understood"
 
@@ -316,7 +320,7 @@ async def _finish_saving(handler: _Handler) -> None:
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Log what went wrong, but not that a client hung up."""
+    """Log errors of the event loop, but not a client that hung up."""
     if not isinstance(context.get("exception"), ConnectionError):
         loop.default_exception_handler(context)
 
@@ -324,7 +328,7 @@ def _report(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None
 def main(lifeline: int | None = None) -> None:
     """Serve the installation in the current folder; `serve` starts this module by itself, without the command line.
 
-    Under `serve`, which others depend on, nothing that is wrong with the folder ends it.
+    Under `serve` no fault of the folder ends it, since the service would see a child that dies again and again.
     """
     ignore_stray_signals()
     if lifeline is not None:

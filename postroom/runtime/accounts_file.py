@@ -1,4 +1,4 @@
-"""data.csv at the start of the service: the first one, with a key for the built-in inbox, and its rows in the database."""
+"""data.csv at the start of `serve`: writes the first one, with a demo key for the built-in inbox, and reads it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from postroom.runtime.installation import Service
 
 
 def read_accounts_file(service: Service) -> SyncReport | None:
-    """Bring the accounts in line with data.csv, and say what is wrong in it, new or not."""
+    """Bring the accounts in line with data.csv, and log its faults, new or not."""
     file = AccountsFile(service.store, service.vault, service.settings.accounts_csv)
     found = file.sync() or file.review()
     report(found)
@@ -22,7 +22,7 @@ def read_accounts_file(service: Service) -> SyncReport | None:
 def write_demo_accounts(service: Service) -> str | None:
     """Write a first data.csv with a key for the built-in inbox; return the key.
 
-    None where there is a file, or was one: in its place a first one would end all keys. Raises ConfigError.
+    None where there is a file, or was one: a new one in its place would end all keys. Raises ConfigError.
     """
     path = service.settings.accounts_csv
     if has_been_read(service.store):

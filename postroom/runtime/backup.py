@@ -1,7 +1,7 @@
-"""An installation in one file: its database, secret key, accounts and settings, and back again.
+"""Backup and restore: an installation (database, secret key, data.csv, .env) in one tar archive, and back again.
 
-The file is a plain tar archive of mode 0600, whose first member says what the others must be. After it was restored
-nothing that was queued is sent by itself: it may have gone out since the backup.
+The file is a plain tar archive of mode 0600, whose first member has the checksums of the others. After a
+restore all queued messages are held: they may have been sent since the backup.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Described(TypedDict):
 
 
 class _Manifest(TypedDict):
-    """The first member of a backup, which says what the others must be."""
+    """The first member of a backup: the format, and sizes and checksums of the others."""
 
     format: int
     postroom: str
@@ -67,7 +67,7 @@ class BackupError(PostroomError):
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What a backup holds: names with their sizes."""
+    """The files in a backup, with their sizes."""
 
     path: Path
     files: Mapping[str, int]
@@ -75,7 +75,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What was restored. `held`: messages that were queued; `kept`: what the files before are called now."""
+    """The result of a restore. `held`: how many messages were queued; `kept`: the new names of the former files."""
 
     files: tuple[str, ...]
     made_at: str
@@ -115,7 +115,7 @@ def save(
 
 
 def _check_target(path: Path) -> None:
-    """See that a backup, which takes the place of what has its name, replaces no device or stream."""
+    """Raise BackupError where `path` is a device or a stream, which the backup would replace."""
     kind = kind_of(path.stat().st_mode) if path.exists() else None
     if kind is None and path.is_symlink() and str(path.readlink()).startswith(("/proc/", "/dev/")):
         kind = "a stream"
@@ -131,7 +131,7 @@ def _spare_own_files(path: Path, settings: Settings, var: Path) -> None:
 
 
 def _spare_others_files(path: Path) -> None:
-    """See that nothing is replaced but a backup, or an empty file."""
+    """Raise BackupError where `path` exists and is neither a backup nor empty."""
     try:
         if path.stat().st_size == 0 or _is_backup(path):
             return
@@ -156,7 +156,7 @@ def _is_backup(path: Path) -> bool:
 def _scratch(parent: Path) -> Iterator[Path]:
     """Lend a folder for this user alone, on the same file system, locked for as long as it is in use.
 
-    Those that processes have left which were killed are removed: they hold copies of the database and the secret key.
+    Folders that killed processes have left are removed: they hold copies of the database and the secret key.
     """
     for left in parent.glob(f"{_SCRATCH}*"):
         _remove_if_left(left)
@@ -171,7 +171,7 @@ def _scratch(parent: Path) -> Iterator[Path]:
 def _locked_folder(parent: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=parent))
-        with suppress(FileNotFoundError):  # removed before it was locked, as one that a process has left
+        with suppress(FileNotFoundError):  # another process removed it before it was locked
             descriptor = os.open(folder, _FOLDER)
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -181,7 +181,7 @@ def _locked_folder(parent: Path) -> tuple[Path, int]:
 
 
 def _remove_if_left(folder: Path) -> None:
-    """Remove a folder of ours that no process has locked, and that holds nothing but what such a one does."""
+    """Remove a scratch folder that no process has locked, and that holds only files of a backup."""
     try:
         descriptor = os.open(folder, _FOLDER)
     except OSError:
@@ -246,10 +246,10 @@ def _add(archive: tarfile.TarFile, name: str, size: int, content: IO[bytes]) -> 
 
 
 def restore(path: Path, var: Path, clock: Clock) -> Restored:
-    """Put a backup in place of what is here, which is kept under other names. Raises BackupError, StoreInUse, ConfigError.
+    """Put a backup in place of the files here, which get other names. Raises BackupError, StoreInUse, ConfigError.
 
-    Everything is verified, and what was queued is held, before anything is changed. From the look whether anybody has the
-    database open to the end nobody can open it.
+    Everything is verified, and queued messages are held, before anything is changed. From the check that no process has
+    the database open until the end, none can open it.
     """
     try:
         settings = _settings(path)
@@ -271,8 +271,8 @@ def restore(path: Path, var: Path, clock: Clock) -> Restored:
             files = {places[name]: scratch / name for name in places}
             kept = put_in_place(files, database, _stamp(clock))
             if database is not None and lock is not None:
-                lock.note_closed()  # what it knows is of the former one
-                (var / "database.json").unlink(missing_ok=True)  # what was seen of the database before
+                lock.note_closed()  # it knows the position of the former database
+                (var / "database.json").unlink(missing_ok=True)  # the position of the former database
                 finish(database)
     except OSError as error:
         raise BackupError(f"cannot restore {path}: {error.filename or path}: {reason_of(error)}") from error
@@ -289,12 +289,12 @@ def _settings(path: Path) -> Settings:
 
 
 def _has_settings() -> bool:
-    """Whether there is an `.env` here, be it a link to nothing, which the settings refuse."""
+    """Whether there is an `.env` here; a link to nothing counts, since the settings refuse it."""
     return Path(ENVIRONMENT).exists() or Path(ENVIRONMENT).is_symlink()
 
 
 def _verify(path: Path, folder: Path, only: Collection[str] | None = None) -> _Manifest:
-    """Unpack a backup, or `only` some of it, into `folder` and see that each file is as its manifest says.
+    """Unpack a backup, or `only` some of it, into `folder` and compare each file with its manifest.
 
     Raises BackupError, OSError.
     """
@@ -349,7 +349,7 @@ def _check_secret(scratch: Path, names: tuple[str, ...], settings: Settings) -> 
 
 
 def _hold_queued(database: Path, clock: Clock) -> int:
-    """Bring the copy up to date and hold what is queued in it; return how many messages are held."""
+    """Migrate the copy and hold its queued messages; return how many messages are held."""
     store = open_store(f"sqlite:///{database}")
     try:
         store.migrate()
@@ -358,7 +358,7 @@ def _hold_queued(database: Path, clock: Clock) -> int:
 
         def hold(transaction: Transaction) -> None:
             transaction.hold_queued(now, until=_FOR_EVER, claimed=True)
-            for worker_id in workers:  # those of the backup's time: their connections are nobody's
+            for worker_id in workers:  # those of the backup's time: they do not run
                 transaction.bury_worker(worker_id, now=now, in_doubt=InDoubtPolicy.HOLD)
 
         store.write(hold)
@@ -368,7 +368,7 @@ def _hold_queued(database: Path, clock: Clock) -> int:
 
 
 def _places(names: tuple[str, ...], settings: Settings, var: Path, database: Path | None) -> dict[str, Path]:
-    """Return where each file belongs, the database last: until it is there, everything can be done again."""
+    """Return where each file belongs, the database last: until it is there, a restore can be repeated."""
     places = {ACCOUNTS: settings.accounts_csv}
     if not _has_settings():
         places = {ENVIRONMENT: Path(ENVIRONMENT), **places}

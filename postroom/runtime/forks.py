@@ -1,4 +1,4 @@
-"""Looks after the processes that granian forks to serve HTTP: what ended each, and which stand still."""
+"""Watches the processes that granian forks to serve HTTP: logs what ended each, and kills those that hang."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class Interrupt(threading.Event):
-    """What wakes granian's main loop: a worker's death, or a signal to stop, which must not be cleared with it.
+    """The event that wakes granian's main loop: a worker died, or a signal to stop came, which must not be lost with it.
 
     Granian starts another for each that dies, for ever. Where none stays up for long, this process ends with the
-    others, so that whatever keeps it sees it.
+    others, so that the supervisor or systemd sees it.
     """
 
     def __init__(self, server: GranianServer, steadiness: Steadiness | None = None) -> None:
@@ -44,7 +44,7 @@ class Interrupt(threading.Event):
         super().set()
 
     def _tell_deaths(self) -> None:
-        """Say what ended each web process that has died; granian only says that it has."""
+        """Log what ended each web process that has died; granian does not."""
         for index in self._server.interrupt_children:
             process = self._server.wrks[index].inner
             if process.exitcode is not None and process.pid not in self._dead:
@@ -64,7 +64,7 @@ class Interrupt(threading.Event):
         if cannot_stay_up and not self.has_given_up:
             self.has_given_up = True
             log.error(
-                "no web process has stayed up for %.0f minutes; HTTP ends, for whatever keeps it to see",
+                "no web process has stayed up for %.0f minutes; HTTP ends, so that its supervisor sees it",
                 self._steadiness.within_s / 60,
             )
             os.kill(os.getpid(), signal.SIGTERM)
@@ -76,10 +76,10 @@ class Interrupt(threading.Event):
 
 
 class Keeper:
-    """Where no supervisor does: kills a web process that stands still, and tells systemd how they are.
+    """Without a supervisor: kills a web process that hangs, and reports to systemd.
 
-    Only this process speaks to systemd's watchdog, and only while web processes are heard of: beside one that goes on
-    another that stands still would be hidden.
+    Only this process speaks to systemd's watchdog, and only while it hears from web processes: one that works
+    would hide another that hangs.
     """
 
     def __init__(self, *, still_after_s: float = STILL_AFTER_S) -> None:
@@ -99,10 +99,10 @@ class Keeper:
             select.select([self._pipe], [], [], self._look_s)
             self._look()
             if self._is_ready:
-                time.sleep(self._look_s / 2)  # not each beat need wake it
+                time.sleep(self._look_s / 2)  # not every heartbeat has to wake it
 
     def _look(self) -> None:
-        """Hear what they say, kill what stands still, and pass on that they are ready and well."""
+        """Read their heartbeats, kill those that hang, and tell systemd that the others are ready and well."""
         for pid, is_ready in heard(self._pipe):
             self._beats.note(pid)
             self._heard_at = time.monotonic()
@@ -111,7 +111,7 @@ class Keeper:
                 notify("READY=1")
         for pid in self._beats.still():
             log.error(
-                "web process %d has stood still for %.0f s; it is killed and started anew",
+                "web process %d has hung for %.0f s; it is killed and started again",
                 pid,
                 self._still_after_s,
             )

@@ -1,4 +1,4 @@
-"""Opening the service: settings, logging, vault, store and accounts, in this order."""
+"""Opens an installation: settings, logging, database, secret key, and the checks before anything is changed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _REPETITIVE = (
     "postroom.store.async_writer",
     "postroom.store.position",
     "postroom.web.problems",
-)  # loggers that may say the same for each connection or message
+)  # loggers that may repeat a line for each connection or message
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Service:
 
 
 def start_logging(settings: Settings) -> None:
-    """Log to standard error; one line for each record, but for those of a worker that repeat."""
+    """Log to standard error; one line for each record, except repeated ones of some loggers."""
     logging.basicConfig(level=settings.log_level, force=True)
     for_journal = is_journal(_STANDARD_ERROR)
     for handler in logging.getLogger().handlers:
@@ -60,7 +60,7 @@ def start_logging(settings: Settings) -> None:
 
 
 def stop_this_process(reason: str) -> None:
-    """End this process soon, so that it is started anew; the answers that are under way still leave."""
+    """End this process soon, so that it is started again; answers that are under way are still sent."""
     log.critical("%s", reason)
     end = threading.Timer(_LAST_ANSWERS_S, os._exit, [_EX_TEMPFAIL])
     end.daemon = True
@@ -106,13 +106,13 @@ def open_service(
 
 
 def strike(store: Store, settings: Settings, vault: Vault) -> None:
-    """Take passwords that servers have repeated out of what an earlier version has stored and logged, once."""
+    """Take passwords that servers have repeated out of the database and the log of an earlier version, once."""
     strike_stored(store, vault)
     strike_log(store, vault, EmailLog(store, settings.email_log, VAR / EMAIL_LOG_LOCK))
 
 
 def strike_after_upgrade(store: Store, settings: Settings) -> None:
-    """Take passwords out of what is stored, where the secret key is at hand; otherwise the next `serve` does it."""
+    """Take passwords out of the database and the log where the secret key is at hand; otherwise the next `serve` does it."""
     if store.stored_secrets().is_empty:
         return
     try:
@@ -126,14 +126,14 @@ def strike_after_upgrade(store: Store, settings: Settings) -> None:
 
 
 def check_position(store: Store, settings: Settings, *, accept: bool = False) -> int:
-    """See that the database has not stepped back (`position.check`); return how many messages are held because it has."""
+    """Check that the database has not been set back (`position.check`); return how many messages are held because it was."""
     VAR.mkdir(mode=0o700, exist_ok=True)
     path = VAR / position.FILE
     return position.check(store, path, now=system_clock(), keep=settings.keep_history, accept=accept)
 
 
 def note_servers(store: Store, settings: Settings) -> None:
-    """Note which server accounts have worked with, where that was not noted yet, so that none stops at an update."""
+    """Store the server that each account has worked with, where that is unknown, so that none stops at an update."""
     for stored in store.accounts():
         account = stored.account
         if account.worked_with == "":
@@ -151,7 +151,7 @@ def check_folder() -> None:
 
 
 def check_it_stays(store: Store) -> None:
-    """See that the database has not been moved elsewhere, and is not being filled just now."""
+    """Raise ConfigError where the database was moved elsewhere, or is being filled by a move."""
     if (place := store.setting(MOVED)) is not None:
         raise ConfigError(
             "DATABASE_URL",
@@ -172,14 +172,14 @@ def check_secret(store: Store, settings: Settings) -> None:
 
 
 def check_service() -> Settings:
-    """Return the settings, once it is certain that the installation can be opened; leave it closed."""
+    """Return the settings after opening the installation once; leave it closed."""
     service = open_service(serving=True)
     service.store.close()
     return service.settings
 
 
 def warn_of_oversights(settings: Settings) -> None:
-    """Have the log name what is likely a mistake at a start: settings that are none, passwords that others may read."""
+    """Log likely mistakes at a start: unknown or renamed settings, and a data.csv that others can read."""
     for name, meant in sorted(unknown_variables().items()):
         log.warning("there is no setting %s%s", name, f"; did you mean {meant}?" if meant else "")
     for name, present in former_variables().items():
@@ -199,7 +199,7 @@ def uses_inbox(service: Service) -> bool:
         try:
             if server_for(stored.account, service.settings).host == INBOX:
                 return True
-        except ConfigError:  # the account's mail will say so
+        except ConfigError:  # the status of its messages will say so
             continue
     return False
 

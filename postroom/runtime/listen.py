@@ -1,4 +1,4 @@
-"""Where HTTP listens: an address, a name that has one here, or a Unix socket."""
+"""Where HTTP listens: an address of this machine, or a Unix socket; and whether the place is free."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from postroom.core.setting_values import UNIX
 from postroom.settings import Settings
 
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # where it listens, and where it can be asked
-SOCKET_MODE = 0o666  # as open as a port of loopback; the folder of the socket may say less
+SOCKET_MODE = 0o666  # as open as a port of loopback; the folder of the socket may restrict it
 
 
 def socket_path(settings: Settings) -> Path | None:
@@ -44,7 +44,7 @@ def address_of(settings: Settings) -> str:
 
 
 def _many_hosts(family: int, address: tuple[str | int | bytes, ...]) -> str | None:
-    """Return what kind of address of many hosts this is; None for one host's. Nothing is sent."""
+    """Return "a multicast" or "a broadcast" for such an address, else None. Nothing is sent."""
     if ip_address(str(address[0]).partition("%")[0]).is_multicast:
         return "a multicast"
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
@@ -59,9 +59,9 @@ def _not_here(variable: str, settings: Settings, reason: str | None) -> ConfigEr
 
 
 def check(settings: Settings) -> None:
-    """Raise PlaceTaken when something listens in our place already: two services would share its requests.
+    """Raise PlaceTaken when something listens there already: two services would share its requests.
 
-    Raises ConfigError where nobody could listen.
+    Raises ConfigError where no process could listen.
     """
     path = socket_path(settings)
     if path is None:
@@ -117,6 +117,6 @@ def described(settings: Settings) -> str:
 
 
 def curl(settings: Settings) -> str:
-    """Return the beginning of a curl command that asks us."""
+    """Return the beginning of a curl command for this service."""
     path = socket_path(settings)
     return f"curl --unix-socket {path} http://localhost" if path else f"curl {described(settings)}"

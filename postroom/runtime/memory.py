@@ -1,4 +1,4 @@
-"""Python's and glibc's memory in a process that runs for long: fewer searches for garbage, large blocks given back."""
+"""Tunes the memory of a long-running process: rarer garbage collections, large blocks returned to the system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LARGE_BLOCK = 262_144
 
 
 def tune_memory() -> None:
-    """Leave what is loaded by now out of every search for garbage, and search less often: little here is cyclic."""
+    """Exclude all present objects from garbage collection, and collect less often: few objects here are cyclic."""
     _return_large_blocks()
     gc.collect()
     gc.freeze()
@@ -20,6 +20,6 @@ def tune_memory() -> None:
 
 
 def _return_large_blocks() -> None:
-    """Have glibc give large blocks back to the system as soon as they are free: it keeps more and more of them else."""
+    """Have glibc return large blocks to the system as soon as they are free; otherwise it keeps more and more of them."""
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)

@@ -1,4 +1,4 @@
-"""The files of an installation, so that nothing else is written into one, or in the place of one."""
+"""Lists the files of an installation, so that no log or backup is written over one of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OF_DATABASE = ("", "-wal", "-shm", "-lock", "-journal", "-restoring", "-rescued
 
 
 def check_own_files(settings: Settings, var: Path) -> None:
-    """Raise ConfigError where a setting names a file that is another one's, such as the database as the log."""
+    """Raise ConfigError where a setting names another file of the installation, such as the database as the log."""
     database = sqlite_path(settings.database_url)
     named = {"email_log": settings.email_log, "accounts_csv": settings.accounts_csv, "database_url": database}
     for setting, path in named.items():
@@ -32,7 +32,7 @@ def check_own_files(settings: Settings, var: Path) -> None:
 
 
 def owner_of(path: Path, settings: Settings, var: Path, *, but: str | None = None) -> str | None:
-    """Return which file of the installation this is, by whatever name; those of the setting `but` aside."""
+    """Return which file of the installation this is, by whatever name, except the files of the setting `but`."""
     return next(
         (what for whose, what, own in _own(settings, var) if whose != but and _is_same(path, own)), None
     )

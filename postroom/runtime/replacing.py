@@ -1,7 +1,7 @@
-"""What a restore puts in place of what is there: step by step, so that a crash between any two of them loses nothing.
+"""Puts restored files in place of the present ones, step by step, so that a crash between any two steps loses nothing.
 
-What was there gets another name and is never removed. A database has a mark beside it from the first step to the last:
-Postroom refuses to open it until the restore was repeated, or undone by hand.
+The present files get other names and are never removed. A database has a mark beside it from the first step to the
+last: Postroom refuses to open it until the restore is repeated, or undone by hand.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _LARGEST_MARK = 256
 
 
 def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) -> tuple[Path, ...]:
-    """Put each file (a value) in its place (the key); return what was there before, by its new names.
+    """Put each file (a value) in its place (the key); return the new names of the files that were there.
 
-    Until all of them are on the disk beside their places nothing is changed. A restore that was interrupted is continued:
-    with its stamp, so that a log and its database meet again.
+    Nothing is changed until all of them are on the disk beside their places. An interrupted restore is continued with
+    its stamp, so that a log and its database get matching names.
     """
     stamp = (_interrupted(database) if database else None) or stamp
     drafts: dict[Path, Path] = {}
@@ -38,7 +38,7 @@ def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) 
             _copy(source, drafts[place])
         for place in files:
             if place != database:
-                _link_aside(place, stamp)
+                _link_other_name(place, stamp)
         if database is not None:
             _mark(database, stamp)
     except BaseException:
@@ -47,7 +47,7 @@ def put_in_place(files: Mapping[Path, Path], database: Path | None, stamp: str) 
         raise
     for place, draft in drafts.items():
         if place == database:
-            _move_aside(database, stamp)
+            _move_database(database, stamp)
         _rename(draft, place)
     return tuple(name for place in files for name in takewhile(Path.exists, _names(place, stamp)))
 
@@ -85,8 +85,8 @@ def _copy(source: Path, target: Path) -> None:
         os.fsync(descriptor)
 
 
-def _link_aside(place: Path, stamp: str) -> None:
-    """Give what is there another name, and leave it the first one until its successor takes that."""
+def _link_other_name(place: Path, stamp: str) -> None:
+    """Give the file another name too; its first name stays until the restored file takes it."""
     if not place.exists():
         return
     kept = next(name for name in _names(place, stamp) if not name.exists() or name.samefile(place))
@@ -101,10 +101,10 @@ def _link_aside(place: Path, stamp: str) -> None:
     failpoint.hit("restore.step")
 
 
-def _move_aside(database: Path, stamp: str) -> None:
+def _move_database(database: Path, stamp: str) -> None:
     """Give a database another name, and its log the one beside it; the log first.
 
-    A log alone is removed by whatever program of SQLite's makes a new database under the old name.
+    SQLite removes a log without its database when it makes a new database under the old name.
     """
     log = log_of(database)
     names = _names(database, stamp)
@@ -117,7 +117,7 @@ def _move_aside(database: Path, stamp: str) -> None:
 
 
 def _names(place: Path, stamp: str) -> Iterator[Path]:
-    """Return the names that what was here before may have, without an end."""
+    """Yield the names that the former files may get, without an end."""
     first = place.with_name(f"{place.name}.before-{stamp}")
     return chain([first], (place.with_name(f"{first.name}.{number}") for number in count(2)))
 

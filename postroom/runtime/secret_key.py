@@ -1,4 +1,4 @@
-"""Is the secret key the one that the database was written with? Checked before anything is stored with it."""
+"""Checks that the secret key is the one that the database was written with, before anything is stored with it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_secret(store: Store, settings: Settings) -> None:
 
 
 def is_secret_of(stored: StoredSecrets, vault: Vault, settings: Settings) -> bool:
-    """Whether the secret key is the database's. Before the check value that is one which opens what is stored."""
+    """Whether the secret key is the database's: by its check value, or by whether it opens what is stored."""
     if stored.check is not None:
         return stored.check in vault.fingerprints
     if stored.credentials:
@@ -49,7 +49,7 @@ def _another_secret(settings: Settings) -> ConfigError:
 
 
 def keep_check_value(store: Store, vault: Vault) -> None:
-    """Keep the check value of the secret key; that of the new one, where the former is still among its keys."""
+    """Store the check value of the secret key; that of the new key, where the former is still among its keys."""
     first = store.write(lambda transaction: transaction.set_setting_once(SECRET_CHECK, vault.fingerprint))
     if first not in vault.fingerprints:  # another process was faster
         raise ConfigError(

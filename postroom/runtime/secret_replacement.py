@@ -18,7 +18,7 @@ from postroom.store.store import SECRET_CHECK, Store, open_store
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What became of a database whose secret key was replaced."""
+    """The result of replacing the secret key of a database."""
 
     accepted: int  # rows of data.csv
     lost: tuple[str, ...]  # accounts whose passwords nobody can read any more
@@ -61,8 +61,8 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
 
 
 def _refuse_beside_workers(store: Store) -> None:
-    """Raise ConfigError while a worker runs: it would go on with the former key. One that was killed counts no more."""
-    from postroom.worker import liveness  # with all of the worker, which no other command needs
+    """Raise ConfigError while a worker runs: it would go on with the former key. A killed one does not count."""
+    from postroom.worker import liveness  # imports all of the worker, which no other command needs
 
     for record in liveness.running(store, system_clock, pause=time.sleep)[:1]:
         where = f"pid {record.pid}"

@@ -1,4 +1,4 @@
-"""Which processes stand still: they have not said for long that they go on, though we were there to hear it."""
+"""Finds child processes that hang: no heartbeat for a long time, while this process was listening."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from typing import Final
 
 from postroom.core.heartbeat import watchdog_s
 
-STILL_AFTER_S: Final = 90.0  # eighteen beats; a worker's lease is over after 60
+STILL_AFTER_S: Final = 90.0  # eighteen heartbeats; a worker's lease ends after 60
 LOOK_S: Final = 5.0
 _WE_WERE_AWAY_S: Final = 2 * LOOK_S
 
 
 def look_every_s(still_after_s: float) -> float:
-    """Return how often to look at the processes: often enough for a standstill, and for systemd's watchdog."""
+    """Return how often to check the processes: often enough for a hang, and for systemd's watchdog."""
     return min(LOOK_S, still_after_s / 2, (watchdog_s() or math.inf) / 2)
 
 
 class Beats:
-    """What the processes of one child have said. The child has others below it, such as those that serve HTTP.
+    """The heartbeats of the processes of one child, which may have others below it, such as those that serve HTTP.
 
-    A process is judged from its first beat on. When we have not looked for a while ourselves, because the machine was
-    suspended, frozen or overloaded, all have their full time again. The clock is one that no setting of the time moves.
+    A process is judged from its first heartbeat on. When this process itself has not run for a while, because the machine
+    was suspended or overloaded, all get their full time again. The clock is monotonic.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Beats:
         self._looked = clock()
 
     def note(self, pid: int) -> None:
-        """Note that a process goes on, which it does just now."""
+        """Note a heartbeat of a process, which came just now."""
         if pid not in self._handles:
             try:
                 self._handles[pid] = os.pidfd_open(pid)
@@ -50,7 +50,7 @@ class Beats:
         self._heard[pid] = self._clock()
 
     def still(self) -> list[int]:
-        """Return the processes that stand still, and begin their time anew."""
+        """Return the processes that hang, and begin their time anew."""
         now = self._clock()
         if now - self._looked > _WE_WERE_AWAY_S:
             self._heard = dict.fromkeys(self._heard, now)
@@ -63,7 +63,7 @@ class Beats:
         return [pid for pid in found if not is_traced(pid)]
 
     def kill(self, pid: int, session: int) -> None:
-        """End a process of a session that was heard of, and no other that may have its number since."""
+        """End a process that was heard of, and no other that may have got its number since."""
         with suppress(ProcessLookupError):
             if os.getsid(pid) == session:
                 signal.pidfd_send_signal(self._handles[pid], signal.SIGKILL)
@@ -82,7 +82,7 @@ class Beats:
 
 
 def is_traced(pid: int) -> bool:
-    """Whether a debugger holds a process: then it stands still because a person wants it to."""
+    """Whether a debugger holds a process: then a person has stopped it."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:

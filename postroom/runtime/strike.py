@@ -1,4 +1,4 @@
-"""Striking credentials from what servers have said before it was struck as it came: once, at the upgrade."""
+"""Strikes credentials from stored replies and log lines of earlier versions, once, at the upgrade."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FAILED: Final = re.compile(
 def strike_stored(store: Store, vault: Vault) -> None:
     """Take the passwords of the accounts out of stored reasons, replies and events, where that was not done yet.
 
-    A password that was changed since is not known any more, and cannot be found.
+    A password that was changed since is unknown, and cannot be found.
     """
     if store.setting(_DONE) is not None:
         return
@@ -45,7 +45,7 @@ def strike_stored(store: Store, vault: Vault) -> None:
 def strike_log(store: Store, vault: Vault, email_log: EmailLog) -> None:
     """Take the passwords of the accounts out of the lines that email_log.txt holds, where that was not done yet.
 
-    What cannot be rewritten now is tried at the next start.
+    A file that cannot be rewritten now is tried at the next start.
     """
     known = _known_by_sender(store, vault)
     deadline = time.monotonic() + _WAIT_S

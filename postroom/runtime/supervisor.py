@@ -1,4 +1,4 @@
-"""Keeps the service's processes running. Imports nothing but the standard library, since it stays in memory."""
+"""The supervisor: starts the service's processes, restarts those that die or hang, and stops them in order."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _DOUBLINGS = 16
 _USABLE_FOR_S = 10.0
 _STAYS_UP_WITHIN_S = 600.0
 _GONE_WITHIN_S = 60.0  # after SIGKILL
-EX_UNAVAILABLE = 69  # sysexits.h: what a child keeps running itself does not stay up
+EX_UNAVAILABLE = 69  # sysexits.h: the processes of a child do not stay up
 EX_TEMPFAIL = 75
 _EX_CONFIG = 78  # sysexits.h: starting again would not help
-_FALSE_STARTS = 5  # of a process that was never ready, until it is believed that it cannot start
+_FALSE_STARTS = 5  # of a process that was never ready, before the service gives up on it
 
 
 class Steadiness:
-    """Whether what is started again and again ever stays up for long enough to be of use."""
+    """Whether a process that is restarted again and again ever stays up for long enough to be of use."""
 
     def __init__(
         self, within_s: float = _STAYS_UP_WITHIN_S, clock: Callable[[], float] = time.monotonic
@@ -47,7 +47,7 @@ class Steadiness:
         self._since: float | None = None
 
     def note_end(self, lived_s: float, *, excused: bool = False) -> bool:
-        """Note an end after so many seconds; return whether all ends have come soon for longer than `within_s`."""
+        """Note an end after so many seconds; return whether every life has been short for longer than `within_s`."""
         now = self._clock()
         if lived_s > _USABLE_FOR_S or excused:
             self._since = None
@@ -77,33 +77,33 @@ class _Child:
         os.set_blocking(self.pipe[0], False)
 
     def hear(self) -> None:
-        """Note what its processes have said."""
+        """Note the heartbeats of its processes."""
         for pid, is_ready in heard(self.pipe[0]):
             self.was_ready = self.was_ready or is_ready
             self.beats.note(pid)
 
     def kill(self, pid: int) -> None:
-        """Kill one of its processes that stands still."""
+        """Kill one of its processes that hangs."""
         if self.process is None:
             return
         if pid == self.process.pid:
             self.killed_at = time.monotonic()
-        self.beats.kill(pid, self.process.pid)  # which leads the session of all below it
+        self.beats.kill(pid, self.process.pid)  # which leads the session of all its processes
 
     @property
     def is_well(self) -> bool:
-        """Whether it does what it is told: one that SIGKILL does not end, nobody here can help."""
+        """Whether it ends when it is killed: one that SIGKILL does not end cannot be helped here."""
         return self.killed_at is None or time.monotonic() - self.killed_at < _GONE_WITHIN_S
 
     def cannot_stay_up(self, status: int) -> bool:
-        """Whether it has died again and again for long, other than by a server that is away, each time soon."""
+        """Whether it has died again and again, each time soon, and not because a server is away."""
         if status == EX_UNAVAILABLE:
             return True
         lived = time.monotonic() - self.started
         return self.steadiness.note_end(lived, excused=status == EX_TEMPFAIL)
 
     def note_false_start(self, status: int) -> bool:
-        """Count an end before it was ever ready; return whether it can be believed that it cannot start."""
+        """Count an end before it was ever ready; return whether it counts as unable to start."""
         if (
             not self.was_ready and status > 0 and status != EX_TEMPFAIL
         ):  # no signal, and no server that is away
@@ -111,7 +111,7 @@ class _Child:
         return not self.was_ready and self.false_starts >= _FALSE_STARTS
 
     def grace_s(self, drain_s: float) -> float:
-        """How long it may take to end: a worker ends by itself as soon as nothing in its hands can go twice."""
+        """How long it may take to end: a worker ends by itself as soon as none of its jobs could be sent twice."""
         return _WORKER_GRACE_S if self.command[-1] == "worker" else drain_s + _GRACE_S
 
     @property
@@ -131,7 +131,7 @@ class _Child:
             self.process.terminate()
 
     def end(self, until: float) -> None:
-        """Wait for its end; kill it when that has not come by `until`."""
+        """Wait for its end; kill it when it still runs at `until`."""
         if self.process is None:
             return
         try:
@@ -143,7 +143,7 @@ class _Child:
 
 
 def _end_of(child: _Child, status: int) -> str:
-    return "was killed, since it stood still" if child.killed_at is not None else described_end(status)
+    return "was killed, since it hung" if child.killed_at is not None else described_end(status)
 
 
 def described_end(status: int) -> str:
@@ -157,14 +157,14 @@ def described_end(status: int) -> str:
         name = f"signal {number}"
     if number == signal.SIGKILL:
         return (
-            "was killed by signal 9 (SIGKILL): out of memory? `dmesg` tells; or it stood still, which a line before says; "
+            "was killed by signal 9 (SIGKILL): out of memory? `dmesg` tells; or it hung, which a line before says; "
             "else somebody has killed it"
         )
     return f"was ended by {name}"
 
 
 class Supervisor:
-    """Starts the children (`python -m …` each), restarts what dies, and ends them all together.
+    """Starts the children (`python -m …` each), restarts those that die, and ends them all together.
 
     A child holds the reading end of a pipe, its lifeline, whose other end is here alone.
     When this process dies, however it dies, the pipe closes and the children end too.
@@ -235,7 +235,7 @@ class Supervisor:
         self._is_over = not web or self._times_told > 1 or time.monotonic() >= self._drained_at
 
     def _sleep(self) -> None:
-        """Wait for a signal, for a child to say something, for the next start, or for the end of the drain."""
+        """Wait for a signal, a heartbeat, the next start, or the end of the drain."""
         now = time.monotonic()
         waiting = [now + self._look_s]
         waiting += [child.start_at for child in self._children if self._is_to_start(child)]
@@ -247,12 +247,12 @@ class Supervisor:
             os.read(self._wake_read, 4096)
 
     def _look_after(self) -> None:
-        """Hear what the children say; kill what stands still; tell systemd that all are there, and that they are well."""
+        """Read the heartbeats; kill children that hang; tell systemd that all are ready, and that they are well."""
         for child in self._children:
             child.hear()
             for pid in child.beats.still():
                 log.error(
-                    "%s: process %d has stood still for %.0f s; it is killed and started anew",
+                    "%s: process %d has hung for %.0f s; it is killed and started again",
                     child.name,
                     pid,
                     self._still_after_s,
@@ -286,7 +286,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             pass_fds=[self._lifeline, child.pipe[1]],
             env={**self._environment, READY: str(child.pipe[1])},
-            start_new_session=True,  # Ctrl-C reaches us alone, and we end them in order
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends them in order
         )
 
     def _pause_of(self, child: _Child) -> float:
@@ -308,7 +308,7 @@ class Supervisor:
         own = {child.process.pid for child in self._children if child.process is not None}
         with suppress(ChildProcessError):
             while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                if ended.si_pid in own:  # since we have looked; its end wakes us again
+                if ended.si_pid in own:  # it ended just now; its end wakes this loop again
                     return
                 os.waitpid(ended.si_pid, 0)
 
@@ -334,7 +334,7 @@ class Supervisor:
     def _ends_service(self, child: _Child, status: int) -> int | None:
         """Return the status that the service ends with because of this death; None where the child is started again.
 
-        The inbox is not asked about: it is for trying things out, and the service goes on without it.
+        The inbox does not count: it is for trying things out, and the service goes on without it.
         """
         if status == _EX_CONFIG:
             return _EX_CONFIG
@@ -345,7 +345,7 @@ class Supervisor:
             return _EX_CONFIG
         if child.cannot_stay_up(status):
             log.error(
-                "%s has not stayed up for %.0f minutes: its last process %s; the service ends, for whatever keeps it to see",
+                "%s has not stayed up for %.0f minutes: its last process %s; the service ends, so that systemd sees it",
                 child.name,
                 child.steadiness.within_s / 60,
                 _end_of(child, status),
@@ -354,7 +354,7 @@ class Supervisor:
         return None
 
     def _end(self) -> None:
-        """Ask all children to finish, the inbox when the others have; kill what has not within the grace period."""
+        """Ask all children to finish, the inbox when the others have; kill those that still run after the grace period."""
         notify("STOPPING=1")
         first = [child for child in self._children if not child.is_inbox]
         last = [child for child in self._children if child.is_inbox]

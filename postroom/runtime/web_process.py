@@ -1,4 +1,4 @@
-"""The web process: granian, and the application that its workers build."""
+"""The web process: runs granian, stops it gracefully, and builds the application in its workers."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 # For a connection without a request; `web/connections.py` has a shorter time for heads.
 IDLE_WITHIN_MS = 30_000
-_MOST_HEAD_BYTES = 131_072  # what granian keeps of each connection that it reads from
-_INSIST_S = 3.0  # after which a worker that was told to end is told again
+_MOST_HEAD_BYTES = 131_072  # granian's buffer for each connection
+_INSIST_S = 3.0  # after which a worker that was told to stop is told again
 _LOOK_S = 0.01
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-_MOST_CONNECTIONS = 1 << 20  # at once: what bounds them is the number of descriptors
+_MOST_CONNECTIONS = 1 << 20  # at once: the number of descriptors bounds them
 _BACKLOG = 4096  # connections that the kernel keeps until they are accepted; somaxconn bounds it too
 _tie: tuple[int, int] | None = None
 _stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
@@ -95,10 +95,10 @@ def _granian(settings: Settings, path: Path | None) -> GranianServer:
 
 
 class Stop:
-    """The handler of the signals to stop: `/readyz` says so from then on, and the listener closes after the delay.
+    """The handler of the signals to stop: `/readyz` answers 503 from then on, and the listener closes after the delay.
 
     A load balancer needs that time to send its requests elsewhere. A second signal ends the delay.
-    Workers that go on for seconds are told again: one that has just started may have lost the first signal between
+    Workers that still run after seconds are told again: one that has just started may have lost the first signal between
     its default handler, granian's and the event loop's, and would serve on until it is killed.
     """
 
@@ -142,10 +142,10 @@ def _is_stopping() -> bool:
 
 
 def guard_forks(server: GranianServer, stop: Stop) -> None:
-    """Let SIGTERM end a worker that has only just been forked, however early the signal comes.
+    """Let SIGTERM end a worker that was just forked, however early the signal comes.
 
-    Until granian's own handlers are there the worker has its parent's, which only note the signal. What comes before
-    Python has seen to the fork is thrown away by it (`PyOS_AfterFork_Child` clears what is pending), so it is blocked
+    Until granian's own handlers are there the worker has its parent's, which only note the signal. Python discards
+    signals that come before it has handled the fork (`PyOS_AfterFork_Child` clears pending ones), so they are blocked
     till then. A worker that has missed the signal would serve on, and hold up the whole stop until it is killed.
     """
 
@@ -158,7 +158,7 @@ def guard_forks(server: GranianServer, stop: Stop) -> None:
     def end_at_a_signal() -> None:
         for number in _STOPS:
             signal.signal(number, signal.SIG_DFL)
-        if server.interrupt_signal or stop.is_noted_here:  # it was noted before we could say so
+        if server.interrupt_signal or stop.is_noted_here:  # the parent noted it before the fork
             os._exit(0)
         unblock()
 
@@ -166,7 +166,7 @@ def guard_forks(server: GranianServer, stop: Stop) -> None:
 
 
 def _share_with_workers() -> None:
-    """Open what granian's workers inherit: a pipe that tells that its main process has died, and a mark of the stop."""
+    """Open the pipe and the flag that granian's workers inherit: the main process has died; the service is stopping."""
     global _tie, _stopping
     _tie = os.pipe()
     _stopping = mmap.mmap(-1, 1)
@@ -190,7 +190,7 @@ def web_application() -> RSGIServer:
 
 
 def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
-    """Say that this process is ready as soon as connections are taken, which the HTTP server begins by itself."""
+    """Report that this process is ready as soon as granian accepts connections."""
     if _listens():
         report_ready()
     else:
@@ -198,7 +198,7 @@ def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
 
 
 def _listens() -> bool:
-    """Whether any socket of this process listens; where the system does not show them, as if one did."""
+    """Whether any socket of this process listens; True where the system does not show sockets."""
     try:
         return any(map(_is_listening, open_descriptors()))
     except FileNotFoundError:
@@ -206,7 +206,7 @@ def _listens() -> bool:
 
 
 def _is_listening(fd: int) -> bool:
-    """Look without a copy: to close any descriptor of the database gives up all locks that SQLite has on it."""
+    """Whether a descriptor is a listening socket. No copy is closed: that would give up SQLite's locks on a database."""
     try:
         found = socket.socket(fileno=fd)
     except OSError:  # no socket, or closed meanwhile

@@ -1,1 +1,1 @@
-"""What the service says about itself: the log of the service, repeated lines, incidents."""
+"""The service's own log: the format of its lines, repeated lines, finished messages, incidents."""

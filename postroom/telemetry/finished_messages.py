@@ -1,4 +1,4 @@
-"""One line of the log for each message that has reached its end, made from its events; those of one commit go together."""
+"""Writes the service log's line for each message that was sent or has failed, from its events; once a commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from postroom.core.events import EventKind, NewEvent
 from postroom.core.job import ClaimedJob
 from postroom.core.text import printable
 
-log = logging.getLogger("postroom.messages")  # apart from the worker's, whose lines are said once a minute
+# Apart from the worker's, whose repeated lines are written once a minute.
+log = logging.getLogger("postroom.messages")
 
 _LONGEST_REPLY: Final = 200
 
@@ -23,7 +24,7 @@ class FinishedMessages:
         self._ended: list[tuple[ClaimedJob, Sequence[NewEvent]]] = []
 
     def note(self, job: ClaimedJob, events: Sequence[NewEvent]) -> None:
-        """Have the log say soon what became of a message; it is recorded."""
+        """Log the end of a message soon; it is recorded in the database already."""
         if not log.isEnabledFor(logging.INFO):
             return
         if not self._ended:

@@ -1,4 +1,4 @@
-"""Faults of our own: logged with a traceback and an incident's id, which is all that anybody else is told."""
+"""Logs an unexpected error with its traceback and an incident id; clients are given the id alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 
 
 def report(log: logging.Logger, what: str, error: BaseException) -> str:
-    """Log a fault of ours at ERROR, with its traceback; return the id to name it by."""
+    """Log an unexpected error at ERROR, with its traceback; return its incident id."""
     incident = secrets.token_hex(4)
     log.error("%s: a fault in Postroom itself, incident %s", what, incident, exc_info=error)
     return incident

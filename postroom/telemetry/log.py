@@ -1,4 +1,4 @@
-"""How lines of the service's own log look: on standard error, or for systemd's journal."""
+"""Formats the lines of the service's own log, for standard error or for systemd's journal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 from postroom.core.text import printable_lines
 
 PLAIN: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"  # it notes the time itself
+JOURNAL: Final = "%(levelname)s %(name)s: %(message)s"  # the journal notes the time itself
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG: Final = 7
 _SMALL_INITS: Final = frozenset({"tini", "docker-init", "podman-init", "catatonit", "dumb-init"})
@@ -55,12 +55,12 @@ def is_journal(fd: int, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_kept_log(fd: int) -> bool:
-    """Whether what is written there is kept for others to read: the journal, or the log of a container that is ours."""
+    """Whether the stream is kept for others to read: the journal, or the log of this container."""
     return not os.isatty(fd) and (is_journal(fd) or _is_container_of_ours())
 
 
 def _is_container_of_ours() -> bool:
-    """Whether this is the process that a container was started for, be it under the engine's own small init."""
+    """Whether this is the main process of a container, perhaps under the engine's own small init."""
     if os.getpid() == 1:
         return True
     try:

@@ -14,12 +14,12 @@ from typing import Final
 _PERIOD_S: Final = 60.0
 _MOST_KINDS: Final = 1000
 _ID: Final = re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b")
-_SUMMARY: Final = "is_summary"  # the attribute of a record that says how often another came
+_SUMMARY: Final = "is_summary"  # the attribute of a record that counts the repetitions of another
 
 
 @dataclass(slots=True)
 class _Kind:
-    """Lines that say the same: the last of them, when the period ends, and how many of it were held back."""
+    """Lines with the same text: the last of them, when the period ends, and how many were held back."""
 
     record: logging.LogRecord
     until: float
@@ -27,7 +27,7 @@ class _Kind:
 
 
 class Repeats(logging.Filter):
-    """Lets the first line of a kind through at once, and after each minute one more that says how often it came.
+    """Lets the first line of a kind through at once, and after each minute one more with their count.
 
     Lines that differ in the id of a message only are of one kind. Loggers whose names do not begin
     with one of `names`, and CRITICAL lines, pass as they are. `again` is given the lines that it
@@ -73,7 +73,7 @@ class Repeats(logging.Filter):
         return own and not hasattr(record, _SUMMARY)
 
     def _forget_the_oldest(self) -> None:
-        """The oldest that holds nothing back, or what it holds back is never said."""
+        """Forget the oldest kind without held-back lines, since those would never be written."""
         oldest = next((key for key, kind in self._kinds.items() if not kind.more), next(iter(self._kinds)))
         del self._kinds[oldest]
 
@@ -93,7 +93,7 @@ class Repeats(logging.Filter):
                 kind.more = 0
 
     def say_what_is_due(self, *, all_of_it: bool = False) -> None:
-        """Say what was held back in the periods that are over; a new one begins for each kind."""
+        """Write the counts of the periods that are over; a new period begins for each kind."""
         now = self._clock()
         with self._lock:
             if self._timer is not None:
@@ -140,7 +140,7 @@ def unquieten() -> None:
 
 def _say_the_rest() -> None:
     if _current is not None:
-        logging.raiseExceptions = False  # the stream may have been closed before us
+        logging.raiseExceptions = False  # the stream may be closed already
         _current.say_what_is_due(all_of_it=True)
 
 

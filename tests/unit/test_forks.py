@@ -115,6 +115,6 @@ def test_without_a_supervisor_a_web_process_that_stands_still_is_killed() -> Non
             check=False,
         )
         assert ended.returncode == -signal.SIGKILL % 256, ended.stderr
-        assert "has stood still for 1 s; it is killed and started anew" in ended.stderr
+        assert "has hung for 1 s; it is killed and started again" in ended.stderr
         assert systemd.hears("READY=1")
         assert systemd.hears("WATCHDOG=1")

@@ -21,7 +21,7 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 178
+STILL_ANY = 177
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 411,
     "store/postgres/connect.py": 473,
@@ -32,9 +32,9 @@ STILL_OVER: dict[str, int] = {
     "store/sqlite/engine.py:SQLiteEngine.__init__": 49,
     "store/store.py": 569,
     "store/store.py:Store": 323,
-    "store/transaction.py": 1098,
-    "store/transaction.py:Transaction": 949,
-    "store/transaction.py:Transaction._claim_row": 52,
+    "store/transaction.py": 1035,
+    "store/transaction.py:Transaction": 896,
+    "store/transaction.py:Transaction._claim_row": 51,
     "store/transaction.py:Transaction.claim": 71,
     "web/hub.py": 409,
     "worker/worker.py:Worker": 315,

@@ -76,7 +76,6 @@ STILL: dict[str, str] = {
     "accounts/csv_sync.py": "settled",
     "cli/accounts_check.py": "aside, slot",
     "runtime/backup.py": "bury",
-    "runtime/replacing.py": "aside",
     "runtime/web_process.py": "gateway",
     "store/async_writer.py": "settle, settled",
     "store/engine.py": "settled",
@@ -85,8 +84,8 @@ STILL: dict[str, str] = {
     "store/sqlite/engine.py": "settled",
     "store/sqlite/files.py": "settled",
     "store/store.py": "committer, settled, slots_of_the_day",
-    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, "
-    "knows_at_once, mails, mend, slot, slots_of_the_day",
+    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, knows_at_once, "
+    "mails, mend, slot, slots_of_the_day",
     "store/writer.py": "settle, settled",
     "web/app.py": "aside, gateway, hub, settle",
     "web/health.py": "hub",
