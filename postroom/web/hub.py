@@ -43,6 +43,7 @@ _COMPUTED_AT_ONCE = 2
 _STALLED_S = 0.05
 _SHORT_TURN_S = 0.0005  # of Python's lock, while a thread computes
 _ASKING_THREADS = 8
+_READING_THREADS = 4  # and no more than so many long queries at once
 _here = (
     threading.local()
 )  # `answer_by`: when the request in this thread is to be answered, in the loop's time
@@ -55,7 +56,7 @@ class Hub:
         self._store = store
         self._loop: asyncio.AbstractEventLoop | None = None
         self._async_writer: AsyncWriter | None = None
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
+        self._open_threads()
         self._asking: list[ThreadPoolExecutor] = []
         self._idle: list[_Steps] = []
         self._commits: deque[tuple[float, asyncio.Future[Any]]] = deque()
@@ -63,7 +64,12 @@ class Hub:
         self._turns_short = _ShortTurns()
         self._turns = Turns(_COMPUTED_AT_ONCE)
 
+    def _open_threads(self) -> None:
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="aside")
+        self._readers = ThreadPoolExecutor(_READING_THREADS, thread_name_prefix="read")
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._open_threads()  # those before may have ended with another loop
         self._loop = loop
         self._async_writer = AsyncWriter(self._store)
 
@@ -73,7 +79,7 @@ class Hub:
 
     def close(self) -> None:
         """Close the store, once the commit that is under way has ended."""
-        for threads in (self._threads, *self._asking):
+        for threads in (self._threads, self._readers, *self._asking):
             threads.shutdown(wait=False, cancel_futures=True)
         if self._alarm is not None:
             self._alarm.cancel()
@@ -180,11 +186,12 @@ class Hub:
         return await self._async_writer.submit(promise)
 
     def read(self, call: Callable[[], T]) -> T:
-        """Return what `call` reads from the store: at once from a file of this machine, aside from a server."""
-        if not self._store.is_remote:
+        """Return what `call` reads from the store, in one of a few threads: a long query delays no other request."""
+        if self._loop is None or not isinstance(getcurrent(), _Steps):
             return call()
         try:
-            return self.aside(call)
+            with self._turns_short:
+                return self._within(_ASIDE_WITHIN_S, self._loop.run_in_executor(self._readers, call))
         except TimeoutError:
             raise StoreUnavailable(f"the database has not answered within {_ASIDE_WITHIN_S:g} s") from None
 
@@ -253,7 +260,8 @@ class Hub:
             else:
                 is_over = future.cancel()
 
-        alarm = loop.call_later(seconds, give_up, loop.time() + seconds)
+        # A handle that was cancelled waits for its time, with its context: the request's own would live on as long.
+        alarm = loop.call_later(seconds, give_up, loop.time() + seconds, context=contextvars.Context())
         try:
             value: T = _wait(future)
         except asyncio.CancelledError:

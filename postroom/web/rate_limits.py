@@ -48,7 +48,7 @@ class RateLimits:
         if endpoint not in (SEND, STATUS):
             return
         if not self._keys.is_fresh:
-            self._hub.read(self._keys.refresh)
+            self._hub.aside(self._keys.refresh)  # not behind the queries of others
         key = _readable_key(call)
         if key is None or not self._keys.is_used(key):
             self._check_guesses(call, key, may_refuse=endpoint == SEND or key is not None)

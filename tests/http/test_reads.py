@@ -1,0 +1,73 @@
+"""No query delays a post: what reads runs in threads of its own, and the loop that accepts messages goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from postroom.core.message import MessageStatus
+from postroom.runtime.installation import Service
+from postroom.store.store import Store
+from postroom.web.app import create_gateway
+from postroom.web.rsgi import RSGIServer
+from tests.http.test_let_go import NO_ID, Ask, Protocol, Scope, get, send
+
+LONG_S = 60
+
+
+async def ask(gateway: RSGIServer, what: Ask) -> int:
+    protocol = Protocol(what.body)
+    await gateway.__rsgi__(Scope(what), protocol)
+    return protocol.status
+
+
+def serve(service: Service, main: Callable[[RSGIServer], Awaitable[None]]) -> None:
+    """Run `main` beside a server on this loop."""
+
+    async def run() -> None:
+        gateway = create_gateway(service.settings, service.store, service.vault)
+        loop = asyncio.get_running_loop()
+        gateway.__rsgi_init__(loop)
+        try:
+            await asyncio.wait_for(main(gateway), LONG_S)
+        finally:
+            gateway.__rsgi_del__(loop)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("queries", [1, 20])
+def test_posts_are_accepted_while_queries_run(
+    service: Service, monkeypatch: pytest.MonkeyPatch, queries: int
+) -> None:
+    """The queries end when the test says so: more of them than there are threads, and a post that has new keys to read."""
+    began, may_end = threading.Event(), threading.Event()
+
+    def wait() -> int:
+        began.set()
+        assert may_end.wait(LONG_S)
+        return 1
+
+    def slow(self: Store, request_id: str) -> MessageStatus | None:
+        with self._engine.reading() as (db, _):
+            db.create_scalar_function("wait", wait)
+            assert db.execute("SELECT wait()").fetchall() == [(1,)]
+        return None
+
+    monkeypatch.setattr(Store, "status", slow)
+
+    async def main(gateway: RSGIServer) -> None:
+        reading = [asyncio.create_task(ask(gateway, get(404, NO_ID))) for _ in range(queries)]
+        try:
+            await asyncio.to_thread(began.wait, LONG_S)
+            gateway._keys._checked = float("-inf")  # as half a second later
+            assert await ask(gateway, Ask(202, send())) == 202
+            assert not any(task.done() for task in reading)
+        finally:
+            may_end.set()
+        assert await asyncio.gather(*reading) == [404] * queries
+
+    serve(service, main)
