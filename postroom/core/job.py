@@ -56,7 +56,7 @@ class ClaimedJob(JobRef):
     reverse_path: str
     mime: bytes = field(repr=False)
     smtputf8: bool
-    accepted_at: Instant
+    accepted_at: Instant  # or its `not_before`, where that is later: the periods of retrying begin then
     drawn: int = 0  # refusals of the account that it drew, others having passed in between
     drawn_at: Instant | None = None  # the last one
     large: LargeContent | None = None

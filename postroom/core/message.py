@@ -45,6 +45,7 @@ class NewMessage:
     idempotency_key: str | None = None
     fingerprint: bytes | None = None
     in_doubt: InDoubtPolicy | None = None
+    not_before: Instant | None = None  # nothing is sent before; None: at once
 
 
 @dataclass(frozen=True, slots=True)

@@ -419,6 +419,7 @@ class Transaction:
             checksum=checksum,
             forward_path=first,
             envelope_checksum=_envelope_checksum(message.reverse_path, first, checksum),
+            not_before=message.not_before,
         )
         if upload is not None:
             self._guard(self._q.end_upload(self._db, upload=upload.id))

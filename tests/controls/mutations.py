@@ -509,6 +509,28 @@ CONTROLS = (
         quick=True,
     ),
     Control(
+        "a clock that was ahead does not hide a job's `not_before`",
+        "postroom/store/sql/queue.sql",
+        "             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon\n"
+        "               AND (not_before IS NULL OR due_at > not_before)\n",
+        "             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon\n",
+        "tests/store/test_not_before.py::TestClocks::test_no_repair_brings_it_forward[sqlite]",
+    ),
+    Control(
+        "a job that goes back to the queue waits for its `not_before`",
+        "postroom/store/sql/queue.sql",
+        "due_at = CASE WHEN not_before > :due_at THEN not_before ELSE :due_at END,",
+        "due_at = :due_at,",
+        "tests/store/test_not_before.py::TestWhatBringsJobsForward::test_recovery[sqlite]",
+    ),
+    Control(
+        "the periods of retrying begin at `not_before`",
+        "postroom/store/sql/sqlite/queue.sql",
+        "CASE WHEN job.not_before > message.accepted_at THEN job.not_before ELSE message.accepted_at END",
+        "message.accepted_at",
+        "tests/process/test_delivery.py::test_the_time_for_retries_of_a_scheduled_message_begins_when_it_may_go",
+    ),
+    Control(
         "the end of a plain mail asks for the claim token",
         "postroom/store/sql/sqlite/attempts.sql",
         "FROM job WHERE id = :job_id AND state = 'claimed' AND claim_token = :token\nRETURNING job_id;",

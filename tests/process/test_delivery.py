@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from postroom.core.clock import SECOND
+from postroom.core.clock import SECOND, system_clock
 from postroom.core.errors import CommitUnknown, StoreError, StoreUnavailable
 from postroom.core.message import MessageState, MessageStatus, Submission
 from postroom.intake.accept import accept
@@ -29,6 +29,7 @@ from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
 from tests.servers.scripted import Drop, Hang, Late, ScriptedServer
 from tests.servers.waiting import eventually
+from tests.store.database import accepting, new_message
 
 
 def install(folder: Path, server: ScriptedServer, connections: int = 2, **settings: str) -> Installation:
@@ -508,3 +509,26 @@ def test_what_is_over_is_pruned(
     with Installation(tmp_path, rows, **settings) as service:
         eventually(lambda: service.query("SELECT count(*) FROM message") == [(0,)])
         assert service.client.call("GET", f"/email-status/{request_id}").status == 404
+
+
+def test_the_time_for_retries_of_a_scheduled_message_begins_when_it_may_go(
+    in_process: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    """Both were accepted five days ago; one was not to go before now."""
+    server = scripted()
+    server.on("RCPT", "451 4.3.0 later")
+    installation = in_process(server)
+    store, [stored] = installation.service.store, installation.service.store.accounts()
+    now = system_clock()
+    old, scheduled = (
+        new_message(stored.account.id, at=now - 5 * 86_400 * SECOND, not_before=not_before)
+        for not_before in (None, now)
+    )
+    store.write_all([accepting(old), accepting(scheduled)])
+
+    def is_tried_more_often() -> bool:
+        tries = sum(event.kind == "deferred" for event in store.events(scheduled.request_id))
+        return installation.status(old.request_id).state is MessageState.FAILED and tries > 5
+
+    installation.run_until(is_tried_more_often)
+    assert installation.status(scheduled.request_id).state is MessageState.DEFERRED

@@ -468,6 +468,7 @@ def new_message(
     size: int = 20,
     key: str | None = None,
     fingerprint: bytes | None = None,
+    not_before: Instant | None = None,
 ) -> NewMessage:
     return NewMessage(
         request_id=new_request_id(at),
@@ -480,6 +481,7 @@ def new_message(
         accepted_at=at,
         idempotency_key=key,
         fingerprint=fingerprint,
+        not_before=not_before,
     )
 
 

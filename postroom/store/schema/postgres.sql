@@ -171,6 +171,7 @@ CREATE TABLE job (
     reserved integer,
     drawn integer NOT NULL DEFAULT 0,
     drawn_at bigint,
+    not_before bigint,
     CONSTRAINT job_message_id_key UNIQUE (message_id),
     CONSTRAINT job_pkey PRIMARY KEY (id),
     CONSTRAINT job_check CHECK (((reserved IS NULL) = (reserved_slot IS NULL))),
@@ -181,6 +182,7 @@ CREATE TABLE job (
     CONSTRAINT job_check5 CHECK (((dot_at IS NULL) OR (state = 'claimed'::text))),
     CONSTRAINT job_check6 CHECK (((state = ANY (ARRAY['done'::text, 'failed'::text, 'cancelled'::text])) = (finished_at IS NOT NULL))),
     CONSTRAINT job_check7 CHECK (((held = 0) OR (state = 'queued'::text))),
+    CONSTRAINT job_check8 CHECK ((due_at >= not_before)),
     CONSTRAINT job_held_check CHECK ((held = ANY (ARRAY[0, 1]))),
     CONSTRAINT job_state_check CHECK ((state = ANY (ARRAY['queued'::text, 'claimed'::text, 'done'::text, 'failed'::text, 'cancelled'::text])))
 ) WITH (autovacuum_analyze_scale_factor=0.02, autovacuum_vacuum_cost_delay=0, autovacuum_vacuum_scale_factor=0.01, autovacuum_vacuum_threshold=2000, fillfactor=50);

@@ -133,7 +133,7 @@ CREATE TABLE job (
     claimed_by  INTEGER REFERENCES worker (id),
     claimed_at  INTEGER,
     dot_at      INTEGER,                                -- the final dot may have left since then
-    finished_at INTEGER, reserved_slot INTEGER, reserved INTEGER CHECK ((reserved IS NULL) = (reserved_slot IS NULL)), drawn INTEGER NOT NULL DEFAULT 0, drawn_at INTEGER,
+    finished_at INTEGER, reserved_slot INTEGER, reserved INTEGER CHECK ((reserved IS NULL) = (reserved_slot IS NULL)), drawn INTEGER NOT NULL DEFAULT 0, drawn_at INTEGER, not_before BIGINT CHECK (due_at >= not_before),
     CHECK (kind <> 'delivery' OR (account_id IS NOT NULL AND message_id IS NOT NULL)),
     CHECK ((state = 'claimed') = (claim_token IS NOT NULL)),
     CHECK ((state = 'claimed') = (claimed_by IS NOT NULL)),

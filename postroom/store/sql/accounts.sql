@@ -15,7 +15,8 @@ SELECT id, email, name, host, port, security, username, credential, daily_limit,
 FROM account WHERE id = :account_id;
 
 -- name: last_reason$
--- Why the newest message of an account that was given up, or is deferred, was not sent. A deferred one is due later than the others.
+-- Why the newest message of an account that was given up, or is deferred, was not sent. A deferred one is due later than the
+-- others but those that wait for their `not_before`.
 SELECT reason FROM (
     SELECT job.id, delivery.reason
     FROM (SELECT id, message_id FROM job WHERE account_id = :account_id AND state = 'failed'
@@ -24,6 +25,7 @@ SELECT reason FROM (
     UNION ALL
     SELECT job.id, delivery.reason
     FROM (SELECT id, message_id FROM job WHERE account_id = :account_id AND state = 'queued' AND held = 0
+            AND (not_before IS NULL OR due_at > not_before)
           ORDER BY due_at DESC LIMIT 10) AS job
     JOIN delivery ON delivery.message_id = job.message_id
 ) AS newest
@@ -85,7 +87,7 @@ WHERE id = (SELECT account_id FROM job WHERE id = :job_id) AND state = 'parked' 
 
 -- name: call_drawn!
 -- The account goes on: so does what waited for it.
-UPDATE job SET due_at = :now
+UPDATE job SET due_at = CASE WHEN not_before > :now THEN not_before ELSE :now END
 WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND drawn_at IS NOT NULL
   AND due_at > :now AND due_at <= (SELECT resume_at FROM account WHERE id = :account_id);
 

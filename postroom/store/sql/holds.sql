@@ -24,7 +24,8 @@ SELECT message.request_id FROM job JOIN message ON message.id = job.message_id
 WHERE job.held = 1 ORDER BY job.message_id;
 
 -- name: release_held!
-UPDATE job SET held = 0, crashes = 0, due_at = :now WHERE message_id = :message_id AND state = 'queued' AND held = 1;
+UPDATE job SET held = 0, crashes = 0, due_at = CASE WHEN not_before > :now THEN not_before ELSE :now END
+WHERE message_id = :message_id AND state = 'queued' AND held = 1;
 
 -- name: cancel_job!
 UPDATE job SET state = 'cancelled', held = 0, finished_at = :now WHERE message_id = :message_id AND state = 'queued';

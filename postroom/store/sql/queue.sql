@@ -27,7 +27,8 @@ UPDATE job SET dot_at = :now WHERE id = :job_id AND state = 'claimed' AND claim_
 UPDATE job SET dot_at = NULL WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
 -- name: requeue_job!
-UPDATE job SET state = 'queued', due_at = :due_at, held = :held, attempt = attempt - :refund,
+UPDATE job SET state = 'queued', due_at = CASE WHEN not_before > :due_at THEN not_before ELSE :due_at END,
+               held = :held, attempt = attempt - :refund,
                claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
 WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 
@@ -37,21 +38,25 @@ WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 UPDATE job SET drawn = CASE WHEN drawn = 0 OR drawn_at < (SELECT passed_at FROM account WHERE id = job.account_id)
                             THEN drawn + 1 ELSE drawn END,
                drawn_at = :now,
-               due_at = coalesce((SELECT resume_at FROM account WHERE id = job.account_id), due_at)
+               due_at = (SELECT CASE WHEN resume_at IS NULL THEN due_at WHEN not_before > resume_at THEN not_before
+                                     ELSE resume_at END FROM account WHERE id = job.account_id)
 WHERE id = :job_id AND state = 'queued';
 
 -- name: waits_too_long$
 SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
     OR EXISTS (SELECT 1 FROM job
                WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
+                 AND (not_before IS NULL OR due_at > not_before)
                  AND (attempt = 0 AND drawn_at IS NULL
                       OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END));
 
 -- name: repair_due_times!
--- What a clock that was ahead has left: mail that was never tried is due soon, and nothing waits longer than it ever should.
-UPDATE job SET due_at = :now
+-- What a clock that was ahead has left: a message that was never tried is due soon, or at its `not_before`, and nothing waits
+-- longer than it ever should.
+UPDATE job SET due_at = CASE WHEN not_before > :now THEN not_before ELSE :now END
 WHERE id IN (SELECT id FROM job
              WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
+               AND (not_before IS NULL OR due_at > not_before)
                AND (attempt = 0 AND drawn_at IS NULL
                     OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END)
              LIMIT :count);

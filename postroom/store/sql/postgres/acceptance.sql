@@ -11,7 +11,8 @@ WITH message AS (
 ), delivery AS (
     INSERT INTO delivery (message_id, forward_path, checksum) SELECT id, :forward_path, :envelope_checksum FROM message
 ), job AS (
-    INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
+    INSERT INTO job (kind, account_id, message_id, due_at, not_before)
+    SELECT 'delivery', account_id, id, greatest(accepted_at, :not_before), :not_before FROM message
 )
 INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
 
@@ -25,9 +26,9 @@ WITH given AS (
         CAST(:request_id AS text[]), CAST(:account_id AS bigint[]), CAST(:reverse_path AS text[]),
         CAST(:subject AS text[]), CAST(:size AS integer[]), CAST(:smtputf8 AS smallint[]), CAST(:now AS bigint[]),
         CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[]),
-        CAST(:envelope_checksum AS bigint[])
+        CAST(:envelope_checksum AS bigint[]), CAST(:not_before AS bigint[])
     ) AS given (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime, checksum,
-                forward_path, envelope_checksum)
+                forward_path, envelope_checksum, not_before)
 ), message AS (
     INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
     SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt FROM given
@@ -39,7 +40,9 @@ WITH given AS (
     INSERT INTO delivery (message_id, forward_path, checksum)
     SELECT message.id, given.forward_path, given.envelope_checksum FROM message JOIN given USING (request_id)
 ), job AS (
-    INSERT INTO job (kind, account_id, message_id, due_at) SELECT 'delivery', account_id, id, accepted_at FROM message
+    INSERT INTO job (kind, account_id, message_id, due_at, not_before)
+    SELECT 'delivery', message.account_id, message.id, greatest(message.accepted_at, given.not_before), given.not_before
+    FROM message JOIN given USING (request_id)
 ), event AS (
     INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message
 )

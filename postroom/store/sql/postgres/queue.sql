@@ -3,12 +3,13 @@
 -- name: jobs_due
 -- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, CASE WHEN message.size <= :most_loaded THEN content.mime END,
+       message.smtputf8, CASE WHEN job.not_before > message.accepted_at THEN job.not_before ELSE message.accepted_at END,
+       CASE WHEN message.size <= :most_loaded THEN content.mime END,
        coalesce(content.checksum, pieced_content.checksum), job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
        job.due_at, job.drawn, job.drawn_at
-FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at FROM job
+FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at, not_before FROM job
       WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
         AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
                                                WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'

@@ -3,7 +3,8 @@
 -- name: jobs_due
 -- While the worker has a suspect in hand the others are passed over.
 SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, message.accepted_at, CASE WHEN message.size <= :most_loaded THEN content.mime END,
+       message.smtputf8, CASE WHEN job.not_before > message.accepted_at THEN job.not_before ELSE message.accepted_at END,
+       CASE WHEN message.size <= :most_loaded THEN content.mime END,
        coalesce(content.checksum, pieced_content.checksum), job.crashes, message.in_doubt,
        delivery.id, delivery.forward_path, delivery.checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
