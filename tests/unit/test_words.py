@@ -91,7 +91,7 @@ STILL: dict[str, str] = {
     "web/health.py": "hub",
     "web/hub.py": "Steps, aside, desk, hub, together",
     "web/rate_limiter.py": "together",
-    "web/rate_limits.py": "hub, settle, throttle, together",
+    "web/rate_limits.py": "aside, hub, settle, throttle, together",
     "web/rsgi.py": "hub, slot",
     "web/send_email.py": "a mail, hub, the seed",
     "web/upload.py": "fits",
