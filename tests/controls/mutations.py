@@ -317,7 +317,7 @@ CONTROLS = (
     ),
     Control(
         "an idle account takes in no large message beyond the memory that all share",
-        "postroom/worker/worker.py",
+        "postroom/worker/dispatch.py",
         "                first_bytes=share.first_bytes,\n",
         "",
         "tests/process/test_delivery.py::test_large_messages_wait_for_memory_that_all_accounts_share",
@@ -902,7 +902,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a worker's renewal that never returns is noticed",
         "postroom/worker/worker.py",
-        "        return max(unrenewed, self._context.async_writer.under_way.seconds)\n",
+        "        return max(self._chores.unrenewed_s, self._context.async_writer.under_way.seconds)\n",
         "        return self._context.async_writer.under_way.seconds\n",
         "tests/store/test_stalls.py::test_a_worker_whose_renewal_does_not_come_back_is_stalled[sqlite]",
     ),

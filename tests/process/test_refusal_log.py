@@ -31,7 +31,7 @@ class Office:
     ) -> None:
         monkeypatch.chdir(folder)
         monkeypatch.setenv("POSTROOM_RETRY_SCHEDULE", "100ms")
-        monkeypatch.setattr("postroom.worker.worker._LOOK_S", 0.02)
+        monkeypatch.setattr("postroom.worker.dispatch._LOOK_S", 0.02)
         header = "key,email,app_password,host,port,security,connections"
         row = f"key-key-key-key-key,me@corp.example,secret,127.0.0.1,{server.port},none,{more}"
         (folder / "data.csv").write_text(f"{header}\n{row}\n", encoding="utf-8")

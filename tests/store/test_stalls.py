@@ -61,13 +61,13 @@ def test_a_worker_whose_renewal_does_not_come_back_is_stalled(
         running = asyncio.create_task(worker.run())
         try:
             await until(began.is_set)
-            worker._renewed -= 1000
+            worker._chores._renewed -= 1000
             assert worker.stalled_s() > 900
             goes_on.set()
             await until(lambda: worker.stalled_s() < 900)
         finally:
             goes_on.set()
-            worker._renewed -= 1000
+            worker._chores._renewed -= 1000
             worker.stop()
             assert worker.stalled_s() == 0, "while it ends it waits for what is in hand, and renews nothing"
             await running

@@ -74,7 +74,7 @@ KNOWN = {
     "web/rsgi.py": ["int(status[:3])"],
     "web/rate_limiter.py": ["int(counts)"],
     "smtp/stream.py": ["int(lines[0][:3])"],
-    "worker/worker.py": ["int(sender.is_idle)"],
+    "worker/dispatch.py": ["int(sender.is_idle)"],
 }
 FROM_THE_DATABASE = ("store/transaction.py",)
 READS_TEXT = ("isdigit", "isdecimal", "isnumeric")

@@ -37,7 +37,6 @@ STILL_OVER: dict[str, int] = {
     "store/transaction.py:Transaction._claim_row": 51,
     "store/transaction.py:Transaction.claim": 71,
     "web/hub.py": 417,
-    "worker/worker.py:Worker": 315,
 }
 
 

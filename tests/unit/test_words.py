@@ -84,8 +84,8 @@ STILL: dict[str, str] = {
     "store/sqlite/engine.py": "settled",
     "store/sqlite/files.py": "settled",
     "store/store.py": "committer, settled, slots_of_the_day",
-    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, knows_at_once, "
-    "mails, mend, slot, slots_of_the_day",
+    "store/transaction.py": "SLOTS_A_DAY, aside, bury, conclude, doubtful, "
+    "knows_at_once, mails, mend, slot, slots_of_the_day",
     "store/writer.py": "settle, settled",
     "web/app.py": "aside, gateway, hub, settle",
     "web/health.py": "hub",
@@ -97,7 +97,7 @@ STILL: dict[str, str] = {
     "web/upload.py": "fits",
     "worker/email_log.py": "settle, the seed",
     "worker/liveness.py": "bury, settled",
-    "worker/worker.py": "has_room, mend, settle, settled",
+    "worker/worker.py": "settle",
 }
 
 

@@ -1,0 +1,162 @@
+"""The chores of a worker, each in its rhythm: leases, dead neighbours, wrong due times, pruning, data.csv, the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from postroom.accounts.csv_sync import AccountsFile, report
+from postroom.core import retry
+from postroom.core.errors import StoreUnavailable, WorkerExpired
+from postroom.core.files import reason_of
+from postroom.core.text import counted
+from postroom.core.version import VersionWatch
+from postroom.store import position
+from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
+from postroom.worker.email_log import EmailLog
+from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
+from postroom.worker.mail.context import Context
+from postroom.worker.retention import Retention
+
+log = logging.getLogger(__name__)
+
+_SWEEP_S = 1.0
+_REPAIR_S = 10.0
+_REPAIRED_AT_ONCE = 20_000  # in less time than a statement may take
+_TIDY_S = 3600.0
+_PRUNE_S = 60.0
+_FILE_S = 0.5
+_LOG_S = 0.2
+_LOG_AGAIN_S = 0.02
+_LOG_END_S = 5.0  # how long the end waits for another process that writes the log
+
+
+class Chores:
+    """What a worker does besides sending, for itself and for the installation."""
+
+    def __init__(
+        self,
+        context: Context,
+        registration: Registration,
+        accounts_file: AccountsFile,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        settings, store, clock = context.settings, context.store, context.clock
+        self._context = context
+        self._settings = settings
+        self._store = store
+        self._clock = clock
+        self._registration = registration
+        self._accounts_file = accounts_file
+        self._reaper = Reaper(store, clock, settings.in_doubt)
+        self._stocktaker = Stocktaker(store, registration.worker_id, clock, settings.in_doubt)
+        self._email_log = EmailLog(store, settings.email_log, context.var / EMAIL_LOG_LOCK)
+        self._retention = Retention(settings, store, clock, is_stopping)
+        self._version = VersionWatch()
+        self._unlogged = True
+        self._renewed = time.monotonic()
+
+    @property
+    def unrenewed_s(self) -> float:
+        """For how long the lease's renewal has been late."""
+        return time.monotonic() - self._renewed - RENEW_S
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Begin all chores; each goes on until it is cancelled, or fails."""
+        return [
+            asyncio.create_task(chore)
+            for chore in (
+                self._every(_SWEEP_S, self._sweep),
+                self._every(_REPAIR_S, self._repair_due_times),
+                self._every(_REPAIR_S, self._reaper.look_behind),
+                self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S),
+                self._every(_TIDY_S, self._retention.forget_usage),
+                self._every(_PRUNE_S, self._prune),
+                self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
+                self._every(_LOG_S, self._write_log, when=lambda: self._unlogged),
+            )
+        ]
+
+    async def _every(
+        self,
+        seconds: float,
+        chore: Callable[[], object],
+        when: Callable[[], bool] = lambda: True,
+        *,
+        again: float | None = None,
+    ) -> None:
+        """Run a chore in a thread, again and again, where there is need; a store that is away only delays it.
+
+        `again`: after how many seconds then, where that is sooner.
+        """
+        while True:
+            pause = seconds
+            try:
+                if when():
+                    await asyncio.to_thread(chore)
+            except StoreUnavailable as error:
+                log.warning("put off: %s", error)
+                pause = seconds if again is None else again
+            await asyncio.sleep(pause)
+
+    def _sweep(self) -> None:
+        self._reaper.sweep(self._registration.worker_id)
+        self._context.workers = max(1, len(self._store.living_workers()))
+
+    def _repair_due_times(self) -> None:
+        """Let nothing wait for a time that was wrong: our clock, or that of whoever accepted the mail, was ahead."""
+        longest = retry.longest(self._settings.retry_schedule)
+        repaired = _REPAIRED_AT_ONCE
+        while repaired == _REPAIRED_AT_ONCE and self._store.waits_too_long(self._clock(), longest):
+            repaired = self._store.write(
+                lambda transaction: transaction.repair_due_times(self._clock(), longest, _REPAIRED_AT_ONCE)
+            )
+            if repaired:
+                messages = counted(
+                    repaired, "message that waited for its time is", "messages that waited for its time are"
+                )
+                log.warning("a clock was ahead: %s due now", messages)
+
+    def _renew(self) -> None:
+        try:
+            if not self._registration.renew():
+                raise WorkerExpired
+            position.note(self._store, self._context.var / position.FILE)
+            self._stocktaker.compare(self._context.in_hand, self._context.take_marked())
+        finally:
+            self._renewed = time.monotonic()
+
+    def _prune(self) -> None:
+        """The eldest worker prunes for all."""
+        self._version.compare()
+        eldest = min((record.id for record in self._store.living_workers()), default=None)
+        if eldest == self._registration.worker_id:
+            self._retention.prune()
+
+    def _sync_accounts(self) -> None:
+        report(self._accounts_file.sync_if_changed())
+
+    def note_finished(self) -> None:
+        self._unlogged = True
+
+    def _write_log(self) -> bool:
+        """Write the log; say whether there may be more for it: lines that came meanwhile, or while another process wrote."""
+        self._unlogged = False
+        try:
+            may_lack_some = self._email_log.project() != 0
+        except (OSError, StoreUnavailable) as error:
+            self._unlogged = True
+            reason = reason_of(error) if isinstance(error, OSError) else error
+            log.warning("cannot write %s: %s", self._settings.email_log, reason)
+            return False
+        if may_lack_some:
+            self._unlogged = True
+        return may_lack_some
+
+    async def write_rest_of_log(self) -> None:
+        """Write the log to its end; another worker that is writing may have looked before our last line was there."""
+        deadline = time.monotonic() + _LOG_END_S
+        while await asyncio.to_thread(self._write_log) and time.monotonic() < deadline:
+            await asyncio.sleep(_LOG_AGAIN_S)
