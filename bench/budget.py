@@ -33,7 +33,10 @@ from postroom.settings import RateLimitFallback
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import deliver
 from postroom.smtp.endpoint import Endpoint
+from postroom.store.accounts import Accounts
+from postroom.store.queue import Queue
 from postroom.store.store import Store, open_store
+from postroom.store.workers import Workers
 from postroom.web.hub import Hub
 from postroom.web.rate_limiter import RateLimiter
 from postroom.web.schemas import read_send_request
@@ -88,7 +91,7 @@ def _stages(folder: Path, count: int) -> Iterator[Stage]:
         write_accounts(folder, [port])
         fill_folder(folder, {1: 1})
         store = open_store(f"sqlite:///{folder / 'var/postroom.db'}", create=False)
-        [stored] = store.accounts()
+        [stored] = store.read(Accounts.all)
         yield from _web_stages(store, stored.account, count)
         yield from asyncio.run(_worker_stages(store, stored.account, port, count))
         store.close()
@@ -117,30 +120,25 @@ def _web_stages(store: Store, account: Account, count: int) -> Iterator[Stage]:
 
 
 def _accept(store: Store, batch: list[NewMessage]) -> None:
-    works = [lambda transaction, message=message: transaction.accept(message) for message in batch]
+    works = [lambda transaction, message=message: transaction.acceptance.accept(message) for message in batch]
     for settled in store.write_all(works):
         settled.unwrap()
 
 
 async def _worker_stages(store: Store, account: Account, port: int, count: int) -> list[Stage]:
     now = system_clock()
-    worker = store.write(
-        lambda transaction: transaction.register_worker(
-            host="bench", pid=0, lock_file="-", now=now, lease_until=now
-        )
-    )
+    worker = store.write(Workers.register, host="bench", pid=0, lock_file="-", now=now, lease_until=now)
     claimed: list[ClaimedJob] = []
 
     def claim() -> None:
         claimed.extend(
             store.write(
-                lambda transaction: transaction.claim(
-                    account_id=account.id,
-                    worker_id=worker,
-                    most=_CLAIM,
-                    most_bytes=1 << 24,
-                    now=system_clock(),
-                )
+                Queue.claim,
+                account_id=account.id,
+                worker_id=worker,
+                most=_CLAIM,
+                most_bytes=1 << 24,
+                now=system_clock(),
             )
         )
 
@@ -155,14 +153,14 @@ async def _worker_stages(store: Store, account: Account, port: int, count: int) 
                 settled.unwrap()
         return (time.thread_time() - began) / len(claimed) * 1e6
 
-    mark = in_batches(lambda job: lambda transaction: transaction.mark_dot(job, system_clock()))
+    mark = in_batches(lambda job: lambda transaction: transaction.queue.mark_dot(job, system_clock()))
     stages.append(Stage("worker", f"mark of the dot, {_BATCH} at a time", mark))
     stages.append(Stage("worker", "SMTP", await _smtp(claimed, port)))
     reply = Reply(250, "2.0.0 queued", "2.0.0")
 
     def finish(job: ClaimedJob) -> Callable[..., object]:
         decision = decision_of(job, {job.deliveries[0].id: Sent(reply)}, InDoubtPolicy.RETRY, now=now)
-        return lambda transaction: transaction.finish(
+        return lambda transaction: transaction.attempts.finish(
             job, decision, worker_id=worker, started_at=now, now=system_clock()
         )
 

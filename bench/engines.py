@@ -21,8 +21,11 @@ from postroom.core.decide import decision_of
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy, NewMessage
 from postroom.core.outcome import Reply, Sent
+from postroom.store.accounts import Accounts
+from postroom.store.queue import Queue
 from postroom.store.store import open_store
 from postroom.store.transaction import Transaction
+from postroom.store.workers import Workers
 from tests.servers.postgres import Postgres
 
 _ACCOUNTS = 4
@@ -142,13 +145,9 @@ def _claims(url: str, folder: Path, finished: int, mails: int, *, held: bool) ->
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_FINISHED, {"count": finished})
         connection.execute("VACUUM ANALYZE")
-    account = store.accounts()[0].account
+    account = store.read(Accounts.all)[0].account
     now = system_clock()
-    worker_id = store.write(
-        lambda transaction: transaction.register_worker(
-            host="bench", pid=0, lock_file="-", now=now, lease_until=now
-        )
-    )
+    worker_id = store.write(Workers.register, host="bench", pid=0, lock_file="-", now=now, lease_until=now)
     source, times = messages(account, 200), []
     with psycopg.connect(url) as other:
         if held:
@@ -159,9 +158,12 @@ def _claims(url: str, folder: Path, finished: int, mails: int, *, held: bool) ->
             store.write_all([partial(_accept, message) for message in batch])
             began = time.perf_counter()
             jobs = store.write(
-                lambda transaction: transaction.claim(
-                    account_id=account.id, worker_id=worker_id, most=8, most_bytes=1 << 20, now=system_clock()
-                )
+                Queue.claim,
+                account_id=account.id,
+                worker_id=worker_id,
+                most=8,
+                most_bytes=1 << 20,
+                now=system_clock(),
             )
             times.append(time.perf_counter() - began)
             for settled in store.write_all([partial(_finish, job, worker_id) for job in jobs]):
@@ -172,10 +174,10 @@ def _claims(url: str, folder: Path, finished: int, mails: int, *, held: bool) ->
 
 
 def _accept(message: NewMessage, transaction: Transaction) -> None:
-    transaction.accept(message)
+    transaction.acceptance.accept(message)
 
 
 def _finish(job: ClaimedJob, worker_id: int, transaction: Transaction) -> None:
     now, reply = system_clock(), Reply(250, "queued", "2.0.0")
     decision = decision_of(job, {job.deliveries[0].id: Sent(reply)}, InDoubtPolicy.RETRY, now=now)
-    transaction.finish(job, decision, worker_id=worker_id, started_at=now, now=now)
+    transaction.attempts.finish(job, decision, worker_id=worker_id, started_at=now, now=now)

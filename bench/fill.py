@@ -23,6 +23,7 @@ from postroom.core.message import NewMessage
 from postroom.intake.request_id import new_request_id
 from postroom.mime.message import Content, render
 from postroom.runtime import accounts_file, installation
+from postroom.store.accounts import Accounts
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
@@ -76,7 +77,7 @@ def fill(store: Store, account: Account, count: int, size: int = 1024) -> None:
 
 
 def _accept(message: NewMessage, transaction: Transaction) -> None:
-    transaction.accept(message)
+    transaction.acceptance.accept(message)
 
 
 def write_accounts(folder: Path, ports: Sequence[int], connections: int | None = None) -> None:
@@ -117,7 +118,7 @@ def main() -> None:
     options = parser.parse_args()
     service = installation.open_service(migrate=True)
     accounts_file.read_accounts_file(service)
-    accounts = {stored.account.email: stored.account for stored in service.store.accounts()}
+    accounts = {stored.account.email: stored.account for stored in service.store.read(Accounts.all)}
     for word in options.account:
         number, _, count = word.partition(":")
         fill(service.store, accounts[f"bench{number}@example.com"], int(count), options.size)

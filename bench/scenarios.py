@@ -29,7 +29,10 @@ from postroom.core.clock import system_clock
 from postroom.smtp.client import Connection
 from postroom.smtp.endpoint import Endpoint
 from postroom.smtp.transcript import Envelope
+from postroom.store.accounts import Accounts
+from postroom.store.queue import Queue
 from postroom.store.store import open_store
+from postroom.store.workers import Workers
 
 Way: TypeAlias = Callable[[int, Path], AbstractContextManager[int]]  # to the sink's port
 ROUND_TRIP_S = 0.05
@@ -255,28 +258,23 @@ def _claim_time(folder: Path, queued: int) -> float:
     write_accounts(folder, [9])
     fill_folder(folder, {1: queued}, size=200)
     store = open_store(f"sqlite:///{folder / 'var/postroom.db'}", create=False)
-    [stored] = store.accounts()
+    [stored] = store.read(Accounts.all)
     now = system_clock()
-    worker_id = store.write(
-        lambda transaction: transaction.register_worker(
-            host="bench", pid=0, lock_file="-", now=now, lease_until=now
-        )
-    )
+    worker_id = store.write(Workers.register, host="bench", pid=0, lock_file="-", now=now, lease_until=now)
     seconds = []
     for _ in range(200):
         began = time.perf_counter()
         jobs = store.write(
-            lambda transaction: transaction.claim(
-                account_id=stored.account.id,
-                worker_id=worker_id,
-                most=8,
-                most_bytes=1 << 20,
-                now=system_clock(),
-            )
+            Queue.claim,
+            account_id=stored.account.id,
+            worker_id=worker_id,
+            most=8,
+            most_bytes=1 << 20,
+            now=system_clock(),
         )
         seconds.append(time.perf_counter() - began)
         for job in jobs:
-            store.write(lambda transaction, job=job: transaction.release(job, system_clock()))  # type: ignore[misc]
+            store.write(lambda transaction, job=job: transaction.queue.release(job, system_clock()))  # type: ignore[misc]
     store.close()
     return median(seconds)
 

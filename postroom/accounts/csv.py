@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from postroom.core.account import Secret, Security
+from postroom.core.account import AccountSettings, Secret, Security
 from postroom.core.address import InvalidAddress, parse_mailbox
 from postroom.core.setting_values import (
     parse_host,
@@ -73,10 +73,15 @@ class AccountRow:
         return self.email, self.host, self.port, self.username or self.email
 
     @property
-    def settings(self) -> tuple[object, ...]:
-        """What rows of one account must agree on."""
+    def account_settings(self) -> AccountSettings:
+        """What the account gets."""
         limits = self.daily_limit, self.connections, self.logins_per_minute
-        return self.name, self.security, self.password, limits, self.pipelining, self.chunking
+        return AccountSettings(self.name, self.security, *limits, self.pipelining, self.chunking)
+
+    @property
+    def settings(self) -> tuple[AccountSettings, Secret]:
+        """What rows of one account must agree on."""
+        return self.account_settings, self.password
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from postroom.core.account import Account, Secret
 from postroom.core.clock import Clock, system_clock
 from postroom.core.files import MEBIBYTE, read_plain, whose
 from postroom.core.text import counted
-from postroom.store.store import Store, StoredAccount
+from postroom.store.accounts import AccountIdentity, Accounts, StoredAccount
+from postroom.store.settings import StoredSettings
+from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ def file_at(path: Path) -> AccountFile:
 
 def has_been_read(store: Store) -> bool:
     """Whether a data.csv was taken into the database at any time."""
-    return store.setting(_DIGEST) is not None
+    return store.read(StoredSettings.get, _DIGEST) is not None
 
 
 def keys_in_file(path: Path) -> list[Secret]:
@@ -146,14 +148,14 @@ class AccountsFile:
             data = read_plain(self._path, _LARGEST)
         except OSError:
             return True
-        return self._store.setting(_DIGEST) in self._digests(data)
+        return self._store.read(StoredSettings.get, _DIGEST) in self._digests(data)
 
     def _digests(self, data: bytes) -> list[str]:
         return [digest.hex() for digest in self._vault.digests(f"{_READER} {data.hex()}")]
 
     def _take_in(self, data: bytes) -> SyncReport | None:
         digest = self._digests(data)[0]
-        if digest == self._store.setting(_DIGEST):
+        if digest == self._store.read(StoredSettings.get, _DIGEST):
             return None
         file = read_accounts(data)
         if file.fatal:
@@ -169,7 +171,7 @@ class AccountsFile:
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
     def _apply(self, rows: Sequence[AccountRow], digest: str) -> int:
-        before = {_identity(stored.account): stored for stored in self._store.accounts()}
+        before = {_identity(stored.account): stored for stored in self._store.read(Accounts.all)}
         prepared = [
             (row, self._vault.digest(row.key.reveal()), *self._credential(row, before)) for row in rows
         ]
@@ -177,27 +179,18 @@ class AccountsFile:
 
         def work(transaction: Transaction) -> int:
             for row, key, credential, changed in prepared:
-                account_id = transaction.upsert_account(
+                account_id = transaction.accounts.upsert(
+                    AccountIdentity(row.email, row.host, row.port, row.username),
+                    row.account_settings,
+                    credential,
                     source=_SOURCE,
                     now=now,
-                    email=row.email,
-                    name=row.name,
-                    host=row.host,
-                    port=row.port,
-                    security=row.security.value if row.security else None,
-                    username=row.username,
-                    credential=credential,
-                    daily_limit=row.daily_limit,
-                    connections=row.connections,
-                    logins_per_minute=row.logins_per_minute,
-                    pipelining=row.pipelining,
-                    chunking=row.chunking,
                 )
                 if changed:
-                    transaction.resume_account(account_id, now)
-                transaction.grant_key(account_id, key, source=_SOURCE, now=now)
-            revoked = transaction.revoke_keys_except({item[1] for item in prepared}, source=_SOURCE, now=now)
-            transaction.set_setting(_DIGEST, digest)
+                    transaction.accounts.resume(account_id, now)
+                transaction.keys.grant(account_id, key, source=_SOURCE, now=now)
+            revoked = transaction.keys.revoke_except({item[1] for item in prepared}, source=_SOURCE, now=now)
+            transaction.settings.set(_DIGEST, digest)
             return revoked
 
         return self._store.write(work)

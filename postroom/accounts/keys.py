@@ -10,6 +10,9 @@ from typing import Final
 from postroom.accounts.vault import Vault
 from postroom.core.account import Account
 from postroom.core.errors import NotAuthenticated, StoreUnavailable
+from postroom.store.accounts import Accounts
+from postroom.store.keys import Keys
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
 from postroom.store.transaction import KEYS_REVISION
 
@@ -72,7 +75,7 @@ class ApiKeys:
 
         Raises StoreUnavailable.
         """
-        used = [digest for digest in self._digests(key) if self._store.is_key_used(digest)]
+        used = [digest for digest in self._digests(key) if self._store.read(Keys.is_used, digest)]
         self._used.update(used)
         return bool(used)
 
@@ -123,12 +126,12 @@ class ApiKeys:
             self._away, self._checked = None, now
 
     def _read(self) -> None:
-        revision = self._store.setting(KEYS_REVISION)
+        revision = self._store.read(StoredSettings.get, KEYS_REVISION)
         if revision == self._revision:
             return
         # Keys first: an account may come in meanwhile, but none ever goes.
-        keys = self._store.active_keys()
-        accounts = {stored.account.id: stored.account for stored in self._store.accounts()}
-        self._used = self._store.used_keys() | (self._used & keys.keys())
+        keys = self._store.read(Keys.active)
+        accounts = {stored.account.id: stored.account for stored in self._store.read(Accounts.all)}
+        self._used = self._store.read(Keys.used) | (self._used & keys.keys())
         self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
         self._revision = revision

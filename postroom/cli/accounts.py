@@ -19,12 +19,16 @@ from postroom.core.account import AccountState
 from postroom.core.clock import SECOND, rfc3339, system_clock
 from postroom.core.errors import ConfigError
 from postroom.core.text import printable
+from postroom.store.accounts import Accounts
+from postroom.store.keys import Keys
+from postroom.store.messages import Messages
+from postroom.store.usage import Usage
 
 if TYPE_CHECKING:
     from postroom.core.account import Account
     from postroom.runtime.installation import Service
-    from postroom.store.listing import JobCounts
-    from postroom.store.store import StoredAccount
+    from postroom.store.accounts import StoredAccount
+    from postroom.store.messages import JobCounts
     from postroom.store.transaction import Transaction
 
 _INDENT: Final = " " * 9
@@ -80,9 +84,9 @@ def accounts(context: click.Context, as_json: bool) -> None:
     from postroom.runtime import installation
 
     service = installation.open_service()
-    in_use = set(service.store.active_keys().values())
-    counts = service.store.job_counts()
-    rows = [_row(service, stored, in_use, counts) for stored in service.store.accounts()]
+    in_use = set(service.store.read(Keys.active).values())
+    counts = service.store.read(Messages.counts)
+    rows = [_row(service, stored, in_use, counts) for stored in service.store.read(Accounts.all)]
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
@@ -148,7 +152,7 @@ def resume(mailbox: str) -> None:
 
     service = installation.open_service()
     known = known_mailbox(service.store, mailbox)
-    found = [stored.account for stored in service.store.accounts() if stored.account.email == known]
+    found = [stored.account for stored in service.store.read(Accounts.all) if stored.account.email == known]
     for account in found:
         _resume(service, account.id)
         click.echo(f"{account.email} is active; it was {account.state.value}", err=True)
@@ -156,8 +160,8 @@ def resume(mailbox: str) -> None:
 
 def _resume(service: Service, account_id: int) -> None:
     def work(transaction: Transaction) -> None:
-        transaction.forget_refused_password(account_id)
-        transaction.resume_account(account_id, system_clock())
+        transaction.accounts.forget_refused_password(account_id)
+        transaction.accounts.resume(account_id, system_clock())
 
     service.store.write(work)
 
@@ -166,7 +170,7 @@ def _row(
     service: Service, stored: StoredAccount, in_use: Collection[int], counts: Mapping[int, JobCounts]
 ) -> _Row:
     from postroom.providers import ServerUndecided, server_for
-    from postroom.store.listing import NO_JOBS
+    from postroom.store.messages import NO_JOBS
 
     account, now = stored.account, system_clock()
     try:
@@ -185,7 +189,7 @@ def _row(
         "since": None if account.state_since is None else rfc3339(account.state_since),
         "until": None if account.resume_at is None else rfc3339(account.resume_at),
         "worked_at": None if account.worked_at is None else rfc3339(account.worked_at),
-        "recipients_in_24h": service.store.recipients_used(account.id, now),
+        "recipients_in_24h": service.store.read(Usage.recipients_used, account.id, now),
         "daily_limit": daily_limit,
         "messages": asdict(counts.get(account.id, NO_JOBS)),
         "messages_per_minute": None if account.gap is None else round(60 * SECOND / account.gap, 1),
@@ -217,7 +221,7 @@ def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple
     if account.id not in in_use:
         return "removed", "no row of data.csv names it; what was accepted before still goes out"
     if account.state is AccountState.ACTIVE and account.worked_at is None:
-        reason = service.store.last_reason(account.id)
+        reason = service.store.read(Accounts.last_reason, account.id)
         return ("failing" if reason else "active"), reason
     return account.state.value, account.state_reason
 

@@ -17,11 +17,14 @@ from postroom.core.message import InDoubtPolicy
 from postroom.core.outcome import Deferred, Failed
 from postroom.core.replies import Circumstances
 from postroom.core.text import printable
+from postroom.store.accounts import Accounts
+from postroom.store.keys import Keys
 
 if TYPE_CHECKING:
     from postroom.runtime.installation import Service
-    from postroom.store.store import StoredAccount
-    from postroom.store.transaction import ConnectionLease, Transaction
+    from postroom.store.accounts import StoredAccount
+    from postroom.store.connections import ConnectionLease
+    from postroom.store.transaction import Transaction
     from postroom.worker.liveness import Registration
     from postroom.worker.mail.connect import ServerConnector
 
@@ -32,10 +35,10 @@ _MARKS = {True: "ok", False: "failed", None: "skipped"}
 
 def accounts_in_use(service: Service, mailbox: str | None) -> list[StoredAccount]:
     """Return the accounts that data.csv names, or the one with this mailbox. Raises NotFound where there is none."""
-    in_use = set(service.store.active_keys().values())
+    in_use = set(service.store.read(Keys.active).values())
     chosen = [
         stored
-        for stored in service.store.accounts()
+        for stored in service.store.read(Accounts.all)
         if stored.account.id in in_use and (mailbox is None or stored.account.email == mailbox.lower())
     ]
     if not chosen:
@@ -94,8 +97,12 @@ async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None,
 
     account, store = stored.account, checker.service.store
     digests = password_digests(stored, checker.service.vault)
-    if store.refused_password(account.id) in digests:
-        reason = account.state_reason or store.last_reason(account.id) or "the server refused the log-in"
+    if store.read(Accounts.refused_password, account.id) in digests:
+        reason = (
+            account.state_reason
+            or store.read(Accounts.last_reason, account.id)
+            or "the server refused the log-in"
+        )
         once_more = f"postroom accounts resume {account.email} has it tried once more"
         return None, f"not tried again with the password that was refused ({once_more}): {reason}"
     try:
@@ -108,7 +115,7 @@ async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None,
         await asyncio.sleep(max(0.0, (slot.login_at - system_clock()) / SECOND))
         return await _log_in(checker, stored, digests)
     finally:
-        await asyncio.to_thread(store.write, lambda transaction: transaction.return_connection(slot))
+        await asyncio.to_thread(store.write, lambda transaction: transaction.connections.give_back(slot))
 
 
 class _NotSoonError(Exception):
@@ -125,7 +132,7 @@ def _slot(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
     has_login = stored.credential is not None
 
     def work(transaction: Transaction) -> ConnectionLease | None:
-        slot = transaction.take_connection(
+        slot = transaction.connections.take(
             account.id,
             checker.worker_id,
             most=most,
@@ -149,13 +156,15 @@ async def _log_in(checker: _Checker, stored: StoredAccount, digests: tuple[str, 
         assert isinstance(outcome, Deferred | Failed)
         if digests and is_refused_login(fault):
             await asyncio.to_thread(
-                store.write, lambda transaction: transaction.note_refused_password(id_, digests[0])
+                store.write, lambda transaction: transaction.accounts.note_refused_password(id_, digests[0])
             )
         return False, outcome.reason
     await connection.quit()
     if not connection.authenticated:
         return True, f"connected, without a log-in, at {connection.where}"
-    await asyncio.to_thread(store.write, lambda transaction: transaction.forget_refused_password(id_))
+    await asyncio.to_thread(
+        store.write, lambda transaction: transaction.accounts.forget_refused_password(id_)
+    )
     return True, f"logged in at {connection.where}{_aside(stored)}"
 
 

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from postroom.store.accounts import Accounts
+from postroom.store.messages import Messages
+
 if TYPE_CHECKING:
     import click
 
@@ -19,7 +22,7 @@ _OFFERED = 50  # the newest messages
 def mailboxes(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """Offer the accounts whose mailbox begins so."""
     with suppress(Exception), _store(context) as store:
-        known = {stored.account.email for stored in store.accounts()}
+        known = {stored.account.email for stored in store.read(Accounts.all)}
         return sorted(mailbox for mailbox in known if mailbox.startswith(begun.lower()))
     return []
 
@@ -27,7 +30,7 @@ def mailboxes(context: click.Context, _: click.Parameter, begun: str) -> list[st
 def request_ids(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
     """Offer the newest messages whose id begins so; those that are held to `release`."""
     with suppress(Exception), _store(context) as store:
-        listed = store.newest_messages(_OFFERED, held_only=context.info_name == "release")
+        listed = store.read(Messages.newest, _OFFERED, held_only=context.info_name == "release")
         return [row.status.request_id for row in listed if row.status.request_id.startswith(begun.lower())]
     return []
 

@@ -13,6 +13,8 @@ from postroom.cli.completion import mailboxes
 from postroom.core.clock import rfc3339
 from postroom.core.errors import NotFound
 from postroom.core.text import printable
+from postroom.store.accounts import Accounts
+from postroom.store.messages import Messages
 
 if TYPE_CHECKING:
     from postroom.store.store import Store
@@ -57,7 +59,7 @@ def list_messages(number: int, account: str | None, held: bool, follow: bool, as
 def known_mailbox(store: Store, given: str) -> str:
     """Return the mailbox of an account as it is written in the database. Raises NotFound."""
     mailbox = given.lower()
-    if not any(stored.account.email == mailbox for stored in store.accounts()):
+    if not any(stored.account.email == mailbox for stored in store.read(Accounts.all)):
         raise NotFound(f"there is no account {given!r}")
     return mailbox
 
@@ -73,7 +75,7 @@ def _rows(store: Store, number: int, account: str | None, held: bool) -> list[di
             "account": listed.account,
             "recipient": listed.recipient,
         }
-        for listed in reversed(store.newest_messages(number, account, held_only=held))
+        for listed in reversed(store.read(Messages.newest, number, account, held_only=held))
     ]
 
 

@@ -15,6 +15,9 @@ from postroom.cli.completion import request_ids
 from postroom.core.clock import rfc3339, system_clock
 from postroom.core.errors import InvalidSubmission, NotFound
 from postroom.core.text import counted, printable
+from postroom.store.events import Events
+from postroom.store.holds import Holds
+from postroom.store.messages import Messages
 
 if TYPE_CHECKING:
     from postroom.runtime.installation import Service
@@ -47,7 +50,7 @@ def _whole_id(service: Service, given: str) -> str:
     whole = text + rest
     if len(text) < _LEAST_OF_AN_ID or not re.fullmatch(_ID_FORM.replace("0", "[0-9a-f]"), whole):
         raise NotFound(f"there is no message with the id {given!r}")
-    found = service.store.ids_between(whole, text + rest.replace("0", "f"), 3)
+    found = service.store.read(Messages.ids_between, whole, text + rest.replace("0", "f"), 3)
     if len(found) > 1:
         raise NotFound(
             f"several messages begin with {text}: {', '.join(found[:2])}{', …' if len(found) > 2 else ''}"
@@ -69,7 +72,7 @@ def release(request_id: str | None, held: bool) -> None:
     _decide(
         request_id,
         held,
-        lambda transaction, id_: transaction.release_held(id_, now),
+        lambda transaction, id_: transaction.holds.release(id_, now),
         "released",
         "it is not held",
     )
@@ -82,7 +85,7 @@ def cancel(request_id: str | None, held: bool) -> None:
     """Cancel a message that waits. Recipients who have received it are not affected."""
     now = system_clock()
     why = "only a message that waits can be cancelled"
-    _decide(request_id, held, lambda transaction, id_: transaction.cancel(id_, now), "cancelled", why)
+    _decide(request_id, held, lambda transaction, id_: transaction.holds.cancel(id_, now), "cancelled", why)
 
 
 def _decide(
@@ -97,11 +100,11 @@ def _decide(
     if request_id is not None:
         whole = _whole_id(service, request_id)
         if not service.store.write(lambda transaction: move(transaction, whole)):
-            raise InvalidSubmission(f"{why_not}: {whole} is {service.store.status(whole)}")
+            raise InvalidSubmission(f"{why_not}: {whole} is {service.store.read(Messages.status, whole)}")
         print_status(service, whole, as_json=False)
         return
     moved = 0
-    waiting = service.store.held_messages()
+    waiting = service.store.read(Holds.held_messages)
     for start in range(0, len(waiting), _DECIDED_AT_ONCE):
         some = waiting[start : start + _DECIDED_AT_ONCE]
         moved += service.store.write(partial(_move_all, move, some))
@@ -116,7 +119,7 @@ def _move_all(move: Callable[[Transaction, str], bool], ids: Sequence[str], tran
 def print_status(service: Service, request_id: str, *, as_json: bool, short: bool = False) -> None:
     from postroom.core.message import MessageState
 
-    found = service.store.status(request_id)
+    found = service.store.read(Messages.status, request_id)
     assert found is not None
     events = [
         {
@@ -125,7 +128,7 @@ def print_status(service: Service, request_id: str, *, as_json: bool, short: boo
             "recipient": event.forward_path,
             "detail": event.detail,
         }
-        for event in service.store.events(found.request_id)
+        for event in service.store.read(Events.of_message, found.request_id)
     ]
     document: dict[str, object] = {"request_id": found.request_id, "status": str(found), "events": events}
     if found.possible_duplicate:

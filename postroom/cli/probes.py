@@ -15,6 +15,7 @@ import click
 from postroom.core.errors import ConfigError, PostroomError
 from postroom.core.files import reason_of, whose
 from postroom.core.text import counted, printable_lines
+from postroom.store.workers import Workers
 
 if TYPE_CHECKING:
     from postroom.settings import Settings
@@ -210,7 +211,7 @@ def _workers(settings: Settings) -> tuple[bool, str]:
     with suppress(StoreError):
         store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
         with closing(store):
-            ours = [record for record in store.living_workers() if liveness.belongs_to(record, folder)]
+            ours = [record for record in store.read(Workers.living) if liveness.belongs_to(record, folder)]
         alive = sum(liveness.was_renewed(record, system_clock()) for record in ours)
         said = f"{alive} of {counted(running, 'worker')} here renewed the lease of late"
         return alive >= running, said

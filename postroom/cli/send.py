@@ -16,6 +16,9 @@ from postroom.cli.messages import print_status
 from postroom.core.clock import system_clock
 from postroom.core.errors import QuotaExceeded, Rejected, StoreError
 from postroom.core.text import printable
+from postroom.store.accounts import Accounts
+from postroom.store.keys import Keys
+from postroom.store.messages import Messages
 
 if TYPE_CHECKING:
     from postroom.core.account import Account
@@ -128,8 +131,8 @@ def _standard_input(most: int) -> str:
 
 
 def _account(service: Service, sender: str | None) -> Account:
-    in_use = set(service.store.active_keys().values())
-    accounts = [stored.account for stored in service.store.accounts() if stored.account.id in in_use]
+    in_use = set(service.store.read(Keys.active).values())
+    accounts = [stored.account for stored in service.store.read(Accounts.all) if stored.account.id in in_use]
     matching = [account for account in accounts if sender is None or account.email == sender.lower()]
     if len(matching) == 1:
         return matching[0]
@@ -152,7 +155,7 @@ def _wait_for_end(
         click.echo("postroom: no worker is running; start `postroom serve`. Waiting…", err=True)
     until, told = time.monotonic() + (timeout if timeout is not None else float("inf")), ""
     while True:
-        status = service.store.status(request_id)
+        status = service.store.read(Messages.status, request_id)
         assert status is not None
         if (said := printable(str(status))) != told:
             told = said

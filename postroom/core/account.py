@@ -59,6 +59,19 @@ class ServerLacks:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountSettings:
+    """What a person may set of an account, apart from the mailbox, the server and the secret."""
+
+    name: str
+    security: Security | None
+    daily_limit: int | None
+    connections: int | None
+    logins_per_minute: int | None
+    pipelining: bool | None
+    chunking: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """A mailbox that we send through, with its server and credentials.
 

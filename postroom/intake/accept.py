@@ -14,9 +14,9 @@ from postroom.intake import checks
 from postroom.intake.disk_share import DiskShares
 from postroom.intake.prepare import prepare
 from postroom.intake.request_id import new_request_id
+from postroom.store.acceptance import IdempotencyClash
 from postroom.store.pieces import accept_message
 from postroom.store.store import Store
-from postroom.store.transaction import IdempotencyClash
 from postroom.store.writer import Work
 
 Compute: TypeAlias = "Callable[[Callable[[], NewMessage]], NewMessage]"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from postroom.core.account import Account
 from postroom.core.errors import QuotaExceeded, StoreError
+from postroom.store.messages import Messages
 from postroom.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,6 @@ class DiskShares:
                 return known
             known.until = began + _FRESH_S  # nobody else counts meanwhile
         with suppress(StoreError, TimeoutError):  # what was known before must do
-            known.octets = self._ask(lambda: self._store.octets_of(account_id))
+            known.octets = self._ask(lambda: self._store.read(Messages.octets_of, account_id))
             known.until = self._clock() + max(_FRESH_S, _PART_OF_TIME * (self._clock() - began))
         return known

@@ -29,9 +29,11 @@ from postroom.core.message import InDoubtPolicy
 from postroom.runtime.own_files import check_own_files, is_inside, owner_of
 from postroom.runtime.replacing import finish, put_in_place
 from postroom.settings import Settings, load_settings
+from postroom.store.holds import Holds
 from postroom.store.sqlite.copies import check_copy, closed_to_all, refuse_log_alone
 from postroom.store.store import Store, open_store, sqlite_path
 from postroom.store.transaction import Transaction
+from postroom.store.workers import Workers
 
 _MANIFEST: Final = "manifest.json"
 _SCRATCH: Final = ".postroom-"
@@ -354,15 +356,15 @@ def _hold_queued(database: Path, clock: Clock) -> int:
     try:
         store.migrate()
         now = clock()
-        workers = [record.id for record in store.living_workers()]
+        workers = [record.id for record in store.read(Workers.living)]
 
         def hold(transaction: Transaction) -> None:
-            transaction.hold_queued(now, until=_FOR_EVER, claimed=True)
+            transaction.holds.hold_queued(now, until=_FOR_EVER, claimed=True)
             for worker_id in workers:  # those of the backup's time: they do not run
-                transaction.bury_worker(worker_id, now=now, in_doubt=InDoubtPolicy.HOLD)
+                transaction.recovery.reap(worker_id, now=now, in_doubt=InDoubtPolicy.HOLD)
 
         store.write(hold)
-        return len(store.held_messages())
+        return len(store.read(Holds.held_messages))
     finally:
         store.close()
 

@@ -20,6 +20,8 @@ from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
 from postroom.settings import INBOX, Settings, former_variables, load_settings, unknown_variables
 from postroom.store import position
+from postroom.store.accounts import Accounts
+from postroom.store.settings import StoredSettings
 from postroom.store.store import MOVED, MOVING, Store, open_store
 from postroom.telemetry.log import LineFormatter, is_journal
 from postroom.telemetry.repeats import quieten
@@ -134,11 +136,11 @@ def check_position(store: Store, settings: Settings, *, accept: bool = False) ->
 
 def note_servers(store: Store, settings: Settings) -> None:
     """Store the server that each account has worked with, where that is unknown, so that none stops at an update."""
-    for stored in store.accounts():
+    for stored in store.read(Accounts.all):
         account = stored.account
         if account.worked_with == "":
             host = unnamed_server(account, settings)
-            store.write(lambda transaction, id_=account.id, host=host: transaction.keep_server(id_, host))  # type: ignore[misc]
+            store.write(Accounts.keep_server, account.id, host)
 
 
 def check_folder() -> None:
@@ -152,13 +154,13 @@ def check_folder() -> None:
 
 def check_it_stays(store: Store) -> None:
     """Raise ConfigError where the database was moved elsewhere, or is being filled by a move."""
-    if (place := store.setting(MOVED)) is not None:
+    if (place := store.read(StoredSettings.get, MOVED)) is not None:
         raise ConfigError(
             "DATABASE_URL",
             f"this database was moved to {place}: set DATABASE_URL to that one. To go back to this one, which would send "
             "what is in its queue even if the other has sent it: postroom migrate-store --cancel SQLITE",
         )
-    if (origin := store.setting(MOVING)) is not None:
+    if (origin := store.read(StoredSettings.get, MOVING)) is not None:
         raise ConfigError(
             "DATABASE_URL",
             f"this database is not complete: it is being moved from {origin}; run migrate-store again",
@@ -195,7 +197,7 @@ def warn_of_oversights(settings: Settings) -> None:
 
 def uses_inbox(service: Service) -> bool:
     """Whether any account sends to the built-in inbox, by its own host or by the configured one."""
-    for stored in service.store.accounts():
+    for stored in service.store.read(Accounts.all):
         try:
             if server_for(stored.account, service.settings).host == INBOX:
                 return True

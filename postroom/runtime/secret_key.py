@@ -7,6 +7,7 @@ from postroom.accounts.vault import Vault
 from postroom.core.errors import ConfigError
 from postroom.runtime.own_files import VAR
 from postroom.settings import Settings
+from postroom.store.settings import StoredSettings
 from postroom.store.store import SECRET_CHECK, Store, StoredSecrets
 
 
@@ -50,10 +51,10 @@ def _another_secret(settings: Settings) -> ConfigError:
 
 def keep_check_value(store: Store, vault: Vault) -> None:
     """Store the check value of the secret key; that of the new key, where the former is still among its keys."""
-    first = store.write(lambda transaction: transaction.set_setting_once(SECRET_CHECK, vault.fingerprint))
+    first = store.write(StoredSettings.set_once, SECRET_CHECK, vault.fingerprint)
     if first not in vault.fingerprints:  # another process was faster
         raise ConfigError(
             "POSTROOM_SECRET_KEY", "another process has just set up this database with another secret key"
         )
     if first != vault.fingerprint:
-        store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
+        store.write(StoredSettings.set, SECRET_CHECK, vault.fingerprint)

@@ -13,6 +13,8 @@ from postroom.runtime.installation import check_it_stays, check_position, start_
 from postroom.runtime.own_files import VAR, check_own_files
 from postroom.runtime.secret_key import is_secret_of
 from postroom.settings import Settings, load_settings
+from postroom.store.accounts import Accounts
+from postroom.store.settings import StoredSettings
 from postroom.store.store import SECRET_CHECK, Store, open_store
 
 
@@ -49,12 +51,12 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
     vault, stored = Vault.open(settings, VAR), store.stored_secrets()
     if not stored.is_empty and is_secret_of(stored, vault, settings):
         return None
-    store.write(lambda transaction: transaction.set_setting(SECRET_CHECK, vault.fingerprint))
+    store.write(StoredSettings.set, SECRET_CHECK, vault.fingerprint)
     found = AccountsFile(store, vault, settings.accounts_csv).sync()
     report(found)
     lost = [
         each.account.email
-        for each in store.accounts()
+        for each in store.read(Accounts.all)
         if each.credential and not vault.opens(each.credential)
     ]
     return Replaced(found.accepted if found else 0, tuple(lost))

@@ -12,7 +12,10 @@ from typing import Final, get_args
 from postroom.accounts.csv_sync import unlock
 from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.smtp.credentials import Credentials
-from postroom.store.store import Store, StoredWords, WordsOf
+from postroom.store.accounts import Accounts
+from postroom.store.server_words import ServerWords, StoredWords, WordsOf
+from postroom.store.settings import StoredSettings
+from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 from postroom.worker.email_log import EmailLog
 
@@ -33,11 +36,11 @@ def strike_stored(store: Store, vault: Vault) -> None:
 
     A password that was changed since is unknown, and cannot be found.
     """
-    if store.setting(_DONE) is not None:
+    if store.read(StoredSettings.get, _DONE) is not None:
         return
     known = _known(store, vault)
     struck = sum(_strike(store, kind, known) for kind in get_args(WordsOf)) if known else 0
-    store.write(lambda transaction: transaction.set_setting(_DONE, "1"))
+    store.write(StoredSettings.set, _DONE, "1")
     if struck:
         log.warning("%d stored replies held a password, which was struck", struck)
 
@@ -67,7 +70,7 @@ def strike_log(store: Store, vault: Vault, email_log: EmailLog) -> None:
 def _known_by_sender(store: Store, vault: Vault) -> dict[str, list[Credentials]]:
     found: dict[str, list[Credentials]] = {}
     credentials = _known(store, vault)
-    for stored in store.accounts():
+    for stored in store.read(Accounts.all):
         if stored.account.id in credentials:
             found.setdefault(stored.account.email, []).append(credentials[stored.account.id])
     return found
@@ -88,7 +91,7 @@ def _without_passwords(known: Mapping[str, list[Credentials]], line: bytes) -> b
 
 def _known(store: Store, vault: Vault) -> dict[int, Credentials]:
     found = {}
-    for stored in store.accounts():
+    for stored in store.read(Accounts.all):
         try:
             account = unlock(stored, vault)
         except UndecryptableSecret:
@@ -100,7 +103,7 @@ def _known(store: Store, vault: Vault) -> dict[int, Credentials]:
 
 def _strike(store: Store, kind: WordsOf, known: Mapping[int, Credentials]) -> int:
     after = struck = 0
-    while rows := store.server_words(kind, after):
+    while rows := store.read(ServerWords.after, kind, after):
         after = rows[-1].id
         changed = [new for row in rows if (new := _without(row, known.get(row.account_id))) != row]
         if changed:
@@ -118,4 +121,4 @@ def _without(row: StoredWords, credentials: Credentials | None) -> StoredWords:
 
 def _reword(transaction: Transaction, kind: WordsOf, rows: list[StoredWords]) -> None:
     for row in rows:
-        transaction.reword(kind, row.id, row.first, row.second)
+        transaction.server_words.reword(kind, row)

@@ -8,15 +8,17 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from postroom.core.errors import CommitUnknown, LeaseLost, StoreUnavailable
 from postroom.core.heartbeat import UnderWay
 from postroom.store.store import Store
+from postroom.store.transaction import Over, work
 from postroom.store.writer import Settled, Work
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+P = ParamSpec("P")
 _LONGEST_PAUSE_S = 2.0
 
 
@@ -48,25 +50,27 @@ class AsyncWriter:
         self._persisting: set[asyncio.Future[None]] = set()
         self.under_way = UnderWay()  # a commit
 
-    def submit(self, work: Work[T]) -> asyncio.Future[T]:
-        """Queue work; the future holds its result once it is durable, or its error."""
+    def submit(
+        self, function: Callable[Concatenate[Over, P], T], /, *arguments: P.args, **named: P.kwargs
+    ) -> asyncio.Future[T]:
+        """Queue the call of a noun's function (`Store.write`); the future holds its result once durable, or its error."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, future))
+        self._waiting.append((work(function, *arguments, **named), future))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         return future
 
     def submit_until_recorded(
-        self, work: Work[Any], what: str, then: Callable[[Any], None] | None = None
+        self, task: Work[Any], what: str, then: Callable[[Any], None] | None = None
     ) -> asyncio.Future[None]:
         """Commit work that must not be given up, trying again for as long as the store is unavailable.
 
-        The future is done, and `then` called with what `work` returned, once it is recorded; with None when it has
+        The future is done, and `then` called with what `task` returned, once it is recorded; with None when it has
         proved impossible.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._persisting.add(done)
-        self._try(_Recording(work, what, then, done))
+        self._try(_Recording(task, what, then, done))
         return done
 
     def _try(self, recording: _Recording) -> None:
@@ -103,9 +107,9 @@ class AsyncWriter:
         def take(most: int) -> list[Work[Any]]:  # called in the store's thread
             works: list[Work[Any]] = []
             while self._waiting and len(works) < most:
-                work, future = self._waiting.popleft()
+                pending, future = self._waiting.popleft()
                 if not future.cancelled():  # what was given up before it began is not begun
-                    works.append(work)
+                    works.append(pending)
                     futures.append(future)
             return works
 

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from postroom.store.dialect import Dialect
 from postroom.store.watermarks import Watermarks
 from postroom.store.writer import Settled, Work
+
+if TYPE_CHECKING:
+    from postroom.store.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,13 @@ class Engine(Protocol):
     is_remote: bool
     watermarks: Watermarks | None  # where to begin to look for jobs; None: at the beginning
 
-    def reading(self) -> AbstractContextManager[tuple[Any, Any]]:
-        """Lend a connection that sees the last committed state, with the named queries."""
+    def reading(self) -> AbstractContextManager[Transaction]:
+        """Lend a transaction that sees the last committed state, and only reads."""
 
     def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
         """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
 
-    def exclusively(self) -> AbstractContextManager[tuple[Any, Any]]:
+    def exclusively(self) -> AbstractContextManager[Transaction]:
         """Hold the only write transaction; commit at the end, roll back on any error."""
 
     def run_script(self, sql: str) -> None:

@@ -6,12 +6,15 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from postroom.core import failpoint
 from postroom.core.errors import SchemaMismatch
 from postroom.store.dialect import Dialect, render
 from postroom.store.engine import Engine
+
+if TYPE_CHECKING:
+    from postroom.store.transaction import Transaction
 
 SCHEMA = Path(__file__).with_name("schema")
 FIRST_SHARED = 15
@@ -59,14 +62,14 @@ def migrate(engine: Engine) -> list[str]:
         return []
     applied: list[str] = []
     for migration in load_migrations(engine.migrations, engine.dialect):
-        with engine.exclusively() as (connection, q):
-            q.create_migration_table(connection)
-            if _is_applied(connection, q, migration):
+        with engine.exclusively() as transaction:
+            transaction.change("create_migration_table")
+            if _is_applied(transaction, migration):
                 continue
             engine.run_script(migration.sql)
             failpoint.hit("migrate.inside")
-            q.insert_migration(
-                connection,
+            transaction.change(
+                "insert_migration",
                 version=migration.version,
                 name=migration.name,
                 checksum=migration.checksum,
@@ -85,8 +88,8 @@ def _is_up_to_date(engine: Engine) -> bool:
     return True
 
 
-def _is_applied(connection: Any, q: Any, migration: Migration) -> bool:
-    checksum = q.applied_migration(connection, version=migration.version)
+def _is_applied(transaction: Transaction, migration: Migration) -> bool:
+    checksum = transaction.value(str, "applied_migration", version=migration.version)
     if checksum is not None and checksum != migration.checksum:
         raise SchemaMismatch(
             f"migration {migration.name} was applied to this database with other contents than this version of "
@@ -100,9 +103,9 @@ def check(engine: Engine) -> None:
     needed = load_migrations(engine.migrations, engine.dialect)
     applied, newest = [], 0
     if engine.has_table("schema_migration"):
-        with engine.reading() as (connection, q):
-            newest = q.newest_migration(connection)
-            applied = [_is_applied(connection, q, migration) for migration in needed]
+        with engine.reading() as transaction:
+            newest = transaction.value(int, "newest_migration") or 0
+            applied = [_is_applied(transaction, migration) for migration in needed]
     if not all(applied) or len(applied) < len(needed):
         raise SchemaMismatch("the database is not prepared for this version: run `postroom migrate`")
     if newest > needed[-1].version:

@@ -16,17 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import apsw
 import psycopg
 from psycopg import sql
 
 from postroom.core import failpoint
 from postroom.core.errors import ConfigError, StoreDamaged
 from postroom.core.files import plain_file
-from postroom.store.postgres.engine import PostgresEngine, without_nul
-from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.postgres.engine import PostgresEngine, session_of, without_nul
+from postroom.store.sqlite.engine import SQLiteEngine, connection_of
 from postroom.store.sqlite.engine import translated as sqlite_translated
 from postroom.store.store import MOVED, MOVING, Store
+from postroom.store.transaction import Transaction
+from postroom.store.workers import Workers
 
 _NOTE = "moving:"  # settings of the target: the last key copied of each table
 _CHUNK = 5000  # rows that are held in memory at once, or fewer of many bytes
@@ -103,9 +104,10 @@ def cancel(source: Path) -> bool:
     """Let a database be served from again that was marked as moved; False when it was not."""
     engine = SQLiteEngine(source)
     try:
-        with engine.exclusively() as (connection, q):
-            before = q.read_setting(connection, name=MOVED)
-            connection.execute("DELETE FROM setting WHERE name = ?", (MOVED,))
+        with engine.exclusively() as transaction:
+            before = transaction.settings.get(MOVED)
+            transaction.settings.forget(MOVED)
+            connection = connection_of(transaction)
             for name in _CLOSED:
                 connection.execute(f"DROP TRIGGER IF EXISTS {name}")
     finally:
@@ -132,16 +134,16 @@ class _Mover:
         """See that nothing is in use or overwritten, and mark both sides."""
         Store(self._source).migrate()
         Store(self._target).migrate()
-        with self._source.exclusively() as (connection, q):
+        with self._source.exclusively() as transaction:
             self._refuse_if_running()  # under the lock, so that none signs on between the look and the mark
             self._mark_target()
-            self._close_source(connection, q)
+            self._close_source(transaction)
 
     def _mark_target(self) -> None:
         place = self._target.where
-        with self._target.exclusively() as (session, q):
-            moving = q.read_setting(session, name=MOVING)
-            if moving is None and (table := self._lived_in(session)):
+        with self._target.exclusively() as transaction:
+            moving = transaction.settings.get(MOVING)
+            if moving is None and (table := self._lived_in(transaction)):
                 raise ConfigError(
                     "POSTGRES",
                     f"{place} is not empty (there is something in {table}); nothing there is overwritten. Make a new "
@@ -149,23 +151,23 @@ class _Mover:
                 )
             if moving not in (None, self._identity()):
                 raise ConfigError("POSTGRES", f"{place} is half filled from another database, {moving}")
-            q.write_setting(session, name=MOVING, value=self._identity())
+            transaction.settings.set(MOVING, self._identity())
 
-    def _close_source(self, connection: apsw.Connection, q: Any) -> None:
+    def _close_source(self, transaction: Transaction) -> None:
         """Mark the source as moved; a process that is on it yet, a web process say, gets an error from now on."""
         place = self._target.where
-        moved = q.read_setting(connection, name=MOVED)
+        moved = transaction.settings.get(MOVED)
         if moved not in (None, place):
             raise ConfigError("SQLITE", f"{self._path} was moved to {moved}")
-        q.write_setting(connection, name=MOVED, value=place)
+        transaction.settings.set(MOVED, place)
         for name, move in _CLOSED.items():
-            connection.execute(_CLOSE.format(name=name, move=move))
+            connection_of(transaction).execute(_CLOSE.format(name=name, move=move))
 
     def _identity(self) -> str:
         return str(self._path.resolve())
 
     def _refuse_if_running(self) -> None:
-        for worker in Store(self._source).living_workers():
+        for worker in Store(self._source).read(Workers.living):
             try:
                 with plain_file(Path(worker.lock_file)) as file:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,19 +179,19 @@ class _Mover:
                 continue  # no such file: it is not of this machine, or long gone
 
     @staticmethod
-    def _lived_in(session: Any) -> str | None:
+    def _lived_in(transaction: Transaction) -> str | None:
         """Return the first table of the target that holds anything; any command leaves a setting."""
         for table in _TABLES:
             query = sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(table))
-            if session.connection.execute(query).fetchone():
+            if session_of(transaction).connection.execute(query).fetchone():
                 return table
         return None
 
     @contextmanager
     def source_held(self) -> Iterator[None]:
         """Keep every writer off the source, and see one state of it."""
-        with self._source.exclusively() as (connection, _):
-            self._reader: apsw.Connection = connection
+        with self._source.exclusively() as transaction:
+            self._reader = connection_of(transaction)
             yield
 
     # -- copying
@@ -220,8 +222,8 @@ class _Mover:
             yield len(rows)
 
     def _noted(self, table: str) -> list[Any] | None:
-        with self._target.reading() as (session, q):
-            text = q.read_setting(session, name=_NOTE + table)
+        with self._target.reading() as transaction:
+            text = transaction.settings.get(_NOTE + table)
         return None if text is None else json.loads(text)
 
     def _count_up_to(self, table: str, key: list[Any]) -> int:
@@ -254,14 +256,14 @@ class _Mover:
         statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
             sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
         )
-        with self._target.exclusively() as (session, q):
-            connection: psycopg.Connection[Any] = session.connection
+        with self._target.exclusively() as transaction:
+            connection = session_of(transaction).connection
             with connection.cursor() as cursor, cursor.copy(statement) as copy:
                 for row in rows:
                     copy.write_row(row)
             if rows:
                 note = json.dumps([rows[-1][place] for place in places])
-                q.write_setting(session, name=_NOTE + table, value=note)
+                transaction.settings.set(_NOTE + table, note)
 
     # -- comparing
 
@@ -296,8 +298,8 @@ class _Mover:
             sql.Identifier(table),
             sql.SQL(", ").join(_in_byte_order(name) for name in _TABLES[table]),
         )
-        with self._target.exclusively() as (session, _):
-            cursor: psycopg.ServerCursor[Any] = session.connection.cursor(name="compare")
+        with self._target.exclusively() as transaction:
+            cursor: psycopg.ServerCursor[Any] = session_of(transaction).connection.cursor(name="compare")
             with cursor:
                 cursor.execute(query)
                 yield cursor
@@ -306,19 +308,19 @@ class _Mover:
 
     def finish(self) -> None:
         """Let new rows go on behind the old ones, and the target be served from."""
-        with self._target.exclusively() as (session, _):
+        with self._target.exclusively() as transaction:
             for table, key in _TABLES.items():
                 if key == ("id",) and table != "upload":  # whose ids are random
-                    session.connection.execute(
+                    session_of(transaction).connection.execute(
                         sql.SQL(
                             "SELECT setval(pg_get_serial_sequence({}, 'id'), coalesce(max(id), 0) + 1, false) FROM {}"
                         ).format(sql.Literal(table), sql.Identifier(table))
                     )
-            session.connection.execute(
+            session_of(transaction).connection.execute(
                 "DELETE FROM setting WHERE name = %s OR starts_with(name, %s)", [MOVING, _NOTE]
             )
-        with self._target.exclusively() as (session, _):
-            session.connection.execute("ANALYZE")
+        with self._target.exclusively() as transaction:
+            session_of(transaction).connection.execute("ANALYZE")
 
 
 def _in_byte_order(name: str) -> sql.Composable:

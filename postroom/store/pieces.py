@@ -9,33 +9,24 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from os import register_at_fork
 from typing import TYPE_CHECKING, Any, TypeAlias
 from zlib import crc32
 
 from postroom.core import failpoint
-from postroom.core.clock import Instant
 from postroom.core.errors import CommitUnknown, LeaseLost, StoreError, StoreUnavailable
 from postroom.core.message import Accepted, NewMessage
 from postroom.core.stored_text import PIECE
+from postroom.store.acceptance import Acceptance, IdempotencyClash, Upload
+from postroom.store.contents import Contents
+from postroom.store.transaction import work
 
 if TYPE_CHECKING:
-    from postroom.store.transaction import IdempotencyClash, Transaction
     from postroom.store.writer import Work
 
 Write: TypeAlias = "Callable[[Work[Any]], Any]"
 _ids = random.Random()  # noqa: S311  # they must differ, not be secret
 register_at_fork(after_in_child=_ids.seed)
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A content whose pieces are stored: its number of octets, and their CRC-32."""
-
-    id: int
-    size: int
-    checksum: int
 
 
 def accept_message(message: NewMessage, write: Write) -> Accepted | IdempotencyClash:
@@ -44,19 +35,19 @@ def accept_message(message: NewMessage, write: Write) -> Accepted | IdempotencyC
     Raises StoreUnavailable when it was not stored, CommitUnknown when nobody can say.
     """
     if len(message.mime) <= PIECE:
-        outcome: Accepted | IdempotencyClash = write(lambda transaction: transaction.accept(message))
+        outcome: Accepted | IdempotencyClash = write(work(Acceptance.accept, message))
         return outcome
     upload_id = _ids.getrandbits(62) + 1
     try:
         upload = _upload(upload_id, message, write)
-        outcome = write(lambda transaction: transaction.accept(message, upload))
+        outcome = write(work(Acceptance.accept, message, upload))
     except CommitUnknown:
         raise
     except LeaseLost as error:
         raise StoreUnavailable("the message took too long to be stored; nothing of it is kept") from error
     except Exception:
         with suppress(StoreError):  # retention finds what is left
-            write(lambda transaction: transaction.drop_upload(upload_id))
+            write(work(Contents.drop_upload, upload_id))
         raise
     return outcome
 
@@ -66,7 +57,7 @@ def _upload(upload_id: int, message: NewMessage, write: Write) -> Upload:
     for number, piece in enumerate(_pieces(message.mime)):
         checksum = crc32(piece, checksum)
         try:
-            write(_addition(upload_id, number, piece, message.accepted_at))
+            write(work(Contents.add_piece, upload_id, number=number, octets=piece, now=message.accepted_at))
         except CommitUnknown as error:  # whatever became of the piece, its message is not accepted
             raise StoreUnavailable(str(error)) from error
         failpoint.hit("accept.piece")
@@ -76,7 +67,3 @@ def _upload(upload_id: int, message: NewMessage, write: Write) -> Upload:
 def _pieces(mime: bytes) -> Iterator[bytes]:
     for start in range(0, len(mime), PIECE):
         yield mime[start : start + PIECE]
-
-
-def _addition(upload_id: int, number: int, piece: bytes, now: Instant) -> Callable[[Transaction], None]:
-    return lambda transaction: transaction.add_piece(upload_id, number=number, octets=piece, now=now)

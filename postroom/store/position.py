@@ -20,7 +20,11 @@ from postroom.core.files import read_plain, reason_of, write_plain
 from postroom.core.message import InDoubtPolicy
 from postroom.core.text import counted
 from postroom.store.engine import Server
+from postroom.store.holds import Holds
+from postroom.store.messages import Messages
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
+from postroom.store.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +96,7 @@ def write(path: Path, position: Position) -> None:
 def note(store: Store, path: Path) -> None:
     """Remember how far the database is now."""
     server = store.server() or Server(None, 0)
-    newest = store.newest_message() or (None, 0)
+    newest = store.read(Messages.last_accepted) or (None, 0)
     write(path, Position(server.system, server.timeline, *newest))
 
 
@@ -104,29 +108,29 @@ def check(store: Store, path: Path, *, now: Instant, keep: Instant | None, accep
     """
     seen, server = read(path, warns=True), store.server()
     known = [Server(seen.system, seen.timeline)] if seen.system else []
-    if (noted := store.setting(_SETTING)) is not None:
+    if (noted := store.read(StoredSettings.get, _SETTING)) is not None:
         system, _, timeline = noted.partition(" ")
         known.append(Server(system, int(timeline)))
     wrong = _what_is_wrong(server, known) if server is not None else None
     if wrong and not accept:
         raise ConfigError("DATABASE_URL", f"the server that it names {_FENCE.format(wrong)}")
-    missed = seen.newest is not None and store.status(seen.newest) is None
+    missed = seen.newest is not None and store.read(Messages.status, seen.newest) is None
     is_missed = missed and (keep is None or seen.newest_at + keep > now)
     held = 0
     if wrong or is_missed:
-        held = store.write(lambda transaction: transaction.hold_queued(now, until=now, claimed=True))
+        held = store.write(Holds.hold_queued, now, until=now, claimed=True)
         _forget_workers(store, now)
         _tell(store, seen, wrong, held)
     if server is not None:
         described = f"{server.system} {server.timeline}"
         if described != noted:
-            store.write(lambda transaction: transaction.set_setting(_SETTING, described))
+            store.write(StoredSettings.set, _SETTING, described)
     note(store, path)
     return held
 
 
 def _tell(store: Store, seen: Position, wrong: str | None, held: int) -> None:
-    if not wrong and store.newest_message() is None:
+    if not wrong and store.read(Messages.last_accepted) is None:
         log.warning(
             "the database is empty, and there was one here before: it does not know %s, which was accepted. It is begun "
             "afresh; where nobody has meant that, stop Postroom and restore a backup",
@@ -143,10 +147,10 @@ def _tell(store: Store, seen: Position, wrong: str | None, held: int) -> None:
 
 def _forget_workers(store: Store, now: Instant) -> None:
     """Declare the workers of the backup's time dead at once: /readyz would count them, and their connections."""
-    for record in store.living_workers():
+    for record in store.read(Workers.living):
         if record.lease_until < now:
             store.write(
-                lambda transaction, id_=record.id: transaction.bury_worker(  # type: ignore[misc]
+                lambda transaction, id_=record.id: transaction.recovery.reap(  # type: ignore[misc]
                     id_, now=now, in_doubt=InDoubtPolicy.HOLD
                 )
             )

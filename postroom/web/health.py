@@ -14,7 +14,8 @@ from flask import Blueprint, Response, current_app, request
 from postroom.core.clock import Instant
 from postroom.core.errors import DiskFull, InvalidSubmission, StoreError, StoreUnavailable
 from postroom.intake.checks import check_disk_space
-from postroom.store.store import WorkerRecord
+from postroom.store.connections import Connections
+from postroom.store.workers import WorkerRecord, Workers
 from postroom.web.send_email import Services, services
 
 blueprint = Blueprint("health", __name__)
@@ -87,8 +88,8 @@ def _look(shared: Services, leases: Leases) -> dict[str, Any]:
     checks = dict(_WELL)
     figures: dict[str, Any] = {}
     try:
-        alive = leases.alive(shared.store.living_workers(), shared.clock())
-        figures = {"workers": alive, "connections": shared.store.connections()}
+        alive = leases.alive(shared.store.read(Workers.living), shared.clock())
+        figures = {"workers": alive, "connections": shared.store.read(Connections.count)}
         if not alive:
             checks["workers"] = "no worker is running: mail is accepted, and not sent"
     except StoreError:  # the reason is in the log, which only the operator sees

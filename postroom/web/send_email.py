@@ -21,6 +21,7 @@ from postroom.core.text import printable
 from postroom.intake.accept import accept
 from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
+from postroom.store.messages import Messages
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 from postroom.store.writer import Work
@@ -95,7 +96,7 @@ def _write_and_note_use(shared: Services, principal: Principal) -> Callable[[Wor
 
     def write(work: Work[T]) -> T:
         def both(transaction: Transaction) -> T:
-            transaction.note_key_used(principal.digest, shared.clock())
+            transaction.keys.note_used(principal.digest, shared.clock())
             return work(transaction)
 
         found = shared.hub.write(both)
@@ -124,7 +125,7 @@ def email_status(request_id: str) -> Response:
     request_id = request_id.lower()
     status = None
     if _REQUEST_ID.fullmatch(request_id):  # what cannot be one the database need not be asked for
-        status = shared.hub.read(lambda: shared.store.status(request_id))
+        status = shared.hub.read(lambda: shared.store.read(Messages.status, request_id))
     if status is None or (principal is not None and principal.account.id != status.account_id):
         raise NotFound("there is no mail with this request_id", field="request_id")
     if principal is not None and principal.is_new:

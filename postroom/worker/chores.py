@@ -14,6 +14,8 @@ from postroom.core.files import reason_of
 from postroom.core.text import counted
 from postroom.core.version import VersionWatch
 from postroom.store import position
+from postroom.store.queue import Queue
+from postroom.store.workers import Workers
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
@@ -103,16 +105,16 @@ class Chores:
 
     def _sweep(self) -> None:
         self._reaper.sweep(self._registration.worker_id)
-        self._context.workers = max(1, len(self._store.living_workers()))
+        self._context.workers = max(1, len(self._store.read(Workers.living)))
 
     def _repair_due_times(self) -> None:
         """Let nothing wait for a time that was wrong: our clock, or that of whoever accepted the mail, was ahead."""
         longest = retry.longest(self._settings.retry_schedule)
         repaired = _REPAIRED_AT_ONCE
-        while repaired == _REPAIRED_AT_ONCE and self._store.waits_too_long(self._clock(), longest):
-            repaired = self._store.write(
-                lambda transaction: transaction.repair_due_times(self._clock(), longest, _REPAIRED_AT_ONCE)
-            )
+        while repaired == _REPAIRED_AT_ONCE and self._store.read(
+            Queue.waits_too_long, self._clock(), longest
+        ):
+            repaired = self._store.write(Queue.repair_due_times, self._clock(), longest, _REPAIRED_AT_ONCE)
             if repaired:
                 messages = counted(
                     repaired, "message that waited for its time is", "messages that waited for its time are"
@@ -131,7 +133,7 @@ class Chores:
     def _prune(self) -> None:
         """The eldest worker prunes for all."""
         self._version.compare()
-        eldest = min((record.id for record in self._store.living_workers()), default=None)
+        eldest = min((record.id for record in self._store.read(Workers.living)), default=None)
         if eldest == self._registration.worker_id:
             self._retention.prune()
 

@@ -12,7 +12,7 @@ from postroom.core.account import Account, AccountState
 from postroom.core.clock import SECOND
 from postroom.core.errors import StoreUnavailable
 from postroom.core.job import MOST_IN_MEMORY, ClaimedJob
-from postroom.store.store import StoredAccount
+from postroom.store.accounts import Accounts, StoredAccount
 from postroom.store.transaction import Transaction
 from postroom.worker.mail.context import Context
 from postroom.worker.mail.sender import AccountSender
@@ -69,7 +69,7 @@ class Dispatcher:
     async def _claim(self) -> None:
         if not self._has_disk_space():
             return
-        due = await self._context.read(lambda: self._context.store.accounts_due(self._context.clock()))
+        due = await self._context.read(lambda: self._context.store.read(Accounts.due, self._context.clock()))
         takers = self._takers(due)
         shares = self._memory.shares(
             [stored.account.id for _, stored, _ in takers], self._context.bytes_in_hand
@@ -131,7 +131,7 @@ class Dispatcher:
         self, sender: AccountSender, stored: StoredAccount, room: int, share: Share
     ) -> Callable[[Transaction], list[ClaimedJob]]:
         def work(transaction: Transaction) -> list[ClaimedJob]:
-            return transaction.claim(
+            return transaction.queue.claim(
                 account_id=stored.account.id,
                 worker_id=self._context.worker_id,
                 most=room,

@@ -28,7 +28,9 @@ from postroom.core.errors import LeaseLost
 from postroom.core.files import open_plain, plain_file
 from postroom.core.rewrite import CannotRead, rewrite_lines
 from postroom.core.text import printable
-from postroom.store.store import LogBatch, LogLine, Store
+from postroom.store.log_lines import LogBatch, LogLine, LogLines
+from postroom.store.settings import StoredSettings
+from postroom.store.store import Store
 from postroom.worker.log_stream import Held, NoReader, Stream, stream_at
 
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ class EmailLog:
         known = _read(self._lock, 0, _LONGEST_NAME).decode(
             "ascii", "replace"
         )  # each host has a log of its own
-        if known and self._store.setting(f"{name}:{known}") is not None:
+        if known and self._store.read(StoredSettings.get, f"{name}:{known}") is not None:
             return 0
         with self._alone() as alone:
             if not alone:
@@ -105,13 +107,13 @@ class EmailLog:
                 self._settle(None)  # before its place in the file is another one
                 for path in (self._path, *self._rotated()):
                     revised += _revised(path, change)
-            self._store.write(lambda transaction: transaction.set_setting(f"{name}:{self._writer}", "1"))
+            self._store.write(StoredSettings.set, f"{name}:{self._writer}", "1")
             return revised
 
     def _write_all(self, stream: Stream | None) -> int:
         written = self._settle(stream)
         with suppress(LeaseLost):  # another host's worker took them into its own file
-            while lines := self._store.unwritten_log_lines(_MOST_LINES):
+            while lines := self._store.read(LogLines.unwritten, _MOST_LINES):
                 if stream is None:
                     self._write(lines)
                 else:
@@ -142,11 +144,7 @@ class EmailLog:
 
     def _begin(self, lines: Sequence[LogLine], start: int) -> int:
         messages = [line.message_id for line in lines]
-        return self._store.write(
-            lambda transaction: transaction.begin_log_batch(
-                start=start, messages=messages, writer=self._writer
-            )
-        )
+        return self._store.write(LogLines.begin_batch, start=start, messages=messages, writer=self._writer)
 
     def _write_to(self, stream: Stream, batch: LogBatch) -> None:
         """Write a batch to a stream, from where it stands. Raises OSError where it does not take all of it.
@@ -172,7 +170,7 @@ class EmailLog:
     def _settle(self, stream: Stream | None) -> int:
         """Finish the batch that was interrupted; take it back when a file has nothing of it."""
         written = 0
-        while (batch := self._store.open_log_batch(self._writer)) is not None:
+        while (batch := self._store.read(LogLines.open_batch, self._writer)) is not None:
             if stream is not None:
                 self._write_to(stream, batch)
                 written += len(batch.lines)
@@ -184,10 +182,10 @@ class EmailLog:
         return written
 
     def _end(self, batch: int) -> None:
-        self._store.write(lambda transaction: transaction.end_log_batch(batch))
+        self._store.write(LogLines.end_batch, batch)
 
     def _take_back(self, batch: int) -> None:
-        self._store.write(lambda transaction: transaction.take_back_log_batch(batch))
+        self._store.write(LogLines.take_back_batch, batch)
 
     def _complete(self, batch: LogBatch) -> bool:
         """Write what is missing where the batch has begun; False when it has begun nowhere."""

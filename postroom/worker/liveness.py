@@ -21,8 +21,10 @@ from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.files import plain_file
 from postroom.core.message import InDoubtPolicy
 from postroom.core.text import counted
-from postroom.store.store import Store, WorkerRecord
-from postroom.store.transaction import AbandonedJob
+from postroom.store.queue import Queue
+from postroom.store.recovery import AbandonedJob, Recovery
+from postroom.store.store import Store
+from postroom.store.workers import WorkerRecord, Workers
 from postroom.store.writer import Work
 
 log = logging.getLogger(__name__)
@@ -69,11 +71,11 @@ def running(
     On this host a worker's lock file tells; elsewhere, and where that file is not here, its lease. With `pause`, leases
     that are over are watched for as long as a renewal takes: a clock that is ahead makes nobody dead.
     """
-    found, over = _judged(store.living_workers(), clock())
+    found, over = _judged(store.read(Workers.living), clock())
     if not over or pause is None:
         return found
     pause(_RENEWAL_MISSED_S)
-    again, still_over = _judged(store.living_workers(), clock())
+    again, still_over = _judged(store.read(Workers.living), clock())
     leases = {record.id: record.lease_until for record in over}
     return again + [each for each in still_over if leases.get(each.id, each.lease_until) != each.lease_until]
 
@@ -112,19 +114,18 @@ class Registration:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         now = clock()
         self.worker_id = store.write(
-            lambda transaction: transaction.register_worker(
-                host=host_identity(),
-                pid=os.getpid(),
-                lock_file=str(self._path),
-                now=now,
-                lease_until=now + LEASE,
-            )
+            Workers.register,
+            host=host_identity(),
+            pid=os.getpid(),
+            lock_file=str(self._path),
+            now=now,
+            lease_until=now + LEASE,
         )
 
     def renew(self) -> bool:
         """Extend the lease; False when this worker has been declared dead and its jobs given to others."""
         until = self._clock() + LEASE
-        return self._store.write(lambda transaction: transaction.renew_lease(self.worker_id, until))
+        return self._store.write(Workers.renew_lease, self.worker_id, until)
 
     def leave(self, in_doubt: InDoubtPolicy, *, crashed: bool = False) -> None:
         """Sign off: whatever this worker still holds goes back to the queue.
@@ -148,16 +149,12 @@ def reap(
 ) -> int:
     """Take everything from a worker that is gone (`Transaction.bury_worker`); return how many jobs that were."""
     try:
-        return store.write(
-            lambda transaction: transaction.bury_worker(
-                worker_id, now=now, in_doubt=in_doubt, lease=lease, crashed=crashed
-            )
-        )
+        return store.write(Recovery.reap, worker_id, now=now, in_doubt=in_doubt, lease=lease, crashed=crashed)
     except StoreUnavailable:
         raise
     except Exception as error:
         log.warning("worker %d cannot be buried with all its jobs at once: %s", worker_id, error)
-    if not store.write(lambda transaction: transaction.declare_gone(worker_id, now=now, lease=lease)):
+    if not store.write(Recovery.declare_gone, worker_id, now=now, lease=lease):
         return 0
     return recover_each(store, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
 
@@ -166,10 +163,10 @@ def recover_each(
     store: Store, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
 ) -> int:
     """Give back the jobs of a buried worker, each by itself: one that cannot be must not keep the others."""
-    abandoned_jobs = store.write(lambda transaction: transaction.abandoned_by(worker_id))
+    abandoned_jobs = store.write(Recovery.abandoned_jobs, worker_id)
 
     def recovering(abandoned: AbandonedJob) -> Work[None]:
-        return lambda transaction: transaction.recover(
+        return lambda transaction: transaction.recovery.recover(
             abandoned, worker_id, now=now, in_doubt=in_doubt, crashed=crashed
         )
 
@@ -204,7 +201,7 @@ class Stocktaker:
         Both are claim tokens: of the jobs in hand, and of those whose dot was to leave since the last time.
         """
         self._marked.append(marked)
-        mine, theirs = set(in_hand), self._store.tokens_of(self._worker_id)
+        mine, theirs = set(in_hand), self._store.read(Queue.tokens_of, self._worker_id)
         lost = (mine - theirs) & self._only_here - self._said
         found = (theirs - mine) & self._only_there
         self._only_here, self._only_there = mine - theirs, theirs - mine
@@ -217,9 +214,7 @@ class Stocktaker:
     def _give_back(self, tokens: set[int]) -> int:
         now, sent = self._clock(), tokens & set().union(*self._marked)
         count = self._store.write(
-            lambda transaction: transaction.take_back(
-                self._worker_id, tokens, sent, now=now, in_doubt=self._in_doubt
-            )
+            Recovery.take_back, self._worker_id, tokens, sent, now=now, in_doubt=self._in_doubt
         )
         log.warning(
             "the database had %s as ours that we do not have in hand; given back, %d of them in doubt",
@@ -245,7 +240,7 @@ class Reaper:
     def sweep(self, own_id: int | None = None) -> int:
         """Bury every dead worker but `own_id`; return how many jobs came back."""
         recovered = 0
-        others = [record for record in self._store.living_workers() if record.id != own_id]
+        others = [record for record in self._store.read(Workers.living) if record.id != own_id]
         self._look(others)
         for record in others:
             known_dead = self._is_known_dead(record)
@@ -260,7 +255,7 @@ class Reaper:
         could not be given back, has left.
         """
         recovered = 0
-        for worker_id in self._store.gone_with_hands_full():
+        for worker_id in self._store.read(Recovery.gone_with_hands_full):
             count = recover_each(self._store, worker_id, now=self._clock(), in_doubt=self._in_doubt)
             log.warning(
                 "worker %d was gone and still had %s: back to the queue", worker_id, counted(count, "job")

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from postroom.core.clock import SECOND, Clock, Instant
 from postroom.core.text import counted
 from postroom.settings import Settings
+from postroom.store.retention import Pruning
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
+from postroom.store.usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Retention:
     def forget_usage(self) -> None:
         """Forget what no longer counts towards the accounts' daily limits."""
         if not self._clock_was_set():
-            self._store.write(lambda transaction: transaction.forget_usage(self._clock()))
+            self._store.write(Usage.forget, self._clock())
 
     def prune(self) -> None:
         """Prune what is due, or as much of it as a minute allows."""
@@ -73,14 +75,12 @@ class Retention:
         self._store.fold_counts()
         if self._clock_was_set():
             return
-        self._store.write(
-            lambda transaction: transaction.prune_uploads(self._clock() - _LONGEST_UPLOAD, BATCH)
-        )
+        self._store.write(Pruning.prune_uploads, self._clock() - _LONGEST_UPLOAD, BATCH)
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
             until = self._clock() - history
-            mails = self._repeat(lambda transaction: transaction.prune_history(until, BATCH))
-            keys = self._repeat(lambda transaction: transaction.prune_keys(until, BATCH))
+            mails = self._repeat(lambda transaction: transaction.pruning.prune_history(until, BATCH))
+            keys = self._repeat(lambda transaction: transaction.pruning.prune_keys(until, BATCH))
             if mails or keys:
                 log.info(
                     "pruned %s and %s that were kept for long enough",
@@ -89,7 +89,7 @@ class Retention:
                 )
         if bodies is not None:
             until_body = self._clock() - bodies
-            texts = self._repeat(lambda transaction: transaction.prune_bodies(until_body, BATCH))
+            texts = self._repeat(lambda transaction: transaction.pruning.prune_bodies(until_body, BATCH))
             if texts:
                 said = counted(texts, "message that was", "messages that were")
                 log.info("pruned the content of %s over for long enough", said)

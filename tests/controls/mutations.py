@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a row's type has the columns of its statement",
+        "postroom/store/sql/usage.sql",
+        "min(slot) AS oldest",
+        "min(slot) AS first",
+        "tests/store/test_statements.py::test_parameters_and_columns_are_those_of_the_calls[sqlite]",
+    ),
+    Control(
+        "a call gives a statement its parameters",
+        "postroom/store/sql/keys.sql",
+        "SET used_at = :now WHERE digest = :digest AND used_at IS NULL",
+        "SET used_at = :at WHERE digest = :digest AND used_at IS NULL",
+        "tests/store/test_statements.py::test_parameters_and_columns_are_those_of_the_calls[sqlite]",
+    ),
+    Control(
         "what a stream's reader has left is kept for the next one",
         "postroom/worker/email_log.py",
         "self._held = stream.held() if stream is not None and self._streamed[1] else None",
@@ -31,7 +45,7 @@ CONTROLS = (
     Control(
         "an empty database in place of one is said",
         "postroom/store/position.py",
-        "    if not wrong and store.newest_message() is None:\n",
+        "    if not wrong and store.read(Messages.last_accepted) is None:\n",
         "    if False:\n",
         "tests/store/test_position.py::test_an_empty_database_where_there_was_one_is_said[sqlite]",
     ),
@@ -156,9 +170,9 @@ CONTROLS = (
     ),
     Control(
         "a message is not accepted whose pieces were dropped",
-        "postroom/store/transaction.py",
-        "            self._guard(self._q.end_upload(self._db, upload=upload.id))\n",
-        "            self._q.end_upload(self._db, upload=upload.id)\n",
+        "postroom/store/acceptance.py",
+        '        self._tx.guard(self._tx.change("end_upload", upload=upload.id))\n',
+        '        self._tx.change("end_upload", upload=upload.id)\n',
         "tests/store/test_pieces.py::TestWhatADeadProcessLeft::test_is_not_accepted_any_more[sqlite]",
     ),
     Control(
@@ -436,9 +450,9 @@ CONTROLS = (
     ),
     Control(
         "an account's pace is kept at each claim",
-        "postroom/store/transaction.py",
-        "return self._count_by_pace(account_id, most, now) if paced else most",
-        "return most",
+        "postroom/store/queue.py",
+        "jobs = self._tx.pace.count_due(account_id, most, now) if paced else most",
+        "jobs = most",
         "tests/store/test_pace.py::TestPace::test_lets_one_message_go_in_each_gap_over_all_workers[sqlite]",
     ),
     Control(
@@ -450,7 +464,7 @@ CONTROLS = (
     ),
     Control(
         "another message tries than the one that drew the refusal",
-        "postroom/store/transaction.py",
+        "postroom/store/attempts.py",
         "        if next_try.is_behind:\n",
         "        if False:\n",
         "tests/store/test_pace.py::TestTheMessageThatDrewARefusal::test_is_not_the_next_to_be_tried[sqlite]",
@@ -496,7 +510,7 @@ CONTROLS = (
     Control(
         "the dot mark is committed",
         "postroom/worker/mail/dot_mark.py",
-        "        await context.async_writer.submit(lambda transaction: transaction.mark_dot(job, context.clock()))\n",
+        "        await context.async_writer.submit(Queue.mark_dot, job, context.clock())\n",
         "",
         "tests/process/test_killpoints.py::test_a_kill_at[postgres-send.replied]",
     ),
@@ -620,23 +634,23 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "an idempotency key that was used accepts nothing",
-        "postroom/store/transaction.py",
-        "                while not is_new:\n",
-        "                while False:\n",
+        "postroom/store/acceptance.py",
+        "        while not is_new:\n",
+        "        while False:\n",
         f"{_TRANSITIONS}::TestIdempotency::test_same_key_and_request_is_replayed[sqlite]",
     ),
     Control(
         "an idempotency key that was used undoes its batch on PostgreSQL",
-        "postroom/store/transaction.py",
-        "                self._guard(is_new)  # one that was used is rare: all are run again, knowing at once\n",
-        "                pass\n",
+        "postroom/store/acceptance.py",
+        "            self._tx.guard(is_new)  # one that was used is rare: all are run again, results known at once\n",
+        "            pass\n",
         f"{_TRANSITIONS}::TestIdempotency::test_in_a_batch_of_others_costs_none_of_them[postgres]",
     ),
     Control(
         "a claim reserves its recipients of the daily limit",
-        "postroom/store/transaction.py",
-        "            recipients = sum(len(job.deliveries) for job in jobs)\n",
-        "            recipients = 0\n",
+        "postroom/store/queue.py",
+        "self._tx.usage.reserve(account_id, sum(len(job.deliveries) for job in jobs), now)",
+        "self._tx.usage.reserve(account_id, 0, now)",
         "tests/store/test_daily_limit.py::TestALimit::test_holds_against_racing_workers[sqlite]",
     ),
     Control(
@@ -684,15 +698,15 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "content that was altered is not sent",
-        "postroom/store/transaction.py",
+        "postroom/store/envelopes.py",
         "    if content != checksum:\n",
         "    if False:\n",
         f"{_TRANSITIONS}::TestContent::test_that_the_disk_has_altered_is_never_handed_out[sqlite]",
     ),
     Control(
         "an envelope that was altered is not sent",
-        "postroom/store/transaction.py",
-        "_envelope_checksum(reverse_path, path, content) != accepted\n",
+        "postroom/store/envelopes.py",
+        "envelope_checksum(reverse_path, each.forward_path, content) != each.checksum\n",
         "False\n",
         f"{_TRANSITIONS}::TestEnvelope::test_whose_recipient_was_altered[sqlite]",
     ),
@@ -741,7 +755,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a server that has become read-only is found out by a trial write",
         "postroom/store/postgres/engine.py",
-        '            self._queries.write_setting(_Session(connection, self._queries), name="tried", value="")\n',
+        '            Transaction(_Session(connection, self._queries), self._queries).settings.set("tried", "")\n',
         "            pass\n",
         "tests/store/test_postgres.py::TestAServerThatGoes::test_comes_back_read_only_is_found_not_to_be_writable[postgres]",
     ),
@@ -1166,7 +1180,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "accounts check tries no password that was refused",
         "postroom/cli/accounts_check.py",
-        "    if store.refused_password(account.id) in digests:\n",
+        "    if store.read(Accounts.refused_password, account.id) in digests:\n",
         "    if False:\n",
         "tests/process/test_accounts_check.py::test_a_refused_password_is_not_tried_again_before_it_changes",
     ),

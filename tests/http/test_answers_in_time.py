@@ -16,6 +16,7 @@ import pytest
 import uvloop
 
 from postroom.core.errors import CommitUnknown, StoreUnavailable
+from postroom.store.settings import StoredSettings
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
@@ -44,7 +45,7 @@ def locked(tmp_path: Path) -> Iterator[Callable[[], None]]:
 
 
 def write(transaction: Transaction) -> None:
-    transaction.set_setting(SETTING, "yes")
+    transaction.settings.set(SETTING, "yes")
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -67,8 +68,11 @@ def test_a_commit_that_waits_for_too_long_is_not_made(
             assert not isinstance(refusal.value, CommitUnknown)
             locked()
             monkeypatch.setattr(hub_module, "ANSWER_WITHIN_S", 60)
-            await hub.run(hub.write, lambda transaction: transaction.set_setting("later", "yes"))
-            assert (store.setting(SETTING), store.setting("later")) == (None, "yes")
+            await hub.run(hub.write, lambda transaction: transaction.settings.set("later", "yes"))
+            assert (store.read(StoredSettings.get, SETTING), store.read(StoredSettings.get, "later")) == (
+                None,
+                "yes",
+            )
         finally:
             hub.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from postroom.accounts.vault import Vault
 from postroom.core.clock import SECOND, system_clock
 from postroom.core.errors import StoreUnavailable
 from postroom.settings import Settings
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store, open_store
-from postroom.store.transaction import Transaction
+from postroom.store.workers import Workers
 from postroom.web.app import create_app
 
 
@@ -33,7 +33,9 @@ def client(store: Store, folder: Path, **settings: int) -> FlaskClient:
 
 def add_worker(store: Store, lease: int) -> None:
     now = system_clock()
-    store.write(lambda t: t.register_worker(host="h", pid=1, lock_file="l", now=now, lease_until=now + lease))
+    store.write(
+        lambda t: t.workers.register(host="h", pid=1, lock_file="l", now=now, lease_until=now + lease)
+    )
 
 
 def test_livez_asks_nobody(store: Store, tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_readyz_believes_what_workers_do_and_no_clock(
     for _ in range(3):
         ahead.seconds += 10
         lease += 10 * SECOND
-        store.write(partial(Transaction.renew_lease, worker_id=1, lease_until=lease))
+        store.write(Workers.renew_lease, worker_id=1, lease_until=lease)
         assert web.get("/readyz").status_code == 200
     ahead.seconds += 14
     assert web.get("/readyz").status_code == 200
@@ -178,7 +180,7 @@ def test_readyz_counts_the_newest_commit(
         patched.setattr(engine, "commit_batch", fail)
         assert web.get("/readyz").status_code == 200
         with pytest.raises(StoreUnavailable):
-            store.write(lambda transaction: transaction.set_setting("x", "y"))
+            store.write(StoredSettings.set, "x", "y")
         for _ in range(3):
             ahead.seconds += 6
             assert web.get("/readyz").status_code == 503
@@ -198,4 +200,4 @@ def test_readyz_tries_to_write_where_nothing_was_written_of_late(
     engine._writer.pragma("query_only", False)
     ahead.seconds += 20
     assert web.get("/readyz").status_code == 200
-    assert store.setting("tried") is None, "it is undone"
+    assert store.read(StoredSettings.get, "tried") is None, "it is undone"

@@ -294,7 +294,7 @@ def test_nor_when_the_commit_fails(
     def fail(transaction: Any, message: Any) -> None:
         raise error
 
-    monkeypatch.setattr("postroom.store.transaction.Transaction.accept", fail)
+    monkeypatch.setattr("postroom.store.acceptance.Acceptance.accept", fail)
     monkeypatch.setattr(hub, "_LOOK_S", 0.01)
     monkeypatch.setattr(problems.log, "disabled", True)  # pytest keeps what was logged, with its traceback
     asyncio.run(serve(service, watch, [Ask(status, send()), Ask(status, send(body=LARGE))]))

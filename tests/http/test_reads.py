@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
 
 import pytest
 
 from postroom.core.message import MessageStatus
 from postroom.runtime.installation import Service
-from postroom.store.store import Store
+from postroom.store.messages import Messages
 from postroom.web.app import create_gateway
 from postroom.web.rsgi import RSGIServer
 from tests.http.test_let_go import NO_ID, Ask, Protocol, Scope, get, send
@@ -51,13 +53,14 @@ def test_posts_are_accepted_while_queries_run(
         assert may_end.wait(LONG_S)
         return 1
 
-    def slow(self: Store, request_id: str) -> MessageStatus | None:
-        with self._engine.reading() as (db, _):
-            db.create_scalar_function("wait", wait)
-            assert db.execute("SELECT wait()").fetchall() == [(1,)]
+    @wraps(Messages.status)
+    def slow(self: Messages, request_id: str) -> MessageStatus | None:
+        db: Any = self._tx.connection
+        db.create_scalar_function("wait", wait)
+        assert db.execute("SELECT wait()").fetchall() == [(1,)]
         return None
 
-    monkeypatch.setattr(Store, "status", slow)
+    monkeypatch.setattr(Messages, "status", slow)
 
     async def main(gateway: RSGIServer) -> None:
         reading = [asyncio.create_task(ask(gateway, get(404, NO_ID))) for _ in range(queries)]

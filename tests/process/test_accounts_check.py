@@ -8,7 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from postroom.store.transaction import LOGINS_AT_ONCE
+from postroom.store.connections import LOGINS_AT_ONCE
 from tests.conftest import StartScripted
 from tests.process.test_cli import Folder, check_failed
 from tests.servers.installation import Installation

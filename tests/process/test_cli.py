@@ -26,6 +26,8 @@ from postroom.core.decide import decision_of
 from postroom.core.message import InDoubtPolicy
 from postroom.core.outcome import Blame, Failed
 from postroom.settings import Settings, variables
+from postroom.store.accounts import Accounts
+from postroom.store.holds import Holds
 from postroom.store.store import open_store
 from tests.servers.forked import forker
 from tests.servers.installation import (
@@ -360,7 +362,7 @@ def test_a_reason_is_said_once(folder: Folder) -> None:
     folder.prepare()
     request_id = folder.run("send", "--to", "you@example.com", "--body", "x").stdout.strip()
     store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
-    store.write(lambda transaction: transaction.hold_queued(now, until=now + SECOND, claimed=False))
+    store.write(Holds.hold_queued, now, until=now + SECOND, claimed=False)
     store.close()
     shown = folder.run("status", request_id).stdout
     assert shown.count("may have been sent already") == 1
@@ -450,11 +452,16 @@ def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
     folder.prepare()
     folder.run("send", "--from", "bob@example.com", "--to", "you@example.com", "--body", "x")
     store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
-    alice = next(stored.account for stored in store.accounts() if stored.account.email == "alice@gmail.com")
+    alice = next(
+        stored.account for stored in store.read(Accounts.all) if stored.account.email == "alice@gmail.com"
+    )
     store.write(
-        lambda transaction: transaction.set_account_aside(
-            alice.id, state="parked", reason="550 5.4.5 the limit", resume_at=now + 3600 * SECOND, now=now
-        )
+        Accounts.suspend,
+        alice.id,
+        state="parked",
+        reason="550 5.4.5 the limit",
+        resume_at=now + 3600 * SECOND,
+        now=now,
     )
     store.close()
     found = {row["account"]: row for row in json.loads(folder.run("accounts", "--json").stdout)}
@@ -499,14 +506,14 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
     reason = "535 5.7.8 no [the server does not accept this user name and password; " + "a fix " * 30 + "]"
     store, now = open_store(f"sqlite:///{folder.path / 'var/postroom.db'}"), system_clock()
     worker = store.write(
-        lambda t: t.register_worker(host="here", pid=1, lock_file="x", now=now, lease_until=now + SECOND)
+        lambda t: t.workers.register(host="here", pid=1, lock_file="x", now=now, lease_until=now + SECOND)
     )
     (job,) = store.write(
-        lambda t: t.claim(account_id=1, worker_id=worker, most=1, most_bytes=10**6, now=system_clock())
+        lambda t: t.queue.claim(account_id=1, worker_id=worker, most=1, most_bytes=10**6, now=system_clock())
     )
     outcomes = {job.deliveries[0].id: Failed(reason, Blame.ACCOUNT)}
     failed = decision_of(job, outcomes, InDoubtPolicy.RETRY, now=now)
-    store.write(lambda t: t.finish(job, failed, worker_id=worker, started_at=now, now=now))
+    store.write(lambda t: t.attempts.finish(job, failed, worker_id=worker, started_at=now, now=now))
     folder.accounts(f"the-key-of-alice,{mailbox},secret,mail.example.com")
     folder.run("accounts", "import")
     rows = {row["account"]: row for row in json.loads(folder.run("accounts", "--json").stdout)}
@@ -519,7 +526,7 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
     assert " ".join(reason.split()) in " ".join(shown.split())
     assert "queued" in folder.run("status", ids[1]).stdout
     store.write(
-        lambda t: t.set_account_aside(1, state="paused", reason="535 no", resume_at=now + SECOND, now=now)
+        lambda t: t.accounts.suspend(1, state="paused", reason="535 no", resume_at=now + SECOND, now=now)
     )
     store.close()
     assert f"{ids[1]}  deferred (account paused: 535 no)" in folder.run("status", ids[1]).stdout

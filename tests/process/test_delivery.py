@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,12 @@ from postroom.intake.accept import accept
 from postroom.runtime.accounts_file import read_accounts_file
 from postroom.runtime.installation import open_service
 from postroom.smtp.deliver import deliver
-from postroom.store.transaction import Transaction
+from postroom.store.accounts import Accounts
+from postroom.store.attempts import Attempts
+from postroom.store.events import Events
+from postroom.store.messages import Messages
+from postroom.store.queue import Queue
+from postroom.store.workers import Workers
 from postroom.worker.email_log import EmailLog
 from postroom.worker.mail.sender import AccountSender
 from postroom.worker.memory import MemoryBudget
@@ -192,7 +198,7 @@ class InProcess:
         read_accounts_file(self.service)
 
     def accept(self, *recipients: str, account: int = 0, body: str = "A body") -> str:
-        sender = self.service.store.accounts()[account].account
+        sender = self.service.store.read(Accounts.all)[account].account
         submission = Submission(sender, recipients, "A subject", body)
         return accept(self.service.store, submission, most_bytes=10_000).request_id
 
@@ -209,7 +215,7 @@ class InProcess:
         asyncio.run(main())
 
     def status(self, request_id: str) -> MessageStatus:
-        found = self.service.store.status(request_id)
+        found = self.service.store.read(Messages.status, request_id)
         assert found is not None
         return found
 
@@ -261,7 +267,7 @@ def test_a_surprise_of_our_own_costs_one_attempt_and_no_mail(
 
     monkeypatch.setattr("postroom.worker.mail.sender.deliver", surprising)
     installation.run_until(lambda: installation.is_sent(request_id))
-    kinds = [event.kind for event in installation.service.store.events(request_id)]
+    kinds = [event.kind for event in installation.service.store.read(Events.of_message, request_id)]
     assert kinds == ["accepted", "deferred", "sent"]
     assert "a fault in Postroom" in capsys.readouterr().err
     assert len(server.messages) == 1
@@ -282,7 +288,7 @@ def test_a_stop_while_the_server_hangs_before_the_dot_costs_the_mail_nothing(
             return number == (len(server.connections) if verb == "GREETING" else server.verbs.count(verb))
 
         installation.run_until(hangs)
-        events = installation.service.store.events(request_id)
+        events = installation.service.store.read(Events.of_message, request_id)
         assert [event.kind for event in events] == ["accepted"]
         assert str(installation.status(request_id)) == "queued"
     installation.run_until(lambda: installation.is_sent(request_id))
@@ -301,7 +307,9 @@ def test_a_stop_waits_for_the_answer_to_a_dot_that_is_out(
     installation.run_until(lambda: bool(late.transactions) and "MAIL" in hanging.verbs)
     assert installation.is_sent(ids[0]), "its dot was out"
     assert str(installation.status(ids[1])) == "queued", "its dot was not"
-    kinds = [[event.kind for event in installation.service.store.events(each)] for each in ids]
+    kinds = [
+        [event.kind for event in installation.service.store.read(Events.of_message, each)] for each in ids
+    ]
     assert kinds == [["accepted", "sent"], ["accepted"]]
     assert len(late.transactions) == 1
 
@@ -326,14 +334,16 @@ def test_what_is_in_hand_is_bounded_over_all_accounts(
         for number in range(48)
     ]
     claims: list[int] = []
-    claim = Transaction.claim
+    claim = Queue.claim
 
-    def counting(self: Transaction, **rest: Any) -> Any:
+    @wraps(claim)
+    def counting(self: Queue, **rest: Any) -> Any:
         jobs = claim(self, **rest)
-        claims.append(self._db.execute("SELECT count(*) FROM job WHERE state = 'claimed'").fetchone()[0])
+        connection: Any = self._tx.connection
+        claims.append(connection.execute("SELECT count(*) FROM job WHERE state = 'claimed'").fetchone()[0])
         return jobs
 
-    monkeypatch.setattr(Transaction, "claim", counting)
+    monkeypatch.setattr(Queue, "claim", counting)
     installation.run_until(lambda: all(map(installation.is_sent, ids)))
     assert max(claims) <= 10 + accounts, "an idle account takes a small one in beyond it"
 
@@ -371,16 +381,17 @@ def test_a_result_that_cannot_be_recorded_ends_the_worker_and_leaves_the_mail_in
 ) -> None:
     installation = in_process(scripted())
     request_id = installation.accept("you@x.example")
-    finish, faults = Transaction.finish, [StoreError("a constraint is violated")]
+    finish, faults = Attempts.finish, [StoreError("a constraint is violated")]
 
-    def faulty(self: Transaction, *arguments: Any, **rest: Any) -> Any:
+    @wraps(finish)
+    def faulty(self: Attempts, *arguments: Any, **rest: Any) -> Any:
         if faults:
             raise faults.pop()
         return finish(self, *arguments, **rest)
 
-    monkeypatch.setattr(Transaction, "finish", faulty)
+    monkeypatch.setattr(Attempts, "finish", faulty)
     with pytest.raises(CommitUnknown):
-        installation.run_until(lambda: not faults and not installation.service.store.living_workers())
+        installation.run_until(lambda: not faults and not installation.service.store.read(Workers.living))
     assert installation.status(request_id).state is MessageState.DEFERRED
     installation.run_until(lambda: installation.is_sent(request_id))
     assert installation.status(request_id).possible_duplicate
@@ -418,14 +429,15 @@ def test_a_claim_that_fails_takes_no_other_accounts_claim_with_it(
     """Both are claimed in one commit; what the second got must reach its lane, or nobody would ever send it."""
     installation = in_process(scripted(), scripted())
     ids = [installation.accept("you@x.example", account=account) for account in (0, 1)]
-    claim, faults = Transaction.claim, [StoreUnavailable("for a moment")]
+    claim, faults = Queue.claim, [StoreUnavailable("for a moment")]
 
-    def faulty(self: Transaction, *, account_id: int, **rest: Any) -> Any:
+    @wraps(claim)
+    def faulty(self: Queue, *, account_id: int, **rest: Any) -> Any:
         if account_id == 1 and faults:
             raise faults.pop()
         return claim(self, account_id=account_id, **rest)
 
-    monkeypatch.setattr(Transaction, "claim", faulty)
+    monkeypatch.setattr(Queue, "claim", faulty)
     installation.run_until(lambda: installation.are_sent(ids))
     assert not faults
 
@@ -442,7 +454,7 @@ def test_an_account_at_fault_keeps_its_mail_for_every_recipient(
         lambda: installation.status(both).state not in (MessageState.QUEUED, MessageState.SENDING)
     )
     assert installation.status(both).state is MessageState.DEFERRED
-    kinds = [event.kind for event in installation.service.store.events(both)]
+    kinds = [event.kind for event in installation.service.store.read(Events.of_message, both)]
     assert kinds == ["accepted", "deferred", "deferred"], "the account has worked: nobody's mail is given up"
 
 
@@ -518,7 +530,7 @@ def test_the_time_for_retries_of_a_scheduled_message_begins_when_it_may_go(
     server = scripted()
     server.on("RCPT", "451 4.3.0 later")
     installation = in_process(server)
-    store, [stored] = installation.service.store, installation.service.store.accounts()
+    store, [stored] = installation.service.store, installation.service.store.read(Accounts.all)
     now = system_clock()
     old, scheduled = (
         new_message(stored.account.id, at=now - 5 * 86_400 * SECOND, not_before=not_before)
@@ -527,7 +539,7 @@ def test_the_time_for_retries_of_a_scheduled_message_begins_when_it_may_go(
     store.write_all([accepting(old), accepting(scheduled)])
 
     def is_tried_more_often() -> bool:
-        tries = sum(event.kind == "deferred" for event in store.events(scheduled.request_id))
+        tries = sum(event.kind == "deferred" for event in store.read(Events.of_message, scheduled.request_id))
         return installation.status(old.request_id).state is MessageState.FAILED and tries > 5
 
     installation.run_until(is_tried_more_often)

@@ -24,6 +24,7 @@ import pytest
 from postroom.core.failpoint import POINTS, VARIABLE
 from postroom.core.message import Submission
 from postroom.intake.accept import accept
+from postroom.store.accounts import Accounts
 from postroom.store.migrate import SCHEMA, load_migrations
 from postroom.store.store import open_store
 from tests.conftest import StartScripted
@@ -228,7 +229,7 @@ def test_a_kill_at_a_later_recipient_sends_each_of_them_one_copy(way: Way, tmp_p
 def accept_for(service: Installation, recipients: tuple[str, ...]) -> str:
     store = open_store(f"sqlite:///{service.folder / 'var/postroom.db'}")
     try:
-        [stored] = store.accounts()
+        [stored] = store.read(Accounts.all)
         submission = Submission(stored.account, recipients, "A subject", "A body", is_html=False)
         return accept(store, submission, most_bytes=100_000).request_id
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import pytest
 from postroom.core.account import AccountState
 from postroom.core.errors import StoreUnavailable
 from postroom.core.message import MessageState
-from postroom.store.transaction import Transaction
+from postroom.store.accounts import Accounts
+from postroom.store.connections import Connections
+from postroom.store.events import Events
+from postroom.store.noun import Noun
+from postroom.store.queue import Queue
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Drop, Late, ScriptedServer
@@ -69,7 +74,11 @@ def test_a_server_that_takes_fewer_connections_gets_the_mail_over_those(
     ids = [installation.accept("you@x.example") for _ in range(150)]
     installation.run_until(lambda: installation.are_sent(ids))
     assert len(server.connections) < 1 + 20, "it is not asked for more again and again"
-    kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
+    kinds = {
+        event.kind
+        for request_id in ids
+        for event in installation.service.store.read(Events.of_message, request_id)
+    }
     assert kinds == {"accepted", "sent"}, "nobody's attempt was spent on it"
 
 
@@ -96,9 +105,13 @@ def test_connections_that_work_go_on_whatever_keeps_another_from_being_opened(
     server.on(verb, reply, skip=3)
     ids = [installation.accept("you@x.example") for _ in range(60)]
     installation.run_until(lambda: installation.are_sent(ids))
-    kinds = {event.kind for request_id in ids for event in installation.service.store.events(request_id)}
+    kinds = {
+        event.kind
+        for request_id in ids
+        for event in installation.service.store.read(Events.of_message, request_id)
+    }
     assert kinds == {"accepted", "sent"}
-    [stored] = installation.service.store.accounts()
+    [stored] = installation.service.store.read(Accounts.all)
     assert (stored.account.state, stored.account.gap) == (AccountState.ACTIVE, None)
 
 
@@ -128,10 +141,14 @@ def test_an_account_that_finds_no_place_at_its_server_waits_for_one_uncounted(
     server.on(verb, reply, times=4)
     ids = [installation.accept("you@x.example") for _ in range(20)]
     installation.run_until(lambda: installation.are_sent(ids))
-    events = [event for request_id in ids for event in installation.service.store.events(request_id)]
+    events = [
+        event
+        for request_id in ids
+        for event in installation.service.store.read(Events.of_message, request_id)
+    ]
     assert {event.kind for event in events} == {"accepted", "deferred", "sent"}
     assert [event.kind for event in events].count("deferred") <= 4, "one message says it for all"
-    [stored] = installation.service.store.accounts()
+    [stored] = installation.service.store.read(Accounts.all)
     assert stored.account.state is AccountState.ACTIVE
 
 
@@ -194,7 +211,7 @@ def test_an_account_without_a_password_has_worked_once_mail_of_it_was_sent(
     server.on("GREETING", "554 5.3.2 no service for you")
     kept = installation.accept("you@x.example")
     installation.run_until(lambda: installation.status(kept).state is MessageState.DEFERRED)
-    [stored] = installation.service.store.accounts()
+    [stored] = installation.service.store.read(Accounts.all)
     assert stored.account.state is AccountState.PAUSED
 
 
@@ -258,19 +275,24 @@ def test_mail_in_doubt_that_a_person_is_to_decide_on_is_not_given_up_for_its_age
     assert installation.status(held).possible_duplicate
 
 
-@pytest.mark.parametrize("move", ["mark_dot", "take_connection"])
+@pytest.mark.parametrize(("noun", "move"), [(Queue, "mark_dot"), (Connections, "take")])
 def test_a_database_that_is_away_for_a_moment_is_not_the_account_s_fault(
-    install: Callable[..., InProcess], scripted: StartScripted, monkeypatch: pytest.MonkeyPatch, move: str
+    install: Callable[..., InProcess],
+    scripted: StartScripted,
+    monkeypatch: pytest.MonkeyPatch,
+    noun: type[Noun],
+    move: str,
 ) -> None:
     """It goes on in a second; an account that failed would rest for half a minute."""
-    right, faults = getattr(Transaction, move), [StoreUnavailable("for a moment")]
+    right, faults = getattr(noun, move), [StoreUnavailable("for a moment")]
 
-    def faulty(self: Transaction, *arguments: Any, **rest: Any) -> Any:
+    @wraps(right)
+    def faulty(self: Noun, *arguments: Any, **rest: Any) -> Any:
         if faults:
             raise faults.pop()
         return right(self, *arguments, **rest)
 
-    monkeypatch.setattr(Transaction, move, faulty)
+    monkeypatch.setattr(noun, move, faulty)
     installation = install(scripted(), connections=1, POSTROOM_RETRY_SCHEDULE="1h")
     request_id = installation.accept("you@x.example")
     installation.run_until(lambda: installation.is_sent(request_id))

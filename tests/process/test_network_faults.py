@@ -11,6 +11,7 @@ from pathlib import Path
 
 from postroom.core.message import Submission
 from postroom.intake.accept import accept
+from postroom.store.accounts import Accounts
 from postroom.store.store import open_store
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation
@@ -161,7 +162,7 @@ def accept_for(service: Installation, *recipients: str) -> str:
     """Accept one mail for several recipients, which the seed's HTTP call has no field for."""
     store = open_store(f"sqlite:///{service.folder / 'var/postroom.db'}", create=False)
     try:
-        submission = Submission(store.accounts()[0].account, recipients, "A subject", "A body")
+        submission = Submission(store.read(Accounts.all)[0].account, recipients, "A subject", "A body")
         return accept(store, submission, most_bytes=10_000).request_id
     finally:
         store.close()

@@ -11,6 +11,7 @@ import pytest
 from postroom.core.account import AccountState
 from postroom.core.message import MessageState
 from postroom.runtime.accounts_file import read_accounts_file
+from postroom.store.accounts import Accounts
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
 from tests.servers.scripted import Drop, ScriptedServer
@@ -137,7 +138,7 @@ def test_an_account_that_stops_and_works_again_is_named_at_each_turn(
 
     def recovers() -> bool:
         nonlocal is_mended
-        (stored,) = installation.service.store.accounts()
+        (stored,) = installation.service.store.read(Accounts.all)
         is_said = log.lines("WARNING", "account me@x.example is paused", REFUSED)
         # The line comes before the commit: a password that is changed between the two resumes nothing.
         if not is_mended and is_said and stored.account.state is AccountState.PAUSED:

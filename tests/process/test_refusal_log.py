@@ -13,6 +13,9 @@ from postroom.core.clock import SECOND, system_clock
 from postroom.core.message import MessageState, Submission
 from postroom.intake.accept import accept
 from postroom.runtime import accounts_file, installation
+from postroom.store.accounts import Accounts
+from postroom.store.events import Events
+from postroom.store.messages import Messages
 from postroom.worker.worker import Worker
 from tests.conftest import StartScripted
 from tests.servers.limited import LimitedServer
@@ -42,7 +45,7 @@ class Office:
 
     @property
     def account(self) -> Account:
-        [stored] = self.service.store.accounts()
+        [stored] = self.service.store.read(Accounts.all)
         return stored.account
 
     def accept(self, recipient: str = "you@x.example") -> str:
@@ -74,14 +77,14 @@ class Office:
         return self.account.state is state
 
     def status(self, request_id: str) -> str:
-        return str(self.service.store.status(request_id))
+        return str(self.service.store.read(Messages.status, request_id))
 
     def are(self, ids: list[str], state: MessageState) -> bool:
-        found = [self.service.store.status(request_id) for request_id in ids]
+        found = [self.service.store.read(Messages.status, request_id) for request_id in ids]
         return all(each is not None and each.state is state for each in found)
 
     def kinds(self, request_id: str) -> list[str]:
-        return [event.kind for event in self.service.store.events(request_id)]
+        return [event.kind for event in self.service.store.read(Events.of_message, request_id)]
 
 
 @pytest.fixture

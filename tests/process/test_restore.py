@@ -18,7 +18,7 @@ from postroom.core.failpoint import VARIABLE
 from postroom.runtime import backup
 from postroom.runtime.backup import restore
 from postroom.store.sqlite.copies import log_of, mark_of
-from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.sqlite.engine import SQLiteEngine, connection_of
 from postroom.store.store import open_store
 from tests.process.test_cli import ROW, Folder, check_failed, folder_with_messages
 
@@ -41,9 +41,9 @@ def _count(database: Path) -> int:
     """Open a database as every process does, and count its messages."""
     with (
         closing(open_store(f"sqlite:///{database}", create=False)) as store,
-        store._engine.reading() as (db, _),
+        store._engine.reading() as reading,
     ):
-        return int(db.execute("SELECT count(*) FROM message").get)
+        return int(connection_of(reading).execute("SELECT count(*) FROM message").get)
 
 
 def _as_after_a_crash(folder: Folder, copy: Path) -> None:

@@ -13,7 +13,10 @@ import pytest
 from postroom.core.account import AccountState
 from postroom.core.clock import system_clock
 from postroom.core.message import MessageState
+from postroom.store.accounts import Accounts
+from postroom.store.messages import Messages
 from postroom.store.store import open_store
+from postroom.store.workers import Workers
 from postroom.worker.liveness import Registration
 from tests.conftest import StartScripted
 from tests.process.test_cli import Folder, check_failed
@@ -115,7 +118,7 @@ def test_a_lost_secret_is_replaced_after_a_crash_and_not_beside_a_worker(folder:
         worker = Registration(store, folder.path / "var/workers", system_clock)
         check_failed(folder.run("secret", "replace"), 78, "POSTROOM_SECRET_KEY", f"pid {os.getpid()}")
         worker._file.close()  # as the kernel does for a process that is killed
-        assert len(store.living_workers()) == 1
+        assert len(store.read(Workers.living)) == 1
         done = folder.run("secret", "replace")
         assert (done.returncode, "was replaced" in done.stderr) == (0, True), done
     assert folder.run("accounts").returncode == 0
@@ -141,18 +144,18 @@ def installation(
 def test_a_password_that_cannot_be_decrypted_makes_its_messages_wait(installation: InProcess) -> None:
     """The account has never worked: a fault of its own would have its messages fail."""
     store = installation.service.store
-    store.write(lambda transaction: transaction._db.execute("UPDATE account SET credential = x'00'"))
+    store.write(lambda transaction: transaction.connection.execute("UPDATE account SET credential = x'00'"))
     ids = [installation.accept("you@x.example") for _ in range(3)]
 
     def have_heard() -> bool:
-        found = [store.status(request_id) for request_id in ids]
+        found = [store.read(Messages.status, request_id) for request_id in ids]
         return all(status is not None and status.reason is not None for status in found)
 
     installation.run_until(have_heard)
-    [stored] = store.accounts()
+    [stored] = store.read(Accounts.all)
     assert stored.account.state is AccountState.PAUSED
     for request_id in ids:
-        status = store.status(request_id)
+        status = store.read(Messages.status, request_id)
         assert status is not None
         assert status.state is MessageState.DEFERRED
         assert "cannot be decrypted" in (status.reason or "")

@@ -16,6 +16,7 @@ from postroom.cli.accounts import _row
 from postroom.core.clock import SECOND
 from postroom.core.message import MessageState
 from postroom.settings import Settings
+from postroom.store.accounts import Accounts
 from postroom.worker.mail.connect import _timeouts
 from tests.conftest import StartScripted
 from tests.process.test_delivery import InProcess
@@ -75,12 +76,12 @@ def state_of(installation: InProcess, request_id: str) -> MessageState:
 
 
 def account(installation: InProcess) -> Any:
-    return installation.service.store.accounts()[0].account
+    return installation.service.store.read(Accounts.all)[0].account
 
 
 def shown_server(installation: InProcess) -> object:
     """Return what `postroom accounts` shows as the account's server."""
-    [stored] = installation.service.store.accounts()
+    [stored] = installation.service.store.read(Accounts.all)
     return _row(installation.service, stored, {stored.account.id}, {})["server"]
 
 
@@ -141,7 +142,7 @@ def test_an_account_that_worked_before_the_update_is_sent_through_gmail_as_befor
 ) -> None:
     installation = installed()
     store, id_ = installation.service.store, account(installation).id
-    store.write(lambda transaction: transaction.account_worked(id_, 1, ""))  # as the migration leaves it
+    store.write(Accounts.note_worked, id_, 1, "")  # as the migration leaves it
     name_server.mx["corp.example"] = FILTER
     installation.send_a_mail()
     assert name_server.asked == []

@@ -15,6 +15,7 @@ from typing import Any
 import apsw
 import psycopg
 
+from postroom.core.account import AccountSettings
 from postroom.core.clock import SECOND, Instant
 from postroom.core.decide import Decision, decision_of
 from postroom.core.job import ClaimedJob
@@ -22,10 +23,18 @@ from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
 from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
 from postroom.core.stored_text import StoredText
 from postroom.intake.request_id import new_request_id
+from postroom.store.acceptance import IdempotencyClash
+from postroom.store.accounts import AccountIdentity, Accounts
+from postroom.store.attempts import Attempts
+from postroom.store.contents import Contents
+from postroom.store.log_lines import LogLines
+from postroom.store.messages import Messages
 from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.queue import Queue
+from postroom.store.recovery import Recovery
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
-from postroom.store.transaction import IdempotencyClash
+from postroom.store.workers import Workers
 from postroom.store.writer import Work
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
@@ -45,6 +54,13 @@ TABLES = (
     "attempt", "event", "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace",
     "job_count",
 )  # fmt: skip
+
+
+PLAIN = AccountSettings("", None, None, None, None, None, None)
+
+
+def at_its_own_server(email: str) -> AccountIdentity:
+    return AccountIdentity(email, None, None, None)
 
 
 class Database(ABC):
@@ -303,30 +319,11 @@ class Post:
         self.worker = self.add_worker()
 
     def add_account(self, email: str) -> int:
-        return self.store.write(
-            lambda transaction: transaction.upsert_account(
-                source="csv",
-                now=NOW,
-                email=email,
-                name="",
-                host=None,
-                port=None,
-                security=None,
-                username=None,
-                credential=None,
-                daily_limit=None,
-                connections=None,
-                logins_per_minute=None,
-                pipelining=None,
-                chunking=None,
-            )
-        )
+        return self.store.write(Accounts.upsert, at_its_own_server(email), PLAIN, None, source="csv", now=NOW)
 
     def add_worker(self, lease_until: Instant = LATER) -> int:
         return self.store.write(
-            lambda transaction: transaction.register_worker(
-                host="here", pid=1, lock_file="none.lock", now=NOW, lease_until=lease_until
-            )
+            Workers.register, host="here", pid=1, lock_file="none.lock", now=NOW, lease_until=lease_until
         )
 
     def accept(self, message: NewMessage) -> Accepted | IdempotencyClash:
@@ -358,17 +355,16 @@ class Post:
         probing: bool = False,
     ) -> list[ClaimedJob]:
         return self.store.write(
-            lambda transaction: transaction.claim(
-                account_id=self.anna if account is None else account,
-                worker_id=self.worker if worker is None else worker,
-                most=most,
-                most_bytes=most_bytes,
-                first_bytes=first_bytes,
-                now=now,
-                daily_limit=daily_limit,
-                paced=paced,
-                probing=probing,
-            )
+            Queue.claim,
+            account_id=self.anna if account is None else account,
+            worker_id=self.worker if worker is None else worker,
+            most=most,
+            most_bytes=most_bytes,
+            first_bytes=first_bytes,
+            now=now,
+            daily_limit=daily_limit,
+            paced=paced,
+            probing=probing,
         )
 
     def claim_one(self, now: Instant = NOW, worker: int | None = None) -> ClaimedJob:
@@ -376,13 +372,13 @@ class Post:
         return job
 
     def mark_dot(self, job: ClaimedJob, now: Instant = NOW) -> None:
-        self.store.write(lambda transaction: transaction.mark_dot(job, now))
+        self.store.write(Queue.mark_dot, job, now)
 
     def unmark_dot(self, job: ClaimedJob) -> None:
-        self.store.write(lambda transaction: transaction.unmark_dot(job))
+        self.store.write(Queue.unmark_dot, job)
 
     def release(self, job: ClaimedJob, now: Instant = NOW) -> None:
-        self.store.write(lambda transaction: transaction.release(job, now))
+        self.store.write(Queue.release, job, now)
 
     def finish(
         self,
@@ -399,11 +395,7 @@ class Post:
         self.finish_with(job, decision_of(job, by_id, policy, now=now, due_at=retry_at), now)
 
     def finish_with(self, job: ClaimedJob, decision: Decision, now: Instant = LATER) -> None:
-        self.store.write(
-            lambda transaction: transaction.finish(
-                job, decision, worker_id=self.worker, started_at=NOW, now=now
-            )
-        )
+        self.store.write(Attempts.finish, job, decision, worker_id=self.worker, started_at=NOW, now=now)
 
     def reap(
         self,
@@ -416,13 +408,11 @@ class Post:
     ) -> int:
         worker_id = self.worker if worker is None else worker
         return self.store.write(
-            lambda transaction: transaction.bury_worker(
-                worker_id, now=now, in_doubt=policy, lease=lease, crashed=crashed
-            )
+            Recovery.reap, worker_id, now=now, in_doubt=policy, lease=lease, crashed=crashed
         )
 
     def status(self, request_id: str) -> str:
-        return str(self.store.status(request_id))
+        return str(self.store.read(Messages.status, request_id))
 
     def job(self, request_id: str) -> dict[str, Any]:
         """Return the job's row."""
@@ -442,7 +432,7 @@ class Post:
 
     def unlogged(self) -> list[str]:
         """Return the status of each line that email_log.txt lacks."""
-        return [line.status for line in self.store.unwritten_log_lines(1000)]
+        return [line.status for line in self.store.read(LogLines.unwritten, 1000)]
 
 
 def content_of(store: Store, job: ClaimedJob) -> bytes:
@@ -452,7 +442,7 @@ def content_of(store: Store, job: ClaimedJob) -> bytes:
         return job.mime
 
     async def read(number: int) -> bytes:
-        return store.piece_of_content(large, number)
+        return store.read(Contents.piece, large, number)
 
     async def whole() -> bytes:
         text = StoredText(large.size, large.checksum, read)
@@ -487,4 +477,4 @@ def new_message(
 
 def accepting(message: NewMessage) -> Work[Accepted | IdempotencyClash]:
     """Return the work that accepts a message."""
-    return lambda transaction: transaction.accept(message)
+    return lambda transaction: transaction.acceptance.accept(message)

@@ -22,8 +22,10 @@ from postroom.accounts.vault import Vault
 from postroom.core.account import Account, AccountState, Secret, ServerLacks
 from postroom.core.clock import SECOND
 from postroom.core.errors import NotAuthenticated, StoreUnavailable
+from postroom.store.accounts import Accounts, StoredAccount
+from postroom.store.keys import Keys
 from postroom.store.postgres.engine import PostgresEngine
-from postroom.store.store import Store, StoredAccount
+from postroom.store.store import Store
 from tests.servers.cable import Cable
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import at_most, eventually
@@ -97,7 +99,7 @@ class Installation:
         return account.email if account else None
 
     def stored(self, email: str) -> StoredAccount:
-        [found] = [stored for stored in self.store.accounts() if stored.account.email == email]
+        [found] = [stored for stored in self.store.read(Accounts.all) if stored.account.email == email]
         return found
 
     def password(self, email: str) -> str:
@@ -106,9 +108,7 @@ class Installation:
     def pause(self, email: str) -> None:
         account: Account = self.stored(email).account
         self.store.write(
-            lambda transaction: transaction.set_account_aside(
-                account.id, state="paused", reason="535 no", resume_at=FAR, now=NOW
-            )
+            Accounts.suspend, account.id, state="paused", reason="535 no", resume_at=FAR, now=NOW
         )
 
     def state(self, email: str) -> AccountState:
@@ -215,7 +215,7 @@ class TestSync:
         office.sync(ANNA)
         office.sync(ANNA, BERTA)
         assert office.owner("berta-canary-key") == "berta@example.com"
-        assert len(office.store.accounts()) == 2
+        assert len(office.store.read(Accounts.all)) == 2
 
     def test_of_a_key_that_moved_gives_it_to_its_new_account(self, office: Installation) -> None:
         office.sync(ANNA)
@@ -225,7 +225,7 @@ class TestSync:
     def test_leaves_keys_of_other_sources_alone(self, office: Installation) -> None:
         office.sync(ANNA)
         anna, digest = office.stored("anna@example.com").account.id, office.vault.digest("by hand")
-        office.store.write(lambda transaction: transaction.grant_key(anna, digest, source="cli", now=NOW))
+        office.store.write(Keys.grant, anna, digest, source="cli", now=NOW)
         assert office.sync(BERTA).revoked == 1
         assert _with_keys(office, OLD).owner("by hand") == "anna@example.com"
 
@@ -301,7 +301,7 @@ class TestSecretKey:
         assert found is not None
         assert replaced.owner("anna-canary-key") == "anna@example.com"
         assert replaced.password("anna@example.com") == "anna-canary-word"
-        assert len(replaced.store.accounts()) == 1
+        assert len(replaced.store.read(Accounts.all)) == 1
 
 
 class TestWatching:
@@ -405,9 +405,10 @@ class _BusyStore(Store):
         self.__dict__.update(store.__dict__)
         self._meanwhile = meanwhile
 
-    def accounts(self) -> list[StoredAccount]:
-        found = super().accounts()
-        self._meanwhile()
+    def read(self, function: Any, /, *arguments: Any, **named: Any) -> Any:
+        found = super().read(function, *arguments, **named)
+        if function == Accounts.all:
+            self._meanwhile()
         return found
 
 
@@ -479,9 +480,9 @@ class TestTheServer:
         office.sync(ANNA, BERTA)
         anna = office.stored("anna@example.com").account
         assert anna.server_lacks is None
-        office.store.write(lambda transaction: transaction.note_server_lacks(anna.id, self.LACKS))
+        office.store.write(Accounts.note_server_lacks, anna.id, self.LACKS)
         assert office.stored("anna@example.com").account.server_lacks == self.LACKS
-        found = office.store.account(anna.id)
+        found = office.store.read(Accounts.get, anna.id)
         assert found is not None
         assert found.account.server_lacks == self.LACKS
         assert office.stored("berta@example.com").account.server_lacks is None
@@ -500,7 +501,7 @@ class TestUsedKeys:
         other.refresh()
         anna = keys.authenticate("anna-canary-key")
         assert anna.is_new
-        office.store.write(lambda transaction: transaction.note_key_used(anna.digest, NOW))
+        office.store.write(Keys.note_used, anna.digest, NOW)
         keys.note_used(anna.digest)
         assert keys.is_used("anna-canary-key")
         assert not keys.authenticate("anna-canary-key").is_new
@@ -518,7 +519,7 @@ class TestUsedKeys:
     def test_that_left_the_file_are_not(self, office: Installation, keys: ApiKeys) -> None:
         anna = keys.authenticate("anna-canary-key")
         assert anna.is_new
-        office.store.write(lambda transaction: transaction.note_key_used(anna.digest, NOW))
+        office.store.write(Keys.note_used, anna.digest, NOW)
         keys.note_used(anna.digest)
         office.sync(BERTA)
         eventually(lambda: asked(keys, "anna-canary-key") == "nobody")

@@ -17,7 +17,8 @@ import apsw
 import pytest
 
 from postroom.core.errors import StoreError, StoreUnavailable
-from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.messages import Messages
+from postroom.store.sqlite.engine import SQLiteEngine, connection_of
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import KEYS_REVISION, Transaction
 from postroom.store.writer import GroupCommit, Settled, Work
@@ -34,7 +35,7 @@ class Refused(Exception):
 
 def _set(name: str, value: str = "x") -> Work[str]:
     def work(transaction: Transaction) -> str:
-        transaction.set_setting(name, value)
+        transaction.settings.set(name, value)
         return name
 
     return work
@@ -42,7 +43,7 @@ def _set(name: str, value: str = "x") -> Work[str]:
 
 def _refuse_after(name: str) -> Work[str]:
     def work(transaction: Transaction) -> str:
-        transaction.set_setting(name, "x")
+        transaction.settings.set(name, "x")
         raise Refused(name)
 
     return work
@@ -262,7 +263,7 @@ class TestLockedDatabase:
             with at_most(PATIENCE_S, "four writers who wait in vain"):
                 outcomes = _in_threads(4, lambda n: _error_of(impatient, _set(f"lost-{n}")))
             assert [type(outcome) for outcome in outcomes] == [StoreUnavailable] * 4
-            assert post.store.status("reading goes on") is None
+            assert post.store.read(Messages.status, "reading goes on") is None
         assert impatient.write(_set("after")) == "after"
         impatient.close()
         assert _settings(database) == {"after"}
@@ -274,10 +275,10 @@ class TestLockedDatabase:
         foreign = database.connect()
 
         def read_then_write(transaction: Transaction) -> None:
-            transaction.revoke_keys_except([], source="csv", now=NOW)
+            transaction.keys.revoke_except([], source="csv", now=NOW)
             with pytest.raises(apsw.BusyError):
                 foreign.execute("INSERT INTO setting VALUES ('between', 'x')")
-            transaction.set_setting("own", "x")
+            transaction.settings.set("own", "x")
 
         post.store.write(read_then_write)
         foreign.close()
@@ -467,8 +468,8 @@ def test_what_undoes_a_statement_is_in_memory_and_what_sorts_for_a_migration_in_
     engine, files, memory = store._engine, 1, 2
     assert isinstance(engine, SQLiteEngine)
     assert engine._writer.pragma("temp_store") == memory
-    with engine.exclusively() as (connection, _):
-        assert connection.pragma("temp_store") == files
+    with engine.exclusively() as transaction:
+        assert connection_of(transaction).pragma("temp_store") == files
     assert engine._writer.pragma("temp_store") == memory
 
 
@@ -505,7 +506,7 @@ class TestClaimers:
             store, mine = database.open(), []
             together.wait(60)
             while jobs := store.write(
-                lambda t: t.claim(
+                lambda t: t.queue.claim(
                     account_id=post.anna, worker_id=workers[number], most=7, most_bytes=10**6, now=NOW + 500
                 )
             ):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from postroom.core.clock import SECOND, Instant
-from postroom.store.transaction import ConnectionLease
+from postroom.store.connections import ConnectionLease, Connections
 from tests.store.database import NOW, Database, Post
 
 DAY = 86_400 * SECOND
@@ -18,9 +18,7 @@ def take(
 ) -> ConnectionLease | None:
     worker_id = post.worker if worker is None else worker
     return post.store.write(
-        lambda transaction: transaction.take_connection(
-            post.anna, worker_id, most=most, logins_per_minute=logins, now=now
-        )
+        Connections.take, post.anna, worker_id, most=most, logins_per_minute=logins, now=now
     )
 
 
@@ -31,7 +29,7 @@ def login_at(post: Post, now: Instant = NOW, logins: int = 10) -> Instant:
 
 
 def give_back(post: Post, slot: ConnectionLease) -> None:
-    post.store.write(lambda transaction: transaction.return_connection(slot))
+    post.store.write(Connections.give_back, slot)
 
 
 class TestConnections:
@@ -50,11 +48,7 @@ class TestConnections:
     def test_are_each_account_s_own(self, post: Post) -> None:
         assert take(post, most=1) is not None
         bob = post.add_account("bob@example.com")
-        found = post.store.write(
-            lambda transaction: transaction.take_connection(
-                bob, post.worker, most=1, logins_per_minute=None, now=NOW
-            )
-        )
+        found = post.store.write(Connections.take, bob, post.worker, most=1, logins_per_minute=None, now=NOW)
         assert found is not None
 
     def test_given_back_twice_count_once(self, post: Post) -> None:
@@ -78,9 +72,7 @@ class TestConnections:
 
         def try_one(number: int) -> bool:
             slot = stores[number % 4].write(
-                lambda transaction: transaction.take_connection(
-                    post.anna, post.worker, most=7, logins_per_minute=None, now=NOW
-                )
+                Connections.take, post.anna, post.worker, most=7, logins_per_minute=None, now=NOW
             )
             return slot is not None
 

@@ -8,7 +8,11 @@ import pytest
 
 from postroom.core.clock import SECOND, Instant
 from postroom.core.job import ClaimedJob
+from postroom.store.accounts import Accounts
+from postroom.store.messages import Messages
+from postroom.store.queue import Queue
 from postroom.store.store import Store
+from postroom.store.usage import Usage
 from tests.store.database import DEFERRED, FAILED, IN_DOUBT, NOW, SENT, UNBURNT, Database, Post
 
 HOUR = 3600 * SECOND
@@ -21,7 +25,7 @@ def used(post: Post) -> int:
 
 
 def account(post: Post) -> tuple[str, Instant | None]:
-    [found] = post.store.accounts()
+    [found] = post.store.read(Accounts.all)
     return found.account.state.value, found.account.resume_at
 
 
@@ -40,15 +44,15 @@ class TestALimit:
         assert state == "parked"
         assert resume_at is not None
         assert now + DAY < resume_at <= now + DAY + SLOT
-        assert post.store.accounts_due(resume_at - 1) == []
-        assert len(post.store.accounts_due(resume_at)) == 1
+        assert post.store.read(Accounts.due, resume_at - 1) == []
+        assert len(post.store.read(Accounts.due, resume_at)) == 1
         assert [job.request_id for job in post.claim(now=resume_at, daily_limit=3)] == ids[3:]
 
     def test_tells_in_the_status_when_a_waiting_message_can_go(self, post: Post) -> None:
         *_, last = post.add_many(2)
         post.claim(now=NOW + HOUR, daily_limit=1)
         post.claim(now=NOW + HOUR, daily_limit=1)
-        status = post.store.status(last)
+        status = post.store.read(Messages.status, last)
         assert status is not None
         assert (str(status), status.will_send_at) == ("queued", account(post)[1])
 
@@ -100,9 +104,12 @@ class TestALimit:
         post.add()
         [job] = post.claim(daily_limit=1)
         post.store.write(
-            lambda transaction: transaction.set_account_aside(
-                post.anna, state="parked", reason="454 4.7.0 later", resume_at=NOW + DAY, now=NOW
-            )
+            Accounts.suspend,
+            post.anna,
+            state="parked",
+            reason="454 4.7.0 later",
+            resume_at=NOW + DAY,
+            now=NOW,
         )
         post.release(job)
         assert account(post)[0] == "parked"
@@ -120,9 +127,9 @@ class TestALimit:
     def test_forgets_what_is_older_than_a_day_only(self, post: Post) -> None:
         post.add_many(2)
         post.claim(now=NOW + HOUR, most=1, daily_limit=10)
-        post.store.write(lambda transaction: transaction.forget_usage(NOW + HOUR + DAY))
+        post.store.write(Usage.forget, NOW + HOUR + DAY)
         assert used(post) == 1
-        post.store.write(lambda transaction: transaction.forget_usage(NOW + HOUR + DAY + 2 * SLOT))
+        post.store.write(Usage.forget, NOW + HOUR + DAY + 2 * SLOT)
         assert used(post) == 0
 
     def test_holds_against_racing_workers(self, post: Post, database: Database) -> None:
@@ -136,14 +143,13 @@ class TestALimit:
                 if used(post) == 100:
                     break
                 taken += stores[number % 4].write(
-                    lambda transaction: transaction.claim(
-                        account_id=post.anna,
-                        worker_id=workers[number],
-                        most=3,
-                        most_bytes=10**6,
-                        now=NOW + HOUR,
-                        daily_limit=100,
-                    )
+                    Queue.claim,
+                    account_id=post.anna,
+                    worker_id=workers[number],
+                    most=3,
+                    most_bytes=10**6,
+                    now=NOW + HOUR,
+                    daily_limit=100,
                 )
             return taken
 

@@ -26,7 +26,9 @@ from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
 from postroom.core.outcome import Failed, Outcome, Reply
-from postroom.store.store import LogLine, Store, open_store
+from postroom.store.log_lines import LogLine, LogLines
+from postroom.store.store import Store, open_store
+from postroom.store.workers import Workers
 from postroom.store.writer import Work
 from postroom.worker import email_log as module
 from postroom.worker.email_log import EmailLog, _encode, format_line
@@ -254,24 +256,28 @@ class TestProjecting:
 class TestTwoHosts:
     def test_do_not_take_the_same_line(self, post: Post) -> None:
         _finish(post, 3)
-        ids = [line.message_id for line in post.store.unwritten_log_lines(10)]
-        post.store.write(lambda t: t.begin_log_batch(start=0, messages=ids[:2], writer="first"))
+        ids = [line.message_id for line in post.store.read(LogLines.unwritten, 10)]
+        post.store.write(lambda t: t.log_lines.begin_batch(start=0, messages=ids[:2], writer="first"))
         with pytest.raises(LeaseLost):
-            post.store.write(lambda t: t.begin_log_batch(start=0, messages=ids, writer="second"))
-        assert post.store.open_log_batch("second") is None
-        found = post.store.open_log_batch("first")
+            post.store.write(lambda t: t.log_lines.begin_batch(start=0, messages=ids, writer="second"))
+        assert post.store.read(LogLines.open_batch, "second") is None
+        found = post.store.read(LogLines.open_batch, "first")
         assert found is not None
         assert [line.message_id for line in found.lines] == ids[:2]
 
     def test_do_not_take_a_new_line_for_one_that_is_written(self, post: Post) -> None:
         _finish(post, 3)
-        seen_by_both = [line.message_id for line in post.store.unwritten_log_lines(10)]
-        begun = post.store.write(lambda t: t.begin_log_batch(start=0, messages=seen_by_both, writer="first"))
-        post.store.write(lambda t: t.end_log_batch(begun))
+        seen_by_both = [line.message_id for line in post.store.read(LogLines.unwritten, 10)]
+        begun = post.store.write(
+            lambda t: t.log_lines.begin_batch(start=0, messages=seen_by_both, writer="first")
+        )
+        post.store.write(lambda t: t.log_lines.end_batch(begun))
         new = _finish(post, 3)
         with pytest.raises(LeaseLost):
-            post.store.write(lambda t: t.begin_log_batch(start=0, messages=seen_by_both, writer="second"))
-        assert [line.request_id for line in post.store.unwritten_log_lines(10)] == new
+            post.store.write(
+                lambda t: t.log_lines.begin_batch(start=0, messages=seen_by_both, writer="second")
+            )
+        assert [line.request_id for line in post.store.read(LogLines.unwritten, 10)] == new
 
     def test_write_each_line_once_between_them(self, post: Post, database: Database, tmp_path: Path) -> None:
         added = _finish(post, 100)
@@ -301,7 +307,7 @@ class Crash:
     def __init__(self, store: Store, path: Path) -> None:
         self._store = store
         self._path = path
-        self.lines = store.unwritten_log_lines(1000)
+        self.lines = store.read(LogLines.unwritten, 1000)
         self.content = _encode(self.lines)
 
     def after(self, written: int) -> None:
@@ -311,9 +317,7 @@ class Crash:
 
     def begin(self, start: int) -> int:
         ids = [line.message_id for line in self.lines]
-        return self._store.write(
-            lambda transaction: transaction.begin_log_batch(start=start, messages=ids, writer=WRITER)
-        )
+        return self._store.write(LogLines.begin_batch, start=start, messages=ids, writer=WRITER)
 
 
 PLACES: dict[str, Callable[[bytes], int]] = {
@@ -366,8 +370,8 @@ class TestCrash:
         added += _finish(post, 2)
         email_log.project()
         assert sorted(_written(path)) == sorted(added)
-        assert post.store.open_log_batch(WRITER) is None
-        assert post.store.unwritten_log_lines(10) == []
+        assert post.store.read(LogLines.open_batch, WRITER) is None
+        assert post.store.read(LogLines.unwritten, 10) == []
         assert email_log.project() == 0
 
     def test_again_while_the_first_is_settled_leaves_each_line_once(
@@ -472,14 +476,14 @@ def _finish_and_project(url: str, path: Path) -> None:
 
 def _finish_all(store: Store, most: int = sys.maxsize) -> None:
     """Bury whoever was killed, and send what is left, a few jobs at a time and no more than `most`."""
-    for record in store.living_workers():
+    for record in store.read(Workers.living):
         store.write(_burying(record.id))
     worker = store.write(
-        lambda t: t.register_worker(host="here", pid=1, lock_file="none.lock", now=NOW, lease_until=LATER)
+        lambda t: t.workers.register(host="here", pid=1, lock_file="none.lock", now=NOW, lease_until=LATER)
     )
     while most > 0 and (
         jobs := store.write(
-            lambda t: t.claim(account_id=1, worker_id=worker, most=5, most_bytes=10**6, now=LATER)
+            lambda t: t.queue.claim(account_id=1, worker_id=worker, most=5, most_bytes=10**6, now=LATER)
         )
     ):
         store.write_all([_sending(job, worker) for job in jobs])
@@ -487,11 +491,13 @@ def _finish_all(store: Store, most: int = sys.maxsize) -> None:
 
 
 def _burying(worker: int) -> Work[int]:
-    return lambda transaction: transaction.bury_worker(worker, now=NOW, in_doubt=InDoubtPolicy.RETRY)
+    return lambda transaction: transaction.recovery.reap(worker, now=NOW, in_doubt=InDoubtPolicy.RETRY)
 
 
 def _sending(job: ClaimedJob, worker: int) -> Work[bool]:
     decision = decision_of(
         job, {delivery.id: SENT for delivery in job.deliveries}, InDoubtPolicy.RETRY, now=LATER
     )
-    return lambda transaction: transaction.finish(job, decision, worker_id=worker, started_at=NOW, now=LATER)
+    return lambda transaction: transaction.attempts.finish(
+        job, decision, worker_id=worker, started_at=NOW, now=LATER
+    )

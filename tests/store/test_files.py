@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from postroom.core.errors import ConfigError, DatabaseReplaced, ReplacedSinceCommit, StoreDamaged
+from postroom.store.messages import Messages
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
 from tests.store.database import Post, SQLiteDatabase
@@ -237,7 +238,7 @@ def test_a_folder_that_was_copied_after_a_crash_is_opened(
     request_id = post.add()
     shutil.copytree(sqlite.path.parent, tmp_path / "copy")
     store = open_store(f"sqlite:///{tmp_path}/copy/postroom.db")
-    assert str(store.status(request_id)) == "queued"
+    assert str(store.read(Messages.status, request_id)) == "queued"
     store.close()
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from functools import wraps
 
 import pytest
 
@@ -13,12 +14,15 @@ from postroom.accounts.keys import ApiKeys
 from postroom.accounts.vault import Vault
 from postroom.core.account import Secret
 from postroom.core.errors import NotAuthenticated
+from postroom.store.accounts import AccountIdentity, Accounts
+from postroom.store.keys import Keys
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import KEYS_REVISION, Transaction
 from tests.children import CHILDREN
 from tests.servers.installation import ROOT
 from tests.servers.waiting import eventually
-from tests.store.database import NOW, Database
+from tests.store.database import NOW, PLAIN, Database
 
 VAULT = Vault((Secret("a-secret-key-of-tests"),))
 STORE = ROOT / "postroom" / "store"
@@ -31,23 +35,20 @@ OF_THE_WEB = {"id", "email", "name"}
 
 
 def _account(transaction: Transaction, name: str = "Anna") -> int:
-    fields = (
-        "host port security username credential daily_limit connections logins_per_minute pipelining chunking"
-    )
-    server: dict[str, Any] = dict.fromkeys(fields.split())
-    return transaction.upsert_account(source="csv", now=NOW, email="anna@example.com", name=name, **server)
+    identity, settings = AccountIdentity("anna@example.com", None, None, None), replace(PLAIN, name=name)
+    return transaction.accounts.upsert(identity, settings, None, source="csv", now=NOW)
 
 
 def _first(transaction: Transaction) -> None:
-    transaction.grant_key(_account(transaction), VAULT.digest("a key"), source="csv", now=NOW)
+    transaction.keys.grant(_account(transaction), VAULT.digest("a key"), source="csv", now=NOW)
 
 
 def _grant(transaction: Transaction, account_id: int) -> None:
-    transaction.grant_key(account_id, VAULT.digest("a new key"), source="csv", now=NOW)
+    transaction.keys.grant(account_id, VAULT.digest("a new key"), source="csv", now=NOW)
 
 
 def _revoke(transaction: Transaction, account_id: int) -> None:
-    transaction.revoke_keys_except((), source="csv", now=NOW)
+    transaction.keys.revoke_except((), source="csv", now=NOW)
 
 
 def _rename(transaction: Transaction, account_id: int) -> None:
@@ -74,7 +75,7 @@ def _owner(keys: ApiKeys, key: str) -> str | None:
 def _change(url: str, name: str) -> None:
     """Write as another process."""
     store = open_store(url)
-    [anna] = store.accounts()
+    [anna] = store.read(Accounts.all)
     store.write(lambda transaction: CHANGES[name][0](transaction, anna.account.id))
     store.close()
 
@@ -99,14 +100,18 @@ def test_without_a_change_the_keys_are_not_read_again(store: Store, monkeypatch:
     assert _owner(keys, "a key") == "Anna"
     looks: list[str | None] = []
 
-    def setting(self: Store, name: str) -> str | None:
+    read = StoredSettings.get
+
+    @wraps(read)
+    def get(self: StoredSettings, name: str) -> str | None:
         looks.append(read(self, name))
         return looks[-1]
 
-    read = Store.setting
-    monkeypatch.setattr(Store, "setting", setting)
-    monkeypatch.setattr(Store, "active_keys", lambda self: pytest.fail("the keys were read again"))
-    store.write(lambda transaction: transaction.set_setting("another", "write"))
+    monkeypatch.setattr(StoredSettings, "get", get)
+    monkeypatch.setattr(
+        Keys, "active", wraps(Keys.active)(lambda self: pytest.fail("the keys were read again"))
+    )
+    store.write(StoredSettings.set, "another", "write")
     eventually(lambda: _owner(keys, "a key") and len(looks) == 2, message="two looks at the revision")
 
 
@@ -115,10 +120,10 @@ def test_a_work_that_fails_beside_it_loses_no_change(store: Store) -> None:
         _first(transaction)
         raise ValueError("this work is undone")
 
-    before = store.setting(KEYS_REVISION)
+    before = store.read(StoredSettings.get, KEYS_REVISION)
     refused, granted = store.write_all([fail, _first])
     assert (type(refused.error), granted.error) == (ValueError, None)
-    assert store.setting(KEYS_REVISION) != before
+    assert store.read(StoredSettings.get, KEYS_REVISION) != before
 
 
 def _statements() -> dict[str, str]:
@@ -140,8 +145,16 @@ def _changes_keys(sql: str) -> bool:
 
 
 def _called(function: ast.AST) -> set[str]:
-    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
-    return {call.attr for call in calls if isinstance(call, ast.Attribute)}
+    """Return the methods that a function calls, and the statements that it names."""
+    calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+    methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+    names = {
+        argument.value
+        for call in calls
+        for argument in call.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
+    return methods | names
 
 
 def test_every_function_that_writes_keys_says_so() -> None:

@@ -9,7 +9,9 @@ from postroom.core.decide import decision_of
 from postroom.core.errors import LeaseLost
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
-from postroom.store.listing import NO_JOBS, JobCounts
+from postroom.store.holds import Holds
+from postroom.store.messages import NO_JOBS, JobCounts, Messages
+from postroom.store.retention import Pruning
 from postroom.store.transaction import Transaction
 from postroom.store.writer import Work
 from tests.store.database import (
@@ -40,7 +42,7 @@ def _live(post: Post) -> dict[str, str]:
         ids[name] = post.add("bob@example.org", "carol@example.org")
         post.finish(post.claim_one(), outcome, outcome, policy=policy)
     ids["cancelled"] = post.add()
-    post.store.write(lambda transaction: transaction.cancel(ids["cancelled"], NOW))
+    post.store.write(Holds.cancel, ids["cancelled"], NOW)
     ids["berta's"] = post.add(account=berta)
     ids["sending"] = post.add()
     post.claim_one()
@@ -50,9 +52,11 @@ def _live(post: Post) -> dict[str, str]:
 
 def test_a_list_says_of_each_message_what_its_status_says(post: Post) -> None:
     ids = _live(post)
-    listed = post.store.newest_messages(100, held_only=False)
+    listed = post.store.read(Messages.newest, 100, held_only=False)
     assert [row.status.request_id for row in listed] == list(ids.values())[::-1]
-    assert [row.status for row in listed] == [post.store.status(id_) for id_ in list(ids.values())[::-1]]
+    assert [row.status for row in listed] == [
+        post.store.read(Messages.status, id_) for id_ in list(ids.values())[::-1]
+    ]
     by_id = {row.status.request_id: row for row in listed}
     assert by_id[ids["sent"]].recipient == "bob@example.org", "the first of them"
     assert by_id[ids["berta's"]].account == "berta@example.com"
@@ -64,7 +68,7 @@ def test_a_list_says_of_each_message_what_its_status_says(post: Post) -> None:
         "sending",
         "queued",
     }
-    assert [row.status.request_id for row in post.store.newest_messages(2, held_only=False)] == [
+    assert [row.status.request_id for row in post.store.read(Messages.newest, 2, held_only=False)] == [
         ids["queued"],
         ids["sending"],
     ]
@@ -75,7 +79,8 @@ def test_a_list_of_one_account_or_of_what_is_held(post: Post) -> None:
 
     def newest(most: int, account: str | None, *, held_only: bool) -> list[str]:
         return [
-            row.status.request_id for row in post.store.newest_messages(most, account, held_only=held_only)
+            row.status.request_id
+            for row in post.store.read(Messages.newest, most, account, held_only=held_only)
         ]
 
     assert newest(100, "berta@example.com", held_only=False) == [ids["berta's"]]
@@ -88,27 +93,27 @@ def test_a_list_of_one_account_or_of_what_is_held(post: Post) -> None:
 
 def test_counts_per_account_outlive_the_messages(post: Post) -> None:
     ids = _live(post)
-    assert set(post.store.job_counts()) == {1, 2}
+    assert set(post.store.read(Messages.counts)) == {1, 2}
     of_anna = JobCounts(waiting=3, held=1, sent=1, failed=1, cancelled=1)
-    assert post.store.job_counts() == {1: of_anna, 2: JobCounts(1, 0, 0, 0, 0)}
+    assert post.store.read(Messages.counts) == {1: of_anna, 2: JobCounts(1, 0, 0, 0, 0)}
     post.store.fold_counts()
     post.store.fold_counts()
-    assert post.store.job_counts()[1] == of_anna
+    assert post.store.read(Messages.counts)[1] == of_anna
     assert post.database.rows("SELECT count(*) FROM job_count WHERE account_id = 1") == [(4,)], (
         "a row for each state"
     )
     post.database.change("DELETE FROM log_line")
-    pruned = post.store.write(lambda transaction: transaction.prune_history(FAR, 100))
+    pruned = post.store.write(Pruning.prune_history, FAR, 100)
     assert pruned == 3
-    assert post.store.status(ids["sent"]) is None
-    assert post.store.job_counts()[1] == of_anna, "what was sent stays counted when it is deleted"
+    assert post.store.read(Messages.status, ids["sent"]) is None
+    assert post.store.read(Messages.counts)[1] == of_anna, "what was sent stays counted when it is deleted"
 
 
 def _sending(post: Post, job: ClaimedJob) -> Work[bool]:
     decision = decision_of(
         job, {delivery.id: SENT for delivery in job.deliveries}, InDoubtPolicy.RETRY, now=NOW
     )
-    return lambda transaction: transaction.finish(
+    return lambda transaction: transaction.attempts.finish(
         job, decision, worker_id=post.worker, started_at=NOW, now=NOW
     )
 
@@ -125,8 +130,8 @@ def test_counts_of_a_batch_are_those_of_its_works(post: Post) -> None:
     settled = post.store.write_all([_sending(post, job) for job in jobs[:15]])
     assert [each.error for each in settled] == [None] * 15
     post.store.write_all([accepting(new_message(post.anna)), _refusing, accepting(new_message(post.anna))])
-    assert post.store.job_counts() == {1: JobCounts(7, 0, 15, 0, 0)}
-    assert post.store.job_counts().get(2, NO_JOBS).sent == 0
+    assert post.store.read(Messages.counts) == {1: JobCounts(7, 0, 15, 0, 0)}
+    assert post.store.read(Messages.counts).get(2, NO_JOBS).sent == 0
 
 
 # Whatever autovacuum has noted of the few rows here, the planner is to think of many. It is rolled back.

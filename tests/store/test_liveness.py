@@ -11,6 +11,7 @@ import pytest
 from postroom.core.clock import SECOND, Instant
 from postroom.core.message import InDoubtPolicy
 from postroom.store.store import Store
+from postroom.store.workers import Workers
 from postroom.worker import liveness
 from postroom.worker.liveness import LEASE, Reaper, Registration, reap
 from tests.store.database import NOW, Database, Post, SQLiteDatabase
@@ -108,7 +109,7 @@ def test_usage_that_is_less_than_what_comes_back_is_none(post: Post, database: D
 
 
 def living(store: Store) -> int:
-    return len(store.living_workers())
+    return len(store.read(Workers.living))
 
 
 def live(neighbours: list[Neighbour], clocks: Clocks, seconds: int, renewing: list[Neighbour]) -> None:
@@ -176,7 +177,7 @@ class TestWhoRuns:
     def test_a_worker_that_was_killed_here_is_dead_at_once(
         self, store: Store, killed: Registration, clocks: Clocks
     ) -> None:
-        assert killed.worker_id in [record.id for record in store.living_workers()]
+        assert killed.worker_id in [record.id for record in store.read(Workers.living)]
         assert liveness.running(store, clocks, pause=clocks.go_on) == []
 
     def test_one_of_another_host_when_its_lease_is_over(

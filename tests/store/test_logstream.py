@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from postroom.store.log_lines import LogLines
 from postroom.store.store import Store
 from postroom.worker.email_log import EmailLog
 from tests.servers.waiting import eventually
@@ -271,13 +272,12 @@ def test_a_batch_that_was_begun_in_a_file_goes_on_in_a_stream(
 ) -> None:
     added = _finish(post, 3)
     log = log_at(place)
-    lines = store.unwritten_log_lines(10)
+    lines = store.read(LogLines.unwritten, 10)
     store.write(
-        lambda transaction: transaction.begin_log_batch(
-            start=4711,
-            messages=[line.message_id for line in lines],
-            writer=place.parent.with_name("email_log.lock").read_text(),
-        )
+        LogLines.begin_batch,
+        start=4711,
+        messages=[line.message_id for line in lines],
+        writer=place.parent.with_name("email_log.lock").read_text(),
     )
     os.mkfifo(place)
     with reader_of(place) as reader:

@@ -28,9 +28,14 @@ from postroom.core.message import InDoubtPolicy
 from postroom.core.stored_text import PIECE
 from postroom.settings import Settings
 from postroom.store import move
+from postroom.store.accounts import Accounts
+from postroom.store.log_lines import LogLines
+from postroom.store.messages import Messages
 from postroom.store.pieces import accept_message
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import Transaction
+from postroom.store.workers import Workers
 from postroom.store.writer import Work
 from postroom.web.app import create_app
 from tests.servers.installation import KEY, ROOT
@@ -66,8 +71,8 @@ def house(tmp_path: Path) -> SQLiteDatabase:
 
 def live_in(post: Post) -> None:
     berta = post.add_account("berta@example.com")
-    post.store.write(lambda t: t.grant_key(berta, b"\x00\xff digest", source="csv", now=NOW))
-    post.store.write(lambda t: t.set_setting("a name", "a value"))
+    post.store.write(lambda t: t.keys.grant(berta, b"\x00\xff digest", source="csv", now=NOW))
+    post.store.write(lambda t: t.settings.set("a name", "a value"))
     for outcome in (SENT, DEFERRED, FAILED, IN_DOUBT):
         post.add("bob@example.org", "dörte@example.org")
         post.finish(post.claim_one(), outcome, SENT, policy=InDoubtPolicy.HOLD)
@@ -80,18 +85,18 @@ def live_in(post: Post) -> None:
     for number, octets in enumerate((b"first", b"second")):
         post.store.write(partial(_add_piece, number=number, octets=octets))
     post.store.write(
-        lambda t: t.take_connection(post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
+        lambda t: t.connections.take(post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
     )
     post.store.write(
-        lambda t: t.slow_account(berta, pace.first(1, NOW, NOW), reason="too fast", tried_at=NOW, now=NOW)
+        lambda t: t.pace.slow(berta, pace.first(1, NOW, NOW), reason="too fast", tried_at=NOW, now=NOW)
     )
-    lines = [line.message_id for line in post.store.unwritten_log_lines(2)]
-    post.store.write(lambda t: t.begin_log_batch(start=5, messages=lines, writer="somebody"))
+    lines = [line.message_id for line in post.store.read(LogLines.unwritten, 2)]
+    post.store.write(lambda t: t.log_lines.begin_batch(start=5, messages=lines, writer="somebody"))
     post.database.change("UPDATE event SET detail = 'a ' || char(0) || ' in it' WHERE id = 1")
 
 
 def _add_piece(transaction: Transaction, number: int, octets: bytes) -> None:
-    transaction.add_piece(1 << 61, number=number, octets=octets, now=NOW)
+    transaction.contents.add_piece(1 << 61, number=number, octets=octets, now=NOW)
 
 
 @pytest.fixture
@@ -143,12 +148,12 @@ class TestAMove:
         moved(house, new_house)
         store = new_house.open()
         store.check_schema()
-        anna = store.accounts()[0].account.id
+        anna = store.read(Accounts.all)[0].account.id
         for message in (new_message(anna), new_message(anna)):
             store.write(accepting(message))
-            assert str(store.status(message.request_id)) == "queued"
-        [worker] = store.living_workers()
-        assert store.write(lambda t: t.bury_worker(worker.id, now=NOW, in_doubt=InDoubtPolicy.RETRY)) == 1
+            assert str(store.read(Messages.status, message.request_id)) == "queued"
+        [worker] = store.read(Workers.living)
+        assert store.write(lambda t: t.recovery.reap(worker.id, now=NOW, in_doubt=InDoubtPolicy.RETRY)) == 1
         store.close()
 
     def test_shows_how_far_it_has_come(self, house: SQLiteDatabase, new_house: PostgresDatabase) -> None:
@@ -164,7 +169,7 @@ class TestAMove:
     ) -> None:
         monkeypatch.setattr(move, "_CHUNK_BYTES", 2_000_000)
         store = house.open_hasty()
-        anna = store.accounts()[0].account.id
+        anna = store.read(Accounts.all)[0].account.id
         store.write_all([accepting(new_message(anna, size=1_000_000)) for _ in range(20)])
         store.close()
         tracemalloc.start()
@@ -195,7 +200,7 @@ class TestARefusal:
         with pytest.raises(ConfigError, match="is not empty"):
             moved(house, new_house)
         assert new_house.contents() == before
-        assert house.open().setting("moved_to") is None
+        assert house.open().read(StoredSettings.get, "moved_to") is None
         store.close()
 
     def test_of_a_house_in_which_a_command_was_run(
@@ -204,11 +209,11 @@ class TestARefusal:
         """Any command leaves the secret key's fingerprint there, and reading data.csv its digest."""
         store = new_house.open()
         store.migrate()
-        store.write(lambda t: t.set_setting("vault", "a fingerprint"))
+        store.write(lambda t: t.settings.set("vault", "a fingerprint"))
         store.close()
         with pytest.raises(ConfigError, match=r"is not empty \(there is something in setting\)"):
             moved(house, new_house)
-        assert house.open().setting("moved_to") is None
+        assert house.open().read(StoredSettings.get, "moved_to") is None
         new_house.change("DELETE FROM setting")
         moved(house, new_house)
 
@@ -229,13 +234,13 @@ class TestARefusal:
     ) -> None:
         lock, store = tmp_path / "worker.lock", house.open()
         store.write(
-            lambda t: t.register_worker(host="here", pid=4711, lock_file=str(lock), now=NOW, lease_until=NOW)
+            lambda t: t.workers.register(host="here", pid=4711, lock_file=str(lock), now=NOW, lease_until=NOW)
         )
         with lock.open("wb") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             with pytest.raises(ConfigError, match=r"is running on .* 4711"):
                 moved(house, new_house)
-        assert store.setting("moved_to") is None
+        assert store.read(StoredSettings.get, "moved_to") is None
         store.close()
         moved(house, new_house)
 
@@ -301,11 +306,11 @@ class TestWhoIsStillThere:
         self, house: SQLiteDatabase, new_house: PostgresDatabase
     ) -> None:
         store = house.open()
-        [anna, *_] = store.accounts()
+        [anna, *_] = store.read(Accounts.all)
         works: list[Work[Any]] = [
             accepting(new_message(anna.account.id)),
-            lambda t: t.register_worker(host="h", pid=1, lock_file="l", now=NOW, lease_until=NOW),
-            lambda t: t.claim(account_id=anna.account.id, worker_id=1, most=1, most_bytes=1, now=FAR),
+            lambda t: t.workers.register(host="h", pid=1, lock_file="l", now=NOW, lease_until=NOW),
+            lambda t: t.queue.claim(account_id=anna.account.id, worker_id=1, most=1, most_bytes=1, now=FAR),
         ]
         moved(house, new_house)
         for result in store.write_all(works):
@@ -352,5 +357,5 @@ def test_a_move_can_be_taken_back(house: SQLiteDatabase, new_house: PostgresData
     assert move.cancel(house.path)
     assert not move.cancel(house.path)
     store: Store = open_store(house.url)
-    assert store.setting("moved_to") is None
+    assert store.read(StoredSettings.get, "moved_to") is None
     store.close()

@@ -8,6 +8,10 @@ from postroom.core.clock import SECOND, Instant
 from postroom.core.decide import decision_of
 from postroom.core.message import InDoubtPolicy, MessageState
 from postroom.core.outcome import Outcome
+from postroom.store.accounts import Accounts
+from postroom.store.holds import Holds
+from postroom.store.messages import Messages
+from postroom.store.queue import Queue
 from tests.store.database import DEFERRED, IN_DOUBT, NOW, SENT, UNBURNT, Post, accepting, new_message
 
 HOUR = 3600 * SECOND
@@ -22,7 +26,7 @@ def schedule(post: Post, not_before: Instant = THEN, *, at: Instant = NOW) -> st
 
 
 def repair(post: Post, now: Instant) -> int:
-    return post.store.write(lambda transaction: transaction.repair_due_times(now, LONGEST_WAIT, 100))
+    return post.store.write(Queue.repair_due_times, now, LONGEST_WAIT, 100)
 
 
 def due_at(post: Post) -> Instant:
@@ -33,8 +37,8 @@ class TestAScheduledMessage:
     def test_is_claimed_from_its_time_on_and_no_earlier(self, post: Post) -> None:
         request_id, at_once = schedule(post), post.add()
         assert [job.request_id for job in post.claim(now=THEN - 1)] == [at_once]
-        assert post.store.accounts_due(THEN - 1) == []
-        assert [each.account.id for each in post.store.accounts_due(THEN)] == [post.anna]
+        assert post.store.read(Accounts.due, THEN - 1) == []
+        assert [each.account.id for each in post.store.read(Accounts.due, THEN)] == [post.anna]
         assert [job.request_id for job in post.claim(now=THEN)] == [request_id]
 
     def test_takes_its_place_among_the_others_by_its_time(self, post: Post) -> None:
@@ -43,7 +47,7 @@ class TestAScheduledMessage:
         assert [job.request_id for job in post.claim(now=THEN + 2)] == [early, between, late]
 
     def test_is_queued_until_then(self, post: Post) -> None:
-        status = post.store.status(schedule(post))
+        status = post.store.read(Messages.status, schedule(post))
         assert status is not None
         assert (status.state, status.reason, status.will_send_at) == (MessageState.QUEUED, None, None)
 
@@ -62,7 +66,7 @@ class TestAScheduledMessage:
 
     def test_may_be_cancelled(self, post: Post) -> None:
         request_id = schedule(post)
-        assert post.store.write(lambda transaction: transaction.cancel(request_id, NOW))
+        assert post.store.write(Holds.cancel, request_id, NOW)
         assert post.claim(now=THEN) == []
 
 
@@ -71,14 +75,14 @@ class TestClocks:
 
     def test_no_repair_brings_it_forward(self, post: Post) -> None:
         schedule(post)
-        assert not post.store.waits_too_long(NOW, LONGEST_WAIT)
+        assert not post.store.read(Queue.waits_too_long, NOW, LONGEST_WAIT)
         assert repair(post, NOW) == 0
         assert due_at(post) == THEN
 
     def test_one_accepted_by_a_clock_that_was_ahead_is_due_at_its_time(self, post: Post) -> None:
         """The clock said a day later, when its time seemed to be over."""
         schedule(post, at=NOW + 24 * HOUR)
-        assert post.store.waits_too_long(NOW, LONGEST_WAIT)
+        assert post.store.read(Queue.waits_too_long, NOW, LONGEST_WAIT)
         assert repair(post, NOW) == 1
         assert due_at(post) == THEN
         assert repair(post, NOW) == 0
@@ -122,9 +126,9 @@ class TestWhatBringsJobsForward:
     def test_a_held_one_that_is_released(self, post: Post) -> None:
         """After a restore all that was accepted before is held: what is scheduled may have been sent since, too."""
         request_id = schedule(post)
-        assert post.store.write(lambda t: t.hold_queued(NOW, until=NOW, claimed=False)) == 1
+        assert post.store.write(lambda t: t.holds.hold_queued(NOW, until=NOW, claimed=False)) == 1
         assert post.claim(now=THEN) == []
-        assert post.store.write(lambda t: t.release_held(request_id, NOW))
+        assert post.store.write(lambda t: t.holds.release(request_id, NOW))
         assert due_at(post) == THEN
         post.finish(post.claim(now=THEN)[0], SENT)
 
@@ -137,13 +141,13 @@ class TestWhatBringsJobsForward:
         post.finish_with(job, decision, NOW)
         assert due_at(post) == THEN, "not when the account resumes"
         self._park(post, resume_at=THEN + HOUR)
-        post.store.write(lambda t: t.resume_account(post.anna, NOW))
+        post.store.write(lambda t: t.accounts.resume(post.anna, NOW))
         assert due_at(post) == THEN
 
     @staticmethod
     def _park(post: Post, resume_at: Instant) -> None:
         post.store.write(
-            lambda t: t.set_account_aside(
+            lambda t: t.accounts.suspend(
                 post.anna, state="parked", reason="full", resume_at=resume_at, now=NOW
             )
         )
@@ -181,5 +185,5 @@ def test_the_reason_of_a_failing_account_is_found_behind_what_waits(post: Post) 
     post.finish(post.claim_one(), DEFERRED, retry_at=NOW + HOUR)
     for number in range(12):
         schedule(post, THEN + number)
-    assert post.store.last_reason(post.anna) is not None
+    assert post.store.read(Accounts.last_reason, post.anna) is not None
     assert post.status(request_id).startswith("deferred")

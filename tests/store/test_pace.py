@@ -9,7 +9,10 @@ from postroom.core.clock import SECOND, Instant
 from postroom.core.decide import decision_of
 from postroom.core.message import InDoubtPolicy
 from postroom.core.pace import Pace, first
-from postroom.store.store import Store, StoredAccount
+from postroom.store.accounts import Accounts, StoredAccount
+from postroom.store.pace import AccountPace
+from postroom.store.queue import Queue
+from postroom.store.store import Store
 from tests.store.database import NOW, UNBURNT, Database, Post
 
 HOUR = 3600 * SECOND
@@ -19,32 +22,24 @@ GAP = 3 * SECOND  # twenty a minute
 def slow(post: Post, *, tried_at: Instant = NOW, now: Instant = NOW, taken: int = 20) -> None:
     """An account that has sent a message every 1.5 seconds is too fast."""
     started = first(taken, now - taken * GAP // 2, now)
-    post.store.write(
-        lambda transaction: transaction.slow_account(
-            post.anna, started, reason="451 too fast", tried_at=tried_at, now=now
-        )
-    )
+    post.store.write(AccountPace.slow, post.anna, started, reason="451 too fast", tried_at=tried_at, now=now)
 
 
 def quicken(post: Post, now: Instant, began_at: Instant | None = None) -> None:
     began = now if began_at is None else began_at
-    post.store.write(lambda transaction: transaction.quicken_account(post.anna, began_at=began, now=now))
+    post.store.write(AccountPace.quicken, post.anna, began_at=began, now=now)
 
 
 def passed(post: Post, now: Instant) -> None:
-    post.store.write(lambda transaction: transaction.account_passed(post.anna, now))
+    post.store.write(Accounts.note_passed, post.anna, now)
 
 
 def pause(post: Post, *, tried_at: Instant, now: Instant) -> None:
-    post.store.write(
-        lambda transaction: transaction.pause_account(
-            post.anna, reason="550 blocked", tried_at=tried_at, now=now
-        )
-    )
+    post.store.write(Accounts.pause, post.anna, reason="550 blocked", tried_at=tried_at, now=now)
 
 
 def anna(store: Store, post: Post) -> StoredAccount:
-    stored = store.account(post.anna)
+    stored = store.read(Accounts.get, post.anna)
     assert stored is not None
     return stored
 
@@ -54,7 +49,7 @@ def gap(post: Post) -> int | None:
 
 
 def is_due(post: Post, now: Instant) -> bool:
-    return post.anna in [stored.account.id for stored in post.store.accounts_due(now)]
+    return post.anna in [stored.account.id for stored in post.store.read(Accounts.due, now)]
 
 
 class TestPace:
@@ -127,7 +122,7 @@ class TestPace:
     def test_is_each_accounts_own(self, post: Post) -> None:
         bob = post.add_account("bob@example.com")
         slow(post)
-        stored = post.store.account(bob)
+        stored = post.store.read(Accounts.get, bob)
         assert stored is not None
         assert (stored.account.gap, stored.account.state) == (None, AccountState.ACTIVE)
 
@@ -206,15 +201,15 @@ class TestTheMessageThatDrewARefusal:
 
     def test_is_due_when_a_person_lets_the_account_go_on(self, post: Post) -> None:
         only = self.draw_one(post)
-        post.store.write(lambda transaction: transaction.resume_account(post.anna, NOW + SECOND))
+        post.store.write(Accounts.resume, post.anna, NOW + SECOND)
         assert post.job(only)["due_at"] == NOW + SECOND
 
     def test_is_not_called_earlier_by_the_care_for_clocks(self, post: Post) -> None:
         only = self.draw_one(post)
         due_at = post.job(only)["due_at"]
         assert due_at == NOW + 300 * SECOND
-        assert not post.store.waits_too_long(NOW, 30 * SECOND)
-        post.store.write(lambda transaction: transaction.repair_due_times(NOW, 30 * SECOND, 10))
+        assert not post.store.read(Queue.waits_too_long, NOW, 30 * SECOND)
+        post.store.write(Queue.repair_due_times, NOW, 30 * SECOND, 10)
         assert post.job(only)["due_at"] == due_at
 
     def draw_one(self, post: Post) -> str:

@@ -16,9 +16,11 @@ from psycopg import sql
 
 from postroom.core.errors import ConfigError, StoreUnavailable
 from postroom.core.message import Accepted
+from postroom.store.messages import Messages
 from postroom.store.postgres.connect import Connector, parse_url
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.store import Store, open_store
+from postroom.store.transaction import Transaction
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import eventually
@@ -57,6 +59,12 @@ def named(database: Database) -> PostgresDatabase:
     return database
 
 
+def connection_of(transaction: Transaction) -> Any:
+    """Return the driver's connection under a transaction."""
+    session: Any = transaction.connection
+    return session.connection
+
+
 class TestSettings:
     @pytest.mark.parametrize("behind_a_bouncer", [False, True])
     def test_of_the_database_are_overruled_in_each_session(
@@ -81,14 +89,14 @@ class TestSettings:
             store = stack.enter_context(closing(Store(engine)))
             message = new_message(post.anna)
             settled = store.write_all(
-                [accepting(message), lambda transaction: look(transaction._db.connection)]
+                [accepting(message), lambda transaction: look(connection_of(transaction))]
             )
             assert settled[0].unwrap() == Accepted(message.request_id)
-            with engine.reading() as (session, _):
-                look(session.connection)
-            assert str(store.status(message.request_id)) == "queued"
-            with engine.exclusively() as (session, _):
-                look(session.connection)
+            with engine.reading() as reading:
+                look(connection_of(reading))
+            assert str(store.read(Messages.status, message.request_id)) == "queued"
+            with engine.exclusively() as alone:
+                look(connection_of(alone))
         *both, migrating = [dict(zip(relied_on, values, strict=True)) for values in seen]
         expected = {**relied_on, "synchronous_commit": "on", "lock_timeout": "5s"}
         assert both == [expected, expected]
@@ -104,8 +112,8 @@ class TestSettings:
         assert engine._writer is not None
         source = "SELECT setting, source FROM pg_settings WHERE name = 'synchronous_commit'"
         assert engine._writer.execute(source.encode()).fetchall() == [("on", "session")]
-        with engine.reading() as (session, _):
-            assert session.connection.execute(source).fetchall() == [("on", "session")]
+        with engine.reading() as reading:
+            assert connection_of(reading).execute(source).fetchall() == [("on", "session")]
 
     def test_are_kept_where_they_promise_more(self, named: PostgresDatabase) -> None:
         named.change(f"ALTER DATABASE {named.name} SET synchronous_commit = remote_apply")
@@ -119,8 +127,8 @@ class TestSettings:
             named.change(f"ALTER DATABASE {named.name} SET {name} = off")
         seen: list[tuple[str, ...]] = []
 
-        def look(transaction: object) -> None:
-            connection = transaction._db.connection  # type: ignore[attr-defined]
+        def look(transaction: Transaction) -> None:
+            connection = connection_of(transaction)
             asked = "SELECT current_setting('synchronous_commit'), current_setting('array_nulls')"
             seen.append(connection.execute(asked).fetchone())
 
@@ -175,7 +183,7 @@ class TestABouncer:
             store = open_store(server.url(named.name), bouncer=bouncer)
             message = new_message(post.anna)
             store.write(accepting(message))
-            assert str(store.status(message.request_id)) == "queued"
+            assert str(store.read(Messages.status, message.request_id)) == "queued"
             store.close()
 
 

@@ -12,8 +12,8 @@ from postroom.core.clock import SECOND
 from postroom.core.errors import CommitUnknown, ContentDamaged, LeaseLost, StoreUnavailable
 from postroom.core.message import Accepted, NewMessage
 from postroom.core.stored_text import PIECE
+from postroom.store.acceptance import IdempotencyClash
 from postroom.store.pieces import accept_message
-from postroom.store.transaction import IdempotencyClash
 from postroom.store.writer import Work
 from tests.store.database import NOW, SENT, Database, Post, content_of, new_message
 from tests.store.test_retention import log
@@ -105,7 +105,7 @@ def test_where_the_acceptance_is_unknown_the_pieces_stay(post: Post, database: D
     with pytest.raises(CommitUnknown):
         accept_message(large(post), Writes(post, fails=3, with_=CommitUnknown("no answer"), after=after))
     assert counts(database) == ((1, 3, 0) if after else (0, 3, 1))
-    post.store.write(lambda t: t.prune_uploads(NOW, 100))
+    post.store.write(lambda t: t.pruning.prune_uploads(NOW, 100))
     assert counts(database) == ((1, 3, 0) if after else (0, 0, 0))
 
 
@@ -122,16 +122,16 @@ def test_a_repeated_request_and_a_clash_keep_no_second_content(post: Post, datab
 
 class TestWhatADeadProcessLeft:
     def left(self, post: Post) -> int:
-        post.store.write(lambda t: t.add_piece(4711, number=0, octets=b"first", now=NOW))
-        post.store.write(lambda t: t.add_piece(4711, number=1, octets=b"second", now=NOW))
+        post.store.write(lambda t: t.contents.add_piece(4711, number=0, octets=b"first", now=NOW))
+        post.store.write(lambda t: t.contents.add_piece(4711, number=1, octets=b"second", now=NOW))
         return 4711
 
     def test_goes_after_an_hour(self, post: Post, database: Database) -> None:
         accept_message(large(post), post.store.write)
         self.left(post)
-        assert post.store.write(lambda t: t.prune_uploads(NOW - 1, 100)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_uploads(NOW - 1, 100)) == 0
         assert counts(database) == (1, 5, 1)
-        assert post.store.write(lambda t: t.prune_uploads(NOW, 100)) == 1
+        assert post.store.write(lambda t: t.pruning.prune_uploads(NOW, 100)) == 1
         assert counts(database) == (1, 3, 0)
 
     def test_is_not_accepted_any_more(self, post: Post, database: Database) -> None:
@@ -139,7 +139,7 @@ class TestWhatADeadProcessLeft:
 
         def write(work: Work[Any]) -> Any:
             if counts(database)[1] == 3:
-                post.store.write(lambda t: t.prune_uploads(NOW, 100))
+                post.store.write(lambda t: t.pruning.prune_uploads(NOW, 100))
             return post.store.write(work)
 
         with pytest.raises(StoreUnavailable, match="took too long") as caught:
@@ -155,9 +155,9 @@ def test_pieces_go_with_their_content(post: Post, database: Database) -> None:
         post.finish(job, SENT)
     log(post.store)
     accept_message(large(post), post.store.write)
-    assert post.store.write(lambda t: t.prune_bodies(NOW + HOUR, 1)) == 1
+    assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + HOUR, 1)) == 1
     assert counts(database) == (2, 6, 0)
-    assert post.store.write(lambda t: t.prune_history(NOW + HOUR, 100)) == 2
+    assert post.store.write(lambda t: t.pruning.prune_history(NOW + HOUR, 100)) == 2
     assert counts(database) == (1, 3, 0)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from postroom.core.clock import SECOND
 from postroom.core.message import InDoubtPolicy
+from postroom.store.events import Events
 from tests.store.database import NOW, SENT, Post
 
 SOON = NOW + 10 * SECOND
@@ -88,5 +89,5 @@ class TestAPoisonMessage:
             worker = post.add_worker()
             post.claim(worker=worker, now=SOON)
             die(post, worker)
-        kinds = [event.kind for event in post.store.events(request_id)]
+        kinds = [event.kind for event in post.store.read(Events.of_message, request_id)]
         assert kinds == ["accepted", "crashed", "crashed", "crashed", "held"]

@@ -12,9 +12,14 @@ from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError, StoreUnavailable
 from postroom.store import position
 from postroom.store.engine import Server
+from postroom.store.events import Events
+from postroom.store.holds import Holds
+from postroom.store.messages import Messages
 from postroom.store.postgres.connect import Connector
 from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
+from postroom.store.workers import Workers
 from tests.store.database import FAR, LATER, NOW, SENT, Database, Post, PostgresDatabase
 
 DAY = 86_400 * SECOND
@@ -46,23 +51,23 @@ def test_what_was_queued_is_held_and_flagged_when_the_newest_message_is_missing(
     gone = post.add(at=NOW + 3)
     of_the_backup = post.add_worker(lease_until=NOW)
     check(post.store, path)
-    assert of_the_backup in [record.id for record in post.store.living_workers()]
+    assert of_the_backup in [record.id for record in post.store.read(Workers.living)]
     for table in ("event", "content", "delivery", "job"):
         database.change(f"DELETE FROM {table} WHERE message_id = (SELECT max(id) FROM message)")
     database.change(f"DELETE FROM message WHERE request_id = '{gone}'")
     assert check(post.store, path) == 2
     assert post.status(sent) == "sent"
-    assert [record.id for record in post.store.living_workers()] == [post.worker]
+    assert [record.id for record in post.store.read(Workers.living)] == [post.worker]
     for request_id in (queued, claimed):
         assert post.status(request_id).startswith("deferred (held: the database was restored")
-        assert post.store.status(request_id).possible_duplicate  # type: ignore[union-attr]
-        assert post.store.events(request_id)[-1].kind == "held"
+        assert post.store.read(Messages.status, request_id).possible_duplicate  # type: ignore[union-attr]
+        assert post.store.read(Events.of_message, request_id)[-1].kind == "held"
         assert post.job(request_id)["held"] == 1
     assert post.claim(now=FAR) == []
     assert check(post.store, path) == 0, "it is held once"
     new = post.add(at=LATER)
     assert [job.request_id for job in post.claim(now=FAR)] == [new]
-    assert post.store.write(lambda transaction: transaction.release_held(queued, FAR))
+    assert post.store.write(Holds.release, queued, FAR)
     assert [job.request_id for job in post.claim(now=FAR)] == [queued]
 
 
@@ -105,7 +110,7 @@ class TestAServer:
     def test_is_noted_in_the_database_too(self, post: Post, path: Path, tmp_path: Path) -> None:
         """As a dump takes it along to another server."""
         check(post.store, path)
-        post.store.write(lambda transaction: transaction.set_setting("server", "another 1"))
+        post.store.write(StoredSettings.set, "server", "another 1")
         with pytest.raises(ConfigError, match="another server"):
             check(post.store, tmp_path / "a new machine.json")
 
@@ -151,7 +156,7 @@ class TestAServer:
         engine._drop()
         assert post.claim(now=FAR) == []
         assert post.job(queued)["held"] == 1
-        assert post.store.status(queued).possible_duplicate  # type: ignore[union-attr]
+        assert post.store.read(Messages.status, queued).possible_duplicate  # type: ignore[union-attr]
         post.store.close()
         post.store = own
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,9 +24,13 @@ from postroom.core.clock import SECOND
 from postroom.core.errors import CommitUnknown, ConfigError, LeaseLost, StoreUnavailable
 from postroom.core.job import ClaimedJob
 from postroom.core.message import Accepted
+from postroom.store.accounts import Accounts
+from postroom.store.messages import Messages
 from postroom.store.postgres import connect
 from postroom.store.postgres.connect import Connection
 from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.queue import Queue
+from postroom.store.settings import StoredSettings
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import Transaction
 from postroom.store.watermarks import Watermarks
@@ -221,7 +226,7 @@ class TestAServerThatGoes:
         for _ in range(5):
             assert postgres_server.terminate_backends(database.name) >= 1
             post.add()
-            assert post.store.status("none") is None
+            assert post.store.read(Messages.status, "none") is None
         assert len(request_ids(database)) == 5
 
     def test_ends_our_sessions_is_noticed_by_one_reader_for_all(
@@ -233,9 +238,9 @@ class TestAServerThatGoes:
             pass
         postgres_server.terminate_backends(database.name)
         with contextlib.suppress(StoreUnavailable):
-            post.store.accounts()
+            post.store.read(Accounts.all)
         for _ in range(3):
-            assert post.store.accounts()
+            assert post.store.read(Accounts.all)
 
     def test_comes_back_read_only_is_found_not_to_be_writable(
         self, post: Post, database: Database, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
@@ -264,9 +269,9 @@ class TestAServerThatGoes:
         store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
         with at_most(20, "a writer and a reader that find nobody"):
             with pytest.raises(StoreUnavailable):
-                store.write(lambda transaction: transaction.set_setting("x", "y"))
+                store.write(StoredSettings.set, "x", "y")
             with pytest.raises(StoreUnavailable):
-                store.accounts()
+                store.read(Accounts.all)
         store.close()
 
     def test_refuses_us_for_good(self, postgres_server: Postgres) -> None:
@@ -317,15 +322,14 @@ def test_suspects_that_were_passed_over_are_found_at_once(post: Post, database: 
 
 FORKED = """
 import os, sys
-from functools import partial
 import postroom.store.postgres.engine
+from postroom.store.settings import StoredSettings
 from postroom.store.store import open_store
-from postroom.store.transaction import Transaction
 
 for number in range(3):
     if (child := os.fork()) == 0:
         store = open_store(sys.argv[1])
-        store.write(partial(Transaction.set_setting, name=f"child {number}", value="x"))
+        store.write(StoredSettings.set, f"child {number}", "x")
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
 """
@@ -358,7 +362,7 @@ class TestAServerThatDoesNotAnswer:
                         post.add()
                     assert not isinstance(caught.value, CommitUnknown), "it is known that nothing was kept"
                     with pytest.raises(StoreUnavailable):
-                        store.status(before)
+                        store.read(Messages.status, before)
             finally:
                 own_server.thaw()
             eventually(lambda: _is_stored(store, before), 60, "the reader to be back")
@@ -440,16 +444,14 @@ class TestASlowLink:
         message = replace(new_message(post.anna), mime=random.Random(1).randbytes(self.OCTETS))
         post.store.write(accepting(message))
         [job] = slow.write(
-            lambda transaction: transaction.claim(
-                account_id=post.anna, worker_id=post.worker, now=NOW, most=8, most_bytes=1 << 30
-            )
+            Queue.claim, account_id=post.anna, worker_id=post.worker, now=NOW, most=8, most_bytes=1 << 30
         )
         assert content_of(slow, job) == message.mime
 
 
 def _is_stored(store: Store, request_id: str) -> bool:
     try:
-        return store.status(request_id) is not None
+        return store.read(Messages.status, request_id) is not None
     except StoreUnavailable:
         return False
 
@@ -468,8 +470,8 @@ def test_a_mail_goes_there_and_back_in_as_many_octets_as_it_has(
     store = over(cable, database)
     mails = [replace(new_message(post.anna), mime=random.Random(seed).randbytes(size)) for seed in range(3)]
     store.write_all([accepting(mail) for mail in mails])
-    claim = partial(Transaction.claim, account_id=post.anna, worker_id=post.worker, now=NOW)
-    jobs = store.write(lambda transaction: claim(transaction, most=8, most_bytes=1 << 30))
+    ours: dict[str, Any] = {"account_id": post.anna, "worker_id": post.worker, "now": NOW}
+    jobs = store.write(Queue.claim, most=8, most_bytes=1 << 30, **ours)
     assert [content_of(store, job) for job in jobs] == [mail.mime for mail in mails]
     store.close()
     for direction, octets in cable.carried.items():
@@ -500,11 +502,11 @@ class TestABatch:
 
             def work(transaction: Transaction) -> None:
                 nonlocal met
-                transaction._q.lock_account(transaction._db, account_id=first)
+                transaction.accounts.lock(first)
                 if not met:
                     met = True
                     together.wait()
-                transaction._q.lock_account(transaction._db, account_id=second)
+                transaction.accounts.lock(second)
 
             store.write(work)
 
@@ -553,17 +555,18 @@ class TestABatch:
 
 
 def take_connection(account_id: int, worker_id: int, transaction: Transaction) -> object:
-    return transaction.take_connection(account_id, worker_id, most=9, logins_per_minute=None, now=NOW)
+    return transaction.connections.take(account_id, worker_id, most=9, logins_per_minute=None, now=NOW)
 
 
 def show_patience(transaction: Transaction) -> object:
     """Return how long a statement waits for a lock from here on."""
-    [[shown]] = transaction._db.connection.execute("SHOW lock_timeout").fetchall()
+    with transaction.connection.cursor() as cursor:
+        [[shown]] = cursor.execute("SHOW lock_timeout").fetchall()
     return shown
 
 
 def give_back(job: ClaimedJob, transaction: Transaction) -> None:
-    transaction.release(job, NOW + 1000)
+    transaction.queue.release(job, NOW + 1000)
 
 
 class TestClaims:
@@ -590,7 +593,7 @@ class TestClaims:
         assert watermarks.of_account(post.anna) == now - 2 * SECOND
         late = post.add(at=NOW + 60 * SECOND)
         assert post.claim(now=now) == []
-        assert len(post.store.accounts_due(now)) == 1, "the first look for all begins at the beginning"
+        assert len(post.store.read(Accounts.due, now)) == 1, "the first look for all begins at the beginning"
         real = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: real() + 6)
         assert [job.request_id for job in post.claim(now=now)] == [late]
@@ -601,18 +604,18 @@ class TestClaims:
         post.store._engine.watermarks = Watermarks()
         berta = post.add_account("berta@example.com")
         now = NOW + 3600 * SECOND
-        assert post.store.accounts_due(now) == []
+        assert post.store.read(Accounts.due, now) == []
         post.add(account=berta, at=now)
-        assert [stored.account.id for stored in post.store.accounts_due(now)] == [berta]
+        assert [stored.account.id for stored in post.store.read(Accounts.due, now)] == [berta]
         assert len(post.claim(account=berta, now=now)) == 1
         post.add(account=post.anna, at=NOW)
         post.add(account=berta, at=now)
-        assert [stored.account.id for stored in post.store.accounts_due(now)] == [berta], (
+        assert [stored.account.id for stored in post.store.read(Accounts.due, now)] == [berta], (
             "anna's came in late"
         )
         real = time.monotonic
         monkeypatch.setattr(time, "monotonic", lambda: real() + 6)
-        assert len(post.store.accounts_due(now)) == 2
+        assert len(post.store.read(Accounts.due, now)) == 2
 
     def test_that_were_undone_with_their_batch_find_the_same_jobs_again(
         self, post: Post, database: Database
@@ -623,7 +626,7 @@ class TestClaims:
         ids = [post.add(at=now) for _ in range(3)]
 
         def claim(transaction: Transaction) -> list[ClaimedJob]:
-            return transaction.claim(
+            return transaction.queue.claim(
                 account_id=post.anna, worker_id=post.worker, most=5, most_bytes=10**6, now=now + 60 * SECOND
             )
 
@@ -653,7 +656,7 @@ class TestClaims:
             while True:
                 try:
                     jobs = stores[number % 8].write(
-                        lambda t: t.claim(
+                        lambda t: t.queue.claim(
                             account_id=post.anna,
                             worker_id=workers[number],
                             most=5,

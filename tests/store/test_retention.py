@@ -7,6 +7,8 @@ import pytest
 from postroom.core.clock import SECOND, Instant
 from postroom.core.message import Accepted
 from postroom.settings import Settings
+from postroom.store.log_lines import LogLines
+from postroom.store.messages import Messages
 from postroom.store.store import Store
 from postroom.worker.retention import Retention
 from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post, new_message
@@ -24,9 +26,9 @@ def finished(post: Post, at: int, count: int = 1) -> list[str]:
 
 
 def log(store: Store) -> None:
-    lines = [line.message_id for line in store.unwritten_log_lines(1000)]
-    batch = store.write(lambda t: t.begin_log_batch(start=0, messages=lines, writer="tests"))
-    store.write(lambda t: t.end_log_batch(batch))
+    lines = [line.message_id for line in store.read(LogLines.unwritten, 1000)]
+    batch = store.write(lambda t: t.log_lines.begin_batch(start=0, messages=lines, writer="tests"))
+    store.write(lambda t: t.log_lines.end_batch(batch))
 
 
 def counts(database: Database) -> dict[str, int]:
@@ -38,7 +40,7 @@ class TestBodies:
     def test_go_when_they_have_been_over_for_long_enough(self, post: Post, database: Database) -> None:
         old, new = finished(post, NOW), finished(post, NOW + 2 * DAY)
         waiting = post.add(at=NOW)
-        assert post.store.write(lambda t: t.prune_bodies(NOW + DAY, 100)) == 1
+        assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + DAY, 100)) == 1
         left = database.rows(
             "SELECT request_id FROM message JOIN content ON message_id = message.id ORDER BY id"
         )
@@ -47,7 +49,7 @@ class TestBodies:
 
     def test_of_one_moment_all_go_however_small_the_batches(self, post: Post, database: Database) -> None:
         finished(post, NOW, count=25)
-        steps = [post.store.write(lambda t: t.prune_bodies(NOW + DAY, 10)) for _ in range(4)]
+        steps = [post.store.write(lambda t: t.pruning.prune_bodies(NOW + DAY, 10)) for _ in range(4)]
         assert steps == [10, 10, 5, 0]
         assert counts(database)["content"] == 0
 
@@ -56,7 +58,7 @@ class TestBodies:
         post.finish(post.claim_one(), DEFERRED)
         post.add()
         post.claim()
-        assert post.store.write(lambda t: t.prune_bodies(NOW + 1000 * DAY, 100)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + 1000 * DAY, 100)) == 0
         assert counts(database)["content"] == 2
 
 
@@ -67,8 +69,8 @@ class TestHistory:
         post.finish(post.claim_one(), SENT, FAILED, now=NOW)
         log(post.store)
         [new] = finished(post, NOW + 2 * DAY)
-        assert post.store.write(lambda t: t.prune_history(NOW + DAY, 100)) == 2
-        assert post.store.status(old[0]) is None
+        assert post.store.write(lambda t: t.pruning.prune_history(NOW + DAY, 100)) == 2
+        assert post.store.read(Messages.status, old[0]) is None
         assert post.status(new) == "sent"
         assert counts(database) == {
             "message": 1, "content": 1, "delivery": 1, "job": 1, "attempt": 1, "event": 2, "idempotency": 0,
@@ -77,9 +79,9 @@ class TestHistory:
     def test_waits_for_its_line_in_the_log(self, post: Post, database: Database) -> None:
         post.add()
         post.finish(post.claim_one(), SENT)
-        assert post.store.write(lambda t: t.prune_history(LATER + DAY, 100)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_history(LATER + DAY, 100)) == 0
         log(post.store)
-        assert post.store.write(lambda t: t.prune_history(LATER + DAY, 100)) == 1
+        assert post.store.write(lambda t: t.pruning.prune_history(LATER + DAY, 100)) == 1
         assert set(counts(database).values()) == {0}
 
     def test_of_keys_goes_too(self, post: Post, database: Database) -> None:
@@ -88,15 +90,15 @@ class TestHistory:
         for job in post.claim(now=NOW + 3 * DAY, most=4):
             post.finish(job, SENT)
         log(post.store)
-        assert post.store.write(lambda t: t.prune_history(LATER, 100)) == 4
-        assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 2
-        assert post.store.write(lambda t: t.prune_keys(NOW + 2 * DAY, 2)) == 1
+        assert post.store.write(lambda t: t.pruning.prune_history(LATER, 100)) == 4
+        assert post.store.write(lambda t: t.pruning.prune_keys(NOW + 2 * DAY, 2)) == 2
+        assert post.store.write(lambda t: t.pruning.prune_keys(NOW + 2 * DAY, 2)) == 1
         assert counts(database)["idempotency"] == 2
 
     def test_keeps_the_key_of_a_mail_that_is_not_over(self, post: Post, database: Database) -> None:
         first = new_message(post.anna, key="a key", fingerprint=b"x", at=NOW)
         post.accept(first)
-        assert post.store.write(lambda t: t.prune_keys(NOW + 1000 * DAY, 2)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_keys(NOW + 1000 * DAY, 2)) == 0
         again = post.accept(new_message(post.anna, key="a key", fingerprint=b"x", at=NOW + 1000 * DAY))
         assert again == Accepted(first.request_id, replayed=True)
         assert counts(database)["message"] == 1

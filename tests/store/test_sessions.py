@@ -10,6 +10,7 @@ import pytest
 
 from postroom.core.errors import StoreError, StoreUnavailable
 from postroom.core.message import Accepted
+from postroom.store.messages import Messages
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
@@ -84,7 +85,7 @@ class TestAWriter:
 
         settled = post.store.write_all([accepting(message), end_once])
         assert [result.error for result in settled] == [None, None]
-        assert str(post.store.status(message.request_id)) == "queued"
+        assert str(post.store.read(Messages.status, message.request_id)) == "queued"
 
     def test_that_cannot_do_one_work_does_the_others(
         self, post: Post, database: Database, ours: PostgresEngine
@@ -93,7 +94,7 @@ class TestAWriter:
         database.change("DROP TABLE connection")
         message = new_message(post.anna)
         impossible, accepted = post.store.write_all(
-            [lambda transaction: transaction.abandoned_by(post.worker), accepting(message)]
+            [lambda transaction: transaction.recovery.abandoned_jobs(post.worker), accepting(message)]
         )
         assert isinstance(impossible.error, StoreError)
         assert accepted.unwrap() == Accepted(message.request_id)
@@ -125,7 +126,7 @@ class TestAReader:
 def _warm(ours: PostgresEngine, readers: int, read: Callable[[], object]) -> list[Any]:
     """Have so many readers, each of which has prepared its statements; return their connections."""
     with ExitStack() as stack:
-        sessions = [stack.enter_context(ours.reading())[0] for _ in range(readers)]
+        sessions: list[Any] = [stack.enter_context(ours.reading()).connection for _ in range(readers)]
     for _ in range(_OFTEN * readers):  # the pool lends them in turn
         read()
     return [session.connection for session in sessions]

@@ -6,6 +6,7 @@ import pytest
 
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
+from postroom.store.messages import Messages
 from postroom.worker.liveness import Stocktaker
 from tests.store.database import LATER, SENT, Post
 
@@ -30,8 +31,8 @@ def test_what_only_the_database_knows_is_given_back_when_it_is_found_twice(
     assert stocktaker.compare(tokens(held), set()) == 2
     assert post.status(ids[0]) == "sending"
     assert post.job(ids[1])["state"] == "queued"
-    assert not post.store.status(ids[1]).possible_duplicate  # type: ignore[union-attr]
-    assert post.store.status(ids[2]).possible_duplicate, "its dot was out"  # type: ignore[union-attr]
+    assert not post.store.read(Messages.status, ids[1]).possible_duplicate  # type: ignore[union-attr]
+    assert post.store.read(Messages.status, ids[2]).possible_duplicate, "its dot was out"  # type: ignore[union-attr]
     assert stocktaker.compare(tokens(held), set()) == 0
     post.finish(held, SENT)
 
@@ -40,7 +41,7 @@ def test_a_dot_mark_that_the_database_has_is_doubt_enough(post: Post, stocktaker
     request_id = post.add()
     post.mark_dot(post.claim_one())
     assert [stocktaker.compare(set(), set()) for _ in range(2)] == [0, 1]
-    assert post.store.status(request_id).possible_duplicate  # type: ignore[union-attr]
+    assert post.store.read(Messages.status, request_id).possible_duplicate  # type: ignore[union-attr]
 
 
 def test_what_is_on_its_way_is_left_alone(post: Post, stocktaker: Stocktaker) -> None:

@@ -16,9 +16,11 @@ from postroom.accounts.vault import Vault
 from postroom.core.account import Secret
 from postroom.core.outcome import Blame, Deferred, Failed, Reply
 from postroom.runtime.strike import strike_log, strike_stored
+from postroom.store.accounts import Accounts
+from postroom.store.log_lines import LogLines
 from postroom.store.store import Store
 from postroom.worker.email_log import EmailLog, _encode
-from tests.store.database import NOW, Database, Post
+from tests.store.database import NOW, PLAIN, Database, Post, at_its_own_server
 
 PASSWORD = "a canary of a password"
 SAID = f"AUTH PLAIN {PASSWORD} was refused for someone"
@@ -54,24 +56,8 @@ def refused(post: Post, database: Database, vault: Vault) -> int:
     ):
         post.add()
         post.finish(post.claim_one(), outcome)
-    post.store.write(
-        lambda transaction: transaction.upsert_account(
-            source="csv",
-            now=NOW,
-            email="anna@example.com",
-            name="",
-            host=None,
-            port=None,
-            security=None,
-            username=None,
-            credential=vault.encrypt(PASSWORD),
-            daily_limit=None,
-            connections=None,
-            logins_per_minute=None,
-            pipelining=None,
-            chunking=None,
-        )
-    )
+    anna = at_its_own_server("anna@example.com")
+    post.store.write(Accounts.upsert, anna, PLAIN, vault.encrypt(PASSWORD), source="csv", now=NOW)
     database.change(f"UPDATE account SET state = 'paused', state_since = {NOW}, state_reason = '{SAID}'")
     held = [word for word in words(database) if PASSWORD in word]
     assert len(held) >= len(PLACES)
@@ -203,10 +189,10 @@ def test_a_batch_that_was_interrupted_is_found_before_its_place_moves(
     """Otherwise its lines would be written a second time."""
     log = tmp_path / "email_log.txt"
     log.write_text(FAILED_OF.format("anna", SAID))
-    lines = store.unwritten_log_lines(10)
+    lines = store.read(LogLines.unwritten, 10)
     assert email_log.revise(bytes, "nothing") == 0  # gives the writer its name
     store.write(
-        lambda t: t.begin_log_batch(
+        lambda t: t.log_lines.begin_batch(
             start=log.stat().st_size, messages=[line.message_id for line in lines], writer=email_log._writer
         )
     )

@@ -19,8 +19,17 @@ from postroom.core.errors import LeaseLost, StoreError, WorkerExpired
 from postroom.core.job import MOST_IN_MEMORY, ClaimedJob
 from postroom.core.message import Accepted, InDoubtPolicy, NewMessage
 from postroom.core.outcome import Failed, InDoubt, Outcome, Reply, Sent
-from postroom.store.store import Event, Store
-from postroom.store.transaction import IdempotencyClash, Transaction
+from postroom.store.acceptance import Acceptance, IdempotencyClash
+from postroom.store.accounts import Accounts
+from postroom.store.connections import Connections
+from postroom.store.events import Event, Events
+from postroom.store.holds import Holds
+from postroom.store.messages import Messages
+from postroom.store.queue import Queue, _DueJob
+from postroom.store.recovery import Recovery
+from postroom.store.store import Store
+from postroom.store.transaction import Transaction
+from postroom.store.workers import Workers
 from postroom.store.writer import Work
 from postroom.worker.liveness import Reaper
 from tests.servers.waiting import eventually
@@ -61,7 +70,7 @@ class TestAcceptance:
     def test_leaves_a_queued_job_a_delivery_for_each_recipient_and_an_event(self, post: Post) -> None:
         request_id = post.add(*PEOPLE)
         assert post.status(request_id) == "queued"
-        assert post.store.events(request_id) == [Event(NOW, "accepted", None, None)]
+        assert post.store.read(Events.of_message, request_id) == [Event(NOW, "accepted", None, None)]
         job = post.job(request_id)
         assert (job["state"], job["due_at"], job["attempt"], job["held"]) == ("queued", NOW, 0, 0)
         assert post.database.rows("SELECT forward_path, state FROM delivery ORDER BY id") == [
@@ -84,13 +93,13 @@ class TestAcceptance:
         assert post.database.contents() == before
 
     def test_status_names_the_account_that_may_ask_for_it(self, post: Post) -> None:
-        status = post.store.status(post.add())
+        status = post.store.read(Messages.status, post.add())
         assert status is not None
         assert status.account_id == post.anna
 
     def test_unknown_ids_have_neither_status_nor_events(self, store: Store) -> None:
-        assert store.status("nobody") is None
-        assert store.events("nobody") == []
+        assert store.read(Messages.status, "nobody") is None
+        assert store.read(Events.of_message, "nobody") == []
 
 
 class TestIdempotency:
@@ -161,15 +170,13 @@ class TestIdempotency:
         self, post: Post, database: Database, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         post.accept(new_message(post.anna, key="k", fingerprint=b"one"))
-        find = Transaction._accepted_before
+        find = Acceptance._accepted_before
 
-        def find_too_late(
-            transaction: Transaction, message: NewMessage
-        ) -> Accepted | IdempotencyClash | None:
+        def find_too_late(acceptance: Acceptance, message: NewMessage) -> Accepted | IdempotencyClash | None:
             database.change("DELETE FROM idempotency")
-            return find(transaction, message)
+            return find(acceptance, message)
 
-        monkeypatch.setattr(Transaction, "_accepted_before", find_too_late)
+        monkeypatch.setattr(Acceptance, "_accepted_before", find_too_late)
         again = new_message(post.anna, key="k", fingerprint=b"one")
         assert post.accept(again) == Accepted(again.request_id)
 
@@ -213,23 +220,23 @@ class TestClaim:
     def test_loads_no_large_text_that_it_does_not_take(
         self, post: Post, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("postroom.store.transaction._LOADED_AT_ONCE", 100)
+        monkeypatch.setattr("postroom.store.queue._LOADED_AT_ONCE", 100)
         small, large, larger = (post.add(at=NOW + at, size=at) for at in (100, 101, 102))
-        rows = post.store.write(
-            lambda transaction: list(
-                transaction._q.jobs_due(
-                    transaction._db,
-                    account_id=post.anna,
-                    worker_id=post.worker,
-                    suspect=3,
-                    due_from=0,
-                    now=LATER,
-                    count=5,
-                    most_loaded=100,
-                )
+
+        def look(transaction: Transaction) -> list[_DueJob]:
+            return transaction.rows(
+                _DueJob,
+                "jobs_due",
+                account_id=post.anna,
+                worker_id=post.worker,
+                suspect=3,
+                due_from=0,
+                now=LATER,
+                count=5,
+                most_loaded=100,
             )
-        )
-        assert [row[8] is None for row in rows] == [False, True, True]
+
+        assert [row.mime is None for row in post.store.write(look)] == [False, True, True]
         jobs = post.claim(most_bytes=210, now=LATER)
         assert [(job.request_id, job.size) for job in jobs] == [(small, 100), (large, 101)]
         assert post.status(larger) == "queued"
@@ -262,7 +269,7 @@ class TestClaim:
         assert post.claim(now=FAR) == []
         post.finish(job, IN_DOUBT, policy=HOLD, retry_at=NOW)
         assert post.claim(now=FAR) == []
-        assert post.store.accounts_due(FAR) == []
+        assert post.store.read(Accounts.due, FAR) == []
 
     def test_every_claim_has_a_token_of_its_own(self, post: Post) -> None:
         for _ in range(50):
@@ -278,7 +285,7 @@ class TestClaim:
 class TestAccountsDue:
     @staticmethod
     def _due(post: Post, now: int) -> list[int]:
-        return [stored.account.id for stored in post.store.accounts_due(now)]
+        return [stored.account.id for stored in post.store.read(Accounts.due, now)]
 
     def test_are_those_with_mail_due(self, post: Post) -> None:
         post.add_account("berta@example.com")
@@ -295,7 +302,7 @@ class TestAccountsDue:
         self._set_aside(post, state)
         assert self._due(post, FAR - 1) == []
         assert self._due(post, FAR) == [post.anna]
-        [stored] = post.store.accounts_due(FAR)
+        [stored] = post.store.read(Accounts.due, FAR)
         assert stored.account.state is AccountState(state)
         assert (stored.account.state_reason, stored.account.state_since, stored.account.resume_at) == (
             "535 no", NOW, FAR,
@@ -306,11 +313,11 @@ class TestAccountsDue:
         post.add()
         self._set_aside(post, "paused")
         if worked:
-            post.store.write(lambda transaction: transaction.account_worked(post.anna, NOW))
+            post.store.write(Accounts.note_worked, post.anna, NOW)
         else:
-            post.store.write(lambda transaction: transaction.resume_account(post.anna, LATER))
+            post.store.write(Accounts.resume, post.anna, LATER)
         assert self._due(post, NOW) == [post.anna]
-        stored = post.store.account(post.anna)
+        stored = post.store.read(Accounts.get, post.anna)
         assert stored is not None
         assert stored.account.state is AccountState.ACTIVE
         assert stored.account.worked_at == (NOW if worked else None)
@@ -318,11 +325,7 @@ class TestAccountsDue:
 
     @staticmethod
     def _set_aside(post: Post, state: str) -> None:
-        post.store.write(
-            lambda transaction: transaction.set_account_aside(
-                post.anna, state=state, reason="535 no", resume_at=FAR, now=NOW
-            )
-        )
+        post.store.write(Accounts.suspend, post.anna, state=state, reason="535 no", resume_at=FAR, now=NOW)
 
 
 def test_times_that_a_clock_ahead_has_left_are_mended_a_number_at_a_time(post: Post) -> None:
@@ -330,18 +333,18 @@ def test_times_that_a_clock_ahead_has_left_are_mended_a_number_at_a_time(post: P
         post.add(at=FAR + number)
 
     def mend(transaction: Transaction) -> int:
-        return transaction.repair_due_times(NOW, SECOND, 2)
+        return transaction.queue.repair_due_times(NOW, SECOND, 2)
 
     assert [post.store.write(mend) for _ in range(4)] == [2, 2, 1, 0]
-    assert not post.store.waits_too_long(NOW, SECOND)
+    assert not post.store.read(Queue.waits_too_long, NOW, SECOND)
     assert len(post.claim(now=NOW)) == 5
 
 
 def test_mail_that_was_accepted_a_moment_ago_waits_for_no_clock(post: Post) -> None:
     """It may come between the look at the clock and the look at the queue."""
     post.add(at=NOW + SECOND)
-    assert not post.store.waits_too_long(NOW, SECOND)
-    assert post.store.write(lambda transaction: transaction.repair_due_times(NOW, SECOND, 100)) == 0
+    assert not post.store.read(Queue.waits_too_long, NOW, SECOND)
+    assert post.store.write(Queue.repair_due_times, NOW, SECOND, 100) == 0
 
 
 class TestContent:
@@ -436,7 +439,7 @@ class TestFinish:
         assert post.database.rows("SELECT state, reason, possible_duplicate FROM delivery ORDER BY id") == (
             expected.deliveries
         )
-        assert post.store.events(request_id)[1:] == expected.events(LATER)
+        assert post.store.read(Events.of_message, request_id)[1:] == expected.events(LATER)
         assert post.attempts() == [(1, post.worker, NOW, LATER, *expected.attempt)]
 
     def test_keeps_the_reply_of_each_recipient(self, post: Post) -> None:
@@ -469,7 +472,7 @@ class TestFinish:
         post.finish(post.claim_one(), IN_DOUBT)
         post.finish(post.claim_one(FAR), DEFERRED)
         post.finish(post.claim_one(FAR), SENT)
-        status = post.store.status(request_id)
+        status = post.store.read(Messages.status, request_id)
         assert status is not None
         assert status.possible_duplicate
         assert str(status) == "sent"
@@ -568,10 +571,10 @@ class TestWhatAPersonDecides:
         return request_id
 
     def release(self, post: Post, request_id: str) -> bool:
-        return post.store.write(lambda transaction: transaction.release_held(request_id, FAR))
+        return post.store.write(Holds.release, request_id, FAR)
 
     def cancel(self, post: Post, request_id: str) -> bool:
-        return post.store.write(lambda transaction: transaction.cancel(request_id, FAR))
+        return post.store.write(Holds.cancel, request_id, FAR)
 
     def test_a_held_message_goes_on(self, post: Post) -> None:
         request_id = self.hold(post)
@@ -580,7 +583,7 @@ class TestWhatAPersonDecides:
         assert [delivery.forward_path for delivery in job.deliveries] == [PEOPLE[1]]
         post.finish(job, SENT)
         assert post.status(request_id) == "sent"
-        kinds = [event.kind for event in post.store.events(request_id)]
+        kinds = [event.kind for event in post.store.read(Events.of_message, request_id)]
         assert kinds[-3:] == ["released", "possible_duplicate", "sent"]
 
     def test_a_held_or_queued_message_is_given_up(self, post: Post) -> None:
@@ -588,7 +591,7 @@ class TestWhatAPersonDecides:
         for request_id in (held, queued):
             assert self.cancel(post, request_id)
             assert post.status(request_id) == "cancelled"
-            assert post.store.events(request_id)[-1].kind == "cancelled"
+            assert post.store.read(Events.of_message, request_id)[-1].kind == "cancelled"
             assert not self.cancel(post, request_id)
             assert not self.release(post, request_id)
         assert post.unlogged() == ["cancelled", "cancelled"]
@@ -622,7 +625,7 @@ class TestRelease:
         assert (row["state"], row["due_at"], row["attempt"], row["dot_at"]) == ("queued", LATER, 0, None)
         assert post.status(request_id) == "queued"
         assert post.attempts() == []
-        assert [event.kind for event in post.store.events(request_id)] == ["accepted"]
+        assert [event.kind for event in post.store.read(Events.of_message, request_id)] == ["accepted"]
         assert post.claim_one(LATER).attempt == 1
 
 
@@ -653,8 +656,11 @@ class TestBurial:
         row = post.job(request_id)
         assert (row["state"], row["due_at"], row["crashes"], row["attempt"]) == ("queued", LATER, 1, 1)
         assert post.status(request_id) == "queued"
-        assert [event.kind for event in post.store.events(request_id)] == ["accepted", "crashed"]
-        status = post.store.status(request_id)
+        assert [event.kind for event in post.store.read(Events.of_message, request_id)] == [
+            "accepted",
+            "crashed",
+        ]
+        status = post.store.read(Messages.status, request_id)
         assert status is not None
         assert not status.possible_duplicate
 
@@ -674,13 +680,17 @@ class TestBurial:
         assert post.reap(policy=policy) == 1
         row = post.job(request_id)
         assert (row["state"], row["held"], row["due_at"]) == (state, held, NOW if policy is FAIL else LATER)
-        found = post.store.status(request_id)
+        found = post.store.read(Messages.status, request_id)
         assert found is not None
         assert (found.state.value, found.possible_duplicate) == (status, duplicate)
         assert "after the final dot" in str(found.reason)
         assert len(post.unlogged()) == (policy is FAIL)
         again = ["in_doubt", "possible_duplicate"] if policy is RETRY else ["in_doubt"]
-        assert [event.kind for event in post.store.events(request_id)] == ["accepted", *again, *again]
+        assert [event.kind for event in post.store.read(Events.of_message, request_id)] == [
+            "accepted",
+            *again,
+            *again,
+        ]
         assert [row[:5] for row in post.attempts()] == [(1, post.worker, NOW, LATER, "in_doubt")]
         assert len(post.claim(now=FAR, worker=post.add_worker())) == (policy is RETRY)
 
@@ -708,7 +718,7 @@ class TestBurial:
     def test_for_a_lease_that_ran_out_needs_it_not_to_be_renewed_meanwhile(self, post: Post) -> None:
         post.add()
         post.claim()
-        assert post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
+        assert post.store.write(Workers.renew_lease, post.worker, FAR)
         before = post.database.contents()
         assert post.reap(lease=LATER, now=FAR) == 0
         assert post.database.contents() == before
@@ -720,7 +730,9 @@ class TestBurial:
         assert post.reap(crashed=False) == 2
         assert [post.job(each)["crashes"] for each in (plain, dotted)] == [0, 0]
         assert [post.job(each)["attempt"] for each in (plain, dotted)] == [0, 1]
-        kinds = [[event.kind for event in post.store.events(each)] for each in (plain, dotted)]
+        kinds = [
+            [event.kind for event in post.store.read(Events.of_message, each)] for each in (plain, dotted)
+        ]
         assert kinds == [["accepted"], ["accepted", "in_doubt", "possible_duplicate"]]
 
     def test_happens_once(self, post: Post) -> None:
@@ -737,14 +749,14 @@ class TestBurial:
         job = post.claim_one(worker=other)
         assert post.reap() == 0
         post.mark_dot(job)
-        assert [record.id for record in post.store.living_workers()] == [other]
+        assert [record.id for record in post.store.read(Workers.living)] == [other]
 
     def test_ends_the_lease(self, post: Post) -> None:
-        assert post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
-        assert [record.lease_until for record in post.store.living_workers()] == [FAR]
+        assert post.store.write(Workers.renew_lease, post.worker, FAR)
+        assert [record.lease_until for record in post.store.read(Workers.living)] == [FAR]
         post.reap()
-        assert not post.store.write(lambda transaction: transaction.renew_lease(post.worker, FAR))
-        assert post.store.living_workers() == []
+        assert not post.store.write(Workers.renew_lease, post.worker, FAR)
+        assert post.store.read(Workers.living) == []
 
 
 class TestABuriedWorker:
@@ -759,12 +771,8 @@ class TestABuriedWorker:
     def test_can_take_no_connection(self, post: Post) -> None:
         post.reap()
         with pytest.raises(WorkerExpired):
-            post.store.write(
-                lambda transaction: transaction.take_connection(
-                    post.anna, post.worker, most=2, logins_per_minute=10, now=NOW
-                )
-            )
-        assert post.store.connections() == 0
+            post.store.write(Connections.take, post.anna, post.worker, most=2, logins_per_minute=10, now=NOW)
+        assert post.store.read(Connections.count) == 0
 
     def test_spoils_no_claim_of_its_neighbours_in_the_batch(self, post: Post) -> None:
         request_id, other = post.add(), post.add_worker()
@@ -776,27 +784,21 @@ class TestABuriedWorker:
     def test_that_owns_something_all_the_same_is_found(self, post: Post) -> None:
         request_id = post.add()
         post.claim()
-        assert post.store.gone_with_hands_full() == []
+        assert post.store.read(Recovery.gone_with_hands_full) == []
         post.database.change("UPDATE worker SET gone_at = 1")
-        assert post.store.gone_with_hands_full() == [post.worker]
+        assert post.store.read(Recovery.gone_with_hands_full) == [post.worker]
         assert post.reap() == 0
-        recovered = post.store.write(
-            lambda transaction: transaction.recover_from(post.worker, now=LATER, in_doubt=RETRY)
-        )
+        recovered = post.store.write(Recovery.recover_all, post.worker, now=LATER, in_doubt=RETRY)
         assert recovered == 1
         assert post.job(request_id)["state"] == "queued"
-        assert post.store.gone_with_hands_full() == []
+        assert post.store.read(Recovery.gone_with_hands_full) == []
 
     def test_gives_back_a_connection_that_was_overlooked(self, post: Post) -> None:
-        post.store.write(
-            lambda transaction: transaction.take_connection(
-                post.anna, post.worker, most=2, logins_per_minute=None, now=NOW
-            )
-        )
+        post.store.write(Connections.take, post.anna, post.worker, most=2, logins_per_minute=None, now=NOW)
         post.database.change("UPDATE worker SET gone_at = 1")
-        assert post.store.gone_with_hands_full() == [post.worker]
+        assert post.store.read(Recovery.gone_with_hands_full) == [post.worker]
         assert Reaper(post.store, lambda: LATER, RETRY).look_behind() == 0
-        assert post.store.connections() == 0
+        assert post.store.read(Connections.count) == 0
 
     def test_leaves_nothing_behind_when_it_claims_all_the_while(self, post: Post, database: Database) -> None:
         """A claim is committed before the burial, which then finds it, or not at all."""
@@ -815,7 +817,7 @@ class TestABuriedWorker:
             eventually(lambda: post.database.value("SELECT count(*) FROM job WHERE state = 'claimed'") >= 3)
             assert post.reap() == claiming.result()
         store.close()
-        assert post.store.gone_with_hands_full() == []
+        assert post.store.read(Recovery.gone_with_hands_full) == []
 
 
 Move = Callable[[Post, ClaimedJob], None]
@@ -849,13 +851,13 @@ def _replace_worker(post: Post) -> None:
 
 
 def _claiming(post: Post, worker: int, most: int = 100) -> Work[list[ClaimedJob]]:
-    return lambda transaction: transaction.claim(
+    return lambda transaction: transaction.queue.claim(
         account_id=post.anna, worker_id=worker, most=most, most_bytes=10**6, now=LATER
     )
 
 
 def _marking(job: ClaimedJob) -> Work[None]:
-    return lambda transaction: transaction.mark_dot(job, NOW)
+    return lambda transaction: transaction.queue.mark_dot(job, NOW)
 
 
 def _cancel(post: Post, job: ClaimedJob) -> None:
@@ -961,9 +963,5 @@ class TestConstraints:
 
     def test_are_what_a_piece_of_work_is_told_as_a_store_error(self, post: Post, database: Database) -> None:
         with pytest.raises(StoreError, match=r"(?i)check constraint"):
-            post.store.write(
-                lambda transaction: transaction.set_account_aside(
-                    post.anna, state="active", reason="", resume_at=FAR, now=NOW
-                )
-            )
+            post.store.write(Accounts.suspend, post.anna, state="active", reason="", resume_at=FAR, now=NOW)
         assert database.value("SELECT state FROM account") == "active"

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postroom.core.account import Account
+from postroom.core.account import Account, AccountSettings
 from postroom.core.clock import SECOND, Instant
 from postroom.core.errors import InvalidSubmission, Rejected, TooLarge
 from postroom.core.message import InDoubtPolicy, Submission
@@ -21,7 +21,9 @@ from postroom.intake import prepare as prepare_module
 from postroom.intake.accept import accept
 from postroom.intake.request_id import new_request_id
 from postroom.mime.message import Content, render
+from postroom.store.accounts import AccountIdentity, Accounts
 from postroom.store.store import Store, open_store
+from postroom.store.workers import Workers
 
 NOW: Instant = 1_700_000_000 * SECOND + 123_456
 MOST = 100_000
@@ -41,16 +43,10 @@ def anna(store: Store) -> Account:
 
 
 def _add_account(store: Store, email: str, name: str = "") -> Account:
-    names = (
-        "host port security username credential daily_limit connections logins_per_minute pipelining chunking"
-    )
-    server: dict[str, None] = dict.fromkeys(names.split())
-    account_id = store.write(
-        lambda transaction: transaction.upsert_account(
-            source="csv", now=NOW, email=email, name=name, **server
-        )
-    )
-    stored = store.account(account_id)
+    settings = AccountSettings(name, None, None, None, None, None, None)
+    identity = AccountIdentity(email, None, None, None)
+    account_id = store.write(Accounts.upsert, identity, settings, None, source="csv", now=NOW)
+    stored = store.read(Accounts.get, account_id)
     assert stored is not None
     return stored.account
 
@@ -66,8 +62,8 @@ def _accept(store: Store, submission: Submission, *, most_bytes: int = MOST) -> 
 
 def _claim(store: Store, account: Account) -> list[Any]:
     def work(transaction: Any) -> list[Any]:
-        worker = transaction.register_worker(host="h", pid=1, lock_file="l", now=NOW, lease_until=NOW)
-        jobs: list[Any] = transaction.claim(
+        worker = transaction.workers.register(host="h", pid=1, lock_file="l", now=NOW, lease_until=NOW)
+        jobs: list[Any] = transaction.queue.claim(
             account_id=account.id, worker_id=worker, most=100, most_bytes=10**9, now=NOW
         )
         return jobs
@@ -158,8 +154,8 @@ def _claim_again(store: Store, account: Account) -> list[Any]:
     """Claim what another worker, which died meanwhile, had claimed."""
 
     def work(transaction: Any) -> None:
-        for record in store.living_workers():
-            transaction.bury_worker(record.id, now=NOW, in_doubt=InDoubtPolicy.RETRY)
+        for record in store.read(Workers.living):
+            transaction.recovery.reap(record.id, now=NOW, in_doubt=InDoubtPolicy.RETRY)
 
     store.write(work)
     return _claim(store, account)

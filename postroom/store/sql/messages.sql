@@ -16,17 +16,17 @@ SELECT message_id FROM job WHERE held = 1 ORDER BY message_id DESC LIMIT :most;
 SELECT message_id FROM job WHERE held = 1 AND account_id = :account_id ORDER BY message_id DESC LIMIT :most;
 
 -- name: job_counts
-SELECT account_id, state, CAST(sum(jobs) AS BIGINT) FROM job_count GROUP BY account_id, state;
+SELECT account_id, state, CAST(sum(jobs) AS BIGINT) AS jobs FROM job_count GROUP BY account_id, state;
 
 -- name: held_counts
-SELECT account_id, count(*) FROM job WHERE held = 1 GROUP BY account_id;
+SELECT account_id, count(*) AS jobs FROM job WHERE held = 1 GROUP BY account_id;
 
 -- name: messages_between
 SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :last ORDER BY request_id LIMIT :most;
 
 -- name: message_state^
-SELECT message.id, message.account_id, job.state, job.held, job.due_at, account.resume_at,
-       CASE WHEN account.state = 'paused' THEN account.state_reason END
+SELECT message.id AS message_id, message.account_id, job.state AS job_state, job.held, job.due_at, account.resume_at,
+       CASE WHEN account.state = 'paused' THEN account.state_reason END AS paused_for
 FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
 WHERE message.request_id = :request_id;
 

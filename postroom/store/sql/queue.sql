@@ -1,20 +1,8 @@
 -- Jobs: due, claimed, marked, given back.
 
--- name: accounts_due
--- With those that may send soon: their jobs are due already, and must not be forgotten (store/floors.py).
-SELECT id, email, name, host, port, security, username, credential, daily_limit, connections,
-       logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-       worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id),
-       (SELECT paid_until FROM pace WHERE pace.account_id = account.id), server_lacks
-FROM account
-WHERE (state = 'active' OR resume_at <= :soon)
-  AND EXISTS (SELECT 1 FROM job
-              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0
-                AND job.due_at BETWEEN :due_from AND :now);
-
 -- name: claim_job!
 UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,
-               attempt = attempt + 1, reserved_slot = :reserved_slot, reserved = :reserved
+               attempt = attempt + 1, reserved_slot = :reserved_bucket, reserved = :reserved
 WHERE id = :job_id AND state = 'queued';
 
 -- name: pending_deliveries

@@ -1,12 +1,12 @@
 -- What is over and goes.
 
 -- name: over_after
-SELECT id, message_id, finished_at FROM job
+SELECT id AS job_id, message_id, finished_at FROM job
 WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :after_id) AND finished_at <= :until
 ORDER BY finished_at, id LIMIT :count;
 
 -- name: over_and_logged
-SELECT id, message_id FROM job
+SELECT id AS job_id, message_id FROM job
 WHERE finished_at <= :until AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)
 ORDER BY finished_at, id LIMIT :count;
 

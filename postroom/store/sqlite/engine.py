@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import apsw
 from aiosql.adapters.sqlite3 import SQLite3Adapter
+from aiosql.queries import Queries
 
 from postroom.core import failpoint
 from postroom.core.errors import (
@@ -85,7 +86,7 @@ class _Adapter(SQLite3Adapter):
 
 
 @cache
-def load_queries() -> Any:
+def load_queries() -> Queries:
     """Return the named statements, bound to this engine's driver."""
     return load("sqlite", _Adapter)
 
@@ -125,6 +126,11 @@ def _translation(path: Path, error: apsw.Error) -> StoreError:
 
 def _cannot_write(path: Path, reason: str) -> str:
     return f"the database {path} cannot be written just now: {reason}"
+
+
+def connection_of(transaction: Transaction) -> apsw.Connection:
+    """Return what a transaction of this engine runs over."""
+    return cast("apsw.Connection", transaction.connection)
 
 
 class SQLiteEngine:
@@ -263,15 +269,15 @@ class SQLiteEngine:
         return connection
 
     @contextmanager
-    def reading(self) -> Iterator[tuple[Any, Any]]:
-        """Lend a connection that sees the last committed state, with the named queries."""
+    def reading(self) -> Iterator[Transaction]:
+        """Lend a transaction that sees the last committed state, and only reads."""
         with translated(self.path):
             try:
                 connection = self._readers.pop()
             except IndexError:
                 connection = self._connect_reader()
             try:
-                yield connection, self._queries
+                yield Transaction(connection, self._queries)
             finally:
                 self._readers.append(connection)
                 if self._closed:
@@ -342,7 +348,7 @@ class SQLiteEngine:
                 self._check_files(closely=True)
                 self._writer.execute("BEGIN IMMEDIATE")
                 try:
-                    self._queries.write_setting(self._writer, name="tried", value="")
+                    Transaction(self._writer, self._queries).settings.set("tried", "")
                 finally:
                     with suppress(apsw.Error):  # SQLite may have done so itself
                         self._writer.execute("ROLLBACK")
@@ -426,7 +432,7 @@ class SQLiteEngine:
         self._writer.execute(sql).fetchall()
 
     @contextmanager
-    def exclusively(self) -> Iterator[tuple[Any, Any]]:
+    def exclusively(self) -> Iterator[Transaction]:
         """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
             self._check_files()
@@ -436,7 +442,7 @@ class SQLiteEngine:
             self._writer.execute("BEGIN IMMEDIATE")
             changes = self._writer.total_changes()
             try:
-                yield self._writer, self._queries
+                yield Transaction(self._writer, self._queries)
                 if self._writer.total_changes() != changes:
                     self._lock.note_write()
                 self._writer.execute("COMMIT")
@@ -446,8 +452,12 @@ class SQLiteEngine:
                 self._writer.execute("PRAGMA temp_store = MEMORY")
 
     def has_table(self, name: str) -> bool:
-        with self.reading() as (connection, _):
-            return bool(connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).fetchall())
+        with self.reading() as transaction:
+            return bool(
+                connection_of(transaction)
+                .execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,))
+                .fetchall()
+            )
 
     def change_counter(self) -> int:
         """Return a number that changes with every commit of any process (cheap: no disk access)."""

@@ -20,7 +20,7 @@ from postroom.core.account import Account, AccountState
 from postroom.core.account_verdict import AccountMove, AccountVerdict
 from postroom.core.clock import SECOND, Instant
 from postroom.core.outcome import Deferred, Failed
-from postroom.store.store import StoredAccount
+from postroom.store.accounts import StoredAccount
 from postroom.store.transaction import Transaction
 from postroom.worker.mail.account_server import AccountServer
 from postroom.worker.mail.context import Context
@@ -172,17 +172,17 @@ class AccountBreaker:
     ) -> Callable[[Transaction], None]:
         id_, rest = self.account.id, verdict.rest
         if verdict.move is AccountMove.PAUSE:
-            return lambda transaction: transaction.pause_account(
+            return lambda transaction: transaction.accounts.pause(
                 id_, reason=reason, tried_at=tried_at, now=now
             )
         if verdict.move is AccountMove.SLOW:
             started = pace.first(self._taken * self._context.workers, self._since or tried_at, now)
             self.note(replace(self.account, gap=self.account.gap or started.gap))
-            return lambda transaction: transaction.slow_account(
+            return lambda transaction: transaction.pace.slow(
                 id_, started, reason=reason, tried_at=tried_at, now=now
             )
         assert rest is not None
-        return lambda transaction: transaction.park_account(
+        return lambda transaction: transaction.accounts.park(
             id_, reason=reason, rest=rest, tried_at=tried_at, now=now
         )
 
@@ -205,7 +205,7 @@ class AccountBreaker:
         active = AccountState.ACTIVE
         self.note(replace(account, state=active, state_since=None, resume_at=None, passed_at=now))
         self._context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.account_passed(account.id, now),
+            lambda transaction: transaction.accounts.note_passed(account.id, now),
             f"that {account.email} is active again",
         )
         self._context.request_work()
@@ -216,7 +216,7 @@ class AccountBreaker:
             return
         now = self._context.clock()
         self._context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.quicken_account(account.id, began_at=began_at, now=now),
+            lambda transaction: transaction.pace.quicken(account.id, began_at=began_at, now=now),
             f"the pace of {account.email}",
         )
 

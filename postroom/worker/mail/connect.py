@@ -19,7 +19,7 @@ from postroom.smtp.credentials import credentials_of
 from postroom.smtp.endpoint import Endpoint, Timeouts, tls_context
 from postroom.smtp.exchangers import Exchangers
 from postroom.smtp.own_name import OwnName
-from postroom.store.store import StoredAccount
+from postroom.store.accounts import StoredAccount
 
 
 class ServerConnector:

@@ -12,7 +12,8 @@ from postroom.core.errors import SMTPFault, StoreUnavailable, WorkerExpired
 from postroom.core.outcome import Outcome
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import for_all
-from postroom.store.transaction import ConnectionLease
+from postroom.store.accounts import Accounts
+from postroom.store.connections import ConnectionLease
 from postroom.worker.mail.breaker import AccountBreaker
 from postroom.worker.mail.context import Context
 from postroom.worker.mail.jobs import JobsInHand
@@ -123,7 +124,9 @@ class Connections:
             self._jobs.release_waiting()
 
     async def _open_connection(self) -> Connection:
-        fresh = await self._context.read(lambda: self._context.store.account(self._breaker.account.id))
+        fresh = await self._context.read(
+            lambda: self._context.store.read(Accounts.get, self._breaker.account.id)
+        )
         if fresh is not None:
             self._breaker.refresh(fresh)
         try:

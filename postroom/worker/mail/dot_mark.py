@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from postroom.core.job import ClaimedJob
+from postroom.store.queue import Queue
 from postroom.worker.mail.context import Context
 
 
@@ -29,7 +30,7 @@ class DotMark:
     async def __call__(self) -> None:
         context, job = self._context, self._job
         context.marked.add(job.token)
-        await context.async_writer.submit(lambda transaction: transaction.mark_dot(job, context.clock()))
+        await context.async_writer.submit(Queue.mark_dot, job, context.clock())
         self.is_set = True
         self._marked.add(self._session)
 
@@ -37,4 +38,4 @@ class DotMark:
         """Nothing was sent after all: a crash from now on leaves no doubt."""
         if self.is_set:
             job, self.is_set = self._job, False
-            await self._context.async_writer.submit(lambda transaction: transaction.unmark_dot(job))
+            await self._context.async_writer.submit(Queue.unmark_dot, job)

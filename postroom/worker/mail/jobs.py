@@ -77,7 +77,7 @@ class JobsInHand:
             self._tell_doubt(job, decision)
         self.let_go(job)
         context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.finish(
+            lambda transaction: transaction.attempts.finish(
                 job, decision, worker_id=worker_id, started_at=started_at, now=now
             ),
             f"the result of {job.request_id}",
@@ -94,7 +94,7 @@ class JobsInHand:
         now = self._context.clock()
         self.let_go(job)
         self._context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.release(job, now),
+            lambda transaction: transaction.queue.release(job, now),
             f"that {job.request_id} goes back to the queue",
             lambda _: self._recorded(job, None, finished=False),
         )

@@ -59,6 +59,6 @@ class KnownServer:
         )
         self._breaker.note(replace(account, server_lacks=lacks))
         self._context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.note_server_lacks(account.id, lacks),
+            lambda transaction: transaction.accounts.note_server_lacks(account.id, lacks),
             f"what the server of {account.email} does not take",
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from postroom.core.clock import SECOND
 from postroom.smtp.client import Connection
-from postroom.store.transaction import ConnectionLease
+from postroom.store.connections import ConnectionLease, Connections
 from postroom.worker.mail.breaker import AccountBreaker
 from postroom.worker.mail.context import Context
 
@@ -43,13 +43,12 @@ class Leases:
         context, account, server = self._context, self._breaker.account, self._breaker.server
         has_login = self._breaker.stored.credential is not None
         return await context.async_writer.submit(
-            lambda transaction: transaction.take_connection(
-                account.id,
-                context.worker_id,
-                most=server.most_connections,
-                logins_per_minute=server.logins_per_minute if has_login else None,
-                now=context.clock(),
-            )
+            Connections.take,
+            account.id,
+            context.worker_id,
+            most=server.most_connections,
+            logins_per_minute=server.logins_per_minute if has_login else None,
+            now=context.clock(),
         )
 
     async def wait_for_turn(self, lease: ConnectionLease, is_needed: Callable[[], bool]) -> bool:
@@ -65,5 +64,5 @@ class Leases:
     def give_back(self, lease: ConnectionLease | None) -> None:
         if lease is not None:
             self._context.async_writer.submit_until_recorded(
-                lambda transaction: transaction.return_connection(lease), "the end of a connection"
+                lambda transaction: transaction.connections.give_back(lease), "the end of a connection"
             )

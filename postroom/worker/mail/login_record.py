@@ -27,7 +27,7 @@ class LoginRecord:
         digests = password_digests(self._breaker.stored, self._context.vault)
         if digests:
             self._context.async_writer.submit_until_recorded(
-                lambda transaction: transaction.note_refused_password(account.id, digests[0]),
+                lambda transaction: transaction.accounts.note_refused_password(account.id, digests[0]),
                 f"that the password of {account.email} was refused",
             )
         self._accepted_at = None
@@ -39,7 +39,7 @@ class LoginRecord:
             return
         self._accepted_at = now
         self._context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.forget_refused_password(account.id),
+            lambda transaction: transaction.accounts.forget_refused_password(account.id),
             f"that the password of {account.email} was accepted",
         )
 
@@ -59,6 +59,6 @@ class LoginRecord:
             )
         )
         self._context.async_writer.submit_until_recorded(
-            lambda transaction: transaction.account_worked(account.id, now, worked_with),
+            lambda transaction: transaction.accounts.note_worked(account.id, now, worked_with),
             f"that {account.email} works",
         )

@@ -15,7 +15,8 @@ from postroom.core.outcome import Blame, Deferred, InDoubt, Meaning, Outcome
 from postroom.core.stored_text import StoredText
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import NotBegun, deliver, for_all
-from postroom.store.store import StoredAccount
+from postroom.store.accounts import StoredAccount
+from postroom.store.contents import Contents
 from postroom.telemetry.incident import report
 from postroom.worker.mail.breaker import AccountBreaker, BreakerState
 from postroom.worker.mail.connections import Connections
@@ -205,7 +206,7 @@ class AccountSender:
         return StoredText(
             large.size,
             large.checksum,
-            lambda number: self._context.read(lambda: store.piece_of_content(large, number)),
+            lambda number: self._context.read(lambda: store.read(Contents.piece, large, number)),
         )
 
     def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:

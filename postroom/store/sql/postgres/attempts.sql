@@ -1,6 +1,6 @@
 -- The end of an attempt: job, delivery, attempt. As PostgreSQL writes it.
 
--- name: conclude_sent!
+-- name: complete_sent!
 -- The job, if it is still ours, and with it delivery, event, attempt and log line.
 WITH job AS (
     UPDATE job SET state = 'done', finished_at = :now, claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
@@ -19,7 +19,7 @@ WITH job AS (
 INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
 SELECT id, :number, :worker_id, :started_at, :now, 'sent', :reply_code, :reply_enhanced, :reply_text FROM job;
 
--- name: conclude_sent_many
+-- name: complete_sent_many
 WITH given AS (
     SELECT * FROM unnest(
         CAST(:job_id AS bigint[]), CAST(:token AS bigint[]), CAST(:message_id AS bigint[]),

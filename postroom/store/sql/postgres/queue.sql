@@ -2,12 +2,12 @@
 
 -- name: jobs_due
 -- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.
-SELECT job.id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
-       message.smtputf8, CASE WHEN job.not_before > message.accepted_at THEN job.not_before ELSE message.accepted_at END,
-       CASE WHEN message.size <= :most_loaded THEN content.mime END,
-       coalesce(content.checksum, pieced_content.checksum), job.crashes, message.in_doubt,
-       delivery.id, delivery.forward_path, delivery.checksum,
-       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id),
+SELECT job.id AS job_id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
+       message.smtputf8, CASE WHEN job.not_before > message.accepted_at THEN job.not_before ELSE message.accepted_at END AS accepted_at,
+       CASE WHEN message.size <= :most_loaded THEN content.mime END AS mime,
+       coalesce(content.checksum, pieced_content.checksum) AS checksum, job.crashes, message.in_doubt,
+       delivery.id AS delivery_id, delivery.forward_path, delivery.checksum AS envelope_checksum,
+       EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id) AS has_others,
        job.due_at, job.drawn, job.drawn_at
 FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at, not_before FROM job
       WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
@@ -28,7 +28,7 @@ UPDATE job SET state = 'claimed', claim_token = given.token, claimed_by = given.
                attempt = attempt + 1, reserved_slot = given.reserved_slot, reserved = given.reserved
 FROM unnest(
     CAST(:job_id AS bigint[]), CAST(:token AS bigint[]), CAST(:worker_id AS bigint[]), CAST(:now AS bigint[]),
-    CAST(:reserved_slot AS bigint[]), CAST(:reserved AS integer[])
+    CAST(:reserved_bucket AS bigint[]), CAST(:reserved AS integer[])
 ) AS given (job_id, token, worker_id, claimed_at, reserved_slot, reserved)
 WHERE job.id = given.job_id AND job.state = 'queued'
 RETURNING job.id;

@@ -1,6 +1,6 @@
 -- The end of an attempt: job, delivery, attempt. As SQLite writes it.
 
--- name: conclude_sent$
+-- name: complete_sent$
 -- The job, if it is still ours, and with it delivery, event, attempt and log line, through the view's trigger.
 INSERT INTO conclusion (message_id, delivery_id, job_id, number, worker_id, started_at, finished_at, reply_code,
                         reply_enhanced, reply_text, detail)

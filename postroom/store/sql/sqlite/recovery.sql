@@ -1,7 +1,8 @@
 -- Jobs of workers that are gone. As SQLite writes it.
 
 -- name: jobs_owned_by
-SELECT job.id, job.attempt, job.message_id, job.claim_token, job.claimed_at, job.dot_at, job.crashes, job.reserved_slot,
+SELECT job.id, job.attempt, job.message_id, job.claim_token AS token, job.claimed_at, job.dot_at, job.crashes,
+       job.reserved_slot AS reserved_bucket,
        job.reserved, message.in_doubt
 FROM job JOIN message ON message.id = job.message_id
 WHERE job.claimed_by = :worker_id AND job.state = 'claimed' ORDER BY job.id;

@@ -1,0 +1,48 @@
+"""API keys, stored as digests: granted, revoked, used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from postroom.core.clock import Instant
+from postroom.store.noun import Noun
+
+
+class _ActiveKey(NamedTuple):
+    digest: bytes
+    account_id: int
+
+
+class Keys(Noun):
+    def grant(self, account_id: int, digest: bytes, *, source: str, now: Instant) -> None:
+        self._tx.note_keys_changed()
+        self._tx.change("grant_key", account_id=account_id, digest=digest, source=source, now=now)
+
+    def note_used(self, digest: bytes, now: Instant) -> None:
+        """Note that a key was used with success; only the first time counts."""
+        self._tx.change("note_key_used", digest=digest, now=now)
+
+    def revoke_except(self, digests: Iterable[bytes], *, source: str, now: Instant) -> int:
+        """Revoke every key of this source that is not among `digests`; return how many."""
+        keep = set(digests)
+        gone = [
+            digest for digest in self._tx.column(bytes, "keys_of_source", source=source) if digest not in keep
+        ]
+        if gone:
+            self._tx.note_keys_changed()
+        for digest in gone:
+            self._tx.change("revoke_key", digest=digest, now=now)
+        return len(gone)
+
+    def active(self) -> dict[bytes, int]:
+        """Return the digest of every working key with the id of its account."""
+        return dict(self._tx.rows(_ActiveKey, "active_keys"))
+
+    def used(self) -> set[bytes]:
+        """Return the digests of the working keys that have been used with success."""
+        return set(self._tx.column(bytes, "used_keys"))
+
+    def is_used(self, digest: bytes) -> bool:
+        """Whether there is such a working key, and it has been used with success."""
+        return bool(self._tx.value(int, "key_is_used", digest=digest))
