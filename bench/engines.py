@@ -113,7 +113,7 @@ WITH message AS (
 ), delivery AS (
     INSERT INTO delivery (message_id, forward_path, state, finished_at) SELECT id, 'ada@example.org', 'sent', 1 FROM message
 )
-INSERT INTO job (kind, account_id, message_id, state, due_at, finished_at)
+INSERT INTO job (kind, lane, message_id, state, due_at, finished_at)
 SELECT 'delivery', 1, id, 'done', 1, 1 FROM message
 """
 

@@ -148,8 +148,9 @@ def test_lists_need_no_look_at_other_rows(post: Post, database: Database) -> Non
     queries = {
         "SELECT id FROM message WHERE account_id = 1 ORDER BY id DESC LIMIT 5": "message_account",
         "SELECT message_id FROM job WHERE held = 1 ORDER BY message_id DESC LIMIT 5": "job_held",
-        "SELECT message_id FROM job WHERE held = 1 AND account_id = 1 ORDER BY message_id DESC LIMIT 5": "job_held",
-        "SELECT account_id, count(*) FROM job WHERE held = 1 GROUP BY account_id": "job_held",
+        "SELECT message_id FROM job WHERE held = 1 AND message_id IS NOT NULL AND lane = 1 "
+        "ORDER BY message_id DESC LIMIT 5": "job_held",
+        "SELECT lane, count(*) FROM job WHERE held = 1 AND message_id IS NOT NULL GROUP BY lane": "job_held",
     }
     with closing(database.connect()) as connection:
         explain = "EXPLAIN QUERY PLAN"

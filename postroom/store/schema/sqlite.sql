@@ -121,7 +121,7 @@ CREATE INDEX idempotency_created ON idempotency (created_at);
 CREATE TABLE job (
     id          INTEGER PRIMARY KEY,
     kind        TEXT NOT NULL,
-    account_id  INTEGER REFERENCES account (id),
+    lane        INTEGER NOT NULL,
     message_id  INTEGER UNIQUE REFERENCES message (id),
     state       TEXT NOT NULL DEFAULT 'queued'
                 CHECK (state = 'queued' OR state = 'claimed' OR state = 'done' OR state = 'failed' OR state = 'cancelled'),
@@ -134,7 +134,7 @@ CREATE TABLE job (
     claimed_at  INTEGER,
     dot_at      INTEGER,                                -- the final dot may have left since then
     finished_at INTEGER, reserved_slot INTEGER, reserved INTEGER CHECK ((reserved IS NULL) = (reserved_slot IS NULL)), drawn INTEGER NOT NULL DEFAULT 0, drawn_at INTEGER, not_before BIGINT CHECK (due_at >= not_before),
-    CHECK (kind <> 'delivery' OR (account_id IS NOT NULL AND message_id IS NOT NULL)),
+    CHECK (kind <> 'delivery' OR (lane IS NOT NULL AND message_id IS NOT NULL)),
     CHECK ((state = 'claimed') = (claim_token IS NOT NULL)),
     CHECK ((state = 'claimed') = (claimed_by IS NOT NULL)),
     CHECK ((state = 'claimed') = (claimed_at IS NOT NULL)),
@@ -143,19 +143,23 @@ CREATE TABLE job (
     CHECK (held = 0 OR state = 'queued')
 );
 
-CREATE INDEX job_due ON job (account_id, due_at) WHERE state = 'queued' AND held = 0;
+CREATE INDEX job_due ON job (lane, due_at) WHERE state = 'queued' AND held = 0 AND kind = 'delivery';
 
-CREATE INDEX job_failed ON job (account_id, id) WHERE state = 'failed';
+CREATE INDEX job_due_other ON job (kind, lane, due_at) WHERE state = 'queued' AND held = 0 AND kind <> 'delivery';
+
+CREATE INDEX job_failed ON job (lane, id) WHERE state = 'failed';
 
 CREATE INDEX job_finished ON job (finished_at, id) WHERE finished_at IS NOT NULL;
 
-CREATE INDEX job_held ON job (message_id, account_id) WHERE held = 1;
+CREATE INDEX job_held ON job (message_id, lane) WHERE held = 1;
 
 CREATE INDEX job_owner ON job (claimed_by) WHERE state = 'claimed';
 
+CREATE UNIQUE INDEX job_retention ON job (kind) WHERE kind = 'retention';
+
 CREATE TRIGGER job_ended AFTER UPDATE OF finished_at ON job
-WHEN OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.account_id IS NOT NULL BEGIN
-    INSERT INTO job_count VALUES (NEW.account_id, NEW.state, 1)
+WHEN OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL AND NEW.kind = 'delivery' BEGIN
+    INSERT INTO job_count VALUES (NEW.lane, NEW.state, 1)
     ON CONFLICT (account_id, state) DO UPDATE SET jobs = jobs + 1;
 END;
 

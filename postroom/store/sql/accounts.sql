@@ -17,12 +17,12 @@ SELECT {account_columns} FROM account WHERE id = :account_id;
 -- others but those that wait for their `not_before`.
 SELECT reason FROM (
     SELECT job.id, delivery.reason
-    FROM (SELECT id, message_id FROM job WHERE account_id = :account_id AND state = 'failed'
+    FROM (SELECT id, message_id FROM job WHERE kind = 'delivery' AND lane = :account_id AND state = 'failed'
           ORDER BY id DESC LIMIT 1) AS job
     JOIN delivery ON delivery.message_id = job.message_id
     UNION ALL
     SELECT job.id, delivery.reason
-    FROM (SELECT id, message_id FROM job WHERE account_id = :account_id AND state = 'queued' AND held = 0
+    FROM (SELECT id, message_id FROM job WHERE kind = 'delivery' AND lane = :account_id AND state = 'queued' AND held = 0
             AND (not_before IS NULL OR due_at > not_before)
           ORDER BY due_at DESC LIMIT 10) AS job
     JOIN delivery ON delivery.message_id = job.message_id
@@ -81,12 +81,12 @@ UPDATE account SET resume_at = :again WHERE id = :account_id AND state <> 'activ
 -- name: resume_within_limit!
 -- Something that an account had reserved came back: what it was parked for is over.
 UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL
-WHERE id = (SELECT account_id FROM job WHERE id = :job_id) AND state = 'parked' AND state_reason LIKE :reason;
+WHERE id = (SELECT lane FROM job WHERE id = :job_id) AND state = 'parked' AND state_reason LIKE :reason;
 
 -- name: call_drawn!
 -- The account goes on: so does what waited for it.
 UPDATE job SET due_at = CASE WHEN not_before > :now THEN not_before ELSE :now END
-WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND drawn_at IS NOT NULL
+WHERE kind = 'delivery' AND lane = :account_id AND state = 'queued' AND held = 0 AND drawn_at IS NOT NULL
   AND due_at > :now AND due_at <= (SELECT resume_at FROM account WHERE id = :account_id);
 
 -- name: repair_resume_times!
@@ -101,5 +101,5 @@ SELECT {account_columns}
 FROM account
 WHERE (state = 'active' OR resume_at <= :soon)
   AND EXISTS (SELECT 1 FROM job
-              WHERE job.account_id = account.id AND job.state = 'queued' AND job.held = 0
+              WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0
                 AND job.due_at BETWEEN :due_from AND :now);

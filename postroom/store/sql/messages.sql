@@ -10,16 +10,16 @@ SELECT id FROM message ORDER BY id DESC LIMIT :most;
 SELECT id FROM message WHERE account_id = :account_id ORDER BY id DESC LIMIT :most;
 
 -- name: newest_held_messages
-SELECT message_id FROM job WHERE held = 1 ORDER BY message_id DESC LIMIT :most;
+SELECT message_id FROM job WHERE held = 1 AND message_id IS NOT NULL ORDER BY message_id DESC LIMIT :most;
 
 -- name: newest_held_messages_of
-SELECT message_id FROM job WHERE held = 1 AND account_id = :account_id ORDER BY message_id DESC LIMIT :most;
+SELECT message_id FROM job WHERE held = 1 AND message_id IS NOT NULL AND lane = :account_id ORDER BY message_id DESC LIMIT :most;
 
 -- name: job_counts
 SELECT account_id, state, CAST(sum(jobs) AS BIGINT) AS jobs FROM job_count GROUP BY account_id, state;
 
 -- name: held_counts
-SELECT account_id, count(*) AS jobs FROM job WHERE held = 1 GROUP BY account_id;
+SELECT lane AS account_id, count(*) AS jobs FROM job WHERE held = 1 AND message_id IS NOT NULL GROUP BY lane;
 
 -- name: messages_between
 SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :last ORDER BY request_id LIMIT :most;

@@ -23,18 +23,18 @@ WHERE id = :job_id AND state = 'claimed' AND claim_token = :token;
 -- name: note_draw!
 -- The message that drew a refusal of its account goes after all others that wait, and is due when the account goes on.
 -- It counts the refusals between which others have passed.
-UPDATE job SET drawn = CASE WHEN drawn = 0 OR drawn_at < (SELECT passed_at FROM account WHERE id = job.account_id)
+UPDATE job SET drawn = CASE WHEN drawn = 0 OR drawn_at < (SELECT passed_at FROM account WHERE id = job.lane)
                             THEN drawn + 1 ELSE drawn END,
                drawn_at = :now,
                due_at = (SELECT CASE WHEN resume_at IS NULL THEN due_at WHEN not_before > resume_at THEN not_before
-                                     ELSE resume_at END FROM account WHERE id = job.account_id)
+                                     ELSE resume_at END FROM account WHERE id = job.lane)
 WHERE id = :job_id AND state = 'queued';
 
 -- name: waits_too_long$
 SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
     OR EXISTS (SELECT 1 FROM job
-               WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
-                 AND (not_before IS NULL OR due_at > not_before)
+               WHERE kind = 'delivery' AND lane IN (SELECT id FROM account) AND state = 'queued' AND held = 0
+                 AND due_at > :soon AND (not_before IS NULL OR due_at > not_before)
                  AND (attempt = 0 AND drawn_at IS NULL
                       OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END));
 
@@ -43,8 +43,8 @@ SELECT EXISTS (SELECT 1 FROM account WHERE resume_at > :latest_resume)
 -- longer than it ever should.
 UPDATE job SET due_at = CASE WHEN not_before > :now THEN not_before ELSE :now END
 WHERE id IN (SELECT id FROM job
-             WHERE account_id IN (SELECT id FROM account) AND state = 'queued' AND held = 0 AND due_at > :soon
-               AND (not_before IS NULL OR due_at > not_before)
+             WHERE kind = 'delivery' AND lane IN (SELECT id FROM account) AND state = 'queued' AND held = 0
+               AND due_at > :soon AND (not_before IS NULL OR due_at > not_before)
                AND (attempt = 0 AND drawn_at IS NULL
                     OR due_at > CASE WHEN drawn_at IS NULL THEN :latest ELSE :latest_resume END)
              LIMIT :count);

@@ -11,7 +11,7 @@ ON CONFLICT (account_id, slot) DO UPDATE SET recipients = account_usage.recipien
 
 -- name: return_usage!
 UPDATE account_usage SET recipients = CASE WHEN recipients > :recipients THEN recipients - :recipients ELSE 0 END
-WHERE account_id = (SELECT account_id FROM job WHERE id = :job_id) AND slot = :bucket;
+WHERE account_id = (SELECT lane FROM job WHERE id = :job_id) AND slot = :bucket;
 
 -- name: forget_usage!
 DELETE FROM account_usage WHERE slot < :bucket;

@@ -15,7 +15,7 @@ BEGIN
     INSERT INTO content (message_id, mime, checksum) VALUES ((SELECT max(id) FROM message), NEW.mime, NEW.checksum);
     INSERT INTO delivery (message_id, forward_path, checksum)
     VALUES ((SELECT max(id) FROM message), NEW.forward_path, NEW.envelope_checksum);
-    INSERT INTO job (kind, account_id, message_id, due_at, not_before)
+    INSERT INTO job (kind, lane, message_id, due_at, not_before)
     VALUES ('delivery', NEW.account_id, (SELECT max(id) FROM message),
             CASE WHEN NEW.not_before > NEW.accepted_at THEN NEW.not_before ELSE NEW.accepted_at END, NEW.not_before);
     INSERT INTO event (message_id, at, kind) VALUES ((SELECT max(id) FROM message), NEW.accepted_at, 'accepted');

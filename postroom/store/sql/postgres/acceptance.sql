@@ -11,7 +11,7 @@ WITH message AS (
 ), delivery AS (
     INSERT INTO delivery (message_id, forward_path, checksum) SELECT id, :forward_path, :envelope_checksum FROM message
 ), job AS (
-    INSERT INTO job (kind, account_id, message_id, due_at, not_before)
+    INSERT INTO job (kind, lane, message_id, due_at, not_before)
     SELECT 'delivery', account_id, id, greatest(accepted_at, :not_before), :not_before FROM message
 )
 INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
@@ -40,7 +40,7 @@ WITH given AS (
     INSERT INTO delivery (message_id, forward_path, checksum)
     SELECT message.id, given.forward_path, given.envelope_checksum FROM message JOIN given USING (request_id)
 ), job AS (
-    INSERT INTO job (kind, account_id, message_id, due_at, not_before)
+    INSERT INTO job (kind, lane, message_id, due_at, not_before)
     SELECT 'delivery', message.account_id, message.id, greatest(message.accepted_at, given.not_before), given.not_before
     FROM message JOIN given USING (request_id)
 ), event AS (

@@ -10,7 +10,8 @@ SELECT job.id AS job_id, job.attempt, job.message_id, message.request_id, messag
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id) AS has_others,
        job.due_at, job.drawn, job.drawn_at
 FROM (SELECT id, attempt, message_id, crashes, due_at, drawn, drawn_at, not_before FROM job
-      WHERE account_id = :account_id AND state = 'queued' AND held = 0 AND due_at BETWEEN :due_from AND :now
+      WHERE kind = 'delivery' AND lane = :account_id AND state = 'queued' AND held = 0
+        AND due_at BETWEEN :due_from AND :now
         AND (crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
                                                WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
                                                  AND in_hand.crashes >= :suspect))

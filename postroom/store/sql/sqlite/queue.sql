@@ -14,7 +14,8 @@ FROM job JOIN message ON message.id = job.message_id
          LEFT JOIN pieced_content ON content.message_id IS NULL AND pieced_content.message_id = job.message_id
          JOIN delivery ON delivery.id = (SELECT min(id) FROM delivery AS any_pending
                                          WHERE any_pending.message_id = job.message_id AND any_pending.state = 'pending')
-WHERE job.account_id = :account_id AND job.state = 'queued' AND job.held = 0 AND job.due_at BETWEEN :due_from AND :now
+WHERE job.kind = 'delivery' AND job.lane = :account_id AND job.state = 'queued' AND job.held = 0
+  AND job.due_at BETWEEN :due_from AND :now
   AND (job.crashes < :suspect OR NOT EXISTS (SELECT 1 FROM job AS in_hand
                                              WHERE in_hand.claimed_by = :worker_id AND in_hand.state = 'claimed'
                                                AND in_hand.crashes >= :suspect))
