@@ -1,1 +1,1 @@
-"""Values and pure decisions; imports nothing else of Postroom."""
+"""Values and pure decisions; imports no other package of Postroom."""

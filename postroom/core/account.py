@@ -1,4 +1,4 @@
-"""A mailbox that we send through: its server, its credentials, and what it may do."""
+"""The account: a mailbox that messages are sent through, with its server, credentials, state and pace."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AccountState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerLacks:
-    """What the server of an account offers and does not take, by what it said, and since when that is known."""
+    """Extensions that an account's server offers and does not accept, with its words and the time."""
 
     server: str  # host:port
     extensions: tuple[str, ...]
@@ -97,8 +97,8 @@ class Account:
     state_since: Instant | None = None
     resume_at: Instant | None = None
     worked_at: Instant | None = None
-    worked_with: str | None = None  # the server's host, where nobody has named it and no preset knows it
-    passed_at: Instant | None = None  # when a message last showed that it goes on after it was set aside
-    gap: int | None = None  # between messages, in microseconds; None: as fast as it goes
-    paid_until: Instant | None = None  # nothing is claimed before, by that pace
+    worked_with: str | None = None  # the server's host, where it is neither configured nor a preset
+    passed_at: Instant | None = None  # when a message last showed that the account works again
+    gap: int | None = None  # between messages, in microseconds; None: no pause
+    paid_until: Instant | None = None  # no job is claimed before, by that pace
     server_lacks: ServerLacks | None = None

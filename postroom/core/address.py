@@ -1,4 +1,4 @@
-"""Mailboxes: one strict parser, whose result is both what is stored and what is enveloped.
+"""Parses mailboxes (`local-part@domain`) strictly; the result is used in the database and in the envelope.
 
 A mailbox here is the bare `local-part@domain` of RFC 5321 §4.1.2, with UTF-8
 local parts (RFC 6531 §3.3) and internationalised domains (RFC 5890). Display
@@ -94,7 +94,7 @@ def header_fault(text: str) -> str | None:
 
 
 def _parse_carefully(text: str) -> Mailbox:
-    """Parse what the fast pattern did not match, or say what is wrong with it."""
+    """Parse a text that the fast pattern did not match, or raise with its fault."""
     _refuse_other_grammars(text)
     # RFC 6532 §3.1: NFC. Before the checks, since it can turn other characters into ASCII (U+037E is ";").
     text = unicodedata.normalize("NFC", text)
@@ -111,7 +111,7 @@ def _refuse_other_grammars(text: str) -> None:
     """Refuse, by their right names, the things that people and attackers write instead of an address."""
     if not text:
         raise InvalidAddress("the address is empty; give one such as ada@example.org")
-    if len(text) > 4 * MAX_PATH:  # no normalisation makes it short enough: spare the work
+    if len(text) > 4 * MAX_PATH:  # no normalisation makes it short enough
         raise InvalidAddress(f"the address is longer than {MAX_PATH} octets; give a shorter one")
     fault = header_fault(text)
     if fault is not None:
@@ -159,7 +159,7 @@ def _unquote(text: str) -> str:
 
 
 def _refuse_invisible(text: str) -> None:
-    """Refuse what does not show or shows elsewhere: format, bidi, private, unassigned, odd spaces."""
+    """Refuse characters that are invisible or displace others: format, bidi, private, unassigned, odd spaces."""
     for character in text:
         if character != " " and unicodedata.category(character)[0] in "CZ":
             raise InvalidAddress(f"the address contains {_character_name(character)}; remove it")

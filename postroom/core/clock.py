@@ -1,4 +1,4 @@
-"""Time: `Instant`s are integers of microseconds since the epoch."""
+"""Time: the system clock, `Instant`s (microseconds since the epoch) and their form in RFC 3339."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The open files and connections of this process. Imports nothing but the standard library."""
+"""The open file descriptors of this process, and the limit on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FOLDER: Final = "/proc/self/fd"
 
 
 def are_shown() -> bool:
-    """Whether the system shows which they are."""
+    """Whether the system lists them."""
     return Path(_FOLDER).is_dir()
 
 
@@ -26,5 +26,5 @@ def raise_descriptor_limit() -> None:
     """Allow this process as many as the system lets it have."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with suppress(ValueError, OSError):  # one that is infinite may be more than the kernel takes
+        with suppress(ValueError, OSError):  # an infinite limit may be more than the kernel accepts
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

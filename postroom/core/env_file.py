@@ -1,7 +1,6 @@
-"""`.env` as text becomes names and values: no line of it is passed over without a word. Pure.
+"""Parses the text of `.env` into names and values; every line that assigns nothing is an error. Pure.
 
-What is quoted, escaped or interpolated is python-dotenv's to say. No message repeats what stands in a line, which may be a
-secret.
+python-dotenv defines quoting, escapes and interpolation. No message repeats the text of a line, which may be a secret.
 """
 
 from __future__ import annotations

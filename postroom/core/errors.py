@@ -1,20 +1,20 @@
-"""Every exception that Postroom raises on purpose.
+"""Every exception that Postroom raises on purpose, as a tree.
 
     ConfigError                     a setting is wrong; names the variable
     PostroomError
     ├── Rejected                    a doorway's refusal: stable code, field, sentence
     │   ├── InvalidSubmission       well-formed but unacceptable
     │   ├── MalformedSubmission     not readable as a submission at all
-    │   ├── NotAuthenticated        no key, or one that nobody owns
+    │   ├── NotAuthenticated        no key, or an unknown one
     │   ├── NotPermitted            a known key that may not do this
-    │   ├── NotFound                nothing there, or not yours: they look the same
+    │   ├── NotFound                nothing there, or not yours: both look the same
     │   ├── TooLarge                more bytes than the service takes
     │   └── QuotaExceeded           not now; says when
     ├── PlaceTaken                  something listens where HTTP is to listen
-    ├── LimiterUnavailable          the rate limits cannot be counted, and so it was decided to refuse
+    ├── LimiterUnavailable          requests cannot be counted, and the setting is to refuse them
     ├── StoreError
-    │   ├── StoreUnavailable        not durable just now: try again
-    │   │   ├── CommitUnknown       nobody can say whether it is durable
+    │   ├── StoreUnavailable        could not be stored now: try again
+    │   │   ├── CommitUnknown       it is unknown whether it was stored
     │   │   └── DatabaseReplaced    the files of the open database no longer have their names
     │   │       └── ReplacedSinceCommit    … and had them when a commit began
     │   ├── SessionInDoubt          the session with the database may be to blame: it was closed
@@ -22,7 +22,7 @@
     │   ├── StoreInUse              a process has it open that must be stopped first
     │   ├── SchemaMismatch          the database is older or newer than the code
     │   └── LeaseLost               another worker owns the job
-    │       └── Buried              this worker was declared dead
+    │       └── WorkerExpired       this worker was declared dead
     └── SMTPFault                   an SMTP conversation that could not go on
 
 `ConfigError` stands outside the tree: no doorway may mistake it for a refusal.
@@ -136,7 +136,7 @@ class LimiterUnavailable(PostroomError):
 
 
 class StoreError(PostroomError):
-    """The database did not do what was asked."""
+    """The database could not do an operation."""
 
 
 class StoreUnavailable(StoreError):
@@ -148,7 +148,7 @@ class StoreUnavailable(StoreError):
 
 
 class DiskFull(StoreUnavailable):
-    """There is too little room left where the database is."""
+    """There is too little free space where the database is."""
 
     def __init__(self, free_bytes: int, reserve: int) -> None:
         super().__init__(
@@ -158,11 +158,11 @@ class DiskFull(StoreUnavailable):
 
 
 class CommitUnknown(StoreUnavailable):
-    """The database was lost during a commit, and could not be asked since whether it was done."""
+    """The database was lost during a commit, and since then it cannot be asked whether the commit was done."""
 
 
 class SessionInDoubt(StoreError):
-    """The session with the database may be to blame, and was closed; a new one may do what it could not."""
+    """The session with the database may be at fault, and was closed; a new session may succeed."""
 
 
 class DatabaseReplaced(StoreUnavailable):
@@ -170,7 +170,7 @@ class DatabaseReplaced(StoreUnavailable):
 
 
 class ReplacedSinceCommit(DatabaseReplaced):
-    """The files were replaced while a commit was under way: it is stored where they were taken to, if anywhere."""
+    """The files were replaced while a commit was under way: if it was stored, then in the files that were taken away."""
 
 
 class StoreInUse(StoreError):
@@ -196,7 +196,7 @@ class ContentDamaged(StoreError):
 
 
 class LeaseLost(StoreError):
-    """Another worker holds the job by now."""
+    """Another worker holds the job now."""
 
 
 class WorkerExpired(LeaseLost):

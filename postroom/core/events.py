@@ -1,4 +1,4 @@
-"""Every kind of event that a message can have, named once, with its fields: the store writes them, the log reads them."""
+"""Every kind of event of a message, with its fields: the store records them, the service log reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SENT_AGAIN: Final = "it is sent again, and may arrive twice"
 
 
 class EventKind(StrEnum):
-    """What happened; docs/api.md#events says what each means to a reader."""
+    """The kind of an event; docs/api.md#events explains each."""
 
     ACCEPTED = "accepted"
     SENT = "sent"
@@ -29,8 +29,8 @@ class EventKind(StrEnum):
 class Fields:
     """What an event has besides its message, its kind and its time."""
 
-    of_recipient: bool  # it is of one recipient, and names its delivery
-    detail: str | None  # what the detail is; None: there is none
+    of_recipient: bool  # it concerns one recipient, and names its delivery
+    detail: str | None  # the meaning of the detail; None: there is none
 
 
 FIELDS: Final[Mapping[EventKind, Fields]] = {

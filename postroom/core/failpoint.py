@@ -1,8 +1,8 @@
-"""Places where the tests kill a process: `POSTROOM_FAILPOINT=name:n:file` kills it the n-th time that it comes to `name`.
+"""Places where the tests kill a process: `POSTROOM_FAILPOINT=name:n:file` kills it at the n-th `failpoint.hit("name")`.
 
 A line is added to `file` first, so that the tests can count the deaths; once there is a file
-`file.over`, nobody dies any more. Not a setting: nobody but the tests sets it, so it is read
-here and not in config. Unset, a point costs one look at a global.
+`file.over`, no process is killed any more. It is not a setting: only the tests set it, so it is read
+here and not in settings.py. Unset, a point costs one look at a global.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 VARIABLE = "POSTROOM_FAILPOINT"
 
-# The way of a message (docs/design.md §5), in its order.
+# In the order of a message's way (docs/design.md §5).
 POINTS = (
     "accept.parsed",
     "accept.piece",
@@ -60,7 +60,7 @@ _target: _Target | None = None
 
 
 def arm() -> None:
-    """Read the environment: once at the start, and where a process takes up another one's environment."""
+    """Read the environment: at the start, and where a process takes over the environment of another."""
     global _target
     _target = _Target(os.environ[VARIABLE]) if os.environ.get(VARIABLE) else None
 
@@ -69,6 +69,6 @@ arm()
 
 
 def hit(name: str) -> None:
-    """Die here, if this is the place and its time has come."""
+    """Kill this process here, if this is the armed point and its count is reached."""
     if _target is not None and _target.name == name:
         _target.pass_by()

@@ -1,6 +1,6 @@
-"""Opening and reading files by name so that nothing can hang, or fill the memory: regular ones, up to a bound.
+"""Opens, reads, writes and flushes files by name: regular files only, up to a bound, so that nothing hangs.
 
-And whose they are, for a person to whom one is refused.
+Also says whose a file is, for the message when one cannot be opened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 MEBIBYTE: Final = 1 << 20
-# What a system call may fail with that nobody need mend: try again later.
+# Errors of system calls that pass by themselves: try again later.
 MAY_PASS: Final = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -37,7 +37,7 @@ _FLAGS: Final = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
 class NotPlain(OSError):
-    """The file is none that can be read as a whole; `strerror` says what it is instead."""
+    """The file is not a regular one; `strerror` names its kind."""
 
 
 def read_plain(path: Path, most: int) -> bytes:
@@ -61,7 +61,7 @@ def plain_file(path: Path, most: int | None = None) -> BinaryIO:
 def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
     """Open a regular file and return its descriptor.
 
-    Nothing else is opened, for opening a FIFO waits for its other end and opening a device may do anything. Raises OSError.
+    Nothing else is opened: a FIFO would wait for its other end, and a device may do anything. Raises OSError.
     """
     try:
         _check(path, path.stat().st_mode)
@@ -70,7 +70,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
             raise
     fd = os.open(path, flags | _FLAGS, mode)
     try:
-        _check(path, os.fstat(fd).st_mode)  # it may have been replaced
+        _check(path, os.fstat(fd).st_mode)  # it may have been replaced meanwhile
     except OSError:
         os.close(fd)
         raise
@@ -87,7 +87,7 @@ def sync(path: Path) -> None:
 
 
 def write_plain(path: Path, content: bytes) -> None:
-    """Put a small file in the place of whatever has its name, but of a folder. A crash leaves the old or the new one."""
+    """Put a small file in the place of whatever has its name, except a folder. A crash leaves the old or the new one."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o600), "wb") as file:
@@ -105,7 +105,7 @@ def _too_large(path: Path, most: int) -> NotPlain:
 
 
 def kind_of(mode: int) -> str | None:
-    """Return what a file is that is not regular, as the end of a sentence."""
+    """Return the kind of a file that is not regular, in words; None for a regular one."""
     return next((kind for is_one, kind in _KINDS if is_one(mode)), None)
 
 
@@ -116,7 +116,7 @@ def _check(path: Path, mode: int) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """Say why a system call failed; where rights are lacking, also whose the file is and who asked."""
+    """Return why a system call failed; where permission is lacking, also the file's owner and this user."""
     reason = error.strerror or str(error)
     if not isinstance(error, PermissionError) or not isinstance(error.filename, (str, os.PathLike)):
         return reason
@@ -124,7 +124,7 @@ def reason_of(error: OSError) -> str:
 
 
 def whose(path: Path) -> str:
-    """Say to whom a file belongs, or what can be seen of the folders that it is in, and who we are."""
+    """Return the owner of a file, or of the folder that cannot be entered, and the user of this process."""
     for place in (path.absolute(), *path.absolute().parents):
         with suppress(OSError):
             found = place.stat()

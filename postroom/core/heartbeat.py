@@ -1,4 +1,4 @@
-"""How a process says that it is ready, and that it goes on: to the supervisor, or to systemd. Standard library alone."""
+"""Heartbeats: a process tells the supervisor, or systemd, that it is ready and that it is alive."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NOTIFY_SOCKET: Final = "NOTIFY_SOCKET"
 WATCHDOG: Final = "WATCHDOG_USEC"
 OF_SYSTEMD: Final = (NOTIFY_SOCKET, WATCHDOG, "WATCHDOG_PID")  # sd_notify(3), sd_watchdog_enabled(3)
 BEAT_S: Final = 5.0
-STALLED_S: Final = 300.0  # whatever waits for a database or for a lock gives up within a minute
-_MESSAGE: Final = struct.Struct("=ci")  # what is said, and by which process
+STALLED_S: Final = 300.0  # a wait for a database or a lock ends within a minute
+_MESSAGE: Final = struct.Struct("=ci")  # the message, and the process that sent it
 _IS_READY, _GOES_ON = b"r", b"g"
-_own: int | None = None  # where the processes that are forked from here say it, without a supervisor
+_own: int | None = None  # the pipe of processes that are forked from here, without a supervisor
 
 
 def hear_forks() -> int:
-    """Let the processes that are forked from this one say how they are; return the end of the pipe to read from."""
+    """Open a pipe for the heartbeats of processes that are forked from this one; return its reading end."""
     global _own
     read, _own = os.pipe()
     os.set_blocking(read, False)
@@ -34,7 +34,7 @@ def hear_forks() -> int:
 
 
 def notify(state: str) -> None:
-    """Tell systemd, where it wants to know, by sd_notify(3)."""
+    """Send a message to systemd by sd_notify(3), where it started this process."""
     path = os.environ.get(NOTIFY_SOCKET)
     if not path:
         return
@@ -46,13 +46,13 @@ def notify(state: str) -> None:
 
 
 def watchdog_s() -> float | None:
-    """Return within how many seconds systemd wants to hear that this process goes on (sd_watchdog_enabled(3))."""
+    """Return the interval of systemd's watchdog in seconds (sd_watchdog_enabled(3))."""
     wanted = whole_number(os.environ.get(WATCHDOG, ""))
     return wanted / 1e6 if wanted else None
 
 
 def report_ready() -> None:
-    """Tell the supervisor, or systemd where there is none, that this process could start."""
+    """Tell the supervisor, or systemd where there is none, that this process is ready."""
     if not _tell(_IS_READY):
         notify("READY=1")
 
@@ -64,13 +64,13 @@ def report_stopping() -> None:
 
 
 def beat() -> None:
-    """Tell the supervisor, or systemd's watchdog where there is none, that this process goes on."""
+    """Tell the supervisor, or systemd's watchdog where there is none, that this process is alive."""
     if not _tell(_GOES_ON) and WATCHDOG in os.environ:
         notify("WATCHDOG=1")
 
 
 def _tell(what: bytes) -> bool:
-    """Write to the pipe of who listens; return whether there is one. One that is full or closed is nobody's concern."""
+    """Write to the listener's pipe; return whether there is one. A full or closed pipe is ignored."""
     fd = int(os.environ[READY]) if READY in os.environ else _own
     if fd is None:
         return False
@@ -81,7 +81,7 @@ def _tell(what: bytes) -> bool:
 
 
 def heard(fd: int) -> list[tuple[int, bool]]:
-    """Return what stands in a pipe that does not block: each process that goes on, and whether it says that it is ready."""
+    """Return the heartbeats in a non-blocking pipe: each process, and whether it reports that it is ready."""
     try:
         data = os.read(fd, 256 * _MESSAGE.size)
     except BlockingIOError:
@@ -91,9 +91,9 @@ def heard(fd: int) -> list[tuple[int, bool]]:
 
 
 class Pulse:
-    """Beats on an event loop, for as long as the loop goes on and nothing has been under way for too long.
+    """Sends heartbeats from an event loop, as long as the loop runs and no thread has been busy for too long.
 
-    `stalled_s` tells for how many seconds a thread has not returned that should.
+    `stalled_s` returns for how many seconds a thread has been busy that should have returned.
     """
 
     def __init__(self, stalled_s: Callable[[], float] = lambda: 0.0, *, every_s: float = BEAT_S) -> None:
@@ -107,7 +107,7 @@ class Pulse:
 
 
 class UnderWay:
-    """For how long something has been under way, where it is."""
+    """Measures for how long an operation has been under way."""
 
     __slots__ = ("_since",)
 

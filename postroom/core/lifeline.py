@@ -1,6 +1,6 @@
-"""How a process of the service ends: by signals, and when the process that started it dies.
+"""Ends a process of the service: on signals, and when the process that started it dies.
 
-Imports nothing but the standard library.
+Imports only the standard library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LIFELINE = "POSTROOM_LIFELINE"  # the environment variable with the descriptor o
 def watch_lifeline(fd: int, *, beats: bool = False) -> None:
     """End this process, as if by SIGTERM, when the pipe's other end closes: its holder has died.
 
-    With `beats`, say meanwhile that this process goes on.
+    With `beats`, send heartbeats meanwhile.
     """
 
     def wait() -> None:
@@ -34,7 +34,7 @@ def watch_lifeline(fd: int, *, beats: bool = False) -> None:
 
 
 def ignore_stray_signals() -> None:
-    """Let SIGUSR1 and SIGUSR2 do nothing, here and in what is started from here."""
+    """Ignore SIGUSR1 and SIGUSR2, here and in processes that are started from here."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

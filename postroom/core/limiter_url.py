@@ -1,4 +1,4 @@
-"""The URL of the server that limits are counted in: what is wrong with it is found before anybody connects."""
+"""Validates the URL of the rate limiter's storage (Redis, Memcached, memory) before anything connects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PORTS: Final[Mapping[str, str]] = {
 _USERINFO: Final = re.compile(r"(?:[^\s@/?#%]|%[0-9A-Fa-f]{2})*")
 _PLACE: Final = re.compile(r"([\w.-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _DATABASE: Final = re.compile(r"(/[0-9]{0,9})?")
-# Time-outs and tries are ours. What stands after the ? beats what we set, so nothing else is taken.
+# Postroom sets time-outs and tries. Options after the ? would override them, so no others are accepted.
 _PARAMETERS: Final[Mapping[str, str]] = {
     "db": "[0-9]{1,9}",
     "client_name": r"[\w.-]+",
@@ -43,7 +43,7 @@ _ESCAPED: Final = (
 
 
 def parse_limiter_url(text: str) -> str:
-    """Return the URL as the limits library takes it, with every port. Raises ValueError, which repeats no value."""
+    """Return the URL as the limits library accepts it, with every port. Raises ValueError, which repeats no value."""
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in _SCHEMES:
         raise ValueError("must be memory://, redis://HOST:PORT, valkey://HOST:PORT or memcached://HOST:PORT")

@@ -1,4 +1,4 @@
-"""A message: as it is submitted, as it is stored, and as its status says."""
+"""The values of a message: as submitted (Submission), as stored (NewMessage), and as reported (MessageStatus)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from postroom.core.clock import Instant
 
 
 class InDoubtPolicy(Enum):
-    """What becomes of a message whose final dot went out and whose reply never came."""
+    """What is done with a message whose final dot was sent and whose reply never came (POSTROOM_IN_DOUBT)."""
 
     RETRY = "retry"  # send again; a possible duplicate, and flagged as one
     HOLD = "hold"  # wait for a person
@@ -27,7 +27,7 @@ class Submission:
     body: str
     is_html: bool = False
     idempotency_key: str | None = None
-    in_doubt: InDoubtPolicy | None = None  # None: as the service has it
+    in_doubt: InDoubtPolicy | None = None  # None: the service's setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What `accept` gives back: the message is durable under this id.
+    """The result of `accept`: the message is durable under this id.
 
     `replayed` is True when the same idempotency key had been accepted before.
     """
@@ -60,7 +60,7 @@ class Accepted:
 
 
 class MessageState(Enum):
-    """What `GET /email-status` says, before any reason is added."""
+    """The state of a message in `GET /email-status`, before any reason is added."""
 
     QUEUED = "queued"
     SENDING = "sending"

@@ -1,4 +1,4 @@
-"""Numbers from outside: ASCII digits, so many at most, and nothing else."""
+"""Parses numbers from outside: a bounded number of ASCII digits, and nothing else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _MOST_DIGITS: Final = 18  # fits into 64 bits, with a sign
 
 
 def whole_number(text: str | bytes, most_digits: int = _MOST_DIGITS) -> int | None:
-    """Return the number that plain digits are; None for anything else.
+    """Return the number in a text of plain digits; None for any other text.
 
     `int` and `isdigit` also take other scripts' digits, superscripts, signs, underscores and spaces, and `int` raises
     ValueError for more than 4,300 digits.

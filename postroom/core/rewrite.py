@@ -1,4 +1,4 @@
-"""A text file of any size with some of its lines changed: all of it or nothing, whatever is killed or filled up."""
+"""Rewrites some lines of a text file of any size, compressed or not: the whole file is replaced, or nothing is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import BinaryIO, Literal, TypeAlias
 
 from postroom.core.files import plain_file, sync
 
-_LONGEST_LINE = 1 << 20  # octets; a longer one comes in parts
+_LONGEST_LINE = 1 << 20  # octets; a longer line is read in parts
 _REST = ".rewritten"
-# What rotation compresses files with, by the octets that they begin with.
+# How log rotation compresses files, by their first octets.
 _Open: TypeAlias = Callable[[BinaryIO, Literal["rb", "wb"]], BufferedIOBase]
 _COMPRESSIONS: dict[bytes, _Open] = {
     b"\x1f\x8b": lambda file, mode: gzip.GzipFile(fileobj=file, mode=mode),
@@ -32,7 +32,7 @@ class CannotRead(Exception):
 
 
 def rewrite_lines(path: Path, change: Callable[[bytes], bytes]) -> int:
-    """Put what `change` makes of each line into its place; return how many are different now.
+    """Replace each line by `change(line)`; return how many lines changed.
 
     The file is left alone where there is none. Otherwise a new one, with the rights of the old one, takes its place.
     What gzip, bzip2 or xz has compressed is compressed again. Nobody else may write to it meanwhile. Raises OSError,
@@ -76,7 +76,7 @@ def _parts(file: BinaryIO | BufferedIOBase) -> Iterator[bytes]:
 
 
 def _replace(path: Path, old: BinaryIO, compression: _Open | None, change: Callable[[bytes], bytes]) -> None:
-    beside = path.with_name(f".{path.name}{_REST}")  # one that a crash has left is begun anew
+    beside = path.with_name(f".{path.name}{_REST}")  # a draft that a crash has left is begun anew
     try:
         beside.unlink(missing_ok=True)
         with open(beside, "xb", opener=_private) as new:

@@ -206,7 +206,7 @@ def parse_drain(text: str) -> int:
 
 
 def parse_database_url(text: str) -> str:
-    """Return a URL that is one; a PostgreSQL's is read by the store."""
+    """Return the URL of a database; the store parses a PostgreSQL's further."""
     scheme, separator, rest = text.partition("://")
     if separator and scheme == "sqlite" and rest.startswith("/") and rest[1:] not in {"", ":memory:"}:
         return text
@@ -253,7 +253,7 @@ def parse_ca_file(text: str) -> Path:
 
 
 def parse_file_name(text: str) -> Path:
-    """Return the name of a file that may be there one day."""
+    """Return the name of a file that need not exist yet."""
     try:
         Path(text).stat()
     except OSError as error:

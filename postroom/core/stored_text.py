@@ -1,4 +1,4 @@
-"""The text of a large message: read from the database in pieces while it is sent, and never in memory as a whole."""
+"""The text of a large message, read from the database in pieces while it is sent, with its checksum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ReadPiece = Callable[[int], Awaitable[bytes]]
 
 
 class StoredText:
-    """A text of `size` octets with the CRC-32 `checksum` (None: nobody knows it), whose pieces `read` returns by number.
+    """A text of `size` octets with the CRC-32 `checksum` (None: unknown), whose pieces `read` returns by number.
 
     A text has at least one piece; there is none where `read` returns no octets.
     """
@@ -28,7 +28,7 @@ class StoredText:
         return self._size
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Yield the pieces. Raises ContentDamaged before the last one where the text is not what was accepted.
+        """Yield the pieces. Raises ContentDamaged before the last one where the text differs from the accepted one.
 
         Whatever `read` raises passes through.
         """

@@ -1,4 +1,4 @@
-"""Other people's words where our people read them: nothing in them steers a terminal or reverses what stands there. Pure."""
+"""Makes foreign text safe to print: control and invisible characters are escaped. Also plurals and shortening. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CONTROLS: Final = (
     r"\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"  # C0, C1, separators of lines; lone surrogates
 )
 _BIDIRECTIONAL: Final = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
-# What has no width of its own (Unicode's Default_Ignorable_Code_Point, and blanks that pass for nothing).
+# Characters without a width of their own (Unicode's Default_Ignorable_Code_Point, and invisible blanks).
 _INVISIBLE: Final = (
     r"\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u2065\u206a-\u206f\u2800\u3164\ufe00-\ufe0f"
     r"\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
@@ -25,7 +25,7 @@ _LONGEST_ESCAPE: Final = 10
 
 
 def printable(text: str) -> str:
-    """Make a server's words safe for one line of a log or a terminal: what is not seen is shown as \\xNN or \\uNNNN.
+    """Make a server's words safe for one line of a log or a terminal: invisible characters are shown as \\xNN or \\uNNNN.
 
     Joiners between letters or emoji stay, for Persian, Indian scripts and families are not readable without, and so does
     one selector of a glyph behind it.
@@ -61,7 +61,7 @@ def _is_seen(character: str) -> bool:
 
 
 def printable_lines(text: str) -> str:
-    """Make each line of a text of our own safe, whatever names of files or values stand in it."""
+    """Make each line of our own text safe, whatever names of files or values are in it."""
     return "\n".join(map(printable, text.split("\n")))
 
 
@@ -95,5 +95,5 @@ def _goes_on(character: str) -> bool:
 
 
 def counted(number: int, one: str, several: str = "") -> str:
-    """Return a number with what is counted; without `several`, the plural of `one` has an s: "1 message", "2 messages"."""
+    """Return a number with its noun; without `several`, the plural of `one` has an s: "1 message", "2 messages"."""
     return f"{number} {one if number == 1 else several or one + 's'}"

@@ -1,4 +1,4 @@
-"""Which version of Postroom is installed by now: an update replaces the program under one that runs."""
+"""Notices that another version of Postroom was installed while this process runs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _VERSION: Final = re.compile(r'^__version__ = "([^"]+)"$', re.MULTILINE)
 
 
 def installed_version(source: Path = _SOURCE) -> str:
-    """Return the version that a process would have which started now; ours where that cannot be told."""
+    """Return the version that a process started now would have; this process's where that cannot be read."""
     try:
         found = _VERSION.search(source.read_text(encoding="utf-8"))
-    except (OSError, UnicodeError):  # it is being replaced just now
+    except (OSError, UnicodeError):  # it is being replaced at the moment
         return __version__
     return found[1] if found else __version__
 
 
 class VersionWatch:
-    """Says once that another version is installed than the one that runs: somebody has forgotten to restart it."""
+    """Logs once that another version is installed than the one that runs: a restart was forgotten."""
 
     def __init__(self, installed: Callable[[], str] = installed_version) -> None:
         self._look = installed
         self._installed = __version__
 
     def compare(self) -> None:
-        """Look, and say what is new."""
+        """Compare the versions, and log a new one."""
         installed = self._look()
         if installed != self._installed:
             self._installed = installed

@@ -1,1 +1,1 @@
-"""A submission becomes the bytes of an Internet message (RFC 5322, RFC 2045 to 2047)."""
+"""Makes the bytes of an Internet message from a submission (RFC 5322, RFC 2045 to 2047)."""

@@ -1,4 +1,4 @@
-"""The attributes of an HTML tag, and what its style hides (WHATWG HTML §13.2.5.32 and on, §13.2.5.73)."""
+"""Parses the attributes of an HTML tag, and whether its style hides it (WHATWG HTML §13.2.5.32, §13.2.5.73)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BOXES = ("height", "max-height", "width", "max-width")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """What an element's `hidden` and `style` say of its visibility.
+    """The visibility of an element by its `hidden` and `style` attributes.
 
     `hides` holds for everything inside. `unseen` (`visibility`) and `zero_font` (`font-size`) are inherited until
     an element inside says otherwise; None where this one says nothing.
@@ -72,7 +72,7 @@ def _number(reference: str, equals: str) -> str:
 
 
 def style_of(source: str) -> Style:
-    """Return what a tag's attributes say of its visibility."""
+    """Return the visibility of an element by its attributes."""
     if _MAY_HIDE.search(source) is None:
         return NO_STYLE
     found = attributes(source)
@@ -99,7 +99,7 @@ def _is_zero(value: str | None) -> bool:
 
 
 def _is_clipped(declared: dict[str, str]) -> bool:
-    """A box without height or width that does not show what runs over."""
+    """Whether it is a box without height or width that hides its overflow."""
     clips = declared.get("overflow", declared.get("overflow-y", "")).split()[:1] in (["hidden"], ["clip"])
     return clips and any(_is_zero(declared.get(box)) for box in _BOXES)
 

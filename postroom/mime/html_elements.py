@@ -35,7 +35,7 @@ from postroom.mime.html_stack import ElementStack, last
 
 
 class OpenElements(ElementStack):
-    """The elements that are open. Each start and end tag is told to it in order."""
+    """The open elements of a page. Call `start`, `end` and `text` in the order of the page."""
 
     def text(self, *, blank: bool) -> bool:
         """Note that text comes; return whether it is visible."""
@@ -220,7 +220,7 @@ class OpenElements(ElementStack):
             self._trim()
 
     def _end_formatting(self, name: str) -> None:
-        """The adoption agency: what is no block and open inside is closed too, blocks go on."""
+        """The adoption agency (§13.2.6.4.7): open inline elements inside are closed too, blocks stay open."""
         place = self._formatting.last(name)
         if place is None:
             return

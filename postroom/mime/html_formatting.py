@@ -1,4 +1,4 @@
-"""The list of active formatting elements (WHATWG HTML §13.2.4.3): which `<b>`, `<a>`, … are to be reopened."""
+"""The list of active formatting elements: which `<b>`, `<a>`, … are reopened later (WHATWG HTML §13.2.4.3)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Run:
 
     start: int  # the first one's place in the list
     depth: int
-    hiding: int  # how many of them hide what is in them
+    hiding: int  # how many of them hide their content
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +97,7 @@ class ActiveFormatting:
         self._forget_last()
 
     def _forget_last(self) -> None:
-        """Drop what is closed at the end of the list, so that a page of a million tags keeps few of them."""
+        """Drop closed elements from the end of the list, so that a page of a million tags keeps few of them."""
         while self.elements and not self.elements[-1].open:
             element = self.elements.pop()
             place = len(self.elements)

@@ -30,7 +30,7 @@ _PARAGRAPHS = frozenset("caption dl h1 h2 h3 h4 h5 h6 p table".split())  # noqa:
 
 
 class Page:
-    """The text written so far, and what is due before the next word.
+    """The text written so far, and the breaks and separators before the next word.
 
     Breaks and separators are held back until there is a word to separate, so
     none can pile up, begin the page or end it.
@@ -38,7 +38,7 @@ class Page:
 
     def __init__(self) -> None:
         self._out: list[str] = []
-        self._before: list[str] = []  # what stands before that
+        self._before: list[str] = []  # the text before that, joined
         self._breaks = 0  # line ends due: 1 begins a new line, 2 leaves a blank one
         self._separator = ""  # due between words on one line
         self._marker = ""  # due at the beginning of a list item
@@ -83,7 +83,7 @@ class Page:
         if name == "a" and self._links and (self._links[-1].text or self._links[-1].has_image):
             self._lead(self._links[-1])
 
-    # Words, lines and what stands between them.
+    # Words, lines and separators.
 
     def _words(self, text: str) -> None:
         words = " ".join(text.split())
@@ -98,7 +98,7 @@ class Page:
         self._separator = self._separator or " "
 
     def _write(self, text: str) -> None:
-        """Write text without line ends, after whatever is due."""
+        """Write text without line ends, after the breaks and separators that are due."""
         self._pay_breaks()
         self._out.append(text)
         self._any_text = True
@@ -117,7 +117,7 @@ class Page:
         self._breaks, self._separator = 0, ""
 
     def _prefix(self) -> str:
-        """What a new line begins with: quotation marks, and room for list markers."""
+        """Return the beginning of a new line: quotation marks, and room for list markers."""
         depth = len(self._lists) - 1 if self._marker else len(self._lists)
         return "> " * min(self._quotes, _MAX_INDENT) + "  " * min(max(depth, 0), _MAX_INDENT)
 
@@ -252,7 +252,7 @@ class _Link:
 
 
 def _without_invisible(found: re.Match[str]) -> str:
-    """Leave of a run of spaces and invisible characters the spaces; without spaces it is text."""
+    """Keep the spaces of a run of spaces and invisible characters; a run without spaces is text."""
     run = found[0]
     spaces = run.translate(_NO_WIDTH)
     return spaces if spaces or found.end() - found.start() == len(found.string) else run
@@ -268,12 +268,12 @@ def _unescape(text: str) -> str:
 
 
 def _url(href: str) -> str:
-    """Return an address in one line: what it was wrapped with is left out, other spaces are encoded."""
+    """Return an address on one line: line breaks are removed, other spaces are encoded."""
     return _WRAPPED.sub("", href.strip()).replace(" ", "%20")
 
 
 def _bare(url: str) -> str:
-    """A URL or address as people write it, to see whether two are the same."""
+    """Return a URL or address without its scheme, to compare two."""
     for scheme in _LINKS:
         if url[: len(scheme)].lower() == scheme:
             url = url[len(scheme) :]

@@ -24,7 +24,7 @@ _OLD_DOCTYPE = re.compile(r"html (?:2|3)|html 4\.\d+ (?:transitional|frameset)//
 
 
 class Listener(Protocol):
-    """What is told of elements that can be seen."""
+    """Is told of visible elements that open and close."""
 
     def opened(self, name: str, attributes: str) -> None: ...
 
@@ -48,7 +48,7 @@ class ElementStack:
         self._places: dict[str, list[int]] = {}  # by name, those that are open
         self._special: list[int] = []
         self._scopes: list[int] = []
-        self._walls: list[int] = []  # what the search for an open list item does not pass
+        self._walls: list[int] = []  # elements that end the search for an open list item
         self._ordinary: list[int] = []
         self._fostered: list[int] = []  # those that stand in front of the table in which they were begun
         self._headings: list[int] = []
@@ -62,14 +62,14 @@ class ElementStack:
 
     @property
     def visible(self) -> bool:
-        """Whether what stands here can be seen."""
+        """Whether text at this point is visible."""
         return self.laid_out and not (
             _last_open(self._visibility, "unseen") or _last_open(self._font, "zero_font")
         )
 
     @property
     def laid_out(self) -> bool:
-        """Whether what stands here takes part in the layout, be it seen or not."""
+        """Whether text at this point takes part in the layout, visible or not."""
         return not (self._hiding or self._formatting.hiding)
 
     @property
@@ -238,7 +238,7 @@ def last(places: list[int]) -> int:
 
 
 def _last_open(declared: list[Element], what: str) -> bool:
-    """Whether the innermost open element that says something of this says so."""
+    """Whether the innermost open element that sets this property sets it to True."""
     while declared and not declared[-1].open:
         declared.pop()
     return bool(declared) and getattr(declared[-1].style, what) is True

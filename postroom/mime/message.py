@@ -1,4 +1,4 @@
-"""Content to bytes: an Internet message (RFC 5322, RFC 2045 to 2047), built here and nowhere else.
+"""Builds the bytes of a message: headers, bodies, and the gate for safe bytes (RFC 5322, RFC 2045 to 2047).
 
 The same content gives the same bytes, so a retry is byte-identical. Nothing
 that a client wrote can end a header line: a text goes out as it is only where
@@ -20,7 +20,7 @@ from postroom.core.clock import SECOND, Instant
 from postroom.mime.html_to_text import html_to_text
 from postroom.mime.text_part import MAX_LINE, has_long_line, text_part
 
-_PIECE = 262_144  # octets that are looked through at once
+_PIECE = 262_144  # octets that are searched at once
 _FOLD_AT = 76  # RFC 2047 §2: for lines that hold encoded-words; we fold all others there too
 _ENCODED_WORD = 75  # RFC 2047 §2
 _ENCODED_WORD_FRAME = len("=?utf-8?q??=")
@@ -42,12 +42,12 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class UnsafeBytes(ValueError):
-    """The bytes are not a message that every receiver would read alike; nothing of them may leave us."""
+    """Receivers could read the bytes in different ways; they must not be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """All that the bytes of a message depend on.
+    """The content that determines the bytes of a message.
 
     `message_id` is without angle brackets; it and `boundary` are ours, not the
     client's, and must be plain tokens.
@@ -65,7 +65,7 @@ class Content:
 
 
 def render(message: Content) -> bytes:
-    """Return the message as it goes on the wire, before dot-stuffing.
+    """Return the message as it is sent, before dot-stuffing.
 
     7-bit throughout, unless a mailbox needs SMTPUTF8: its header lines are then
     UTF-8 (RFC 6532). Raises UnicodeEncodeError on lone surrogates.

@@ -1,6 +1,6 @@
-"""Text parts of messages (RFC 2045, RFC 2046), made in pieces.
+"""Encodes the text parts of a message: 7bit, quoted-printable or base64 (RFC 2045, RFC 2046), in pieces.
 
-Each step over a whole text of 25 MB would hold Python's lock for up to 0.4 s, and everybody else's requests with it.
+Each step over a whole text of 25 MB would hold Python's lock for up to 0.4 s, and delay all other requests.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 MAX_LINE = 998  # octets before CRLF, RFC 5322 §2.1.1
 _PIECE = 262_144  # characters; more than a line may have
-_TEXT_SAFE = bytes((9, 10, 13, *range(32, 127)))  # goes out as it is in a 7bit body
+_TEXT_SAFE = bytes((9, 10, 13, *range(32, 127)))  # is sent as it is in a 7bit body
 _QP_SAFE = _TEXT_SAFE.replace(b"=", b"")
 _ENCODED_LINE = 76  # RFC 2045 §6.7 (5), §6.8
 _LINE_OCTETS = _ENCODED_LINE // 4 * 3  # in base64
@@ -61,7 +61,7 @@ def _with_crlf(text: str) -> bytes:
 
 
 def _cut(text: str) -> Iterator[str]:
-    """Cut a text behind line ends, and inside a line only where that is longer than a piece."""
+    """Cut a text after line ends, and inside a line only where that is longer than a piece."""
     start = 0
     while start < len(text):
         most = start + _PIECE
@@ -75,7 +75,7 @@ def _cut(text: str) -> Iterator[str]:
 def _is_7bit(data: bytes) -> bool:
     """Tell whether canonical text can go out as it is (RFC 2045 §2.7) and come through unchanged.
 
-    White space before a line end is what relays like to cut off. A piece that is within one line has a long one.
+    Relays cut off white space before a line end. A piece that is within one line has a long one.
     """
     return (
         not data.translate(None, _TEXT_SAFE)
@@ -99,9 +99,7 @@ def _quoted_printable(pieces: list[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         encoded = b2a_qp(rest + piece, istext=True)
         rest = b""
-        if not piece.endswith(
-            b"\r\n"
-        ):  # the last line of what was encoded goes on: once more, with what comes
+        if not piece.endswith(b"\r\n"):  # the last encoded line goes on: encode it again, with the next piece
             end = encoded.rfind(b"=\n") + 2
             rest = a2b_qp(encoded[end:])
             encoded = encoded[:end].replace(b"\n", b"\r\n")  # `b2a_qp` has seen no line end to go by
