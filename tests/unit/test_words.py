@@ -68,31 +68,48 @@ WHOLE = {
 }
 # As WHOLE, in `worker/` only: elsewhere a block is a block of octets.
 OF_ACCOUNTS = {"charge": "AccountBreaker.trip", "block": "AccountBreaker.trip"}
-PROSE = {"the seed": "the original API", "a mail": "a message", "mails": "messages"}
-_PROSE = re.compile(
-    r"\b(?:(the)\s+seed|(a)\s+mail(?!\s+(?:server|system|program|client|host|domain))|(mails))\b", re.I
-)
+# Words that docstrings and comments do not use: what to say instead, and how the word is found.
+PROSE = {
+    "the seed": ("the original API", r"the\s+seed"),
+    "a mail": ("a message", r"a\s+mail(?!\s+(?:server|system|program|client|host|domain|transaction))"),
+    "mails": ("messages", r"mails"),
+    "committer": ("the writer, the leader", r"committers?"),
+    "bury": ("reap, declare dead", r"bury|buried|buries|burial"),
+    "whoever": ("the noun that is meant", r"whoever"),
+}
+_PROSE = {word: re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE) for word, (_, pattern) in PROSE.items()}
 STILL: dict[str, str] = {
     "accounts/csv_sync.py": "settled",
+    "accounts/vault.py": "whoever",
     "cli/accounts_check.py": "aside, slot",
+    "mime/message.py": "whoever",
     "runtime/web_process.py": "gateway",
+    "smtp/connect.py": "whoever",
+    "smtp/exchangers.py": "whoever",
+    "smtp/second_look.py": "whoever",
     "store/async_writer.py": "settle, settled",
     "store/engine.py": "settled",
-    "store/postgres/engine.py": "settle, settled, together",
-    "store/sqlite/engine.py": "settled",
-    "store/sqlite/files.py": "settled",
+    "store/postgres/engine.py": "committer, settle, settled, together",
+    "store/sql/contents.sql": "whoever",
+    "store/sql/retention.sql": "a mail",
+    "store/sqlite/engine.py": "committer, settled, whoever",
+    "store/sqlite/files.py": "settled, whoever",
+    "store/sqlite/writer_lock.py": "committer, whoever",
     "store/store.py": "settled",
-    "store/writer.py": "settle, settled",
+    "store/writer.py": "settle, settled, whoever",
     "web/app.py": "aside, gateway, hub, settle",
-    "web/health.py": "hub",
-    "web/hub.py": "Steps, aside, desk, hub, together",
-    "web/rate_limiter.py": "together",
+    "web/health.py": "hub, whoever",
+    "web/hub.py": "Steps, aside, desk, hub, together, whoever",
+    "web/rate_limiter.py": "together, whoever",
     "web/rate_limits.py": "aside, hub, settle, throttle, together",
     "web/rsgi.py": "hub, slot",
     "web/send_email.py": "a mail, hub, the seed",
     "web/upload.py": "fits",
+    "worker/chores.py": "whoever",
     "worker/email_log.py": "settle, the seed",
     "worker/liveness.py": "bury, settled",
+    "worker/log_stream.py": "whoever",
+    "worker/mail/connect.py": "whoever",
     "worker/worker.py": "settle",
 }
 
@@ -109,33 +126,34 @@ def _parts(identifier: str) -> list[str]:
 
 
 def _prose(text: str) -> Iterator[str]:
+    """Yield the docstrings of a module, and its comments as one text."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield ast.get_docstring(node) or ""
-    comments = [
-        token
-        for token in tokenize.generate_tokens(io.StringIO(text).readline)
-        if token.type == tokenize.COMMENT
-    ]
-    yield " ".join(token.string.strip("# ") for token in comments)
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    yield " ".join(token.string.strip("# ") for token in tokens if token.type == tokenize.COMMENT)
+
+
+def _old_in_prose(prose: str) -> set[str]:
+    return {word for word, pattern in _PROSE.items() if pattern.search(prose)}
 
 
 def _found(text: str, name: str) -> set[str]:
-    """Return the old words that stand in a module."""
+    """Return the old words that stand in a module, or in the comments of a file of statements."""
+    if name.endswith(".sql"):
+        return _old_in_prose(" ".join(re.findall(r"--\s*(.*)", text)))
     whole = WHOLE | OF_ACCOUNTS if name.startswith("worker/") else WHOLE
     found = set[str]()
     for identifier in _identifiers(text):
         found.update(part for part in _parts(identifier) if part in PARTS)
         if identifier.strip("_") in whole:
             found.add(identifier.strip("_"))
-    for prose in _prose(text):
-        for match in _PROSE.finditer(prose):
-            found.add("the seed" if match[1] else "a mail" if match[2] else "mails")
-    return found
+    return found.union(*map(_old_in_prose, _prose(text)))
 
 
 def _files() -> dict[str, set[str]]:
-    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+    paths = [*PACKAGE.rglob("*.py"), *(PACKAGE / "store" / "sql").rglob("*.sql")]
+    texts = {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in paths}
     return {name: found for name, text in sorted(texts.items()) if (found := _found(text, name))}
 
 
@@ -143,7 +161,7 @@ def test_the_words_are_the_fields() -> None:
     still = {name: set(words.split(", ")) for name, words in STILL.items()}
     files = _files()
     new = {name: sorted(words - still.get(name, set())) for name, words in files.items()}
-    instead = PARTS | WHOLE | OF_ACCOUNTS | PROSE
+    instead = PARTS | WHOLE | OF_ACCOUNTS | {word: said for word, (said, _) in PROSE.items()}
     assert not [(name, word, instead[word]) for name, words in new.items() for word in words]
     gone = {name: sorted(words - files.get(name, set())) for name, words in still.items()}
     assert not {name: words for name, words in gone.items() if words}, "take these out of STILL"
@@ -160,10 +178,20 @@ def test_the_words_are_the_fields() -> None:
         ('"""Reads a mail."""', "a mail"),
         ("# As the\n# seed does.", "the seed"),
         ('def f():\n    """Counts mails."""', "mails"),
+        ("# A worker is buried.", "bury"),
+        ("# The\n# committers wait for\nx = 1", "committer"),
+        ('"""For whoever waits."""', "whoever"),
     ],
 )
 def test_an_old_word_is_seen(text: str, word: str) -> None:
     assert _found(text, "worker/a.py") == {word}
+
+
+def test_an_old_word_is_seen_in_a_statement() -> None:
+    assert _found("-- A mail that waits.\nSELECT mails FROM a_mail -- of the seed\n", "a.sql") == {
+        "a mail",
+        "the seed",
+    }
 
 
 @pytest.mark.parametrize(
