@@ -1,1 +1,1 @@
-"""Whose key a request has, which accounts there are, and how their secrets are kept."""
+"""Accounts and API keys: data.csv, authentication, and secrets at rest."""

@@ -1,4 +1,4 @@
-"""`data.csv` as text becomes rows and faults: nothing here reads, writes or looks anything up.
+"""Parses the text of `data.csv` into rows and faults (line numbers). Pure.
 
 No fault ever repeats what stands in a row, for a shifted column would put a password
 into a log: faults name lines and columns.

@@ -1,4 +1,4 @@
-"""Accounts, keys and credentials: data.csv is read into the database at the start, and again when it changes."""
+"""Brings accounts, keys and credentials in the database in line with data.csv, at the start and when it changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys to accounts, in memory: authenticates requests, and reads the keys again soon after any process changed them."""
+"""Authenticates requests: API keys to accounts, from memory, read again soon after a change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets at rest: credentials encrypted, API keys kept as digests.
+"""Encrypts stored credentials with the secret key (POSTROOM_SECRET_KEY), and makes digests of API keys.
 
 Every key of POSTROOM_SECRET_KEY, or of the file that stands in for it, is stretched
 by HKDF-SHA256 (RFC 5869) into three independent ones, so that neither a digest nor
@@ -136,7 +136,7 @@ def _utf8(text: str) -> bytes:
 
 
 def _create(path: Path) -> None:
-    """Make the key file, whole and synced before it has its name; whoever links first wins."""
+    """Make the key file, whole and synced before it has its name; the first process to link it wins."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:

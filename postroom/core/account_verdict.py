@@ -1,4 +1,4 @@
-"""What an attempt says of its account: that it goes on, rests, is slowed, paused, refused, or left alone. Pure.
+"""What an attempt's outcomes mean for its account: works, rests, is slowed, paused or refused. Pure.
 
 `AccountBreaker` carries it out.
 """

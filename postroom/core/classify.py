@@ -1,4 +1,4 @@
-"""From a server's reply to what is to be done about it. Pure.
+"""Classifies a server's reply or an SMTP fault into an Outcome; says when 421 after the dot leaves doubt. Pure.
 
 The table is docs/design.md §5; `replies` says what a reply means.
 """

@@ -1,4 +1,4 @@
-"""What an attempt means: `decide` turns its outcomes into states, the next try, the account's part and events. Pure.
+"""Decides what an attempt, or a worker's death in it, means: states, next try, events, the account's part. Pure.
 
 The table is docs/design.md §5. The store writes a `Decision`, and the account's breaker carries out its account part;
 neither decides anything of its own. What a dead worker has left is decided here too (`decide_abandoned`).

@@ -1,4 +1,4 @@
-"""A job of the queue: what names it (`JobRef`), and what a worker has of one that it has claimed (`ClaimedJob`)."""
+"""The job of the queue: its reference (`JobRef`), and a claimed one with its message (`ClaimedJob`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an SMTP server answered, and what became of a recipient."""
+"""Values of a result: the server's reply (`Reply`), and a recipient's outcome: Sent, Deferred, Failed, InDoubt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast an account may send once its server has said that it was too fast. Pure.
+"""The arithmetic of how fast an account may send after the server said that it was too fast. Pure.
 
 The pace is a gap between messages. Each refusal halves it and lets the account rest, twice as long
 each time in a row; each message that the server takes raises it a step: quickly up to what the server has been

@@ -1,4 +1,4 @@
-"""When to try again. Pure: attempt in, wait out."""
+"""The retry schedule (POSTROOM_RETRY_SCHEDULE, POSTROOM_RETRY_FOR): when to try again, and when to give up. Pure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The way in: what is checked before a message is accepted, and its acceptance."""
+"""Accepts messages: the checks, the rendering and the commit."""

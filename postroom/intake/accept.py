@@ -1,4 +1,4 @@
-"""The way in: a Submission becomes a committed Message, or is refused whole: `prepare`, the commit, the outcome."""
+"""`accept`: a Submission becomes a committed message, or is refused whole; checks the disk, then commits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checks at acceptance, one function each, named after what they refuse."""
+"""The checks at acceptance: recipient, subject, emptiness, size, and the disk reserve (POSTROOM_DISK_RESERVE)."""
 
 from __future__ import annotations
 

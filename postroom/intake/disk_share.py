@@ -1,4 +1,4 @@
-"""Each account's share of the disk: no key can fill it up to the reserve, and keep all others out."""
+"""Each account's share of the disk: refuses (429) an account whose stored messages would fill it."""
 
 from __future__ import annotations
 

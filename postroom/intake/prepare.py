@@ -1,4 +1,4 @@
-"""A submission becomes the message that is stored and sent: every check, the rendering, and nothing else. Pure.
+"""`prepare`: checks a Submission and renders its bytes, without a database. Pure.
 
 It reads no clock, no database and no randomness: the time and the id are arguments.
 """

@@ -1,4 +1,4 @@
-"""Request ids: UUIDs of version 7, in the order of time."""
+"""Makes request ids: UUIDs of version 7, in the order of time."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def render(message: Content) -> bytes:
 
 
 def gate(mime: bytes, *, smtputf8: bool) -> None:
-    """Raise UnsafeBytes unless `mime` is safe to transmit, whoever made it.
+    """Raise UnsafeBytes unless `mime` is safe to transmit, whatever made it.
 
     Every line ends in CRLF and is at most 998 octets long, there is no bare CR,
     bare LF or NUL (RFC 5321 §2.3.8: the raw material of SMTP smuggling), and

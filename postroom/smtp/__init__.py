@@ -1,1 +1,1 @@
-"""The SMTP client: from a host's name to a server's reply to each recipient (RFC 5321)."""
+"""The SMTP client (RFC 5321): look-up, connection, TLS, log-in, message, and the server's reply to each recipient."""

@@ -1,4 +1,4 @@
-"""Logs in to an SMTP server by AUTH PLAIN or AUTH LOGIN, whichever form the server takes (RFC 4954)."""
+"""Logs in by AUTH PLAIN or AUTH LOGIN, in the form that the server accepts (RFC 4954)."""
 
 from __future__ import annotations
 

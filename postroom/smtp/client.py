@@ -1,4 +1,4 @@
-"""The SMTP client (RFC 5321, RFC 2920, RFC 3030, RFC 6531): the only one.
+"""`Connection`: sends messages over an open session, with PIPELINING and CHUNKING (RFC 5321, 2920, 3030, 6531).
 
 A `Connection` carries one mail transaction after another. Where the server takes
 commands in groups (PIPELINING), MAIL, RCPT and DATA of one message leave in one write;

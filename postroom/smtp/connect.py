@@ -1,4 +1,4 @@
-"""From a host's name to a connection with one of its addresses, as RFC 8305 ("Happy Eyeballs") says."""
+"""Resolves a host's name and connects to one of its addresses (RFC 8305, "Happy Eyeballs")."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Resolver:
 
     A look-up cannot be broken off, and one whose DNS is dead takes its time: the few threads that the event loop has
     for them would soon be taken by one account, and nobody's names be found. Here a name is looked up by one thread
-    at a time, whoever else asks for it. The threads are daemons, so that the process may end meanwhile.
+    at a time, however many ask for it. The threads are daemons, so that the process may end meanwhile.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class _Resolver:
         self._threads = 0
 
     def look_up(self, host: str, port: int) -> Future[list[Any]]:
-        """Return what `socket.getaddrinfo` will find or raise; whoever does not wait to the end harms no other."""
+        """Return what `socket.getaddrinfo` will find or raise; a caller that gives up does not affect the others."""
         with self._lock:
             answer = self._asked.get((host, port))
             if answer is None:
@@ -60,7 +60,9 @@ class _Resolver:
             return
         try:
             threading.Thread(target=self._work, name="look-up", daemon=True).start()
-        except RuntimeError as error:  # the machine has no more; whoever has one goes on to what waits
+        except (
+            RuntimeError
+        ) as error:  # the machine has no more; the threads that run go on with the names that wait
             if not self._threads:
                 self._asked.pop(self._waiting.pop())
                 raise OSError(errno.EAGAIN, str(error)) from error

@@ -1,4 +1,4 @@
-"""The text of a message: after DATA, or in chunks by BDAT; its end leaves after the mark (RFC 5321 §4.1.1.4, RFC 3030)."""
+"""Sends the text of a message by DATA or BDAT; the final dot leaves after it was marked (RFC 5321 §4.1.1.4, RFC 3030)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One SMTP command and its reply at a time, over an open connection; a reply out of turn is a fault (RFC 5321 §4.1.4)."""
+"""Sends one SMTP command at a time and reads its reply; a reply out of turn is a fault (RFC 5321 §4.1.4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credentials in a server's words: struck before anybody stores or shows them. Pure."""
+"""Strikes passwords and user names from server replies, before they are stored, logged or shown. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Job kind "delivery": one SMTP transaction, and an Outcome for each recipient."""
+"""Delivers one job: runs the SMTP transaction and returns an Outcome for each recipient."""
 
 from __future__ import annotations
 

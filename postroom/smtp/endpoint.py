@@ -1,4 +1,4 @@
-"""Where to connect and as whom (`Endpoint`), with which deadlines (`Timeouts`), and the TLS context of all connections."""
+"""Values of a connection: the server and log-in (`Endpoint`), the deadlines (`Timeouts`), the TLS context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The envelope of a message: MAIL, RCPT and DATA, in one write where the server takes groups (RFC 5321 §3.3, RFC 2920)."""
+"""Sends MAIL, RCPT and DATA, in one write where the server has PIPELINING (RFC 5321 §3.3, RFC 2920)."""
 
 from __future__ import annotations
 

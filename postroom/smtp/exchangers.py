@@ -1,4 +1,4 @@
-"""The MX of the domains that no preset knows: which provider has their mailboxes (RFC 5321 §5)."""
+"""Asks the MX of a mailbox's domain which provider it belongs to (RFC 5321 §5)."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Exchangers:
         return answer.host
 
     async def _ask_once(self, domain: str) -> _Answer:
-        """Ask, or wait for the answer to whoever asks already."""
+        """Ask, or wait for an answer that was asked for already."""
         asking = self._asking.get(domain)
         if asking is None:
             asking = self._asking[domain] = asyncio.create_task(self._ask(domain))

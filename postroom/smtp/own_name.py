@@ -1,4 +1,4 @@
-"""Under what name this machine introduces itself in EHLO (RFC 5321 §4.1.1.1, §4.1.3)."""
+"""The name that this machine gives in EHLO (RFC 5321 §4.1.1.1, §4.1.3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a message as it goes out: in pieces, its dots doubled for DATA (RFC 5321 §4.5.2)."""
+"""Cuts the text of a message into pieces to send, and doubles leading dots for DATA (RFC 5321 §4.5.2)."""
 
 from __future__ import annotations
 

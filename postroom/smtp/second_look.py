@@ -1,4 +1,4 @@
-"""A second connection to a server that we had no TLS with, to say what is wrong. Nothing of ours is told to it.
+"""After a TLS failure, a second connection without credentials finds out what is wrong with the server.
 
 No credential is sent, and nothing that is learned here is trusted: it goes into a sentence for a person, without the
 credentials, which are struck from it.
@@ -27,7 +27,7 @@ _LONGEST_NAME: Final = 100
 async def greeting_in_clear(
     host: str, port: int, seconds: float, credentials: Credentials | None
 ) -> Reply | None:
-    """Return what a server says in clear to whoever connects; None for one that waits to be spoken to."""
+    """Return the greeting that a server sends in clear; None for one that waits for the client."""
     try:
         wire = await connect(host, port, min(seconds, LONGEST_S), credentials)
         try:

@@ -1,4 +1,4 @@
-"""An SMTP session without mail: opened, greeted, secured, authenticated (RFC 5321, RFC 3207, RFC 4954).
+"""Opens an SMTP session: greeting, EHLO, STARTTLS or TLS, log-in (RFC 5321, RFC 3207, RFC 4954).
 
 Whatever goes wrong that is not a plain refusal closes it for good, so that a late
 reply can never be taken for the answer to something else.

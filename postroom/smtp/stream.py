@@ -1,4 +1,4 @@
-"""Bytes to SMTP replies: the only place where bytes move.
+"""Reads replies from the socket and writes bytes to it, within deadlines; nothing else touches the socket.
 
 Every deadline is for a whole reply, not for one read, and what is kept of a server's
 words is bounded in size. Whatever breaks a `Wire` breaks it for good.

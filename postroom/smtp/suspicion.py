@@ -1,4 +1,4 @@
-"""Whether a server may have refused a message only because its commands came in a group (RFC 2920, RFC 3030). Pure."""
+"""Whether a server may have refused a message only because of PIPELINING or CHUNKING (RFC 2920, RFC 3030). Pure."""
 
 from __future__ import annotations
 

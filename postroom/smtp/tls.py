@@ -1,4 +1,4 @@
-"""What a TLS error means, in words that name the fix. Pure.
+"""Explains a TLS error: whose fault it is, and the fix, in words. Pure.
 
 OpenSSL's reasons are those of `ssl.SSLError.reason`; its own text, which names lines of C, is never shown.
 """

@@ -1,4 +1,4 @@
-"""One transaction as values: its `Envelope`, what the server answered (`Transcript`), and what that shows of the server.
+"""Values of one SMTP transaction: the `Envelope`, and the server's answers (`Transcript`).
 
 Some servers offer PIPELINING or CHUNKING and do not take it. Until a server has taken a
 group, what it does with one is not held against the message (`Suspicion`).

@@ -1,1 +1,1 @@
-"""The queue and all that is stored: the only SQL, and the only database drivers."""
+"""The database: the only SQL and the only database drivers. One module and one file of statements for each noun."""

@@ -1,4 +1,4 @@
-"""The moment of acceptance: message, content, deliveries, job, event and idempotency key, in one transaction."""
+"""Writes an accepted message: content, deliveries, job, event and idempotency key, in one transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounts: their identity and settings, and whether they may send just now."""
+"""Accounts in the database: identity, settings and credentials, and whether they may send now (parked, paused)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one seam between asyncio and the store: work gathers in the loop and is committed in one thread."""
+"""Lets asyncio code write to the store: work gathers on the event loop and is committed by one thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The end of an attempt: what was decided of it (core/decide.py) is written exactly once, in one transaction."""
+"""Writes the result of an attempt (the decision of core/decide.py) exactly once, in one transaction: `finish`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SMTP connections and log-ins: each account has so many, which all workers share."""
+"""SMTP connections and log-ins as rows: the number that each account may have is shared by all workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contents of messages: whole, or in pieces where they are large."""
+"""Contents of messages: whole, or in pieces where they are large; written, read and dropped."""
 
 from __future__ import annotations
 

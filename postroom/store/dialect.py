@@ -1,4 +1,4 @@
-"""One text of a migration for both engines: the types and blocks in which SQLite and PostgreSQL differ.
+"""Makes one text of a migration fit both engines: the types and blocks in which SQLite and PostgreSQL differ.
 
 `{key}` and `{octets}` stand for types. Lines between `-- only sqlite` or `-- only postgres` and `-- end` are one engine's
 alone. Anything else that looks like a mark is an error, whichever engine reads the text.

@@ -1,4 +1,4 @@
-"""What a database engine gives the Store."""
+"""The interface that both database engines implement for the Store."""
 
 from __future__ import annotations
 

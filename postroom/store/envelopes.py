@@ -1,4 +1,4 @@
-"""Checksums of stored contents and envelopes: what was altered on the disk is not sent."""
+"""Checksums of stored contents and envelopes: a message that was altered on the disk is not sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happened to messages: events, appended in the transaction that causes them."""
+"""Events of messages in the database, appended in the transaction that causes them; read by `postroom status`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for a person, and what a person decides: held, released, cancelled."""
+"""Held messages, and a person's decisions about messages: release, cancel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys, stored as digests: granted, revoked, used."""
+"""API keys in the database, stored as digests: granted, revoked, marked as used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of email_log.txt that are to be written: one for each message that has ended, none twice after a crash."""
+"""The outbox of email_log.txt in the database: one line for each finished message, none twice after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of messages: of one, of each in a list, and of all of an account."""
+"""Reads the state of messages: of one, of each in a list, and the counts of an account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbered, forward-only migrations, each in one transaction: a kill leaves all of it or nothing."""
+"""Applies the numbered, forward-only migrations, each in one transaction."""
 
 from __future__ import annotations
 

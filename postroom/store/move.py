@@ -1,4 +1,4 @@
-"""Moving house: everything that a SQLite database holds into an empty PostgreSQL one, and proof that it is the same.
+"""`postroom migrate-store`: moves every row from SQLite to an empty PostgreSQL database, and compares them.
 
 Rows are copied by key in chunks; each chunk is committed with the note of how far the copy has come, so that an
 interrupted move goes on where it was. The source is marked and closed first: a database that has been moved is not

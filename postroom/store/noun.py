@@ -1,4 +1,4 @@
-"""What the nouns of the store have in common: reads and writes over an open transaction."""
+"""The base class of the nouns of the store: reads and writes over an open transaction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast an account may send, as all workers share it (core/pace.py has the arithmetic)."""
+"""An account's pace in the database, shared by all workers (core/pace.py has the arithmetic)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large contents: written in pieces, each in a commit of its own, before the message is accepted.
+"""Stores large contents in pieces, each in a commit of its own, before the message is accepted.
 
 A commit holds the database for as long as the disk takes to flush it. In pieces, a message of 25 MB keeps nobody else's
 commit waiting for longer than one of them, and neither the driver nor the database's log has it in memory as a whole.

@@ -1,4 +1,4 @@
-"""Which server the database was last seen on, and how far it was: whether it has stepped back since.
+"""Detects a database that was set back (an old copy, another server): remembers its position in var/database.json.
 
 An old primary that comes back, or a dump that was restored, knows nothing of what was accepted and sent later. What this
 machine has seen is kept in a file beside its other ones; which server has the database, in the database too, where a

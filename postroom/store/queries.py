@@ -1,4 +1,4 @@
-"""The named statements of store/sql/ and their typed rows: all that goes to a database driver by name goes through here.
+"""Loads the named statements of store/sql/ (aiosql) and gives their rows types.
 
 A statement is called by its name and its parameters; the type of its rows, a NamedTuple, has a field for each of its
 columns. tests/store/test_statements.py compares both with the SQL on each engine.

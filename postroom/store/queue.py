@@ -1,4 +1,4 @@
-"""The queue: jobs that are due are claimed, marked before their final dot, and given back."""
+"""The queue of jobs: claims due jobs, renews leases, commits the mark before the final dot, gives jobs back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of workers that are gone: given back, in doubt where their dot may have left, held where workers die of them."""
+"""Reaps dead workers and gives back their jobs: queued again, in doubt after the dot mark, or held."""
 
 from __future__ import annotations
 

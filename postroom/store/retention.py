@@ -1,4 +1,4 @@
-"""What has been over for long is dropped, in small batches: contents, history, uploads, idempotency keys."""
+"""Deletes in small batches: contents, history, uploads and idempotency keys whose time of keeping is over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What servers have said, wherever it is stored: read and reworded when credentials are struck from it."""
+"""Reads and rewrites stored server replies, wherever they are stored, to strike credentials from them."""
 
 from __future__ import annotations
 

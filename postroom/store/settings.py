@@ -1,4 +1,4 @@
-"""Named values of the installation that the database keeps."""
+"""Named values of the installation in the database, such as the fingerprint of the secret key."""
 
 from __future__ import annotations
 

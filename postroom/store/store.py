@@ -1,4 +1,4 @@
-"""The store: `open_store(url)` opens it, `Store.read` and `Store.write` call the functions of its nouns."""
+"""The store: `open_store(url)` chooses an engine; `Store.read` and `Store.write` run the functions of its nouns."""
 
 from __future__ import annotations
 

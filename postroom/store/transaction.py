@@ -1,4 +1,4 @@
-"""An open transaction: the statements, and the nouns that read and write with them.
+"""An open transaction: its statements, and the nouns that read and write with them.
 
 A `Transaction` is handed to a piece of work by the group commit, or by the store for a read, and lives as long as
 that work. Each move is guarded in SQL by state and claim token; a row count other

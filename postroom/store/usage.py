@@ -1,4 +1,4 @@
-"""The daily limits of accounts: recipients counted in usage buckets of ten minutes, over a rolling day."""
+"""Daily limits of accounts: recipients are counted in usage buckets of ten minutes, over a rolling day."""
 
 from __future__ import annotations
 

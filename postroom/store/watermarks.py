@@ -1,4 +1,4 @@
-"""Where to begin to look for jobs, on an engine that keeps what is gone.
+"""Watermarks: where a claim begins to look for due jobs on PostgreSQL, whose index keeps claimed entries.
 
 PostgreSQL's indexes hold the entries of rows that were changed until nobody can see them any more: while one session
 sits in an old transaction, every claim would pass over all that was claimed since. Jobs are claimed in the order in

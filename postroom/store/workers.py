@@ -1,4 +1,4 @@
-"""Workers: registered, and alive as long as their lease runs."""
+"""Workers in the database: registration, and the leases that they renew."""
 
 from __future__ import annotations
 

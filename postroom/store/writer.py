@@ -1,4 +1,4 @@
-"""Group commit: whoever finds no commit under way leads one for all who are waiting.
+"""Group commit: the thread that finds no commit under way leads one for all waiting works (leader, follower).
 
 A durable commit costs one flush of the disk whether it carries one message or a
 hundred. While a commit runs, or the database is another process's, further work gathers;

@@ -1,1 +1,1 @@
-"""The worker: claims jobs, runs them, and does the chores of the installation."""
+"""The worker: claims jobs, sends their messages, and does the installation's chores."""

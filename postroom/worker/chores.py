@@ -1,4 +1,4 @@
-"""The chores of a worker, each in its rhythm: leases, dead neighbours, wrong due times, pruning, data.csv, the log."""
+"""The worker's periodic chores: leases, dead workers, wrong due times, retention, data.csv, the log."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Chores:
         self._context.workers = max(1, len(self._store.read(Workers.living)))
 
     def _repair_due_times(self) -> None:
-        """Let nothing wait for a time that was wrong: our clock, or that of whoever accepted the mail, was ahead."""
+        """Repair due times that are too late: this clock, or that of the accepting process, was ahead."""
         longest = retry.longest(self._settings.retry_schedule)
         repaired = _REPAIRED_AT_ONCE
         while repaired == _REPAIRED_AT_ONCE and self._store.read(

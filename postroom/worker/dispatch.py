@@ -1,4 +1,4 @@
-"""Claims due jobs and hands them to the senders of their accounts, for each account as many as it has room for."""
+"""Claims due jobs and hands them to the senders of their accounts; none while the disk is nearly full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""email_log.txt: one line for each finished message, a projection of the database.
+"""Writes email_log.txt: one line for each finished message, from the outbox in the database.
 
 A crash must neither lose a line nor write it twice. So the offset of a batch in the
 file is committed before its lines are written, and the batch is forgotten after they

@@ -1,4 +1,4 @@
-"""Who is alive: a worker's registration, its lease, and the search for dead neighbours.
+"""Registers the worker, renews its lease, and finds dead workers, whose jobs it gives back.
 
 A worker holds a lock on a file for as long as it lives, so that neighbours on the same
 host notice its death at once; its lease, renewed in the database, tells everybody else.

@@ -1,4 +1,4 @@
-"""A log that is a stream: standard output or error, a FIFO, a terminal, `/dev/null`.
+"""Writes email_log.txt where it is a stream: standard output or error, a FIFO, a terminal, `/dev/null`.
 
 Nothing waits for its reader longer than a moment. What was written cannot be looked at, so after a crash the lines of one
 batch may come twice.
@@ -81,7 +81,7 @@ class Held:
 
 
 def _whole_lines(piece: bytes) -> bytes:
-    """Leave out the beginning of a line, so that whoever reads next begins with one; of a longer line, nothing."""
+    """Leave out the beginning of a line, so that the next reader begins with a whole line; of a longer line, nothing."""
     return piece[: piece.rfind(b"\n") + 1] or piece
 
 

@@ -1,4 +1,4 @@
-"""How many octets of messages a worker takes in: a budget that all accounts share."""
+"""Bounds the memory of messages that a worker holds: a budget of octets for all accounts."""
 
 from __future__ import annotations
 

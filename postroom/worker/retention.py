@@ -1,4 +1,4 @@
-"""What is over is kept for a while: first the mail's text goes, later everything that is known of it.
+"""Deletes by POSTROOM_KEEP_BODIES and POSTROOM_KEEP_HISTORY: first a message's text, later all of it.
 
 In small batches, each a transaction of its own, so that nothing else waits for it.
 """

@@ -1,4 +1,4 @@
-"""The worker: one process that delivers. It dispatches jobs, does its chores, and drains when it is asked to stop."""
+"""The worker process: starts dispatching and chores, and drains on a signal to stop."""
 
 from __future__ import annotations
 

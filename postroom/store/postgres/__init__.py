@@ -1,1 +1,1 @@
-"""The engine for many machines: what PostgreSQL needs, and no table by name."""
+"""The engine for PostgreSQL: sessions, pipelines, commits and errors; it names no table."""

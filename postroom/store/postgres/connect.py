@@ -1,4 +1,4 @@
-"""Opening sessions with a PostgreSQL: where it is, what each session must have set, and why one is refused for good."""
+"""Opens sessions with PostgreSQL: parses DATABASE_URL, sets time-outs, and refuses unusable servers."""
 
 from __future__ import annotations
 

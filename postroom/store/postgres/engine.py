@@ -1,4 +1,4 @@
-"""The engine for many machines: PostgreSQL through psycopg 3.
+"""PostgreSQL through psycopg 3: batches of works in pipeline mode, and commits whose answer was lost.
 
 One connection writes, under the committer, and sends a whole batch of works in pipeline mode: their statements
 travel together, and their guards are looked at when the answers are back. Where anything fails the batch is

@@ -1,4 +1,4 @@
-"""What PostgreSQL's errors mean: whose fault one is, and whether to try again.
+"""Classifies PostgreSQL's errors: temporary or permanent, and the session's fault or the statement's.
 
 They are told apart by SQLSTATE only: servers translate their messages.
 """

@@ -26,7 +26,7 @@ DELETE FROM job WHERE id = :job_id;
 DELETE FROM message WHERE id = :message_id;
 
 -- name: old_idempotency_keys
--- A mail that is still there, as one that is held, must not be accepted again.
+-- A message that is still there, such as a held one, must not be accepted again.
 SELECT account_id, key FROM idempotency
 WHERE created_at <= :until AND NOT EXISTS (SELECT 1 FROM message WHERE message.request_id = idempotency.request_id)
 ORDER BY created_at LIMIT :count;

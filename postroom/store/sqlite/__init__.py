@@ -1,1 +1,1 @@
-"""The embedded engine: what SQLite needs, and no table by name."""
+"""The engine for SQLite: the open database, its lock file and its copies; it names no table."""

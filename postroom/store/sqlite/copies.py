@@ -1,4 +1,4 @@
-"""Copies of an SQLite database: made while it is in use, and checked before anybody relies on one."""
+"""Checks copies of SQLite databases for backups, and keeps all processes out of one during a restore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the files of an open SQLite database are still those that have its names.
+"""Checks by device and inode that the files of an open SQLite database were not moved, removed or replaced.
 
 What is moved, removed or replaced under a running process stays open there: it would go on writing into files that nobody
 finds after a restart, and whoever opens the names meanwhile would see another database.

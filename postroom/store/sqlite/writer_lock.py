@@ -1,4 +1,4 @@
-"""The lock file by which the writers of several processes take turns at one SQLite database.
+"""The lock file that orders the writers of several processes on one SQLite database.
 
 SQLite's own busy handler sleeps between its tries: it starves, and leaves the database idle for half of its time.
 """

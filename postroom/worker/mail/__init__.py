@@ -1,1 +1,1 @@
-"""Runs delivery jobs: one sender an account, its connections, and its circuit breaker."""
+"""Sends the jobs of accounts: for each account a sender, its SMTP sessions, and a circuit breaker."""

@@ -1,4 +1,4 @@
-"""An account's server as it is known now: its host, its limits of connections and log-ins, the account's daily limit."""
+"""The server of an account as it is known now, with the limits of connections, log-ins and messages a day."""
 
 from __future__ import annotations
 

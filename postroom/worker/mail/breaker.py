@@ -1,4 +1,4 @@
-"""The circuit breaker of an account: closed, half open or open, and what trips and resets it.
+"""The circuit breaker of an account (closed, open, half open): parks, pauses, slows and resumes it.
 
 What an attempt says of the account is decided in `core/account_verdict.py`; here it is carried out. Closed: the
 account sends. Half open: its last try failed, or it was parked or paused and is due again; one message will tell.

@@ -1,4 +1,4 @@
-"""From an account to an open, secured and authenticated connection to its server."""
+"""Opens a connection for an account: finds its server (preset or MX), decrypts the credentials, connects, logs in."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ServerConnector:
 
 
 def _no_provider(host: str) -> SMTPFault:
-    """A provider's own name does not vanish: whoever says so is this machine's name server."""
+    """A provider's own name does not vanish: this machine's name server is at fault."""
     message = f"cannot look up the server {host}: this machine's name server says that there is no such host"
     return SMTPFault(FaultKind.UNRESOLVED, "connect", message)
 

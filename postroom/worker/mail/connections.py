@@ -1,4 +1,4 @@
-"""Opens and closes an account's connections, and says what becomes of its jobs where one cannot be opened."""
+"""Opens and closes an account's connections; decides about its jobs when none can be opened."""
 
 from __future__ import annotations
 

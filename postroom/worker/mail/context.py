@@ -1,4 +1,4 @@
-"""What all account senders of a worker share: settings, store, writer, clock, and what is in hand."""
+"""The parts that all account senders of a worker share: settings, store, writer, clock, jobs in hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mark that the final dot of a message is about to leave: committed before it does, where the job is still ours."""
+"""Commits the mark before the final dot of a message leaves, while the job is still this worker's."""
 
 from __future__ import annotations
 

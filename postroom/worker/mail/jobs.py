@@ -1,4 +1,4 @@
-"""The jobs that a worker has in hand for one account: from the claim until their result is in the database."""
+"""The jobs that a worker has claimed for one account, until their results are in the database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an account's server has shown: shared by its connections; what it lacks is kept in the database."""
+"""What an account's server has shown, for all its connections: extensions that work, and those it lacks."""
 
 from __future__ import annotations
 

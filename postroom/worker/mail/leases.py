@@ -1,4 +1,4 @@
-"""An account's connections, which all workers share: one is leased before it is opened, and returned when it is closed."""
+"""Leases of an account's connections, which all workers share: taken before connecting, returned after closing."""
 
 from __future__ import annotations
 

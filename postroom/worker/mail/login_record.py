@@ -1,4 +1,4 @@
-"""What is recorded of an account's log-ins: a password that was refused, or accepted, and that the account works."""
+"""Records an account's log-ins: a refused password, an accepted one, and that the account works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sends one account's jobs: gives them to its sessions, and records what came of each message."""
+"""Sends one account's jobs: hands them to its sessions, and records the result of each message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sessions of one account: a task for each connection, as many as there are jobs for and the account may have."""
+"""The sessions of an account: a task for each connection, as many as its jobs and limits allow."""
 
 from __future__ import annotations
 
