@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from postroom.core import failpoint
 from postroom.core.account import Account
@@ -15,9 +15,8 @@ from postroom.intake.disk_share import DiskShares
 from postroom.intake.prepare import prepare
 from postroom.intake.request_id import new_request_id
 from postroom.store.acceptance import IdempotencyClash
-from postroom.store.pieces import accept_message
+from postroom.store.pieces import Write, accept_message
 from postroom.store.store import Store
-from postroom.store.writer import Work
 
 Compute: TypeAlias = "Callable[[Callable[[], NewMessage]], NewMessage]"
 
@@ -34,7 +33,7 @@ def accept(
     disk_reserve: int = 0,
     shares: DiskShares | None = None,
     clock: Clock = system_clock,
-    write: Callable[[Work[Any]], Any] | None = None,
+    write: Write | None = None,
     compute: Compute = _at_once,
 ) -> Accepted:
     """Prepare and commit a submission; return only when it is durable.

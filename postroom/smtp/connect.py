@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -40,11 +40,11 @@ class _Resolver:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._asked: dict[tuple[str, int], Future[list[Any]]] = {}
+        self._asked: dict[tuple[str, int], Future[Sequence[AddrInfoType]]] = {}
         self._waiting: deque[tuple[str, int]] = deque()  # those of `_asked` that no thread has taken up
         self._threads = 0
 
-    def look_up(self, host: str, port: int) -> Future[list[Any]]:
+    def look_up(self, host: str, port: int) -> Future[Sequence[AddrInfoType]]:
         """Return what `socket.getaddrinfo` will find or raise; a caller that gives up does not affect the others."""
         with self._lock:
             answer = self._asked.get((host, port))
@@ -60,9 +60,7 @@ class _Resolver:
             return
         try:
             threading.Thread(target=self._work, name="look-up", daemon=True).start()
-        except (
-            RuntimeError
-        ) as error:  # the machine has no more; the threads that run go on with the names that wait
+        except RuntimeError as error:  # no more threads; those that run go on with the names that wait
             if not self._threads:
                 self._asked.pop(self._waiting.pop())
                 raise OSError(errno.EAGAIN, str(error)) from error
@@ -85,7 +83,7 @@ class _Resolver:
             self._threads -= 1
             return None
 
-    def _take(self, name: tuple[str, int]) -> Future[list[Any]]:
+    def _take(self, name: tuple[str, int]) -> Future[Sequence[AddrInfoType]]:
         with self._lock:
             return self._asked.pop(name)
 
@@ -98,11 +96,10 @@ class _Memory:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[
-            _Host, tuple[Any, bool, float]
-        ] = {}  # an address, whether it is good, and until when
+        # An address, whether it is good, and until when.
+        self._known: dict[_Host, tuple[object, bool, float]] = {}
 
-    def note(self, host: _Host, address: Any, *, good: bool) -> None:
+    def note(self, host: _Host, address: object, *, good: bool) -> None:
         self._known.pop(host, None)  # the order is that of the notes
         self._known[host] = address, good, self._clock() + _REMEMBERED_S
         if len(self._known) > _MOST_REMEMBERED:
@@ -151,12 +148,12 @@ def _reason(error: Exception, credentials: Credentials | None) -> str:
     return credentials.strike(reason) if credentials and not is_ours else reason
 
 
-def avoid(host: str, port: int, address: Any) -> None:
+def avoid(host: str, port: int, address: object) -> None:
     """This address of the host let us in and did not behave: ask the others first."""
     _memory.note((host, port), address, good=False)
 
 
-def _peer_of(reached: socket.socket) -> Any:
+def _peer_of(reached: socket.socket) -> object:
     """Return the address that a socket is connected to. Raises ConnectionResetError where it is no longer."""
     try:
         return reached.getpeername()
@@ -166,7 +163,7 @@ def _peer_of(reached: socket.socket) -> Any:
         raise
 
 
-async def _race(addresses: Sequence[AddrInfoType], credentials: Credentials | None) -> tuple[Wire, Any]:
+async def _race(addresses: Sequence[AddrInfoType], credentials: Credentials | None) -> tuple[Wire, object]:
     reached = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S)
     try:
         address = _peer_of(reached)
@@ -180,7 +177,9 @@ async def _race(addresses: Sequence[AddrInfoType], credentials: Credentials | No
 async def _resolve(host: str, port: int, seconds: float) -> list[AddrInfoType]:
     try:
         if _is_address(host):  # nothing is asked
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+            found: Sequence[AddrInfoType] = socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )
         else:
             found = await asyncio.wait_for(asyncio.wrap_future(_resolver.look_up(host, port)), seconds)
     except TimeoutError as error:

@@ -26,7 +26,7 @@ _LONGEST_PAUSE_S = 2.0
 class _Recording:
     """Work that is tried until it is recorded; `pause` in seconds."""
 
-    work: Work[Any]
+    work: Work[object]
     what: str
     then: Callable[[Any], None] | None
     done: asyncio.Future[None]
@@ -45,7 +45,7 @@ class AsyncWriter:
         self._store = store
         self._on_unknown = on_unknown
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[Work[object], asyncio.Future[Any]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._persisting: set[asyncio.Future[None]] = set()
         self.under_way = UnderWay()  # a commit
@@ -61,7 +61,7 @@ class AsyncWriter:
         return future
 
     def submit_until_recorded(
-        self, task: Work[Any], what: str, then: Callable[[Any], None] | None = None
+        self, task: Work[object], what: str, then: Callable[[Any], None] | None = None
     ) -> asyncio.Future[None]:
         """Commit work that must not be given up, trying again for as long as the store is unavailable.
 
@@ -76,7 +76,7 @@ class AsyncWriter:
     def _try(self, recording: _Recording) -> None:
         self.submit(recording.work).add_done_callback(lambda future: self._tried(recording, future))
 
-    def _tried(self, recording: _Recording, future: asyncio.Future[Any]) -> None:
+    def _tried(self, recording: _Recording, future: asyncio.Future[object]) -> None:
         error = future.exception()
         if isinstance(error, StoreUnavailable):
             log.warning("cannot record %s yet: %s", recording.what, error)
@@ -104,8 +104,8 @@ class AsyncWriter:
     async def _commit(self) -> None:
         futures: list[asyncio.Future[Any]] = []
 
-        def take(most: int) -> list[Work[Any]]:  # called in the store's thread
-            works: list[Work[Any]] = []
+        def take(most: int) -> list[Work[object]]:  # called in the store's thread
+            works: list[Work[object]] = []
             while self._waiting and len(works) < most:
                 pending, future = self._waiting.popleft()
                 if not future.cancelled():  # what was given up before it began is not begun

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from postroom.store.dialect import Dialect
 from postroom.store.watermarks import Watermarks
@@ -35,7 +35,7 @@ class Engine(Protocol):
     def reading(self) -> AbstractContextManager[Transaction]:
         """Lend a transaction that sees the last committed state, and only reads."""
 
-    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+    def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[Settled]:
         """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
 
     def exclusively(self) -> AbstractContextManager[Transaction]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import psycopg
 from psycopg import sql
@@ -30,6 +30,8 @@ from postroom.store.transaction import Transaction
 from postroom.store.workers import Workers
 
 _NOTE = "moving:"  # settings of the target: the last key copied of each table
+_Value: TypeAlias = "int | float | str | bytes | None"  # of a column, in both databases
+_Row: TypeAlias = "tuple[_Value, ...]"
 _CHUNK = 5000  # rows that are held in memory at once, or fewer of many bytes
 _CHUNK_BYTES = 16 * 1024 * 1024
 
@@ -205,7 +207,7 @@ class _Mover:
 
     def _count(self, table: str) -> int:
         with sqlite_translated(self._path):
-            count: Any = self._reader.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608  # ours
+            count = self._reader.execute(f"SELECT count(*) FROM {table}").get  # noqa: S608  # ours
         return int(count)
 
     def _columns(self, table: str) -> list[str]:
@@ -221,20 +223,20 @@ class _Mover:
             failpoint.hit("move.copied")
             yield len(rows)
 
-    def _noted(self, table: str) -> list[Any] | None:
+    def _noted(self, table: str) -> list[_Value] | None:
         with self._target.reading() as transaction:
             text = transaction.settings.get(_NOTE + table)
         return None if text is None else json.loads(text)
 
-    def _count_up_to(self, table: str, key: list[Any]) -> int:
+    def _count_up_to(self, table: str, key: list[_Value]) -> int:
         names = ", ".join(_TABLES[table])
         marks = ", ".join("?" * len(key))
         query = f"SELECT count(*) FROM {table} WHERE ({names}) <= ({marks})"  # noqa: S608  # ours
         with sqlite_translated(self._path):
-            count: Any = self._reader.execute(query, key).get
+            count = self._reader.execute(query, key).get
         return int(count)
 
-    def _chunks(self, table: str, after: list[Any] | None = None) -> Iterator[list[tuple[Any, ...]]]:
+    def _chunks(self, table: str, after: list[_Value] | None = None) -> Iterator[list[_Row]]:
         """Yield the rows of the source in the order of their key, as PostgreSQL can hold them."""
         columns, key = self._columns(table), _TABLES[table]
         places = [columns.index(name) for name in key]
@@ -249,7 +251,7 @@ class _Mover:
             after = [rows[-1][place] for place in places]
             yield [tuple(map(without_nul, row)) for row in _moved(table, rows)]
 
-    def _write(self, table: str, rows: list[tuple[Any, ...]]) -> None:
+    def _write(self, table: str, rows: list[_Row]) -> None:
         """Copy a chunk and note how far that is, in one transaction."""
         columns = self._columns(table)
         places = [columns.index(name) for name in _TABLES[table]]
@@ -291,7 +293,7 @@ class _Mover:
         return counts
 
     @contextmanager
-    def _target_rows(self, table: str) -> Iterator[psycopg.ServerCursor[Any]]:
+    def _target_rows(self, table: str) -> Iterator[psycopg.ServerCursor[_Row]]:
         """Open a cursor over the target's rows in the order of their key."""
         query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
             sql.SQL(", ").join(map(sql.Identifier, self._columns(table))),
@@ -299,7 +301,7 @@ class _Mover:
             sql.SQL(", ").join(_in_byte_order(name) for name in _TABLES[table]),
         )
         with self._target.exclusively() as transaction:
-            cursor: psycopg.ServerCursor[Any] = session_of(transaction).connection.cursor(name="compare")
+            cursor: psycopg.ServerCursor[_Row] = session_of(transaction).connection.cursor(name="compare")
             with cursor:
                 cursor.execute(query)
                 yield cursor
@@ -329,14 +331,14 @@ def _in_byte_order(name: str) -> sql.Composable:
     return sql.SQL('{} COLLATE "C"').format(column) if name in ("key", "name", "state") else column
 
 
-def _moved(table: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _moved(table: str, rows: list[_Row]) -> list[_Row]:
     """Return the rows that belong to the installation: the marks of the move itself do not."""
     if table != "setting":
         return rows
-    return [row for row in rows if row[0] not in (MOVED, MOVING) and not row[0].startswith(_NOTE)]
+    return [row for row in rows if row[0] not in (MOVED, MOVING) and not str(row[0]).startswith(_NOTE)]
 
 
-def _as_many_as_fit(rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+def _as_many_as_fit(rows: Iterable[_Row]) -> list[_Row]:
     """Return the first rows, so many that they do not take too much memory together; one at least."""
     found, size = [], 0
     for row in rows:
@@ -354,7 +356,7 @@ class _Digest:
         self.count = 0
         self._hash = hashlib.blake2b(digest_size=16)
 
-    def add(self, rows: list[tuple[Any, ...]]) -> None:
+    def add(self, rows: list[_Row]) -> None:
         self.count += len(rows)
         for row in rows:
             self._hash.update(f"{row!r}\n".encode())

@@ -7,10 +7,10 @@ commit waiting for longer than one of them, and neither the driver nor the datab
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from os import register_at_fork
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from zlib import crc32
 
 from postroom.core import failpoint
@@ -24,7 +24,15 @@ from postroom.store.transaction import work
 if TYPE_CHECKING:
     from postroom.store.writer import Work
 
-Write: TypeAlias = "Callable[[Work[Any]], Any]"
+T = TypeVar("T")
+
+
+class Write(Protocol):
+    """Commits a piece of work, and returns what it returned: `Store.write`, or a caller's own way."""
+
+    def __call__(self, work: Work[T], /) -> T: ...
+
+
 _ids = random.Random()  # noqa: S311  # they must differ, not be secret
 register_at_fork(after_in_child=_ids.seed)
 
@@ -35,8 +43,7 @@ def accept_message(message: NewMessage, write: Write) -> Accepted | IdempotencyC
     Raises StoreUnavailable when it was not stored, CommitUnknown when nobody can say.
     """
     if len(message.mime) <= PIECE:
-        outcome: Accepted | IdempotencyClash = write(work(Acceptance.accept, message))
-        return outcome
+        return write(work(Acceptance.accept, message))
     upload_id = _ids.getrandbits(62) + 1
     try:
         upload = _upload(upload_id, message, write)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from postroom.core.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
 from postroom.store import migrate as _migrate
@@ -75,7 +75,7 @@ class Store:
 
     # -- writing
 
-    def _commit(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+    def _commit(self, take: Callable[[], Sequence[Work[object]]]) -> list[Settled]:
         try:
             settled = self._engine.commit_batch(take)
         except StoreError as error:
@@ -114,7 +114,7 @@ class Store:
         """
         return self._group_commit.run(work(function, *arguments, **named))
 
-    def write_all(self, works: Sequence[Work[Any]]) -> list[Settled]:
+    def write_all(self, works: Sequence[Work[object]]) -> list[Settled]:
         """Commit several works in order, together where they fit; each settles by itself."""
         return self._group_commit.run_all(works)
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Work: TypeAlias = "Callable[[Transaction], T]"
-Take: TypeAlias = "Callable[[int], Sequence[Work[Any]]]"  # hands over the works that wait, up to so many
+Take: TypeAlias = "Callable[[int], Sequence[Work[object]]]"  # hands over the works that wait, up to so many
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class GroupCommit:
 
     def __init__(
         self,
-        commit_batch: Callable[[Callable[[], Sequence[Work[Any]]]], list[Settled]],
+        commit_batch: Callable[[Callable[[], Sequence[Work[object]]]], list[Settled]],
         *,
         most: int = 256,
     ) -> None:
@@ -75,7 +75,7 @@ class GroupCommit:
         value: T = self.run_all([work])[0].unwrap()
         return value
 
-    def run_all(self, works: Sequence[Work[Any]]) -> list[Settled]:
+    def run_all(self, works: Sequence[Work[object]]) -> list[Settled]:
         """Settle several works of one caller, in order, together where they fit one transaction."""
         left = deque(works)
         settled: list[Settled] = []
@@ -105,8 +105,8 @@ class GroupCommit:
         batch: list[_Follower] = []
         sizes: list[int] = []
 
-        def take() -> list[Work[Any]]:
-            works: list[Work[Any]] = []
+        def take() -> list[Work[object]]:
+            works: list[Work[object]] = []
             with self._mutex:
                 while self._waiting and len(works) < self._most:
                     follower = self._waiting.popleft()

@@ -21,7 +21,7 @@ MODULE_LINES = 400
 CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
-STILL_ANY = 147
+STILL_ANY = 108
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 416,
     "store/postgres/connect.py": 473,

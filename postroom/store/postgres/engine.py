@@ -386,7 +386,7 @@ class PostgresEngine:
 
     # -- writing
 
-    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+    def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[Settled]:
         with self._mutex, translated(self.where):
             works = take()
             if not works:
@@ -425,7 +425,7 @@ class PostgresEngine:
             self._stepped_back_to = None
 
     def _try_batch(
-        self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]], *, is_new: bool
+        self, connection: psycopg.Connection[Any], works: Sequence[Work[object]], *, is_new: bool
     ) -> list[Settled]:
         try:
             settled = self._together(connection, works)
@@ -474,7 +474,7 @@ class PostgresEngine:
         connection.close()
 
     def _together(
-        self, connection: psycopg.Connection[Any], works: Sequence[Work[Any]]
+        self, connection: psycopg.Connection[Any], works: Sequence[Work[object]]
     ) -> list[Settled] | None:
         """Run the works in pipeline mode and commit; None, everything undone, when one of them fails."""
         guards: list[Any] = []
@@ -507,7 +507,7 @@ class PostgresEngine:
         transaction.committed()
         return [Settled(value) for value in values]
 
-    def _one_by_one(self, works: Sequence[Work[Any]], *, is_new: bool) -> list[Settled]:
+    def _one_by_one(self, works: Sequence[Work[object]], *, is_new: bool) -> list[Settled]:
         """Run the works in one transaction, each with a savepoint to go back to.
 
         Raises what is no work's own fault; an error that a new session (`is_new`) does not end is its work's own.
