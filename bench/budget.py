@@ -37,9 +37,9 @@ from postroom.store.accounts import Accounts
 from postroom.store.queue import Queue
 from postroom.store.store import Store, open_store
 from postroom.store.workers import Workers
-from postroom.web.hub import Hub
 from postroom.web.rate_limiter import RateLimiter
 from postroom.web.schemas import read_send_request
+from postroom.web.waits import AtOnce, at_once
 
 _BATCH = 13  # what a commit carries under 32 clients
 _CLAIM = 32
@@ -67,7 +67,10 @@ def budget(options: Options) -> Section:
         whole = median(run.cost(process) for run in runs)
         known = [stage for stage in stages if stage.process == process]
         rows += [[process, stage.name, f"{stage.cost:.0f}"] for stage in known]
-        rest = {"web": "granian, Flask, threads and their hand-over", "worker": "asyncio, threads, chores"}
+        rest = {
+            "web": "granian, the way to the doorway, hand-over to the writer",
+            "worker": "asyncio, threads, chores",
+        }
         rows.append([process, rest[process], f"{whole - sum(stage.cost for stage in known):.0f}"])
         rows.append([process, "**in all**", f"**{whole:.0f}**"])
     rows += [[part, "in all", f"{median(run.cost(part) for run in runs):.0f}"] for part in ("load", "sink")]
@@ -103,9 +106,13 @@ def _web_stages(store: Store, account: Account, count: int) -> Iterator[Stage]:
     yield Stage(
         "web", "read and validate the JSON", _cost(lambda: read_send_request(json.loads(body)), count)
     )
-    limiter = RateLimiter("memory://", Hub(store).together, RateLimitFallback.COUNT)
+    limiter, waits = RateLimiter("memory://", RateLimitFallback.COUNT), AtOnce(store)
     limits = parse_many("1000000000/minute")
-    yield Stage("web", "the rate limiter", _cost(lambda: limiter.hit(limits, "key", "somebody"), count))
+
+    def counted() -> None:
+        at_once(limiter.hit(waits, limits, "key", "somebody"))
+
+    yield Stage("web", "the rate limiter", _cost(counted, count))
     submission = Submission(account, ("ada@example.org",), "A subject", text)
 
     def prepared() -> None:

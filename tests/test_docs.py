@@ -287,7 +287,7 @@ def test_nginx_refuses_what_we_refuse_and_as_we_do(bare: Path) -> None:
     assert answer
     assert int(limit[1]) == most_body_bytes(Settings())
     ours = web_errors.answer_to(RequestEntityTooLarge())
-    assert json.loads(answer[1]) == json.loads(ours.data)
+    assert json.loads(answer[1]) == json.loads(ours.body)
 
 
 @pytest.mark.parametrize("name", ["nginx.conf", "Caddyfile"])
@@ -295,7 +295,7 @@ def test_proxies_answer_for_what_stays_inside_as_we_do(name: str) -> None:
     text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
     answer = re.search(r"""(?:return 404 '(.*)\\n';|respond `(.*)` 404)""", text)
     assert answer
-    assert json.loads(answer[1] or answer[2]) == json.loads(web_errors.answer_to(NotFound()).data)
+    assert json.loads(answer[1] or answer[2]) == json.loads(web_errors.answer_to(NotFound()).body)
 
 
 def test_proxies_close_idle_connections_before_we_do() -> None:

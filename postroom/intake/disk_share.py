@@ -25,8 +25,6 @@ _PART_OF_TIME = 20  # counting takes no more than this part of it
 _RETRY_AFTER_S = 60
 _MIB = 1024 * 1024
 
-Ask = Callable[[Callable[[], int]], int]
-
 
 @dataclass(slots=True)
 class _Known:
@@ -36,31 +34,34 @@ class _Known:
     until: float = float("-inf")  # they count as known
 
 
-def _at_once(call: Callable[[], int]) -> int:
-    return call()
+def _most(room: int) -> int:
+    return max(ALWAYS, TIMES_WHAT_IS_LEFT * room)
 
 
 class DiskShares:
     """What the stored messages of an account may take: some times what they leave to all others.
 
-    They are counted only where the whole database takes more than one share. `ask` calls what takes a while.
+    They are counted only where the whole database takes more than one share.
     """
 
-    def __init__(
-        self, store: Store, ask: Ask = _at_once, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, store: Store, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
-        self._ask = ask
         self._clock = clock
         self._known: dict[int, _Known] = {}
         self._mutex = threading.Lock()
 
+    def must_count(self, account: Account, size: int, room: int) -> bool:
+        """Whether `check` will ask the database, which takes a while; `count` may do so before."""
+        known = self._known.get(account.id)
+        is_known = known is not None and self._clock() < known.until
+        return not is_known and self._store.used_bytes() + size > _most(room)
+
     def check(self, account: Account, size: int, room: int) -> None:
         """Count a message of so many octets, while `room` is free above the reserve. Raises QuotaExceeded."""
-        most = max(ALWAYS, TIMES_WHAT_IS_LEFT * room)
+        most = _most(room)
         if self._store.used_bytes() + size <= most:
             return
-        known = self._count(account.id)
+        known = self.count(account.id)
         if known.octets + size > most:
             log.warning(
                 "refused: %s has used up its share of the disk: its messages take up %d MiB, and %d MiB are left",
@@ -75,7 +76,8 @@ class DiskShares:
             )
         known.octets += size
 
-    def _count(self, account_id: int) -> _Known:
+    def count(self, account_id: int) -> _Known:
+        """Count the octets of an account anew, unless that was done of late."""
         with self._mutex:
             known = self._known.setdefault(account_id, _Known())
             began = self._clock()
@@ -83,6 +85,6 @@ class DiskShares:
                 return known
             known.until = began + _FRESH_S  # nobody else counts meanwhile
         with suppress(StoreError, TimeoutError):  # what was known before must do
-            known.octets = self._ask(lambda: self._store.read(Messages.octets_of, account_id))
+            known.octets = self._store.read(Messages.octets_of, account_id)
             known.until = self._clock() + max(_FRESH_S, _PART_OF_TIME * (self._clock() - began))
         return known

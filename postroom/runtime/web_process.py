@@ -176,13 +176,13 @@ def web_application() -> RSGIServer:
     """Build the application; called by granian in each worker process, after the fork."""
     from postroom.runtime import installation
     from postroom.runtime.memory import tune_memory
-    from postroom.web.app import create_gateway
+    from postroom.web.app import create_server
 
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
-    server = create_gateway(
+    server = create_server(
         service.settings, service.store, service.vault, _is_stopping, report_ready_when_it_listens
     )
     tune_memory()

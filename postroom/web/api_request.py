@@ -2,68 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from flask import Request, request
-from werkzeug.utils import cached_property  # functools' takes a lock on Python 3.11
+from flask import Request
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from postroom.core.errors import MalformedSubmission
 from postroom.core.numbers import whole_number
 from postroom.web.auth import presented_key
-from postroom.web.head import MOST_DIGITS_OF_LENGTH, UNREADABLE_LENGTH
-from postroom.web.rate_limiter import Window
+from postroom.web.head import ACTED_ON, MOST_DIGITS_OF_LENGTH, UNREADABLE_LENGTH, Head, head_in
 from postroom.web.schemas import Document, read_json
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
+    from postroom.web.rate_limiter import Window
 
-# The headers that this service acts on.
-_ACTED_ON = (
-    ("HTTP_AUTHORIZATION", "Authorization"),
-    ("HTTP_X_API_KEY", "X-API-Key"),
-    ("HTTP_IDEMPOTENCY_KEY", "Idempotency-Key"),
-    ("HTTP_CONTENT_ENCODING", "Content-Encoding"),
-    ("CONTENT_TYPE", "Content-Type"),
-    ("CONTENT_LENGTH", "Content-Length"),
-)
-_ACTED_ON_BEHIND_A_PROXY = (*_ACTED_ON, ("HTTP_X_FORWARDED_FOR", "X-Forwarded-For"))
+_ACTED_ON_BEHIND_A_PROXY = {**ACTED_ON, "x-forwarded-for": "X-Forwarded-For"}
 _LONGEST_ADDRESS = 100
 _TRANSLATED = IPv6Network("64:ff9b::/96")
 
 
-class ApiRequest(Request):
-    """A request to this service. `window` is the named rate limit that its answer tells of."""
+class ApiRequest:
+    """A request to this service. `window` is the named rate limit that its answer tells of.
 
-    account: str | None = None  # the mailbox of the key, once it has proved to be one
-    window: tuple[str, Window] | None = None
+    `read` returns the body, and raises RequestEntityTooLarge for one that is larger than this service takes.
+    """
 
-    @classmethod
-    def detached(cls, environ: WSGIEnvironment) -> ApiRequest:
-        """Return a request that its own environment does not refer to, so that both go with the last use of either."""
-        return cls(environ, populate_request=False)
+    __slots__ = (
+        "__weakref__", "_document", "_is_key_read", "_key", "_read", "account", "head", "headers", "method", "window",
+    )  # fmt: skip
 
-    @cached_property
-    def _document(self) -> Document:
-        return read_json(self)
+    def __init__(self, head: Head, read: Callable[[], bytes]) -> None:
+        self.head = head
+        self.headers = head.headers
+        self.method = head.method
+        self.account: str | None = None  # the mailbox of the key, once it has proved to be one
+        self.window: tuple[str, Window] | None = None
+        self._read = read
+        self._document: Document | None = None
+        self._is_key_read = False
+        self._key: str | None = None
+
+    def _read_document(self) -> Document:
+        if self._document is None:
+            self._document = read_json(self.headers, self._read)
+        return self._document
 
     def take_document(self) -> dict[str, Any]:
         """Return the JSON body. Raises MalformedSubmission, UnsupportedMediaType or RequestEntityTooLarge."""
-        return self._document.whole()
+        return self._read_document().whole()
 
-    @cached_property
+    @property
     def key(self) -> str | None:
         """The API key in header or body, or None. Raises what `take_document` raises, and for two keys that differ.
 
         The large part of a document need not have been read for it.
         """
-        return presented_key(self, self._document.small)
+        if not self._is_key_read:
+            self._key = presented_key(self, self._read_document().small)
+            self._is_key_read = True
+        return self._key
+
+    @property
+    def path(self) -> str:
+        return self.head.path
 
     @property
     def address(self) -> str:
         """Where the request comes from, as a person would write it."""
-        return _address(self.remote_addr or "unknown")
+        return _address(self.head.remote)
 
     @property
     def source(self) -> str:
@@ -72,14 +81,29 @@ class ApiRequest(Request):
 
     def check_headers(self, *, behind_a_proxy: bool) -> None:
         """Raise MalformedSubmission for a header that this service acts on and cannot read."""
-        environ = self.environ
-        for key, name in _ACTED_ON_BEHIND_A_PROXY if behind_a_proxy else _ACTED_ON:
-            if key in environ and not environ[key].isascii():
-                message = "must be ASCII"
-                raise MalformedSubmission(f"the header {name} {message}", errors=((name, message),))
-        length = environ.get("CONTENT_LENGTH", "")
+        headers = self.headers
+        if not self.head.is_ascii:
+            for key, name in (_ACTED_ON_BEHIND_A_PROXY if behind_a_proxy else ACTED_ON).items():
+                if key in headers and not headers[key].isascii():
+                    message = "must be ASCII"
+                    raise MalformedSubmission(f"the header {name} {message}", errors=((name, message),))
+        length = headers.get("content-length")
         if length and whole_number(length, MOST_DIGITS_OF_LENGTH) is None:
             raise MalformedSubmission(UNREADABLE_LENGTH, errors=(("Content-Length", "must be a number"),))
+
+
+def request_of(request: Request) -> ApiRequest:
+    """Return a request of Flask's in our form; its body is read when it is asked for."""
+
+    def read() -> bytes:
+        data: bytes = request.get_data()
+        # Without a Content-Length, werkzeug cuts a body at the limit and says nothing.
+        most = request.max_content_length
+        if most is not None and len(data) >= most:
+            raise RequestEntityTooLarge
+        return data
+
+    return ApiRequest(head_in(request.environ), read)
 
 
 def _address(text: str) -> str:
@@ -111,7 +135,7 @@ def _ipv4_within(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Addres
 
 @lru_cache(1024)
 def source_of(address: str) -> str:
-    """Return the IPv4 address or the IPv6 /64 of an address in the spelling of `Call.address`.
+    """Return the IPv4 address or the IPv6 /64 of an address in the spelling of `ApiRequest.address`.
 
     A text that is no address may be anything, of any length: all of them are one source.
     """
@@ -120,8 +144,3 @@ def source_of(address: str) -> str:
     except ValueError:
         return "unknown"
     return str(found) if isinstance(found, IPv4Address) else str(IPv6Network((found, 64), strict=False))
-
-
-def current() -> ApiRequest:
-    """Return the request itself, not Flask's stand-in for it, which costs a look-up at every use."""
-    return cast("ApiRequest", request._get_current_object())  # type: ignore[attr-defined]

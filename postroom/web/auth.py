@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from flask import Request
+from typing import TYPE_CHECKING, Any
 
 from postroom.core.errors import MalformedSubmission
 
+if TYPE_CHECKING:
+    from postroom.web.api_request import ApiRequest
 
-def header_key(request: Request) -> str | None:
+
+def header_key(request: ApiRequest) -> str | None:
     """Return the key given in a header, or None. Raises MalformedSubmission for two that differ."""
     bearer = None
-    authorization = request.headers.get("Authorization", "")
+    authorization = request.headers.get("authorization", "")
     if authorization[:6].lower() == "bearer":
         bearer = authorization[6:].strip(" ") or None
         if bearer is not None and (authorization[6] != " " or "\t" in bearer):
@@ -20,11 +21,11 @@ def header_key(request: Request) -> str | None:
             raise MalformedSubmission(
                 f"the header Authorization {message}", errors=(("Authorization", message),)
             )
-    given = request.headers.get("X-API-Key") or None
+    given = request.headers.get("x-api-key") or None
     return _one(bearer, given)
 
 
-def presented_key(request: Request, document: dict[str, Any]) -> str | None:
+def presented_key(request: ApiRequest, document: dict[str, Any]) -> str | None:
     """Return the key of a request that has a JSON body. Raises MalformedSubmission for two that differ, or no string."""
     in_body = document.get("key")
     if in_body is not None and not isinstance(in_body, str):

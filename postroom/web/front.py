@@ -6,11 +6,10 @@ import re
 from string import Template
 from typing import Final
 
-from flask import Blueprint, Response
+from flask import Blueprint, Request, Response, request
 from werkzeug.exceptions import NotFound
 
-from postroom.web.api_request import ApiRequest, current
-from postroom.web.send_email import services
+from postroom.web.services import services
 
 blueprint = Blueprint("front", __name__)
 
@@ -59,19 +58,18 @@ $watching
 @blueprint.get("/")
 def front() -> Response:
     """Return the page, to a client that asks for HTML. Raises NotFound."""
-    call = current()
-    if not _wants_html(call):
+    if not _wants_html(request):
         raise NotFound
-    root = f"{call.scheme}://{call.host if _HOST.fullmatch(call.host) else 'YOUR-SERVER'}"
+    root = f"{request.scheme}://{request.host if _HOST.fullmatch(request.host) else 'YOUR-SERVER'}"
     is_behind_a_proxy = services().settings.trusted_proxies > 0
     page = _PAGE.substitute(root=root, watching="" if is_behind_a_proxy else _WATCHING)
     return Response(page, content_type="text/html; charset=utf-8", headers=_HEADERS)
 
 
-def _wants_html(call: ApiRequest) -> bool:
+def _wants_html(asked: Request) -> bool:
     """Whether HTML is named, as browsers do, and nothing that we speak is wanted more; `*/*` names nothing."""
-    if len(call.headers.get("Accept", "")) > _LONGEST_ACCEPT:  # no browser's, and long to parse
+    if len(asked.headers.get("Accept", "")) > _LONGEST_ACCEPT:  # no browser's, and long to parse
         return False
-    named = dict(call.accept_mimetypes)
+    named = dict(asked.accept_mimetypes)
     html = max(named.get(kind, 0.0) for kind in _HTML)
     return 0 < html >= max(named.get(kind, 0.0) for kind in _JSON)

@@ -1,11 +1,11 @@
-"""For whoever watches over the service: is this process alive, and can the installation take mail and send it?"""
+"""`/livez` and `/readyz`, for monitors: is this process alive, and can the installation accept messages and send them?"""
 
 from __future__ import annotations
 
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ from postroom.core.errors import DiskFull, InvalidSubmission, StoreError, StoreU
 from postroom.intake.checks import check_disk_space
 from postroom.store.connections import Connections
 from postroom.store.workers import WorkerRecord, Workers
-from postroom.web.send_email import Services, services
+from postroom.web.services import Services, services
 
 blueprint = Blueprint("health", __name__)
 
@@ -56,8 +56,7 @@ class Leases:
 class Readiness:
     """What was found at the last look."""
 
-    def __init__(self, is_stopping: Callable[[], bool]) -> None:
-        self.is_stopping = is_stopping
+    def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._leases = Leases()
         self._looked = float("-inf")
@@ -74,7 +73,7 @@ class Readiness:
         return {"status": "not ready", "checks": {**_WELL, "database": _UNREADABLE}}
 
     def look(self, shared: Services) -> None:
-        """Look anew, or wait a moment for whoever does already: one at a time waits for a database that is silent."""
+        """Look again, or wait a moment for a look that is under way: one thread at a time waits for a silent database."""
         if self._mutex.acquire(timeout=_WAIT_S):
             try:
                 if not self.is_fresh:
@@ -131,11 +130,11 @@ def readyz() -> Response:
         raise InvalidSubmission(f"part must be one of {', '.join(_PARTS)}", field="part")
     readiness: Readiness = current_app.extensions["postroom.readiness"]
     shared = services()
-    if readiness.is_stopping():
+    if shared.is_stopping():
         return _answer(_STOPPING)
     if not readiness.is_fresh:
         with suppress(StoreUnavailable):
-            shared.hub.read(lambda: readiness.look(shared))
+            readiness.look(shared)
     return _answer(_of_the_web(readiness.found) if part == "web" else readiness.found)
 
 

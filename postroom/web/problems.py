@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask
 from werkzeug.exceptions import HTTPException
 
 from postroom.core.errors import (
@@ -28,6 +28,7 @@ from postroom.core.errors import (
 )
 from postroom.core.text import printable
 from postroom.telemetry.incident import report
+from postroom.web.answers import Problem, problem_response
 from postroom.web.upload import Overloaded
 
 log = logging.getLogger(__name__)
@@ -53,13 +54,7 @@ _CODES = {
 }
 _KEPT_HEADERS = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate")
 _BUSY_FOR_S = 10
-
-
-class Problem(Response):
-    """A refusal as a problem document, with what the log says of it."""
-
-    reason = ""
-    faults: tuple[tuple[str, str], ...] = ()
+_CONTENT_TYPE = ("Content-Type", "application/problem+json")
 
 
 def problem(
@@ -80,14 +75,8 @@ def problem(
         "detail": printable(detail),
         "errors": [{"field": printable(field), "message": printable(message)} for field, message in faults],
     }
-    answer = Problem(
-        json.dumps(document) + "\n",
-        status,
-        headers=dict(headers or {}),
-        content_type="application/problem+json",
-    )
-    answer.reason, answer.faults = detail, faults
-    return answer
+    body = (json.dumps(document) + "\n").encode()
+    return Problem(status, [_CONTENT_TYPE, *(headers or {}).items()], body, detail, faults)
 
 
 def too_slow(seconds: float) -> Problem:
@@ -237,4 +226,4 @@ def forget_frames(error: BaseException) -> None:
 
 def install(app: Flask) -> None:
     """Make every error of the application a problem document."""
-    app.register_error_handler(Exception, answer_to)
+    app.register_error_handler(Exception, lambda error: problem_response(answer_to(error)))

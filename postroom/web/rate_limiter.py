@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from limits.storage import MemcachedStorage, MemoryStorage, Storage, storage_fro
 
 from postroom.core.errors import LimiterUnavailable
 from postroom.settings import RateLimitFallback
+from postroom.web.gather import Gather
+from postroom.web.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,7 @@ class _Question:
 
 
 class _Memory(MemoryStorage):
-    """Counts in memory. Whoever counts forgets what is over, once a second: the library starts a thread for it, up to
+    """Counts in memory, and drops windows that are over, once a second: the library starts a thread for that, up to
     a hundred times a second."""
 
     def __init__(self) -> None:
@@ -92,22 +94,15 @@ class _Memory(MemoryStorage):
 
 
 class RateLimiter:
-    """Counters that all processes share where the storage is a server. `together` has it asked for many requests at once.
+    """Counters that all processes share where the storage is a server, which is asked for many requests at once.
 
     While that server is away each process does as `fallback` says (without a window, a request was not
     counted), and asks for it again after a pause that grows from one second to thirty, or to five
     where requests are refused.
     """
 
-    def __init__(
-        self,
-        uri: str,
-        together: Callable[
-            [Callable[[Sequence[_Question]], list[Window]], float], Callable[[_Question], Window]
-        ],
-        fallback: RateLimitFallback,
-    ) -> None:
-        self._ask_shared = together(self._answer, _PATIENCE_S)
+    def __init__(self, uri: str, fallback: RateLimitFallback) -> None:
+        self._gather: Gather[_Question, Window] = Gather(self._answer, _PATIENCE_S)
         self._fallback = fallback
         self._memory = _Memory()
         shared = uri != "memory://"
@@ -119,28 +114,33 @@ class RateLimiter:
         self._pause = 1.0
         self._mutex = threading.Lock()
 
-    def hit(self, limits: Sequence[RateLimitItem], *identity: str) -> Window | None:
+    def close(self) -> None:
+        self._gather.close()
+
+    async def hit(self, waits: Waits, limits: Sequence[RateLimitItem], *identity: str) -> Window | None:
         """Count one request against every limit; return the window that is the tightest.
 
         Raises LimiterUnavailable.
         """
-        asked = [self._ask(limit, identity, counts=True) for limit in limits]
+        asked = [await self._ask(waits, limit, identity, counts=True) for limit in limits]
         windows = [window for window in asked if window is not None]
         return min(windows, key=lambda window: window.remaining - window.exceeded, default=None)
 
-    def look(self, limit: RateLimitItem, *identity: str) -> Window | None:
+    async def look(self, waits: Waits, limit: RateLimitItem, *identity: str) -> Window | None:
         """Return the window as it would be after one more request, without counting it.
 
         Its `reset_at` is only asked for, and true, when it would be exceeded. Raises LimiterUnavailable.
         """
-        return self._ask(limit, identity, counts=False)
+        return await self._ask(waits, limit, identity, counts=False)
 
-    def _ask(self, limit: RateLimitItem, identity: Sequence[str], *, counts: bool) -> Window | None:
+    async def _ask(
+        self, waits: Waits, limit: RateLimitItem, identity: Sequence[str], *, counts: bool
+    ) -> Window | None:
         key = f"{_PREFIX}/{'/'.join(identity)}/{limit.amount}/{limit.multiples}/{limit.GRANULARITY.name}"
         shared = self._uri is not None
         if shared and time.monotonic() >= self._away_until:
             try:
-                window = self._ask_shared(_Question(limit, key, counts))
+                window = await waits.ask(self._gather, _Question(limit, key, counts))
             except Exception as error:  # whatever the driver raises, requests go on
                 self._note_away(error)
             else:

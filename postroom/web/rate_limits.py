@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from enum import Enum
 
-from flask import Response
 from limits import RateLimitItemPerMinute, parse_many
 from werkzeug.exceptions import HTTPException
 
 from postroom.accounts.keys import ApiKeys
 from postroom.core.errors import LimiterUnavailable, PostroomError, QuotaExceeded, StoreUnavailable
 from postroom.settings import Settings
+from postroom.web.answers import Answer
 from postroom.web.api_request import ApiRequest
 from postroom.web.auth import header_key
-from postroom.web.hub import Hub
 from postroom.web.problems import answer_to
 from postroom.web.rate_limiter import RateLimiter, Window
+from postroom.web.waits import Waits
 
 # Somebody who tries keys or ids is slowed down long before chance helps him; a client with a typo is not.
 _GUESSES = RateLimitItemPerMinute(60)
@@ -24,91 +25,99 @@ _WHAT = {
     "key": "requests with this key",
     "no key": "requests without a key that can be read from {}",
 }
-SEND, STATUS = "api.send_email", "api.email_status"
+
+
+class Kind(Enum):
+    """What a request is for, as far as limits differ."""
+
+    SEND = "send"
+    STATUS = "status"
 
 
 class RateLimits:
-    """What stands in front of the two calls, before anybody looks whether a key exists."""
+    """What stands in front of every call, before anybody looks whether a key exists."""
 
-    def __init__(self, settings: Settings, keys: ApiKeys, hub: Hub) -> None:
-        self._throttle = RateLimiter(
-            settings.ratelimit_storage_uri, hub.together, settings.rate_limit_fallback
-        )
+    def __init__(self, settings: Settings, keys: ApiKeys) -> None:
+        self._limiter = RateLimiter(settings.ratelimit_storage_uri, settings.rate_limit_fallback)
         self._by_key = parse_many(settings.rate_limit) if settings.rate_limit else []
         self._keys = keys
-        self._hub = hub
 
-    def admit(self, call: ApiRequest, endpoint: str | None) -> None:
+    def close(self) -> None:
+        self._limiter.close()
+
+    async def admit(self, request: ApiRequest, kind: Kind, waits: Waits) -> None:
         """Count the request. Raises QuotaExceeded, and LimiterUnavailable where it cannot be counted.
 
         A key that has been used with success is not refused for what others do from its address. Every other key is
-        refused alike, known or not, so that nothing can be learnt. Without a key, a status is refused in `settle`
+        refused alike, known or not, so that nothing can be learnt. Without a key, a status is refused in `complete`
         alone, where the id is unknown.
         """
-        if endpoint not in (SEND, STATUS):
-            return
         if not self._keys.is_fresh:
-            self._hub.aside(self._keys.refresh)  # not behind the queries of others
-        key = _readable_key(call)
+            await waits.read(self._keys.refresh)
+        key = _readable_key(request)
         if key is None or not self._keys.is_used(key):
-            self._check_guesses(call, key, may_refuse=endpoint == SEND or key is not None)
-        if endpoint == SEND and self._by_key:
-            identity = call.source if key is None else self._keys.digest(key).hex()
-            window = self._throttle.hit(self._by_key, "key", identity)
-            call.window = ("key", window) if window is not None else None
-            if window is not None and window.exceeded:
-                raise self._refusal(call, "key" if key is not None else "no key", window)
+            await self._check_guesses(request, key, waits, may_refuse=kind is Kind.SEND or key is not None)
+        if kind is Kind.SEND and self._by_key:
+            identity = request.source if key is None else self._keys.digest(key).hex()
+            window = await self._limiter.hit(waits, self._by_key, "key", identity)
+            if window is not None:
+                request.window = "key", window
+                if window.exceeded:
+                    raise self._refusal(request, "key" if key is not None else "no key", window)
 
-    def _check_guesses(self, call: ApiRequest, key: str | None, *, may_refuse: bool) -> None:
-        window = self._throttle.look(_GUESSES, "guesses", call.source)
+    async def _check_guesses(
+        self, request: ApiRequest, key: str | None, waits: Waits, *, may_refuse: bool
+    ) -> None:
+        window = await self._limiter.look(waits, _GUESSES, "guesses", request.source)
         if not may_refuse or window is None or not window.exceeded:
             return
-        if key is None or not self._is_used_elsewhere(key):
-            raise self._refusal(call, "guesses", window)
+        if key is None or not await self._is_used_elsewhere(key, waits):
+            raise self._refusal(request, "guesses", window)
 
-    def _is_used_elsewhere(self, key: str) -> bool:
+    async def _is_used_elsewhere(self, key: str, waits: Waits) -> bool:
         """Ask the database, for another process may know more."""
-        try:
-            return self._hub.read(lambda: self._keys.is_used_elsewhere(key))
-        except StoreUnavailable:
-            return False
+        with suppress(StoreUnavailable, TimeoutError):
+            return await waits.read(lambda: self._keys.is_used_elsewhere(key))
+        return False
 
-    def settle(self, call: ApiRequest, endpoint: str | None, response: Response) -> Response:
+    async def complete(self, request: ApiRequest, answer: Answer, waits: Waits) -> Answer:
         """Count a wrong guess, which may be one too many, and say in the answer where the caller stands."""
-        if response.status_code in (401, 404) and endpoint in (SEND, STATUS):
+        if answer.status in (401, 404):
             with suppress(LimiterUnavailable):  # it is too late to refuse
-                window = self._throttle.hit([_GUESSES], "guesses", call.source)
-                if window is not None and window.exceeded and not self._is_used(call):
-                    response = answer_to(self._refusal(call, "guesses", window))
-        if call.window is not None:
-            _add_headers(response, *call.window)
-        return response
+                window = await self._limiter.hit(waits, [_GUESSES], "guesses", request.source)
+                if window is not None and window.exceeded and not self._is_used(request):
+                    answer = answer_to(self._refusal(request, "guesses", window))
+        if request.window is not None:
+            _add_headers(answer, *request.window)
+        return answer
 
-    def _is_used(self, call: ApiRequest) -> bool:
-        key = _readable_key(call)
+    def _is_used(self, request: ApiRequest) -> bool:
+        key = _readable_key(request)
         return key is not None and self._keys.is_used(key)
 
-    def _refusal(self, call: ApiRequest, name: str, window: Window) -> QuotaExceeded:
-        call.window = ("guesses" if name == "guesses" else "key", window)
-        what = _WHAT[name].format(call.source)
+    def _refusal(self, request: ApiRequest, name: str, window: Window) -> QuotaExceeded:
+        request.window = ("guesses" if name == "guesses" else "key", window)
+        what = _WHAT[name].format(request.source)
         return QuotaExceeded(
             f"too many {what}: the limit is {window.limit}; wait for the time in Retry-After (seconds), then go on",
             retry_after=window.wait,
         )
 
 
-def _readable_key(call: ApiRequest) -> str | None:
+def _readable_key(request: ApiRequest) -> str | None:
     """Return the request's key, known or not; None where there is none, or it cannot be read."""
     with suppress(PostroomError, HTTPException):
-        if call.method == "POST":
-            return call.key
+        if request.method == "POST":
+            return request.key
     with suppress(PostroomError):
-        return header_key(call)
+        return header_key(request)
     return None
 
 
-def _add_headers(response: Response, name: str, window: Window) -> None:
+def _add_headers(answer: Answer, name: str, window: Window) -> None:
     """Say policy, rest and seconds to the next window (draft-ietf-httpapi-ratelimit-headers)."""
     limit = window.limit
-    response.headers.add("RateLimit-Policy", f'"{name}";q={limit.amount};w={limit.get_expiry()}')
-    response.headers.add("RateLimit", f'"{name}";r={window.remaining};t={window.wait}')
+    answer.headers += (
+        ("RateLimit-Policy", f'"{name}";q={limit.amount};w={limit.get_expiry()}'),
+        ("RateLimit", f'"{name}";r={window.remaining};t={window.wait}'),
+    )

@@ -10,8 +10,8 @@ from ipaddress import ip_network
 from typing import Final
 
 from postroom.core.text import counted, printable
+from postroom.web.answers import Problem
 from postroom.web.api_request import ApiRequest
-from postroom.web.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,19 @@ class Refusals:
         self._until = 0.0  # the end of the period, by the monotonic clock
         self._timer: threading.Timer | None = None
 
-    def note(self, call: ApiRequest, problem: Problem) -> None:
+    def note(self, request: ApiRequest, problem: Problem) -> None:
         """Log a refusal, or count it. An account is known from its key; without one it is a stranger's."""
-        is_incident = problem.status_code == _INCIDENT
+        is_incident = problem.status == _INCIDENT
         if is_incident:
             return
-        source = call.account or _prefix(call.address)
-        alike = problem.status_code if problem.status_code in _ALL_ALIKE else None
+        source = request.account or _prefix(request.address)
+        alike = problem.status if problem.status in _ALL_ALIKE else None
         if time.monotonic() >= self._until:
             self.end_period()
         with self._lock:
-            may_say = self._may_say(source, alike, is_stranger=call.account is None)
+            may_say = self._may_say(source, alike, is_stranger=request.account is None)
         if may_say:
-            log.info("%s", _line(call, problem))
+            log.info("%s", _line(request, problem))
 
     def _may_say(self, source: str, alike: int | None, *, is_stranger: bool) -> bool:
         if is_stranger and source not in self._lines and len(self._lines) >= _MOST_SOURCES:
@@ -98,10 +98,10 @@ def _prefix(address: str) -> str:
         return _OTHERS  # a socket has no address, and a proxy may forward anything
 
 
-def _line(call: ApiRequest, problem: Problem) -> str:
+def _line(request: ApiRequest, problem: Problem) -> str:
     fields = ", ".join(dict.fromkeys(field for field, _ in problem.faults if field))
-    of = f", account {call.account}" if call.account else ""
+    of = f", account {request.account}" if request.account else ""
     at = f", {fields}" if fields else ""
-    path = call.path[:_LONGEST_PATH]
-    text = f"refused {problem.status_code} {call.method[:10]} {path} from {call.address[:50]}{of}{at}: {problem.reason}"
+    path = request.path[:_LONGEST_PATH]
+    text = f"refused {problem.status} {request.method[:10]} {path} from {request.address[:50]}{of}{at}: {problem.reason}"
     return printable(text)[: _LONGEST_PATH + _LONGEST_REASON]

@@ -1,4 +1,4 @@
-"""Between granian and Flask: a request off the event loop becomes a WSGI call, and its answer goes back."""
+"""The server that granian calls (RSGI): reads bodies within bounds, runs doorways as coroutines and all else as Flask."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import io
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
+from werkzeug.exceptions import RequestEntityTooLarge
 
+from postroom.core import failpoint
 from postroom.core.errors import PostroomError
 from postroom.core.heartbeat import Pulse
+from postroom.web.answers import Answer
 from postroom.web.api_request import ApiRequest
 from postroom.web.auth import header_key
 from postroom.web.connections import Connections
-from postroom.web.head import environ_of, excess_of, fault_of, length_of, take_forwarded_address
-from postroom.web.hub import ANSWER_WITHIN_S, Hub
-from postroom.web.problems import Problem, overloaded, too_long, too_slow, unreadable
-from postroom.web.refusals import Refusals
-from postroom.web.schemas import OCTETS
+from postroom.web.doorway import Doorway, run
+from postroom.web.head import Head, environ_of, excess_of, fault_of, head_of, length_of
+from postroom.web.loop import ANSWER_WITHIN_S, FromThread, OnLoop, RequestLoop
+from postroom.web.problems import overloaded, too_long, too_slow, unreadable
 from postroom.web.turns import Turns
 from postroom.web.upload import (
     ROOM_FOR_SMALL,
@@ -33,6 +36,11 @@ from postroom.web.upload import (
     Upload,
     read_in_pieces,
 )
+from postroom.web.waits import at_once
+
+if TYPE_CHECKING:
+    from postroom.web.answers import Problem
+    from postroom.web.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -40,91 +48,94 @@ _LARGE = 65_536  # octets of a body whose parsing and rendering would hold up th
 _LARGE_AT_ONCE = 4  # bounds the memory that parsing and rendering take
 _HUGE = 1024 * 1024  # octets of a body that is parsed and rendered alone: some four times as much memory
 _BODY_WITHIN_S = 120.0
-_SLOT_WITHIN_S = 25.0
+_TURN_WITHIN_S = 25.0
+_PROBES = ("/livez", "/readyz")
 NO_STORE = ("Cache-Control", "no-store")
 
 
 class _Refused(Exception):
     """The request is answered here."""
 
-    def __init__(self, response: Problem) -> None:
+    def __init__(self, problem: Problem) -> None:
         super().__init__()
-        self.response = response
+        self.problem = problem
 
 
 class RSGIServer:
-    """The RSGI application (granian's own interface) around a Flask application."""
+    """The RSGI application (granian's own interface): doorways, and a Flask application for all other requests."""
 
     def __init__(
         self,
         app: Flask,
-        hub: Hub,
+        doorways: Iterable[Doorway],
+        shared_loop: RequestLoop,
         *,
         most_bytes: int,
         body_within_s: float = _BODY_WITHIN_S,
-        slot_within_s: float = _SLOT_WITHIN_S,
+        turn_within_s: float = _TURN_WITHIN_S,
         large_at_once: int = _LARGE_AT_ONCE,
         room: Room | None = None,
         connections: Connections | None = None,
         on_start: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None,
     ) -> None:
         self._app = app
+        self._doorways = {doorway.path: doorway for doorway in doorways}
         self._on_start = on_start
-        self._hub = hub
+        self._loop = shared_loop
         self._most_bytes = most_bytes
         self._body_within_s = body_within_s
-        self._slot_within_s = slot_within_s
+        self._turn_within_s = turn_within_s
         self._large, self._huge = Turns(large_at_once), Turns(min(1, large_at_once))
-        self._keys = app.extensions["postroom"].keys
         self._room = room or Room(for_small=ROOM_FOR_SMALL)
-        self._refusals: Refusals = app.extensions["postroom.refusals"]
+        self._services: Services = app.extensions["postroom"]
         self._connections = connections or Connections(0)
-        self._proxies = app.extensions["postroom"].settings.trusted_proxies
+        self._proxies = self._services.settings.trusted_proxies
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._hub.start(loop)
+        self._loop.start(loop)
         self._connections.start(loop)
-        Pulse(self._hub.stalled_s).start(loop)
+        Pulse(self._loop.stalled_s).start(loop)
         self._on_start(loop)
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._connections.close()
-        self._hub.close()
+        self._services.limits.close()
+        self._loop.close()
 
     async def __rsgi__(self, scope: Any, protocol: Any) -> None:
         client = scope.client
         self._connections.has_begun(client)
         try:
-            await self._handle(scope, protocol)
+            await self._handle(head_of(scope), protocol)
         finally:
             self._connections.has_ended(client)
 
-    async def _handle(self, scope: Any, protocol: Any) -> None:
-        environ = environ_of(scope)
+    async def _handle(self, head: Head, protocol: Any) -> None:
         if self._proxies:
-            take_forwarded_address(environ, self._proxies)
-        upload = Upload(protocol, length_of(environ), is_awaited="HTTP_EXPECT" in environ)
+            head.take_forwarded_address(self._proxies)
+        upload = Upload(protocol, length_of(head), is_awaited="expect" in head.headers)
         try:
-            await self._serve(protocol, environ, upload)
+            answer = await self._answer(head, upload)
         except _Refused as refused:
-            answer = refused.response
-            self._refusals.note(ApiRequest.detached(environ), answer)
-            _send(protocol, upload, answer.status_code, [*answer.headers, NO_STORE], answer.get_data())
+            answer = refused.problem
+            self._services.refusals.note(ApiRequest(head, bytes), answer)
+        if not any(name == "Cache-Control" for name, _ in answer.headers):
+            answer.headers.append(NO_STORE)
+        _send(protocol, upload, answer)
         if not upload.is_over:
             await upload.linger()
 
-    async def _serve(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
+    async def _answer(self, head: Head, upload: Upload) -> Answer:
         """Read the body and answer. Raises _Refused."""
-        if (excess := excess_of(environ)) is not None:
+        if (excess := excess_of(head)) is not None:
             raise _Refused(too_long(*excess))
-        if (fault := fault_of(environ)) is not None:
+        if (fault := fault_of(head)) is not None:
             raise _Refused(unreadable(fault))
         try:
             if upload.length is not None and upload.length <= _LARGE:
                 body = await self._in_time(upload.read_at_once()) if upload.length else b""
-                await self._answer(protocol, environ, upload, body)
-            else:
-                await self._serve_large(protocol, environ, upload)
+                return await self._serve(head, body)
+            return await self._serve_large(head, upload)
         except CutOff as error:
             raise _Refused(unreadable(str(error))) from error
         except TooSlow:
@@ -132,37 +143,72 @@ class RSGIServer:
         except Overloaded:
             raise _Refused(overloaded()) from None
 
-    async def _serve_large(self, protocol: Any, environ: dict[str, Any], upload: Upload) -> None:
-        client = self._client(environ)
+    async def _serve(self, head: Head, body: bytes | None) -> Answer:
+        """Answer a request whose body is short; None: too large to be read."""
+        doorway = self._doorways.get(head.path) if head.method == "POST" else None
+        if doorway is None:
+            call = partial(self._in_flask, head, body)
+            return await self._loop.in_flask(call, is_probe=head.path in _PROBES)
+        waits = OnLoop(self._loop, self._loop.loop.time() + ANSWER_WITHIN_S)
+        return await run(doorway, _request(head, body), self._services, waits)
+
+    async def _serve_large(self, head: Head, upload: Upload) -> Answer:
+        client = self._client(head)
         with self._room.place(client) as place:
+            body: bytes | None
             try:
                 body = await self._in_time(read_in_pieces(upload, place, self._most_bytes), place)
             except TooMuch:
-                body = b""
+                body = None
             place.has_read()
-            environ.pop("HTTP_TRANSFER_ENCODING", None)
-            environ["CONTENT_LENGTH"] = str(max(upload.length or 0, upload.received))
-            if len(body) <= _LARGE:
-                await self._answer(protocol, environ, upload, body)
-                return
-            answer_by = asyncio.get_running_loop().time() + ANSWER_WITHIN_S
+            head.headers.pop("transfer-encoding", None)
+            head.headers["content-length"] = str(max(upload.length or 0, upload.received))
+            if body is None or len(body) <= _LARGE:
+                return await self._serve(head, body)
+            answer_by = self._loop.loop.time() + ANSWER_WITHIN_S
             turns = self._huge if len(body) > _HUGE else self._large
             try:
-                await turns.take(client, self._slot_within_s)
+                await turns.take(client, self._turn_within_s)
             except TimeoutError:
                 raise Overloaded from None
             try:
-                await self._answer(protocol, environ, upload, body, answer_by)
+                return await self._loop.in_thread(partial(self._serve_in_thread, head, body, answer_by))
             finally:
                 turns.give_back()
 
-    def _client(self, environ: dict[str, Any]) -> str:
+    def _serve_in_thread(self, head: Head, body: bytes, answer_by: float) -> Answer:
+        doorway = self._doorways.get(head.path) if head.method == "POST" else None
+        if doorway is None:
+            return self._in_flask(head, body)
+        waits = FromThread(self._loop, answer_by)
+        return at_once(run(doorway, _request(head, body), self._services, waits))
+
+    def _in_flask(self, head: Head, body: bytes | None) -> Answer:
+        """Call Flask, in a thread."""
+        environ = environ_of(head)
+        environ["wsgi.input"] = io.BytesIO(body or b"")
+        begun: list[tuple[int, list[tuple[str, str]]]] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
+            begun.append((int(status[:3]), headers))
+
+        app: Any = self._app
+        parts = app(environ, start_response)
+        try:
+            content = b"".join(parts)
+        finally:
+            if (close := getattr(parts, "close", None)) is not None:
+                close()
+        status, headers = begun[-1]
+        return Answer(status, headers, content)
+
+    def _client(self, head: Head) -> str:
         """Return who is to have turns of its own: a key that has been used, or all others at an address."""
         with suppress(PostroomError):
-            key = header_key(ApiRequest.detached(environ))
-            if key is not None and self._keys.is_used(key):
+            key = header_key(ApiRequest(head, bytes))
+            if key is not None and self._services.keys.is_used(key):
                 return f"key {key}"
-        return str(environ["REMOTE_ADDR"])
+        return head.remote
 
     async def _in_time(self, reading: Any, place: Place | None = None) -> bytes:
         try:
@@ -174,35 +220,21 @@ class RSGIServer:
         except TimeoutError:
             raise TooSlow from None
 
-    async def _answer(
-        self,
-        protocol: Any,
-        environ: dict[str, Any],
-        upload: Upload,
-        body: bytes,
-        in_thread_by: float | None = None,
-    ) -> None:
-        environ["wsgi.input"], environ[OCTETS] = io.BytesIO(body), body
-        head: list[tuple[int, list[tuple[str, str]]]] = []
 
-        def start_response(status: str, headers: list[tuple[str, str]], exc_info: object = None) -> None:
-            head.append((int(status[:3]), headers))
+def _request(head: Head, body: bytes | None) -> ApiRequest:
+    def read() -> bytes:
+        if body is None:
+            raise RequestEntityTooLarge
+        return body
 
-        parts: Iterable[bytes]
-        if in_thread_by is None:
-            parts = await self._hub.run(self._app, environ, start_response)
-        else:
-            parts = await self._hub.run_in_thread(in_thread_by, self._app, environ, start_response)
-        try:
-            status, headers = head[-1]
-            _send(protocol, upload, status, headers, b"".join(parts))
-        finally:
-            if (close := getattr(parts, "close", None)) is not None:
-                close()
+    return ApiRequest(head, read)
 
 
-def _send(protocol: Any, upload: Upload, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+def _send(protocol: Any, upload: Upload, answer: Answer) -> None:
     """Answer; before the end of the body, the connection ends with it."""
+    headers = answer.headers
     if not upload.is_over:
         headers = [*headers, ("Connection", "close")]
-    protocol.response_bytes(status, headers, body)
+    protocol.response_bytes(answer.status, headers, answer.body)
+    if answer.status == 202:
+        failpoint.hit("accept.answered")

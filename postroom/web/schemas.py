@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Never
 
-from flask import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.http import parse_options_header
 
 from postroom.core.errors import MalformedSubmission, TooLarge
 from postroom.web import strict_json
 from postroom.web.strict_json import LARGE, MAY_BE_LARGE, NotJSON, Split, StringTooLarge, TooManyValues, split
 
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
-OCTETS = "postroom.octets"  # in the environment: the body, where it has been read
 _WORDS = {
     "missing": "this field is required",
     "extra_forbidden": "there is no such field; the fields are subject, recipient, body, is_html, in_doubt and key",
@@ -48,17 +48,25 @@ class _UnsupportedEncoding(UnsupportedMediaType):
         return [*super().get_headers(*args, **kwargs), ("Accept-Encoding", "identity")]
 
 
-def read_json(request: Request) -> Document:
-    """Return the JSON object of the request. Raises UnsupportedMediaType, RequestEntityTooLarge or MalformedSubmission."""
-    if request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+def read_json(headers: Mapping[str, str], read: Callable[[], bytes]) -> Document:
+    """Return the JSON object that `read` gives. Raises UnsupportedMediaType or MalformedSubmission, and what it raises."""
+    content_type = headers.get("content-type", "")
+    if content_type != "application/json":
+        _check_content_type(content_type)
+    encoding = headers.get("content-encoding")
+    if encoding and encoding.strip().lower() not in ("", "identity"):
+        raise _UnsupportedEncoding("send the body as it is, without a Content-Encoding")
+    return Document(read())
+
+
+def _check_content_type(content_type: str) -> None:
+    mimetype, parameters = parse_options_header(content_type)
+    mimetype = mimetype.lower()
+    if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise UnsupportedMediaType("send JSON, with the header Content-Type: application/json")
-    charset = request.mimetype_params.get("charset", "utf-8")
+    charset = parameters.get("charset", "utf-8")
     if charset.strip('"').lower() not in _CHARSETS:
         raise UnsupportedMediaType("JSON is UTF-8 (RFC 8259 §8.1): send it so, and name no other charset")
-    encoding = request.environ.get("HTTP_CONTENT_ENCODING", "")
-    if encoding.strip().lower() not in ("", "identity"):
-        raise _UnsupportedEncoding("send the body as it is, without a Content-Encoding")
-    return Document(_read(request))
 
 
 class Document:
@@ -118,17 +126,6 @@ def _parsed(octets: bytes, encoding: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise MalformedSubmission("the body must be a JSON object: {…}")
     return value
-
-
-def _read(request: Request) -> bytes:
-    data: bytes | None = request.environ.get(OCTETS)
-    if not data:  # one that was too large was not read
-        data = request.get_data()
-    # Without a Content-Length, werkzeug cuts a body at the limit and says nothing.
-    most = request.max_content_length
-    if most is not None and len(data) >= most:
-        raise RequestEntityTooLarge
-    return data
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

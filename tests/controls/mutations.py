@@ -177,7 +177,7 @@ CONTROLS = (
     ),
     Control(
         "a thread that computes leaves the loop its turns",
-        "postroom/web/hub.py",
+        "postroom/web/loop.py",
         "            sys.setswitchinterval(min(self._usual_s, _SHORT_TURN_S))\n",
         "            pass\n",
         "tests/http/test_answers_in_time.py::test_the_loop_waits_less_for_the_lock_while_a_thread_computes",
@@ -199,8 +199,8 @@ CONTROLS = (
     Control(
         "no header is longer than anybody needs",
         "postroom/web/head.py",
-        "        if len(value) > MOST_OCTETS:\n",
-        "        if False:\n",
+        "    if max(map(len, headers.values()), default=0) > MOST_OCTETS:\n",
+        "    if False:\n",
         "tests/http/test_heavy_requests.py::test_a_head_longer_than_anybody_needs_is_refused[/-headers3-431]",
     ),
     Control(
@@ -304,7 +304,7 @@ CONTROLS = (
     Control(
         "a key that was used before is not refused for what others do",
         "postroom/web/rate_limits.py",
-        "        key = _readable_key(call)\n        if key is None or",
+        "        key = _readable_key(request)\n        if key is None or",
         "        key = None\n        if key is None or",
         "tests/http/test_limits.py::test_a_key_that_was_used_before_is_not_refused_for_what_others_do[memory]",
     ),
@@ -325,7 +325,7 @@ CONTROLS = (
     Control(
         "guesses that arrive together get no more than their share",
         "postroom/web/rate_limits.py",
-        "                if window is not None and window.exceeded and not self._is_used(call):\n",
+        "                if window is not None and window.exceeded and not self._is_used(request):\n",
         "                if False and window is not None:\n",
         "tests/http/test_limits.py::test_guesses_that_arrive_together_get_no_more_than_their_share",
     ),
@@ -360,8 +360,8 @@ CONTROLS = (
     Control(
         "nothing of an answered request lives on",
         "postroom/web/api_request.py",
-        "        return cls(environ, populate_request=False)\n",
-        "        return cls(environ)\n",
+        "        self._read = read\n",
+        "        self._read = lambda: (self, read())[1]\n",
         "tests/http/test_let_go.py::test_nothing_of_a_request_lives_on",
     ),
     Control(
@@ -802,7 +802,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "the time for which the loop stood still does not count against another server",
-        "postroom/web/hub.py",
+        "postroom/web/loop.py",
         "            if late > _STALLED_S:",
         "            if late > 3600:",
         "tests/http/test_answers_in_time.py::test_an_answer_that_came_while_the_loop_stood_still_is_taken",
@@ -824,8 +824,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a limiter of many servers holds up a request no longer than one",
         "postroom/web/rate_limiter.py",
-        "together(self._answer, _PATIENCE_S)",
-        "together(self._answer, 600)",
+        "Gather(self._answer, _PATIENCE_S)",
+        "Gather(self._answer, 600)",
         "tests/http/test_limits.py::test_many_servers_that_do_not_answer_hold_up_a_request_no_longer_than_one[redis+sentinel://u:{}@{}/limits]",
     ),
     Control(
@@ -1115,30 +1115,30 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a commit that nobody waits for any more is not made",
-        "postroom/web/hub.py",
+        "postroom/web/loop.py",
         "        if self._is_given_up:\n",
         "        if False:\n",
         "tests/http/test_answers_in_time.py::test_work_that_was_given_up_does_not_begin",
     ),
     Control(
         "a request is answered before a proxy gives it up",
-        "postroom/web/hub.py",
+        "postroom/web/loop.py",
         "(self._commits[0][1].done() or self._commits[0][0] <= now)",
         "self._commits[0][1].done()",
         "tests/http/test_answers_in_time.py::test_a_commit_that_waits_for_too_long_is_not_made[False]",
     ),
     Control(
         "so is one that computes in a thread",
-        "postroom/web/hub.py",
-        "        seconds = answer_by - self._loop.time()\n",
+        "postroom/web/loop.py",
+        "        seconds = max(0.0, self._answer_by - self._shared.loop.time())\n",
         "        seconds = 3600.0\n",
         "tests/http/test_answers_in_time.py::test_a_commit_that_waits_for_too_long_is_not_made[True]",
     ),
     Control(
-        "uploads that stand still take no slot",
+        "uploads that stand still take no turn",
         "postroom/web/rsgi.py",
         "        with self._room.place(client) as place:\n",
-        "        with self._room.place(client) as place:\n            await self._slot()\n",
+        "        with self._room.place(client) as place:\n            await self._turn()\n",
         "tests/process/test_http_wire.py::test_uploads_that_stand_still_hold_up_nobody",
     ),
     Control(
@@ -1306,8 +1306,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "the page has no host that a shell would run",
         "postroom/web/front.py",
-        "call.host if _HOST.fullmatch(call.host) else 'YOUR-SERVER'",
-        "call.host",
+        "request.host if _HOST.fullmatch(request.host) else 'YOUR-SERVER'",
+        "request.host",
         "tests/http/test_front.py::test_the_command_on_the_page_has_no_host_that_a_shell_would_run",
     ),
     Control(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import email
-import io
 import tempfile
 from collections.abc import Callable
 from contextlib import chdir, suppress
 from email import policy
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from werkzeug.exceptions import HTTPException
 
@@ -29,6 +28,7 @@ from postroom.settings import load_settings
 from postroom.smtp.session import Session
 from postroom.smtp.stream import Wire
 from postroom.web.api_request import ApiRequest
+from postroom.web.head import Head
 from postroom.web.schemas import read_send_request
 
 _TYPES = ("application/json", "application/vnd.x+json", "text/plain", "")
@@ -37,15 +37,9 @@ _TYPES = ("application/json", "application/vnd.x+json", "text/plain", "")
 def http_body(data: bytes) -> None:
     """A request to send: its first octet chooses a Content-Type."""
     body = data[1:]
-    environ = {
-        "REQUEST_METHOD": "POST",
-        "PATH_INFO": "/send-email",
-        "CONTENT_TYPE": _TYPES[data[0] % len(_TYPES)] if data else _TYPES[0],
-        "CONTENT_LENGTH": str(len(body)),
-        "wsgi.input": io.BytesIO(body),
-    }
+    headers = {"content-type": _TYPES[data[0] % len(_TYPES)] if data else _TYPES[0]}
     with suppress(PostroomError, HTTPException):
-        call = ApiRequest(cast("Any", environ))
+        call = ApiRequest(Head("POST", "/send-email", headers, remote="192.0.2.1"), lambda: body)
         str(call.key)
         asked = read_send_request(call.take_document())
         asked.recipient.encode("utf-8", "surrogatepass")

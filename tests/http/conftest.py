@@ -1,4 +1,4 @@
-"""The HTTP doorway without a server: Flask's test client on a real store with two tenants."""
+"""The HTTP doorway without a socket: Flask's test client on a real store with two tenants, through both runners."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from postroom.settings import Settings, variables
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
 from postroom.web.app import create_app
+from tests.http.rsgi_client import through_rsgi
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-9876543210"
 ROWS = f"""\
@@ -99,10 +101,12 @@ class Travelling(FlaskClient):
         return super().open(*args, **kwargs)
 
 
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
+@pytest.fixture(params=["flask", "rsgi"])
+def client(app: Flask, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
+    """A client of each runner: a view of Flask, and the server that granian calls."""
     app.test_client_class = Travelling
-    return app.test_client()
+    with through_rsgi(app) if request.param == "rsgi" else nullcontext():
+        yield app.test_client()
 
 
 @pytest.fixture

@@ -20,9 +20,11 @@ from postroom.store.settings import StoredSettings
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
-from postroom.web import hub as hub_module
-from postroom.web.hub import Hub
+from postroom.web import loop as loop_module
+from postroom.web.gather import Gather
+from postroom.web.loop import FromThread, OnLoop, RequestLoop
 from postroom.web.upload import CutOff, Overloaded, Room, Upload, read_in_pieces
+from postroom.web.waits import AtOnce, at_once
 
 SETTING = "answered"
 
@@ -48,33 +50,39 @@ def write(transaction: Transaction) -> None:
     transaction.settings.set(SETTING, "yes")
 
 
+@contextlib.contextmanager
+def started(store: Store) -> Iterator[RequestLoop]:
+    """Lend what requests on the loop that runs share."""
+    shared = RequestLoop(store)
+    shared.start(asyncio.get_running_loop())
+    try:
+        yield shared
+    finally:
+        shared.close()
+
+
+async def committed(shared: RequestLoop, waits: FromThread | OnLoop) -> None:
+    if isinstance(waits, FromThread):
+        await shared.in_thread(lambda: at_once(waits.commit(write)))
+    else:
+        await waits.commit(write)
+
+
 @pytest.mark.parametrize("in_thread", [False, True])
 def test_a_commit_that_waits_for_too_long_is_not_made(
-    store: Store, locked: Callable[[], None], monkeypatch: pytest.MonkeyPatch, in_thread: bool
+    store: Store, locked: Callable[[], None], in_thread: bool
 ) -> None:
-    monkeypatch.setattr(hub_module, "ANSWER_WITHIN_S", 0.2)
-
     async def ask() -> None:
-        loop = asyncio.get_running_loop()
-        hub = Hub(store)
-        hub.start(loop)
-        try:
+        with started(store) as shared:
+            now = shared.loop.time()
+            waits = FromThread(shared, now + 0.2) if in_thread else OnLoop(shared, now + 0.2)
             with pytest.raises(StoreUnavailable, match="not free in time") as refusal:
-                await (
-                    hub.run_in_thread(loop.time() + 0.2, hub.write, write)
-                    if in_thread
-                    else hub.run(hub.write, write)
-                )
+                await committed(shared, waits)
             assert not isinstance(refusal.value, CommitUnknown)
             locked()
-            monkeypatch.setattr(hub_module, "ANSWER_WITHIN_S", 60)
-            await hub.run(hub.write, lambda transaction: transaction.settings.set("later", "yes"))
-            assert (store.read(StoredSettings.get, SETTING), store.read(StoredSettings.get, "later")) == (
-                None,
-                "yes",
-            )
-        finally:
-            hub.close()
+            await OnLoop(shared, now + 600).commit(lambda tx: tx.settings.set("later", "yes"))
+            found = [store.read(StoredSettings.get, name) for name in (SETTING, "later")]
+            assert found == [None, "yes"]
 
     asyncio.run(ask())
 
@@ -83,14 +91,8 @@ def test_the_loop_waits_less_for_the_lock_while_a_thread_computes(store: Store) 
     usual = sys.getswitchinterval()
 
     async def compute() -> list[float]:
-        hub = Hub(store)
-        hub.start(loop := asyncio.get_running_loop())
-        try:
-            found = await asyncio.gather(
-                *(hub.run_in_thread(loop.time() + 60, sys.getswitchinterval) for _ in range(3))
-            )
-        finally:
-            hub.close()
+        with started(store) as shared:
+            found = await asyncio.gather(*(shared.in_thread(sys.getswitchinterval) for _ in range(3)))
         return [*found, sys.getswitchinterval()]
 
     *during, after = asyncio.run(compute())
@@ -110,18 +112,18 @@ def test_whoever_asks_another_server_is_told_in_time_whatever_that_waits_for(
         return [10 * question for question in questions]
 
     async def ask() -> None:
-        hub = Hub(store)
-        asking, patiently = hub.together(answer, 0.1), hub.together(answer, 60)
-        if on_the_loop:
-            hub.start(asyncio.get_running_loop())
-        try:
-            with pytest.raises(TimeoutError):
-                await hub.run(asking, 1) if on_the_loop else asking(1)
-            answered.set()
-            assert (await hub.run(patiently, 2) if on_the_loop else patiently(2)) == 20
-        finally:
-            answered.set()
-            hub.close()
+        asking, patiently = Gather(answer, 0.1), Gather(answer, 60)
+        with started(store) as shared:
+            waits = OnLoop(shared, shared.loop.time() + 600) if on_the_loop else AtOnce(store)
+            try:
+                with pytest.raises(TimeoutError):
+                    await waits.ask(asking, 1)
+                answered.set()
+                assert await waits.ask(patiently, 2) == 20
+            finally:
+                answered.set()
+                asking.close()
+                patiently.close()
 
     asyncio.run(ask())
 
@@ -136,28 +138,57 @@ def test_an_answer_that_came_while_the_loop_stood_still_is_taken(store: Store) -
             loop.call_soon_threadsafe(time.sleep, 0.5)
             return list(questions)
 
-        hub = Hub(store)
-        hub.start(loop)
-        try:
-            assert await hub.run(hub.together(answer, 0.2), 1) == 1
-        finally:
-            hub.close()
+        gather = Gather(answer, 0.2)
+        with started(store) as shared:
+            assert await OnLoop(shared, loop.time() + 600).ask(gather, 1) == 1
+        gather.close()
 
     uvloop.run(ask())  # as granian does
 
 
+def test_questions_that_come_meanwhile_are_asked_together(store: Store) -> None:
+    may_end = threading.Event()
+    groups: list[list[int]] = []
+
+    def answer(questions: Sequence[int]) -> list[int]:
+        groups.append(list(questions))
+        assert may_end.wait(60)
+        return list(questions)
+
+    async def ask() -> None:
+        gather = Gather(answer, 60)
+        with started(store) as shared:
+            waits = OnLoop(shared, shared.loop.time() + 600)
+            first = asyncio.create_task(waits.ask(gather, 0))
+            while not groups:
+                await asyncio.sleep(0.001)
+            others = [asyncio.create_task(waits.ask(gather, number)) for number in range(1, 5)]
+            await asyncio.sleep(0)
+            may_end.set()
+            assert await asyncio.gather(first, *others) == [0, 1, 2, 3, 4]
+        gather.close()
+
+    asyncio.run(ask())
+    assert groups == [[0], [1, 2, 3, 4]]
+
+
+def test_a_thread_has_no_loop_to_wait_for() -> None:
+    with pytest.raises(AssertionError, match="without one"):
+        at_once(asyncio.sleep(0))
+
+
 def test_work_that_has_begun_is_not_called_undone() -> None:
-    promise = hub_module._Promise(lambda transaction: None)
-    promise(None)  # type: ignore[arg-type]
-    assert isinstance(promise.give_up(), CommitUnknown)
+    revocable = loop_module._Revocable(lambda transaction: None)
+    revocable(None)  # type: ignore[arg-type]
+    assert isinstance(revocable.give_up(), CommitUnknown)
 
 
 def test_work_that_was_given_up_does_not_begin() -> None:
     done: list[int] = []
-    promise = hub_module._Promise(lambda transaction: done.append(1))
-    assert not isinstance(promise.give_up(), CommitUnknown)
-    with pytest.raises(hub_module._GivenUp):
-        promise(None)  # type: ignore[arg-type]
+    revocable = loop_module._Revocable(lambda transaction: done.append(1))
+    assert not isinstance(revocable.give_up(), CommitUnknown)
+    with pytest.raises(loop_module.GivenUp):
+        revocable(None)  # type: ignore[arg-type]
     assert done == []
 
 

@@ -16,11 +16,11 @@ from postroom.intake import checks
 from postroom.intake import prepare as preparing
 from postroom.mime.message import Content, render
 from postroom.runtime.installation import Service
-from postroom.web import head
-from postroom.web import hub as hub_module
-from postroom.web.app import create_app
-from postroom.web.head import environ_of, excess_of, fault_of, take_forwarded_address
-from postroom.web.hub import Hub
+from postroom.web import head, rsgi
+from postroom.web import loop as loop_module
+from postroom.web.app import DOORWAYS, create_app
+from postroom.web.head import Head, environ_of, excess_of, fault_of, head_of
+from postroom.web.loop import OnLoop, RequestLoop
 from postroom.web.rsgi import RSGIServer
 from postroom.web.schemas import _unique
 from tests.http.conftest import ALICE, BOB, MOST_BYTES
@@ -46,9 +46,9 @@ def test_a_field_that_is_given_twice_is_found_in_one_pass() -> None:
     assert Name.compared < 3 * len(names)
 
 
-def environ_for(*, method: str = "POST", path: str = "/send-email", **headers: str) -> dict[str, Any]:
+def head_for(*, method: str = "POST", path: str = "/send-email", **headers: str) -> Head:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return environ_of(Scope(Ask(0, method=method, path=path, headers=named)))
+    return head_of(Scope(Ask(0, method=method, path=path, headers=named)))
 
 
 @pytest.mark.parametrize(
@@ -65,14 +65,14 @@ def environ_for(*, method: str = "POST", path: str = "/send-email", **headers: s
 def test_a_head_longer_than_anybody_needs_is_refused(
     path: str, headers: dict[str, str], status: int | None
 ) -> None:
-    excess = excess_of(environ_of(Scope(Ask(0, path=path, headers=headers))))
+    excess = excess_of(head_of(Scope(Ask(0, path=path, headers=headers))))
     assert (excess.status if excess else None) == status
 
 
 def test_no_long_name_of_a_header_is_kept() -> None:
     before = head._key_of.cache_info().currsize
     for number in range(300):
-        environ_of(Scope(Ask(0, headers={f"{number}" + "x" * 60_000: "y"})))
+        assert excess_of(head_of(Scope(Ask(0, headers={f"{number}" + "x" * 60_000: "y"})))) is not None
     assert head._key_of.cache_info().currsize <= before + 3
 
 
@@ -82,24 +82,24 @@ def test_no_long_name_of_a_header_is_kept() -> None:
 def test_a_header_that_stands_once_is_refused_twice(name: str) -> None:
     scope = Scope(Ask(0, headers={name: "1"}))
     scope.headers.twice = name.lower()
-    assert fault_of(environ_of(scope)) == f"the header {name} is given more than once"
+    assert fault_of(head_of(scope)) == f"the header {name} is given more than once"
 
 
 def test_a_header_that_is_none_of_ours_may_stand_twice() -> None:
     scope = Scope(Ask(0, headers={"Via": "1"}))
     scope.headers.twice = "via"
-    assert fault_of(environ_of(scope)) is None
+    assert fault_of(head_of(scope)) is None
 
 
 def test_a_length_beside_chunks_is_refused() -> None:
     scope = Scope(Ask(0, b"x", is_chunked=True))
     scope.headers["content-length"] = "1"
-    assert "where the body ends is not clear" in str(fault_of(environ_of(scope)))
+    assert "where the body ends is not clear" in str(fault_of(head_of(scope)))
 
 
 @pytest.mark.parametrize("method", ["post", "Post"])
 def test_a_method_is_written_in_capitals(method: str) -> None:
-    assert "capitals" in str(fault_of(environ_for(method=method)))
+    assert "capitals" in str(fault_of(head_for(method=method)))
 
 
 @pytest.mark.parametrize(
@@ -116,9 +116,9 @@ def test_a_method_is_written_in_capitals(method: str) -> None:
 def test_the_address_is_what_the_trusted_proxy_adds_whatever_stands_before(
     forwarded: str, proxies: int, address: str
 ) -> None:
-    environ = environ_for(**({"X_Forwarded_For": forwarded} if forwarded else {}))
-    take_forwarded_address(environ, proxies)
-    assert environ["REMOTE_ADDR"] == address
+    found = head_for(**({"X_Forwarded_For": forwarded} if forwarded else {}))
+    found.take_forwarded_address(proxies)
+    assert (found.remote, environ_of(found)["REMOTE_ADDR"]) == (address, address)
 
 
 @pytest.mark.parametrize("value", ["Bearer\t{}", "Bearer{}", "bearer \t{}", "BEARER=x {}"])
@@ -159,36 +159,37 @@ def test_html_with_more_tags_than_can_be_read_is_refused(
     assert client.post("/send-email", data=plain, headers={**JSON, **KEY}).status_code == 202
 
 
-def served(service: Service, asks: list[Ask], build: Callable[[Flask, Hub], RSGIServer]) -> list[int]:
+def served(service: Service, asks: list[Ask], build: Callable[[Flask, RequestLoop], RSGIServer]) -> list[int]:
     """Send requests at once; return the statuses in the order of the answers."""
 
     async def main() -> list[int]:
-        hub = Hub(service.store)
-        app = create_app(service.settings, service.store, service.vault, hub=hub)
-        gateway = build(app, hub)
+        shared = RequestLoop(service.store)
+        app = create_app(service.settings, service.store, service.vault)
+        server = build(app, shared)
         loop = asyncio.get_running_loop()
-        gateway.__rsgi_init__(loop)
+        server.__rsgi_init__(loop)
         statuses: list[int] = []
 
         async def one(ask: Ask) -> None:
             protocol = Protocol(ask.body)
-            await gateway.__rsgi__(Scope(ask), protocol)
+            await server.__rsgi__(Scope(ask), protocol)
             statuses.append(protocol.status)
 
         try:
             await asyncio.gather(*map(one, asks))
         finally:
-            for threads in (hub._threads, *hub._asking):
+            server._connections.close()
+            server._services.limits.close()
+            for threads in shared._pools:
                 threads.shutdown()
-            gateway._connections.close()
-            hub._async_writer.close()  # type: ignore[union-attr]
+            shared.writer.close()
         return statuses
 
     return asyncio.run(main())
 
 
-def plainly(app: Flask, hub: Hub) -> RSGIServer:
-    return RSGIServer(app, hub, most_bytes=2 * MOST_BYTES)
+def plainly(app: Flask, shared: RequestLoop) -> RSGIServer:
+    return RSGIServer(app, DOORWAYS, shared, most_bytes=2 * MOST_BYTES)
 
 
 def test_html_of_many_tags_is_made_beside_the_loop_and_two_at_a_time(
@@ -213,7 +214,7 @@ def test_html_of_many_tags_is_made_beside_the_loop_and_two_at_a_time(
     monkeypatch.setattr(preparing, "render", noted)
     many = Ask(202, send(body="<b>x" * 3000, is_html=True))
     assert served(service, [many] * 6, plainly) == [202] * 6
-    assert all(name.startswith("aside") for name in threads)
+    assert all(name.startswith("request") for name in threads)
     assert most <= 2
     threads.clear()
     few = [Ask(202, send(body="<b>x" * 10, is_html=True)), Ask(202, send(body="<b>x" * 3000))]
@@ -223,13 +224,13 @@ def test_html_of_many_tags_is_made_beside_the_loop_and_two_at_a_time(
 
 def test_a_heavy_request_has_turns_for_its_account(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     clients: list[str] = []
-    compute = Hub.compute
+    compute = OnLoop.compute
 
-    def noted(hub: Hub, client: str, call: Callable[[], Any]) -> Any:
+    async def noted(waits: OnLoop, client: str, call: Callable[[], Any]) -> Any:
         clients.append(client)
-        return compute(hub, client, call)
+        return await compute(waits, client, call)
 
-    monkeypatch.setattr(Hub, "compute", noted)
+    monkeypatch.setattr(OnLoop, "compute", noted)
     heavy = send(body="<b>x" * 3000, is_html=True)
     asks = [Ask(202, heavy, {**JSON, "X-API-Key": key}) for key in (ALICE, BOB)]
     assert served(service, asks, plainly) == [202, 202]
@@ -239,8 +240,8 @@ def test_a_heavy_request_has_turns_for_its_account(service: Service, monkeypatch
 def test_a_heavy_request_whose_turn_does_not_come_is_told_so(
     service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(hub_module, "ANSWER_WITHIN_S", 0.0)
-    monkeypatch.setattr(hub_module, "_COMPUTED_AT_ONCE", 0)
+    monkeypatch.setattr(rsgi, "ANSWER_WITHIN_S", 0.0)
+    monkeypatch.setattr(loop_module, "_COMPUTED_AT_ONCE", 0)
     heavy = Ask(503, send(body="<b>x" * 3000, is_html=True))
     assert served(service, [heavy], plainly) == [503]
     assert "too many large requests are under way" in caplog.text
@@ -251,8 +252,8 @@ def test_behind_a_proxy_turns_are_the_clients(service: Service, monkeypatch: pyt
     clients: list[str] = []
     find = RSGIServer._client
 
-    def noted(gateway: RSGIServer, environ: dict[str, Any]) -> str:
-        clients.append(find(gateway, environ))
+    def noted(server: RSGIServer, found: Head) -> str:
+        clients.append(find(server, found))
         return clients[-1]
 
     monkeypatch.setattr(RSGIServer, "_client", noted)

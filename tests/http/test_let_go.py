@@ -18,9 +18,9 @@ from flask import Flask
 
 from postroom.core.errors import StoreUnavailable
 from postroom.runtime.installation import Service
-from postroom.web import api_request, head, hub, problems, rsgi, upload
-from postroom.web.app import create_app
-from postroom.web.hub import Hub
+from postroom.web import api_request, head, loop, problems, rsgi, upload
+from postroom.web.app import DOORWAYS, create_app
+from postroom.web.loop import RequestLoop
 from postroom.web.rsgi import RSGIServer
 from tests.http.conftest import ALICE, MOST_BYTES
 
@@ -95,8 +95,8 @@ ASKS = [
 ]
 
 
-# What the gateway refuses by itself; other servers have limits of their own.
-OF_THE_GATEWAY = [
+# What the server refuses by itself; other servers have limits of their own.
+OF_THE_SERVER = [
     get(431, "/", Accept="x" * 9000),
     get(414, "/" + "x" * 9000),
     Ask(400, send(), method="post"),
@@ -135,26 +135,32 @@ class Environment(dict[str, Any]):
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
-    """Watch every environment, request and error, with the collector off."""
+    """Watch every head, environment, request and error, with the collector off."""
     found = Watch()
-    make_environ, make_call, answer_to = head.environ_of, api_request.ApiRequest.__init__, problems.answer_to
+    make_head, make_environ = head.Head.__init__, head.environ_of
+    make_request, forget = api_request.ApiRequest.__init__, problems.forget_frames
 
-    def environ_of(scope: Any) -> Environment:
-        environ = Environment(make_environ(scope))
+    def begin(self: Any, *args: Any, **kwargs: Any) -> None:
+        make_head(self, *args, **kwargs)
+        found.add(self)
+
+    def environ_of(head: Any) -> Environment:
+        environ = Environment(make_environ(head))
         found.add(environ)
         return environ
 
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        make_call(self, *args, **kwargs)
+        make_request(self, *args, **kwargs)
         found.add(self)
 
-    def answer(error: Exception) -> Any:
+    def forget_frames(error: BaseException) -> None:
         found.add(error)
-        return answer_to(error)
+        forget(error)
 
+    monkeypatch.setattr(head.Head, "__init__", begin)
     monkeypatch.setattr(rsgi, "environ_of", environ_of)
     monkeypatch.setattr(api_request.ApiRequest, "__init__", init)
-    monkeypatch.setattr(problems, "answer_to", answer)
+    monkeypatch.setattr(problems, "forget_frames", forget_frames)
     was_on = gc.isenabled()
     gc.disable()
     yield found
@@ -213,10 +219,9 @@ class Protocol:
         self.status = status
 
 
-def build(service: Service, watch: Watch) -> tuple[Flask, Hub]:
+def build(service: Service, watch: Watch) -> Flask:
     """Build an application whose bodies are watched too."""
-    shared = Hub(service.store)
-    app = create_app(service.settings, service.store, service.vault, hub=shared)
+    app = create_app(service.settings, service.store, service.vault)
     inner = app.wsgi_app
 
     def watching(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -224,27 +229,28 @@ def build(service: Service, watch: Watch) -> tuple[Flask, Hub]:
         return inner(environ, start_response)
 
     app.wsgi_app = watching  # type: ignore[method-assign]
-    return app, shared
+    return app
 
 
 async def serve(service: Service, watch: Watch, asks: Iterable[Ask], **bounds: Any) -> None:
     """Serve requests as granian does, each several times; nothing of any is alive after its answer."""
-    app, shared = build(service, watch)
-    gateway = RSGIServer(app, shared, most_bytes=2 * MOST_BYTES + 65_536, **bounds)
-    gateway.__rsgi_init__(asyncio.get_running_loop())
+    shared = RequestLoop(service.store)
+    app = build(service, watch)
+    server = RSGIServer(app, DOORWAYS, shared, most_bytes=2 * MOST_BYTES + 65_536, **bounds)
+    server.__rsgi_init__(asyncio.get_running_loop())
     try:
         for ask in asks:
             watch.begin()
             for _ in range(TIMES):
                 protocol = Protocol(ask.body, stalls=ask.stalls)
-                await gateway.__rsgi__(Scope(ask), protocol)
+                await server.__rsgi__(Scope(ask), protocol)
                 assert protocol.status == ask.status, ask
                 del protocol
             assert watch.count >= 2 * TIMES
             service.store._newest = (0.0, None)  # /readyz says which error was the newest
             assert await _still_alive(watch) == [], ask
     finally:
-        shared.close()
+        server.__rsgi_del__(asyncio.get_running_loop())
 
 
 async def _still_alive(watch: Watch) -> list[str]:
@@ -256,24 +262,22 @@ async def _still_alive(watch: Watch) -> list[str]:
 
 
 def test_nothing_of_a_request_lives_on(service: Service, watch: Watch) -> None:
-    asyncio.run(serve(service, watch, [*ASKS, *OF_THE_GATEWAY]))
+    asyncio.run(serve(service, watch, [*ASKS, *OF_THE_SERVER]))
 
 
 def test_nor_under_another_wsgi_server(service: Service, watch: Watch) -> None:
-    app, shared = build(service, watch)
+    app = build(service, watch)
     for ask in ASKS:
         watch.begin()
         assert [_call(app, ask) for _ in range(TIMES)] == [ask.status] * TIMES, ask
         assert watch.count >= 2 * TIMES
         assert watch.alive() == [], ask
-    for threads in (shared._threads, *shared._asking):
-        threads.shutdown()
 
 
 def _call(app: Flask, ask: Ask) -> int:
     """Call the application as WSGI servers do, and return the status."""
     statuses = []
-    environ = Environment(head.environ_of(Scope(ask)))
+    environ = Environment(head.environ_of(head.head_of(Scope(ask))))
     environ.pop("HTTP_TRANSFER_ENCODING", None)
     environ["CONTENT_LENGTH"], environ["wsgi.input"] = str(len(ask.body)), io.BytesIO(ask.body)
 
@@ -295,7 +299,7 @@ def test_nor_when_the_commit_fails(
         raise error
 
     monkeypatch.setattr("postroom.store.acceptance.Acceptance.accept", fail)
-    monkeypatch.setattr(hub, "_LOOK_S", 0.01)
+    monkeypatch.setattr(loop, "_LOOK_S", 0.01)
     monkeypatch.setattr(problems.log, "disabled", True)  # pytest keeps what was logged, with its traceback
     asyncio.run(serve(service, watch, [Ask(status, send()), Ask(status, send(body=LARGE))]))
 
@@ -307,7 +311,7 @@ def test_nor_of_a_body_that_stalls(service: Service, watch: Watch, monkeypatch: 
 
 
 def test_nor_of_one_without_a_slot(service: Service, watch: Watch) -> None:
-    asyncio.run(serve(service, watch, [Ask(503, send(body=LARGE))], large_at_once=0, slot_within_s=0.01))
+    asyncio.run(serve(service, watch, [Ask(503, send(body=LARGE))], large_at_once=0, turn_within_s=0.01))
 
 
 def test_nor_of_one_over_its_limit(service: Service, watch: Watch) -> None:

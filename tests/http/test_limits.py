@@ -23,9 +23,11 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import TestResponse
 
 from postroom.accounts.keys import ApiKeys, Principal
+from postroom.runtime.installation import Service
 from postroom.settings import RateLimitFallback
 from postroom.web import rate_limiter
 from postroom.web.rate_limits import RateLimits
+from postroom.web.waits import AtOnce, at_once
 from tests.servers.installation import ROOT
 from tests.servers.memcached import Memcached
 from tests.servers.programs import PATH, free_port
@@ -328,7 +330,11 @@ def test_guesses_that_arrive_together_get_no_more_than_their_share(
     """They have all been let in before the first is counted: what is one too many is refused all the same."""
     app = make_app()
     lock(app)
-    monkeypatch.setattr(RateLimits, "_check_guesses", lambda *_, **__: None)
+
+    async def let_in(*_: object, **__: object) -> None:
+        """As if none had been counted yet."""
+
+    monkeypatch.setattr(RateLimits, "_check_guesses", let_in)
     check_limited(post(app, "guess", LOCKED), "guesses", 60)
 
 
@@ -413,16 +419,15 @@ def test_a_storage_that_goes_away_holds_nothing_up(
 
 @pytest.mark.memcached
 def test_connections_to_a_storage_that_was_restarted_cost_one_pause_and_not_one_each(
-    memcached_server: Memcached, caplog: pytest.LogCaptureFixture
+    service: Service, memcached_server: Memcached, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Eight wait in the pool, and each of them would fail once."""
     caplog.set_level(logging.INFO, rate_limiter.__name__)
-    asked_alone = rate_limiter.RateLimiter(
-        memcached_server.uri, lambda ask, _: lambda it: ask([it])[0], RateLimitFallback.COUNT
-    )
+    limiter = rate_limiter.RateLimiter(memcached_server.uri, RateLimitFallback.COUNT)
+    waits = AtOnce(service.store)
     limit = RateLimitItemPerMinute(30)
-    assert asked_alone.hit([limit], "before") is not None
-    storage = asked_alone._shared
+    assert at_once(limiter.hit(waits, [limit], "before")) is not None
+    storage = limiter._shared
     assert isinstance(storage, MemcachedStorage)
     opened: Any = storage.storage
     pool = opened.client_pool
@@ -434,7 +439,7 @@ def test_connections_to_a_storage_that_was_restarted_cost_one_pause_and_not_one_
     memcached_server.start()
 
     def is_back() -> bool:
-        asked_alone.hit([limit], "after")
+        at_once(limiter.hit(waits, [limit], "after"))
         return any(record.getMessage().endswith("is back") for record in caplog.records)
 
     eventually(is_back, message="the storage to be asked again")

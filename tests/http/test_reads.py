@@ -13,16 +13,16 @@ import pytest
 from postroom.core.message import MessageStatus
 from postroom.runtime.installation import Service
 from postroom.store.messages import Messages
-from postroom.web.app import create_gateway
+from postroom.web.app import create_server
 from postroom.web.rsgi import RSGIServer
 from tests.http.test_let_go import NO_ID, Ask, Protocol, Scope, get, send
 
 LONG_S = 60
 
 
-async def ask(gateway: RSGIServer, what: Ask) -> int:
+async def ask(server: RSGIServer, what: Ask) -> int:
     protocol = Protocol(what.body)
-    await gateway.__rsgi__(Scope(what), protocol)
+    await server.__rsgi__(Scope(what), protocol)
     return protocol.status
 
 
@@ -30,13 +30,13 @@ def serve(service: Service, main: Callable[[RSGIServer], Awaitable[None]]) -> No
     """Run `main` beside a server on this loop."""
 
     async def run() -> None:
-        gateway = create_gateway(service.settings, service.store, service.vault)
+        server = create_server(service.settings, service.store, service.vault)
         loop = asyncio.get_running_loop()
-        gateway.__rsgi_init__(loop)
+        server.__rsgi_init__(loop)
         try:
-            await asyncio.wait_for(main(gateway), LONG_S)
+            await asyncio.wait_for(main(server), LONG_S)
         finally:
-            gateway.__rsgi_del__(loop)
+            server.__rsgi_del__(loop)
 
     asyncio.run(run())
 
@@ -62,12 +62,12 @@ def test_posts_are_accepted_while_queries_run(
 
     monkeypatch.setattr(Messages, "status", slow)
 
-    async def main(gateway: RSGIServer) -> None:
-        reading = [asyncio.create_task(ask(gateway, get(404, NO_ID))) for _ in range(queries)]
+    async def main(server: RSGIServer) -> None:
+        reading = [asyncio.create_task(ask(server, get(404, NO_ID))) for _ in range(queries)]
         try:
             await asyncio.to_thread(began.wait, LONG_S)
-            gateway._keys._checked = float("-inf")  # as half a second later
-            assert await ask(gateway, Ask(202, send())) == 202
+            server._services.keys._checked = float("-inf")  # as half a second later
+            assert await ask(server, Ask(202, send())) == 202
             assert not any(task.done() for task in reading)
         finally:
             may_end.set()

@@ -12,6 +12,7 @@ from flask import Flask
 
 from postroom.web import refusals
 from postroom.web.api_request import ApiRequest
+from postroom.web.head import Head
 from postroom.web.problems import problem
 from postroom.web.refusals import Refusals
 from tests.http.test_send_email import JSON_TYPE, MAIL
@@ -66,8 +67,12 @@ def test_what_is_accepted_leaves_no_line(app: Flask, alice: str, lines: Lines) -
     assert lines() == []
 
 
+def request_from(address: str) -> ApiRequest:
+    return ApiRequest(Head("POST", "/send-email", {}, remote=address), bytes)
+
+
 def test_a_fault_of_our_own_is_no_refusal(lines: Lines) -> None:
-    Refusals().note(ApiRequest({"REMOTE_ADDR": "192.0.2.7"}), problem(500, "internal_error", "No", "no"))
+    Refusals().note(request_from("192.0.2.7"), problem(500, "internal_error", "No", "no"))
     assert lines() == []
 
 
@@ -77,7 +82,7 @@ def test_what_is_refused_to_all_alike_is_said_once_and_counted(
 ) -> None:
     """To each account, and to each network of strangers."""
     noted, answer = Refusals(), problem(status, "too_much", "No", "no")
-    known, stranger = ApiRequest({"REMOTE_ADDR": "192.0.2.7"}), ApiRequest({"REMOTE_ADDR": "198.51.100.9"})
+    known, stranger = request_from("192.0.2.7"), request_from("198.51.100.9")
     known.account = "alice@example.com"
     for _ in range(50):
         noted.note(known, answer)
@@ -107,7 +112,7 @@ def test_strangers_of_one_network_have_five_lines_a_minute_and_are_counted(
     assert len(lines()) == 5
     assert _post(app, {**MAIL, "key": "guess"}, "198.51.100.1") == 401
     assert len(lines()) == 6, "others are still heard"
-    app.extensions["postroom.refusals"].end_period()
+    app.extensions["postroom"].refusals.end_period()
     assert lines()[6:] == [f"refused 25 more requests from {network} within 60 s"]
     assert _post(app, {**MAIL, "key": "guess"}, addresses[0]) == 401
     assert len(lines()) == 8
@@ -125,8 +130,7 @@ def test_all_strangers_together_are_bounded_in_lines_and_memory(lines: Lines) ->
     answer = problem(401, "not_authenticated", "No", "no", errors=[("key", "no")])
     for number in range(5000):
         address = ".".join(str(octet) for octet in ((10 << 24) + (number << 8)).to_bytes(4, "big"))
-        environ = {"REMOTE_ADDR": address, "REQUEST_METHOD": "POST", "PATH_INFO": "/send-email"}
-        noted.note(ApiRequest(environ), answer)
+        noted.note(request_from(address), answer)
     assert len(lines()) == 100
     assert len(noted._lines) <= 1001
     noted.end_period()
@@ -138,7 +142,6 @@ def test_all_strangers_together_are_bounded_in_lines_and_memory(lines: Lines) ->
 def test_the_count_is_said_although_nothing_more_comes(all_lines: Lines) -> None:
     noted = Refusals(period=0.05)
     answer = problem(401, "not_authenticated", "No", "no")
-    environ = {"REMOTE_ADDR": "192.0.2.1", "REQUEST_METHOD": "GET", "PATH_INFO": "/"}
     for _ in range(2000):
-        noted.note(ApiRequest(environ), answer)
+        noted.note(request_from("192.0.2.1"), answer)
     eventually(lambda: any("more requests from 192.0.2.0/24" in line for line in all_lines()))

@@ -15,8 +15,8 @@ from postroom.accounts.vault import Vault
 from postroom.settings import Settings
 from postroom.store.store import Store, open_store
 from postroom.web import refusals
-from postroom.web.app import create_app
-from postroom.web.hub import Hub
+from postroom.web.app import DOORWAYS, create_app
+from postroom.web.loop import RequestLoop
 from postroom.web.rsgi import RSGIServer
 from tests.servers.programs import free_port
 
@@ -38,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 def test_a_body_that_stalls_is_given_up(store: Store, tmp_path: Path, framing: str) -> None:
     began = b'{"subject": "A' if "Length" in framing else b"4\r\n{   \r\n"
     head = f"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
-    status, document = asyncio.run(_ask(_gateway(store, tmp_path), head.encode() + began))
+    status, document = asyncio.run(_ask(_server(store, tmp_path), head.encode() + began))
     assert status == 408
     assert document["type"] == "urn:problem:postroom:request-timeout"
 
@@ -47,7 +47,7 @@ def test_a_body_that_comes_in_pieces_is_read(store: Store, tmp_path: Path) -> No
     head = (
         b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
     )
-    status, document = asyncio.run(_ask(_gateway(store, tmp_path, 60), head + b"{", b"}"))
+    status, document = asyncio.run(_ask(_server(store, tmp_path, 60), head + b"{", b"}"))
     assert (status, document["type"]) == (401, "urn:problem:postroom:not-authenticated")
 
 
@@ -55,27 +55,27 @@ def test_a_body_that_stalls_is_logged_within_the_bounds_of_all_refusals(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, refusals.__name__)
-    gateway = _gateway(store, tmp_path)
+    server = _server(store, tmp_path)
     head = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     for length in 2, 2, 40, 2, 2, 40:
-        status, _ = asyncio.run(_ask(gateway, head % length + b"{}"))
+        status, _ = asyncio.run(_ask(server, head % length + b"{}"))
         assert status == (408 if length == 40 else 401)
     lines = [record.getMessage() for record in caplog.records if record.name == refusals.__name__]
     assert [line.split()[1] for line in lines] == ["401", "401", "408", "401", "401"]
 
 
-def _gateway(store: Store, folder: Path, within_s: float = WITHIN_S) -> RSGIServer:
-    settings, hub = Settings(), Hub(store)
-    app = create_app(settings, store, Vault.open(settings, folder), hub=hub)
-    return RSGIServer(app, hub, most_bytes=1_000_000, body_within_s=within_s)
+def _server(store: Store, folder: Path, within_s: float = WITHIN_S) -> RSGIServer:
+    settings = Settings()
+    app = create_app(settings, store, Vault.open(settings, folder))
+    return RSGIServer(app, DOORWAYS, RequestLoop(store), most_bytes=1_000_000, body_within_s=within_s)
 
 
-async def _ask(gateway: RSGIServer, *parts: bytes) -> tuple[int, dict[str, str]]:
-    """Serve the gateway, send the parts of one request with a pause between them, and return the answer."""
-    gateway.__rsgi_init__(asyncio.get_running_loop())
+async def _ask(server: RSGIServer, *parts: bytes) -> tuple[int, dict[str, str]]:
+    """Serve the server, send the parts of one request with a pause between them, and return the answer."""
+    server.__rsgi_init__(asyncio.get_running_loop())
     port = free_port()
-    server = Server(gateway, port=port, interface=Interfaces.RSGI, log_enabled=False)
-    serving = asyncio.create_task(server.serve())
+    granian = Server(server, port=port, interface=Interfaces.RSGI, log_enabled=False)
+    serving = asyncio.create_task(granian.serve())
     try:
         reader, writer = await _connected(port)
         for part in parts:
@@ -86,7 +86,7 @@ async def _ask(gateway: RSGIServer, *parts: bytes) -> tuple[int, dict[str, str]]
         body = await reader.readexactly(int(length.partition(":")[2]))
         writer.close()
     finally:
-        server.stop()  # type: ignore[no-untyped-call]
+        granian.stop()  # type: ignore[no-untyped-call]
         await serving
     return int(head.split()[1]), json.loads(body)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import re
 import sys
@@ -75,11 +76,11 @@ def test_a_fault_of_ours_is_named_by_its_incident(
 
 def test_a_request_that_fails_by_our_fault_names_its_incident(caplog: pytest.LogCaptureFixture) -> None:
     answer = answer_to(KeyError("surprise"))
-    assert answer.status_code == 500
-    [incident] = re.findall(r"under incident ([0-9a-f]{8})", answer.get_json()["detail"])
+    assert answer.status == 500
+    [incident] = re.findall(r"under incident ([0-9a-f]{8})", json.loads(answer.body)["detail"])
     assert f"incident {incident}" in caplog.text
     assert "KeyError: 'surprise'" in caplog.text
-    assert "surprise" not in answer.get_data(as_text=True)
+    assert "surprise" not in answer.body.decode()
 
 
 @pytest.mark.parametrize(

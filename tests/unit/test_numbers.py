@@ -20,7 +20,7 @@ from postroom.core.setting_values import parse_duration, parse_port, parse_whole
 from postroom.inbox.maildrop import Maildrop, inbox_port
 from postroom.inbox.server import _Handler
 from postroom.settings import Settings
-from postroom.web.head import fault_of, length_of
+from postroom.web.head import Head, fault_of, length_of
 from tests.servers.installation import ROOT
 
 STRANGE = [
@@ -128,14 +128,9 @@ def test_a_setting_that_is_no_plain_number_is_refused(parser: str, text: str) ->
 
 @pytest.mark.parametrize("text", [text for text in STRANGE if text.strip() != "1"] + [ENDLESS, "1" * 16])
 def test_a_content_length_that_is_no_plain_number_is_a_fault(text: str) -> None:
-    environ = {
-        "REQUEST_METHOD": "POST",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "HTTP_HOST": "x",
-        "CONTENT_LENGTH": text,
-    }
-    assert "Content-Length" in (fault_of(environ) or "")
-    assert length_of(environ) == 0
+    head = Head("POST", "/send-email", {"host": "x", "content-length": text}, remote="192.0.2.1")
+    assert "Content-Length" in (fault_of(head) or "")
+    assert length_of(head) == 0
 
 
 @pytest.mark.parametrize("text", ["٣", "²", "1" * 6, "65536", "0"])

@@ -1,0 +1,36 @@
+"""What every doorway and view works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from flask import current_app
+
+from postroom.accounts.keys import ApiKeys
+from postroom.core.clock import Clock
+from postroom.intake.disk_share import DiskShares
+from postroom.settings import Settings
+from postroom.store.store import Store
+from postroom.web.rate_limits import RateLimits
+from postroom.web.refusals import Refusals
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Opened once for each application. `is_stopping`: whether the listener will be closed soon."""
+
+    settings: Settings
+    store: Store
+    keys: ApiKeys
+    clock: Clock
+    shares: DiskShares
+    limits: RateLimits
+    refusals: Refusals
+    is_stopping: Callable[[], bool]
+
+
+def services() -> Services:
+    """Return those of the application that a view of Flask belongs to."""
+    return cast("Services", current_app.extensions["postroom"])
