@@ -66,6 +66,8 @@ def migrate(engine: Engine) -> list[str]:
             transaction.change("create_migration_table")
             if _is_applied(transaction, migration):
                 continue
+            if migration.version >= FIRST_SHARED:
+                _end_older_processes(transaction)
             engine.run_script(migration.sql)
             failpoint.hit("migrate.inside")
             transaction.change(
@@ -78,6 +80,17 @@ def migrate(engine: Engine) -> list[str]:
             applied.append(migration.name)
     check(engine)
     return applied
+
+
+def _end_older_processes(transaction: Transaction) -> None:
+    """Have the workers that are at work, which are of an earlier version, end without sending another message.
+
+    When they claim or renew their lease they find themselves declared gone, and before a final dot their claim taken
+    away. A worker of this version gives back what they have in hand. Where the dot is out they may record the answer.
+    The order of the locks is that of a claim: the worker, then its jobs.
+    """
+    transaction.change("end_all_workers", now=time.time_ns() // 1000)
+    transaction.change("disown_claims")
 
 
 def _is_up_to_date(engine: Engine) -> bool:

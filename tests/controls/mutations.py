@@ -523,6 +523,14 @@ CONTROLS = (
         quick=True,
     ),
     Control(
+        "a worker of the version before sends nothing more after an upgrade",
+        "postroom/store/migrate.py",
+        '    transaction.change("disown_claims")\n',
+        "",
+        "tests/migrations/test_upgrades.py::"
+        "test_processes_of_the_version_before_neither_accept_nor_send_and_what_they_had_comes_back[sqlite]",
+    ),
+    Control(
         "a clock that was ahead does not hide a job's `not_before`",
         "postroom/store/sql/queue.sql",
         "               AND due_at > :soon AND (not_before IS NULL OR due_at > not_before)\n",
