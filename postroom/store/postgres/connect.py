@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Never
+from typing import Any, Never, TypeAlias
 
 import psycopg
 from psycopg import pq
 from psycopg.adapt import AdaptersMap
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import TupleRow
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
@@ -91,7 +92,10 @@ _ESCAPES = (
 )
 
 
-class Connection(psycopg.Connection[Any]):
+_Options: TypeAlias = dict[str, Any]  # of `psycopg.Connection.connect`
+
+
+class Connection(psycopg.Connection[TupleRow]):
     """A connection that gives up on a server that does not answer.
 
     A server that is frozen still acknowledges what it is sent, so nothing but the time tells of it. The time runs from
@@ -240,9 +244,9 @@ class Connector:
     def conninfo(self) -> str:
         return make_conninfo(**self.parameters)
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> _Options:
         """Return what every connection is opened with."""
-        options: dict[str, Any] = {
+        options: _Options = {
             "autocommit": True,
             "context": _AS_THEY_ARE,
             "client_encoding": "UTF8",
@@ -301,7 +305,7 @@ class Connector:
         else:
             self.server = found
 
-    def prepare(self, connection: psycopg.Connection[Any]) -> None:
+    def prepare(self, connection: psycopg.Connection[TupleRow]) -> None:
         """Set all that we rely on, and see that it is set; behind a bouncer each transaction does."""
         if connection.info.server_version < OLDEST_SERVER:
             raise ConfigError(_VARIABLE, f"{self.where} is older than PostgreSQL 13")
@@ -322,7 +326,7 @@ class Connector:
             f"set_config('{name}', {value}, {scope})" for name, value in self.settings.items()
         )
 
-    def check_settings(self, connection: psycopg.Connection[Any], statement: str) -> None:
+    def check_settings(self, connection: psycopg.Connection[TupleRow], statement: str) -> None:
         """Run the statement that sets everything. Raises ConfigError where that is not what is set then."""
         try:
             row = connection.execute(statement.encode(), prepare=False).fetchone()

@@ -18,11 +18,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, LiteralString, NamedTuple, cast
+from typing import Any, LiteralString, NamedTuple, TypeVar, cast
 
 import psycopg
 from aiosql.adapters.pyformat import PyFormatAdapter
 from aiosql.queries import Queries
+from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool
 
 from postroom.core import failpoint
@@ -47,6 +48,7 @@ from postroom.store.watermarks import Watermarks
 from postroom.store.writer import Settled, Work
 
 log = logging.getLogger(__name__)
+V = TypeVar("V")
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, we say ourselves
 
 
@@ -103,24 +105,27 @@ class _Session:
     """
 
     def __init__(
-        self, connection: psycopg.Connection[Any], queries: Any, pipeline: psycopg.Pipeline | None = None
+        self,
+        connection: psycopg.Connection[TupleRow],
+        queries: Queries,
+        pipeline: psycopg.Pipeline | None = None,
     ) -> None:
         self.connection = connection
         self.pipeline = pipeline
         self._queries = queries
         self._gathered: dict[str, _Gathered] = {}
 
-    def cursor(self) -> psycopg.Cursor[Any]:
+    def cursor(self) -> psycopg.Cursor[TupleRow]:
         self.send()
         return self.connection.cursor(binary=True)
 
-    def change(self, name: str, statement: str, parameters: Mapping[str, Any]) -> Any:
+    def change(self, name: str, statement: str, parameters: Mapping[str, object]) -> int | _One | _Changed:
         """Run a statement that changes rows; return how many, or what will know it once the answers are there."""
         held = {key: without_nul(value) for key, value in parameters.items()}
         if self.pipeline is None:
             with self._patiently(held):
                 return self.connection.execute(statement.encode(), held).rowcount
-        if name in _TOGETHER and len(held.get("mime", b"")) < _LARGE:
+        if name in _TOGETHER and _octets(held, "mime") < _LARGE:
             gathered = self._gathered.setdefault(name, _Gathered(self, _TOGETHER[name]))
             return gathered.add(held)
         self.send()
@@ -128,9 +133,9 @@ class _Session:
             return _Changed(self.connection.execute(statement.encode(), held), self.pipeline)
 
     @contextmanager
-    def _patiently(self, parameters: Mapping[str, Any]) -> Iterator[None]:
+    def _patiently(self, parameters: Mapping[str, object]) -> Iterator[None]:
         """Have the server wait for a large message to arrive: its time for a statement runs while it reads one."""
-        if len(parameters.get("mime", b"")) + len(parameters.get("octets", b"")) < _LARGE:
+        if _octets(parameters, "mime", "octets") < _LARGE:
             yield
             return
         self.connection.execute(_PATIENCE)
@@ -154,7 +159,7 @@ class _Changed:
 
     __slots__ = ("_cursor", "_pipeline")
 
-    def __init__(self, cursor: psycopg.Cursor[Any], pipeline: psycopg.Pipeline) -> None:
+    def __init__(self, cursor: psycopg.Cursor[TupleRow], pipeline: psycopg.Pipeline) -> None:
         self._cursor = cursor
         self._pipeline = pipeline
 
@@ -173,11 +178,11 @@ class _Gathered:
     def __init__(self, session: _Session, key: str) -> None:
         self._session = session
         self._key = key
-        self._rows: list[Mapping[str, Any]] = []
-        self._cursor: psycopg.Cursor[Any] | None = None
-        self._changed: set[Any] | None = None
+        self._rows: list[Mapping[str, object]] = []
+        self._cursor: psycopg.Cursor[TupleRow] | None = None
+        self._changed: set[object] | None = None
 
-    def add(self, row: Mapping[str, Any]) -> _One:
+    def add(self, row: Mapping[str, object]) -> _One:
         self._rows.append(row)
         return _One(self, row[self._key])
 
@@ -185,7 +190,7 @@ class _Gathered:
         columns = {name: [row[name] for row in self._rows] for name in self._rows[0]}
         self._cursor = self._session.connection.execute(statement.encode(), columns)
 
-    def has_changed(self, key: Any) -> bool:
+    def has_changed(self, key: object) -> bool:
         if self._changed is None:
             if self._cursor is None:
                 self._session.send()
@@ -199,7 +204,7 @@ class _One:
 
     __slots__ = ("_all", "_key")
 
-    def __init__(self, gathered: _Gathered, key: Any) -> None:
+    def __init__(self, gathered: _Gathered, key: object) -> None:
         self._all = gathered
         self._key = key
 
@@ -214,9 +219,17 @@ class _Adapter(PyFormatAdapter):
         return conn.change(query_name, sql, parameters)
 
 
-def without_nul(value: Any) -> Any:
+def without_nul(value: V) -> V:
     """Return a text with NUL spelt out; anything else as it is."""
-    return value.replace("\0", "\\x00") if type(value) is str and "\0" in value else value
+    if isinstance(value, str) and "\0" in value:
+        return cast("V", value.replace("\0", "\\x00"))
+    return value
+
+
+def _octets(parameters: Mapping[str, object], *names: str) -> int:
+    """Return how many octets the contents among the parameters have."""
+    contents = (parameters.get(name) for name in names)
+    return sum(len(each) for each in contents if isinstance(each, (bytes, bytearray, memoryview)))
 
 
 @cache
@@ -230,7 +243,7 @@ class _Evidence:
     """What will tell whether a transaction was committed: the mark that it leaves, and how to see that it is over."""
 
     mark: int
-    _number: psycopg.Cursor[Any]
+    _number: psycopg.Cursor[TupleRow]
 
     @property
     def xid(self) -> str:
@@ -248,7 +261,7 @@ class _Last(NamedTuple):
     server: Server | None
 
 
-def _is_under_way(connection: psycopg.Connection[Any], xid: str) -> bool:
+def _is_under_way(connection: psycopg.Connection[TupleRow], xid: str) -> bool:
     try:
         [[status]] = connection.execute("SELECT pg_xact_status(%s::text::xid8)", [xid]).fetchall()
     except psycopg.errors.InvalidParameterValue:  # in the future: a crash has taken the number back
@@ -408,12 +421,12 @@ class PostgresEngine:
                     log.info("a session failed, nothing was committed, and a new one tries: %s", said(error))
         raise StoreUnavailable(f"the database {self.where} is too busy: transactions keep meeting each other")
 
-    def _begin(self, connection: psycopg.Connection[Any]) -> None:
+    def _begin(self, connection: psycopg.Connection[TupleRow]) -> None:
         connection.execute(_BEGIN)
         if self._bouncer:  # there are no sessions that could have the settings
             connection.execute(self._connector.setting_statement(local=True).encode())
 
-    def _hold_if_stepped_back(self, connection: psycopg.Connection[Any]) -> None:
+    def _hold_if_stepped_back(self, connection: psycopg.Connection[TupleRow]) -> None:
         until = self._stepped_back_to
         if until is not None:
             now = time.time_ns() // 1000
@@ -425,7 +438,7 @@ class PostgresEngine:
             self._stepped_back_to = None
 
     def _try_batch(
-        self, connection: psycopg.Connection[Any], works: Sequence[Work[object]], *, is_new: bool
+        self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]], *, is_new: bool
     ) -> list[Settled]:
         try:
             settled = self._together(connection, works)
@@ -474,10 +487,10 @@ class PostgresEngine:
         connection.close()
 
     def _together(
-        self, connection: psycopg.Connection[Any], works: Sequence[Work[object]]
+        self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]]
     ) -> list[Settled] | None:
         """Run the works in pipeline mode and commit; None, everything undone, when one of them fails."""
-        guards: list[Any] = []
+        guards: list[object] = []
         try:
             with connection.pipeline() as pipeline:
                 self._begin(connection)
@@ -541,13 +554,13 @@ class PostgresEngine:
         return settled
 
     @staticmethod
-    def _prepare_commit(connection: psycopg.Connection[Any], transaction: Transaction) -> _Evidence:
+    def _prepare_commit(connection: psycopg.Connection[TupleRow], transaction: Transaction) -> _Evidence:
         """Wake the workers, once for all works, and leave what will tell whether this was committed."""
         mark = _marks.getrandbits(63)
         statement = _MARK_AND_WAKE if transaction.has_new_work else _MARK
         return _Evidence(mark, connection.execute(statement, [mark]))
 
-    def _commit(self, connection: psycopg.Connection[Any], xid: str, mark: int) -> None:
+    def _commit(self, connection: psycopg.Connection[TupleRow], xid: str, mark: int) -> None:
         failpoint.hit("store.commit")
         try:
             done = connection.execute("COMMIT")
