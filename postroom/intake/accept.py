@@ -63,10 +63,9 @@ def check_room(
     store: Store, account: Account, message: NewMessage, disk_reserve: int, shares: DiskShares | None
 ) -> None:
     """Raise DiskFull, or QuotaExceeded for an account that has used up its share of the disk."""
-    free = store.free_bytes()
-    checks.check_disk_space(free, disk_reserve)
+    room = checks.check_disk_space(store.free_bytes(), disk_reserve)
     if shares is not None:
-        shares.check(account, len(message.mime), free - disk_reserve)
+        shares.check(account, len(message.mime), room)
 
 
 def accepted_or_refused(outcome: Accepted | IdempotencyClash) -> Accepted:

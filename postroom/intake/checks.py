@@ -71,10 +71,14 @@ def _is_blank(text: str) -> bool:
     return not text.strip()
 
 
-def check_disk_space(free_bytes: int, reserve: int) -> None:
-    """Refuse new mail while there is still room to record what becomes of the old. Raises DiskFull."""
+def check_disk_space(free_bytes: int, reserve: int) -> int:
+    """Refuse new messages while there is still room to record what becomes of the old. Raises DiskFull.
+
+    Return how many octets are free above the reserve.
+    """
     if free_bytes < reserve:
         raise DiskFull(free_bytes, reserve)
+    return free_bytes - reserve
 
 
 def check_size(size: int, most: int) -> None:

@@ -50,17 +50,20 @@ class DiskShares:
         self._known: dict[int, _Known] = {}
         self._mutex = threading.Lock()
 
-    def must_count(self, account: Account, size: int, room: int) -> bool:
-        """Whether `check` will ask the database, which takes a while; `count` may do so before."""
-        known = self._known.get(account.id)
-        is_known = known is not None and self._clock() < known.until
-        return not is_known and self._store.used_bytes() + size > _most(room)
+    def must_check(self, size: int, room: int) -> bool:
+        """Whether the whole database takes more than one share, so that an account's messages are to be counted."""
+        return self._store.used_bytes() + size > _most(room)
+
+    def is_known(self, account_id: int) -> bool:
+        """Whether an account's messages were counted of late; if not, `check` asks the database, which takes a while."""
+        known = self._known.get(account_id)
+        return known is not None and self._clock() < known.until
 
     def check(self, account: Account, size: int, room: int) -> None:
         """Count a message of so many octets, while `room` is free above the reserve. Raises QuotaExceeded."""
-        most = _most(room)
-        if self._store.used_bytes() + size <= most:
+        if not self.must_check(size, room):
             return
+        most = _most(room)
         known = self.count(account.id)
         if known.octets + size > most:
             log.warning(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 
 from postroom.core.address import Mailbox, parse_mailbox
 from postroom.core.clock import Instant
@@ -15,6 +16,7 @@ from postroom.intake import checks
 from postroom.mime.message import Content, gate, render
 
 _PIECE = 262_144  # characters
+_sender = lru_cache(1024)(parse_mailbox)  # an account's own mailbox, for each of its messages
 
 
 def prepare(submission: Submission, *, most_bytes: int, request_id: str, now: Instant) -> NewMessage:
@@ -37,7 +39,7 @@ def prepare(submission: Submission, *, most_bytes: int, request_id: str, now: In
 def _render(
     submission: Submission, recipients: tuple[Mailbox, ...], request_id: str, now: Instant
 ) -> NewMessage:
-    sender = parse_mailbox(submission.account.email)
+    sender = _sender(submission.account.email)
     content = Content(
         sender_name=submission.account.name,
         sender=sender,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from uuid import UUID
 
 from postroom.core.clock import Instant
 
@@ -38,4 +37,5 @@ def new_request_id(now: Instant) -> str:
     value = (now // 1000) << 80 | int.from_bytes(_random.take(), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
-    return str(UUID(int=value))
+    text = f"{value:032x}"  # str(UUID(int=value)) takes four times as long
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

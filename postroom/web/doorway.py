@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -12,8 +13,8 @@ from postroom.core import failpoint
 from postroom.core.errors import StoreError
 from postroom.core.message import Accepted, NewMessage, Submission
 from postroom.core.stored_text import PIECE
-from postroom.intake.accept import accepted_or_refused, check_room
-from postroom.intake.checks import takes_long
+from postroom.intake.accept import accepted_or_refused
+from postroom.intake.checks import check_disk_space, takes_long
 from postroom.intake.prepare import prepare
 from postroom.intake.request_id import new_request_id
 from postroom.store.acceptance import Acceptance, IdempotencyClash
@@ -85,10 +86,9 @@ async def _accept(submission: Submission, principal: Principal, shared: Services
         message = await waits.compute(f"account {principal.account.id}", make)
     else:
         message = make()
-    room = shared.store.free_bytes() - settings.disk_reserve
-    if shared.shares.must_count(principal.account, len(message.mime), room):
-        await count_share(principal, shared, waits)
-    check_room(shared.store, principal.account, message, settings.disk_reserve, shared.shares)
+    room = check_disk_space(shared.store.free_bytes(), settings.disk_reserve)
+    if shared.shares.must_check(len(message.mime), room):
+        await _check_share(principal, len(message.mime), room, shared, waits)
     outcome = await _commit(message, principal, shared, waits)
     if principal.is_new:
         shared.keys.note_used(principal.digest)
@@ -96,12 +96,13 @@ async def _accept(submission: Submission, principal: Principal, shared: Services
     return accepted_or_refused(outcome)
 
 
-async def count_share(principal: Principal, shared: Services, waits: Waits) -> None:
+async def _check_share(principal: Principal, size: int, room: int, shared: Services, waits: Waits) -> None:
     """Count what an account's messages take, where that is not known; when it cannot be, what was known must do."""
-    try:
-        await waits.read(lambda: shared.shares.count(principal.account.id))
-    except (StoreError, TimeoutError):
-        return
+    account = principal.account
+    if not shared.shares.is_known(account.id):
+        with suppress(StoreError, TimeoutError):
+            await waits.read(lambda: shared.shares.count(account.id))
+    shared.shares.check(account, size, room)
 
 
 async def _commit(message: NewMessage, principal: Principal, shared: Services, waits: Waits) -> Outcome:

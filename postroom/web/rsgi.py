@@ -20,6 +20,7 @@ from postroom.web.answers import Answer
 from postroom.web.api_request import ApiRequest
 from postroom.web.auth import header_key
 from postroom.web.connections import Connections
+from postroom.web.deadlines import Deadlines
 from postroom.web.doorway import Doorway, run
 from postroom.web.head import Head, environ_of, excess_of, fault_of, head_of, length_of
 from postroom.web.loop import ANSWER_WITHIN_S, FromThread, OnLoop, RequestLoop
@@ -84,6 +85,7 @@ class RSGIServer:
         self._loop = shared_loop
         self._most_bytes = most_bytes
         self._body_within_s = body_within_s
+        self._bodies = Deadlines(body_within_s)  # those that are short
         self._turn_within_s = turn_within_s
         self._large, self._huge = Turns(large_at_once), Turns(min(1, large_at_once))
         self._room = room or Room(for_small=ROOM_FOR_SMALL)
@@ -99,6 +101,7 @@ class RSGIServer:
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._connections.close()
+        self._bodies.close()
         self._services.limits.close()
         self._loop.close()
 
@@ -133,7 +136,7 @@ class RSGIServer:
             raise _Refused(unreadable(fault))
         try:
             if upload.length is not None and upload.length <= _LARGE:
-                body = await self._in_time(upload.read_at_once()) if upload.length else b""
+                body = await self._short(upload) if upload.length else b""
                 return await self._serve(head, body)
             return await self._serve_large(head, upload)
         except CutOff as error:
@@ -210,11 +213,16 @@ class RSGIServer:
                 return f"key {key}"
         return head.remote
 
-    async def _in_time(self, reading: Any, place: Place | None = None) -> bytes:
+    async def _short(self, upload: Upload) -> bytes:
+        try:
+            return await self._bodies.wait(upload.read_at_once())
+        except TimeoutError:
+            raise TooSlow from None
+
+    async def _in_time(self, reading: Any, place: Place) -> bytes:
         try:
             async with asyncio.timeout(self._body_within_s) as deadline:
-                if place is not None:
-                    place.deadline = deadline
+                place.deadline = deadline
                 body: bytes = await reading
                 return body
         except TimeoutError:
