@@ -22,7 +22,8 @@ from psycopg import sql
 from postroom.core import failpoint
 from postroom.core.errors import ConfigError, StoreDamaged
 from postroom.core.files import plain_file
-from postroom.store.postgres.engine import PostgresEngine, session_of, without_nul
+from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.postgres.session import session_of, without_nul
 from postroom.store.sqlite.engine import SQLiteEngine, connection_of
 from postroom.store.sqlite.engine import translated as sqlite_translated
 from postroom.store.store import MOVED, MOVING, Store

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.store.postgres import engine
+from postroom.store.postgres import readers
 from postroom.store.store import Store
 from tests.servers.postgres import Postgres
 from tests.store.database import Database, Post, PostgresPool, SQLiteDatabase
@@ -46,7 +46,7 @@ def borrow_within_s(monkeypatch: pytest.MonkeyPatch) -> None:
 
     A test that is about this limit undoes it: `monkeypatch.undo()`.
     """
-    monkeypatch.setattr(engine, "_BORROW_WITHIN_S", 20.0)
+    monkeypatch.setattr(readers, "_BORROW_WITHIN_S", 20.0)
 
 
 @pytest.fixture

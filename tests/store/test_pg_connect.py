@@ -109,9 +109,10 @@ class TestSettings:
         engine = post.store._engine
         assert isinstance(engine, PostgresEngine)
         post.add()
-        assert engine._writer is not None
+        writing = engine._writing.connection
+        assert writing is not None
         source = "SELECT setting, source FROM pg_settings WHERE name = 'synchronous_commit'"
-        assert engine._writer.execute(source.encode()).fetchall() == [("on", "session")]
+        assert writing.execute(source.encode()).fetchall() == [("on", "session")]
         with engine.reading() as reading:
             assert connection_of(reading).execute(source).fetchall() == [("on", "session")]
 

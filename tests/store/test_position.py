@@ -121,7 +121,7 @@ class TestAServer:
         before = engine._connector.server
         engine._connector.server = Server(before.system, before.timeline + 1)
         post.add()  # the session is open already
-        engine._drop()
+        engine._writing.drop()
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match="an older one than was seen before"):
                 post.add()
@@ -150,10 +150,12 @@ class TestAServer:
         queued = post.add()
         server = engine._connector.server
         assert server is not None
-        assert engine._last is not None
-        database.change(f"DELETE FROM commit_mark WHERE mark = {engine._last.mark}")
-        engine._last = engine._last._replace(server=Server(server.system, server.timeline - 1))
-        engine._drop()
+        assert engine._writing.last is not None
+        database.change(f"DELETE FROM commit_mark WHERE mark = {engine._writing.last.mark}")
+        engine._writing.last = engine._writing.last._replace(
+            server=Server(server.system, server.timeline - 1)
+        )
+        engine._writing.drop()
         assert post.claim(now=FAR) == []
         assert post.job(queued)["held"] == 1
         assert post.store.read(Messages.status, queued).possible_duplicate  # type: ignore[union-attr]
@@ -165,9 +167,9 @@ class TestAServer:
         engine = PostgresEngine(database.url)
         own, post.store = post.store, Store(engine)
         queued = post.add()
-        assert engine._last is not None
-        engine._last = engine._last._replace(server=Server("s", 0))
-        engine._drop()
+        assert engine._writing.last is not None
+        engine._writing.last = engine._writing.last._replace(server=Server("s", 0))
+        engine._writing.drop()
         assert [job.request_id for job in post.claim(now=FAR)] == [queued]
         post.store.close()
         post.store = own

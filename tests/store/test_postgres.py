@@ -27,7 +27,7 @@ from postroom.core.message import Accepted
 from postroom.store.accounts import Accounts
 from postroom.store.messages import Messages
 from postroom.store.postgres import connect
-from postroom.store.postgres.connect import Connection
+from postroom.store.postgres.connection import Connection
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.queue import Queue
 from postroom.store.settings import StoredSettings
@@ -283,7 +283,7 @@ class TestAServerThatGoes:
     def test_keeps_the_options_of_the_url(self, database: Database) -> None:
         assert isinstance(database, PostgresDatabase)
         engine = PostgresEngine(f"{database.url}?options=-c%20work_mem%3D7MB")
-        with engine._connect() as connection:
+        with engine._connector.connect() as connection:
             shown = [
                 connection.execute(f"SHOW {name}".encode()).fetchall()
                 for name in ("work_mem", "statement_timeout")

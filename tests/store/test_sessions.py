@@ -54,8 +54,8 @@ class TestAWriter:
     ) -> None:
         for _ in range(_OFTEN):
             post.add()
-        assert ours._writer is not None
-        ours._writer.pgconn.exec_(ill)  # past the driver, as a pooler would
+        assert ours._writing.connection is not None
+        ours._writing.connection.pgconn.exec_(ill)  # past the driver, as a pooler would
         messages = [new_message(post.anna) for _ in range(3)]
         settled = post.store.write_all([accepting(message) for message in messages])
         assert [result.unwrap().request_id for result in settled] == [each.request_id for each in messages]
@@ -80,8 +80,8 @@ class TestAWriter:
             nonlocal times
             times += 1
             if times == 1:
-                assert ours._writer is not None
-                database.rows(f"SELECT pg_terminate_backend({ours._writer.info.backend_pid})")
+                assert ours._writing.connection is not None
+                database.rows(f"SELECT pg_terminate_backend({ours._writing.connection.info.backend_pid})")
 
         settled = post.store.write_all([accepting(message), end_once])
         assert [result.error for result in settled] == [None, None]

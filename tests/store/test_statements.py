@@ -15,8 +15,8 @@ import apsw.ext
 import psycopg
 import pytest
 
-from postroom.store.postgres.engine import _TOGETHER
-from postroom.store.postgres.engine import load_queries as load_postgres
+from postroom.store.postgres.session import MANY_AT_ONCE
+from postroom.store.postgres.session import load_queries as load_postgres
 from postroom.store.sqlite.engine import _views
 from postroom.store.sqlite.engine import load_queries as load_sqlite
 from tests.servers.installation import ROOT
@@ -124,7 +124,7 @@ def _prepared(
 def test_every_statement_is_used_and_every_use_names_one(statements: dict[str, str], engine: str) -> None:
     used = {name for name, _ in USES}
     if engine == "postgres":
-        used |= {f"{name}_many" for name in _TOGETHER}
+        used |= {f"{name}_many" for name in MANY_AT_ONCE}
     assert used == statements.keys()
 
 
@@ -142,7 +142,7 @@ def test_parameters_and_columns_are_those_of_the_calls(
 
 
 def test_those_for_many_take_what_the_one_takes(database: Database, statements: dict[str, str]) -> None:
-    for name in _TOGETHER:
+    for name in MANY_AT_ONCE:
         if f"{name}_many" in statements:
             assert (
                 _described(database, statements[name])[0]
