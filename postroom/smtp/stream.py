@@ -30,6 +30,7 @@ _MOST_KEPT = (
 )
 _MOST_STRUCK = 2 * _MOST_KEPT  # that are searched for credentials: all accounts wait for it
 _WRITE_CHUNK = 256 * 1024
+_SHORT, _MOST_KNOWN = 100, 32  # octets of a line that is remembered, and how many are
 _LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\0]*)?")  # without its end
 
 
@@ -45,6 +46,7 @@ class Wire(asyncio.Protocol):
         self._lines: list[bytes] = []
         self._size = 0  # of `_lines`
         self._unread = 0  # bytes that came since all replies had last been taken
+        self._known: dict[bytes, Reply] = {}  # by line: a server says the same to each MAIL, RCPT and DATA
         self._replies: deque[Reply] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
@@ -83,6 +85,9 @@ class Wire(asyncio.Protocol):
     # -- parsing (RFC 5321 §4.2.1)
 
     def _take_line(self, line: bytes) -> None:
+        if not self._lines and (known := self._known.get(line)) is not None:
+            self._take_reply(known)
+            return
         other_code = bool(self._lines) and self._lines[0][:3] != line[:3]
         if other_code or _LINE.fullmatch(line) is None:
             said = printable(self.struck(_text(line))[:_SHOWN])
@@ -94,8 +99,14 @@ class Wire(asyncio.Protocol):
             self._break(FaultKind.GARBLED, "the server's reply does not end")
         if line[3:4] == b"-" or self.broken is not None:
             return
-        self._replies.append(_parse_reply(self._lines))
+        reply = _parse_reply(self._lines)
+        if len(self._lines) == 1 and len(line) <= _SHORT and len(self._known) < _MOST_KNOWN:
+            self._known[line] = reply
         self._lines, self._size = [], 0
+        self._take_reply(reply)
+
+    def _take_reply(self, reply: Reply) -> None:
+        self._replies.append(reply)
         if len(self._replies) > _MOST_UNREAD_REPLIES:
             self._break(FaultKind.GARBLED, "the server's replies do not end")
 
@@ -140,6 +151,8 @@ class Wire(asyncio.Protocol):
 
     def _kept(self, reply: Reply, verb: str) -> Reply:
         """Return a reply as it may be stored: first struck, so that no password is cut in two, and then shortened."""
+        if self.credentials is None and len(reply.text) <= _MOST_KEPT:
+            return reply
         text, left_out = reply.text[:_MOST_STRUCK], len(reply.text[_MOST_STRUCK:])
         if left_out:
             reply = replace(reply, text=text)

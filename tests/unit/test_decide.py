@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroom.core.account import Account
-from postroom.core.account_verdict import AccountMove, judge_connection
+from postroom.core.account_verdict import RESET, AccountMove, judge_connection
 from postroom.core.classify import classify, parse_enhanced
 from postroom.core.clock import DAY, HOUR, MINUTE, SECOND, Instant
 from postroom.core.decide import (
@@ -25,6 +25,7 @@ from postroom.core.decide import (
     decide_abandoned,
     decide_damaged,
     decide_released,
+    decision_of,
 )
 from postroom.core.events import FIELDS, EventKind
 from postroom.core.job import ClaimedJob, PendingDelivery
@@ -230,6 +231,12 @@ def test_recipients_beyond_the_servers_number_have_a_transaction_of_their_own_at
     alone = decided(too_many)
     assert alone.next_try is not None
     assert alone.next_try.due_at > NOW
+
+
+def test_the_short_way_of_a_message_to_one_recipient_leads_to_the_same() -> None:
+    claimed = job()
+    long_way = decision_of(claimed, of(claimed, SENT), RETRY, now=NOW, account=RESET)
+    assert decided(SENT) == long_way
 
 
 def test_a_message_beyond_the_limit_goes_on_for_its_other_recipients() -> None:
