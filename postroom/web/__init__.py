@@ -1,1 +1,1 @@
-"""HTTP: granian in front, one fast way for requests to send, Flask for the rest."""
+"""HTTP: the server that granian calls, the doorways for requests to send, Flask for all other routes."""

@@ -1,4 +1,4 @@
-"""Answers as values, whatever server sends them, and what Flask sends for one."""
+"""An HTTP answer as a value (status, headers, body), for Flask and for granian."""
 
 from __future__ import annotations
 

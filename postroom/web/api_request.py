@@ -1,4 +1,4 @@
-"""A request under way, with what several layers ask of it read once: its document, its key, its rate limit."""
+"""A request to the API with the parts that are read once: JSON document, key, rate limit."""
 
 from __future__ import annotations
 

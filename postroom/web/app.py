@@ -1,4 +1,4 @@
-"""The Flask application, complete for any WSGI server; and what granian serves, with the doorways' own short way."""
+"""Builds the applications: the Flask application for any WSGI server, and the server that granian runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The key of a request: in a header or in the body, and only one."""
+"""Finds the API key of a request: `Authorization`, `X-API-Key` or the body, exactly one of them."""
 
 from __future__ import annotations
 

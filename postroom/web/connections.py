@@ -1,4 +1,4 @@
-"""Deadlines for what the HTTP server does not look after: heads that do not end, and clients that do not read.
+"""Closes HTTP connections whose heads do not end or whose clients do not read.
 
 granian has one timer for a head and for an idle connection. So a look at the sockets of this process, once a second,
 ends those that have sent no whole head in time: what the kernel has received since the last request is compared with

@@ -1,4 +1,4 @@
-"""Deadlines of many requests, all of the same length, with one alarm for them all."""
+"""Deadlines of many requests, all of the same length, with one timer for all."""
 
 from __future__ import annotations
 

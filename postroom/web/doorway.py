@@ -1,4 +1,4 @@
-"""A doorway is a value: how a request to one address becomes a submission, and its acceptance an answer. `run` runs any."""
+"""`Doorway`: authenticate, parse, answer and refuse as functions; `run` takes a request through them."""
 
 from __future__ import annotations
 

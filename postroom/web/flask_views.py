@@ -1,4 +1,4 @@
-"""Doorways as views of Flask, for any WSGI server and Flask's test client; and `GET /email-status/…`."""
+"""Doorways as Flask views, for any WSGI server; and `GET /email-status/<id>`."""
 
 from __future__ import annotations
 

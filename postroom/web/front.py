@@ -1,4 +1,4 @@
-"""`GET /`: a page for people who open the service in a browser; everybody else gets what any unknown address gets."""
+"""`GET /`: a page for people who open the service in a browser; 404 for all other clients."""
 
 from __future__ import annotations
 

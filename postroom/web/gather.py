@@ -1,4 +1,4 @@
-"""Questions to another server, asked together: those that come while some are under way gather, and go as one."""
+"""Sends questions to another server (the rate limiter's storage) in batches: those that come meanwhile go together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head of a request as a value, made of granian's scope or a WSGI environment, with what RFC 9112 asks of it."""
+"""The head of a request as a value, from granian's scope or a WSGI environment, checked by RFC 9112."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/livez` and `/readyz`, for monitors: is this process alive, and can the installation accept messages and send them?"""
+"""`/livez` and `/readyz`: is this process alive, and can messages be accepted and sent?"""
 
 from __future__ import annotations
 

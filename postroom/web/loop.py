@@ -1,4 +1,4 @@
-"""How a request waits on granian's loop: commits are gathered, and what blocks or computes runs in bounded threads."""
+"""Waits of a request on granian's event loop: commits gather, and blocking or slow work runs in bounded threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals as RFC 9457 problem documents: one table for all of them."""
+"""Turns every refusal into an RFC 9457 problem document: one table of types and statuses."""
 
 from __future__ import annotations
 

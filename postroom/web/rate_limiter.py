@@ -1,4 +1,4 @@
-"""Counting requests in fixed windows, on memory, Redis or Memcached (the limits library).
+"""`RateLimiter`: counts requests in fixed windows, in memory, Redis or Memcached; falls back when it is away.
 
 To ask a server costs more than all else before the commit, so requests that arrive meanwhile are counted together.
 """

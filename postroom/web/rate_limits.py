@@ -1,4 +1,4 @@
-"""Rate limits: requests to send by key, and wrong guesses by address."""
+"""`RateLimits`: the limits of requests by key (POSTROOM_RATE_LIMIT), and of wrong keys by address."""
 
 from __future__ import annotations
 

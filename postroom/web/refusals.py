@@ -1,4 +1,4 @@
-"""Refused requests in the log: who was refused what and why, without letting anybody fill the disk."""
+"""Logs refused requests: who was refused and why, bounded so that no client fills the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server that granian calls (RSGI): reads bodies within bounds, runs doorways as coroutines and all else as Flask."""
+"""The server that granian calls (RSGI): reads requests, runs doorways as coroutines, and Flask in threads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The request body: strict JSON, then the shape of a request to send."""
+"""The schema of the request body: fields, types and their errors (pydantic)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every doorway and view works with."""
+"""The parts that every doorway and view works with: settings, store, keys, limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large JSON documents, in pieces: one string may be large, the rest is bounded before anything is parsed.
+"""Splits a large JSON document into its one long string and a bounded rest, before anything is parsed.
 
 `json` holds Python's lock for as long as it parses, 170 ms for 29 MB, and makes of 52 MB of small values 1.4 GB of
 objects. Here nothing takes longer than a piece, and a document of many values is refused when its bound is reached.

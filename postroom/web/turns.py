@@ -1,4 +1,4 @@
-"""Turns for what computes for long: so many at a time, and each client in its turn, however much another has waiting."""
+"""Turns for long computations: so many at a time, and fair between clients."""
 
 from __future__ import annotations
 

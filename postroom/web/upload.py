@@ -1,4 +1,4 @@
-"""Bodies on their way in: whole or refused, and bounded in time and in memory.
+"""Reads request bodies: whole or refused, bounded in time and in memory, also over all requests.
 
 granian ends a body that was cut off as it ends any other when it is read in pieces. It hands over an
 empty piece for each of three things: an error, a trailer section, and the end. So octets are counted against

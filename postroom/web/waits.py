@@ -1,4 +1,4 @@
-"""How a request waits: for a commit, a query, another server, or its turn to compute. Here: on the spot, in any thread.
+"""The waits of a request as an interface: for a commit, a query, another server; and `AtOnce`, for plain threads.
 
 The code of a doorway is written once, as coroutines over `Waits`. On granian's loop they are awaited (`web/loop.py`).
 In a thread, as under any other WSGI server, they never suspend, and `at_once` returns what they return.

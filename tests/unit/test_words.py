@@ -85,7 +85,6 @@ STILL: dict[str, str] = {
     "store/engine.py": "settled",
     "store/postgres/batch.py": "settled",
     "store/postgres/engine.py": "settle, settled",
-    "store/sql/contents.sql": "whoever",
     "store/sqlite/engine.py": "committer, settled, whoever",
     "store/sqlite/files.py": "settled, whoever",
     "store/sqlite/writer_lock.py": "committer, whoever",

@@ -7,7 +7,7 @@ INSERT INTO upload (id, began_at) VALUES (:upload, :now);
 INSERT INTO content_piece (upload, number, octets) VALUES (:upload, :number, :octets);
 
 -- name: end_upload!
--- Whoever ends it has it: the acceptance of its message, or what drops it.
+-- One of two ends an upload: the acceptance of its message, or its removal.
 DELETE FROM upload WHERE id = :upload;
 
 -- name: tie_upload!

@@ -1,1 +1,1 @@
-"""The ways in over HTTP: each a value, and all run by `web/doorway.py`."""
+"""The HTTP doorways (ways in), each a value that `web/doorway.py` runs."""

@@ -1,4 +1,4 @@
-"""`POST /send-email`, the original API: what a request becomes, and how it is answered."""
+"""`POST /send-email`, the original API: parses the request, and makes the answer (202 with request_id)."""
 
 from __future__ import annotations
 
