@@ -14,7 +14,7 @@ from postroom.core.errors import CommitUnknown, LeaseLost, StoreUnavailable
 from postroom.core.heartbeat import UnderWay
 from postroom.store.store import Store
 from postroom.store.transaction import Over, work
-from postroom.store.writer import Settled, Work
+from postroom.store.writer import Work, WorkResult
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class AsyncWriter:
     """Commits what the coroutines hand over, in the order in which they hand it over.
 
     While a commit is under way, or another process has the database, further work gathers, and goes into the next
-    one. `on_unknown` is told when nobody can say whether a commit was done, and when something that must be recorded
+    one. `on_unknown` is called when it is unknown whether a commit was done, and when work that must be recorded
     cannot be.
     """
 
@@ -96,7 +96,7 @@ class AsyncWriter:
     async def _flush(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # what else is ready to run may have something to commit
+                await asyncio.sleep(0)  # other tasks that are ready may have work to commit
                 await self._commit()
         finally:
             self._flushing = None
@@ -108,20 +108,20 @@ class AsyncWriter:
             works: list[Work[object]] = []
             while self._waiting and len(works) < most:
                 pending, future = self._waiting.popleft()
-                if not future.cancelled():  # what was given up before it began is not begun
+                if not future.cancelled():  # skip work that was cancelled before it started
                     works.append(pending)
                     futures.append(future)
             return works
 
         loop = asyncio.get_running_loop()
         with self.under_way:
-            settled = await loop.run_in_executor(self._thread, self._store.write_late, take)
-        if any(isinstance(result.error, CommitUnknown) for result in settled):
+            results = await loop.run_in_executor(self._thread, self._store.write_late, take)
+        if any(isinstance(result.error, CommitUnknown) for result in results):
             self._on_unknown()
-        for future, result in zip(futures, settled, strict=True):
+        for future, result in zip(futures, results, strict=True):
             _resolve(future, result)
 
-    async def settle(self) -> None:
+    async def drained(self) -> None:
         """Return when everything handed over so far is committed."""
         while self._persisting or self._flushing is not None:
             waiting = [*self._persisting, *([self._flushing] if self._flushing else [])]
@@ -131,7 +131,7 @@ class AsyncWriter:
         self._thread.shutdown()
 
 
-def _resolve(future: asyncio.Future[Any], result: Settled) -> None:
+def _resolve(future: asyncio.Future[Any], result: WorkResult) -> None:
     if future.cancelled():
         return
     if result.error is not None:

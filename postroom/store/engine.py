@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from postroom.store.dialect import Dialect
 from postroom.store.watermarks import Watermarks
-from postroom.store.writer import Settled, Work
+from postroom.store.writer import Work, WorkResult
 
 if TYPE_CHECKING:
     from postroom.store.transaction import Transaction
@@ -35,7 +35,7 @@ class Engine(Protocol):
     def reading(self) -> AbstractContextManager[Transaction]:
         """Lend a transaction that sees the last committed state, and only reads."""
 
-    def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[Settled]:
+    def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[WorkResult]:
         """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
 
     def exclusively(self) -> AbstractContextManager[Transaction]:
@@ -63,7 +63,7 @@ class Engine(Protocol):
         """Write something and undo it. Raises StoreError when that cannot be done."""
 
     def forget_commits(self) -> None:
-        """Drop what is kept to settle commits whose answer was lost, as far as it is old."""
+        """Drop the old marks of commits, which tell of a commit whose answer was lost."""
 
     def fold_counts(self) -> None:
         """Have what counts an account's jobs take no more rows than it needs."""

@@ -15,7 +15,7 @@ from postroom.store.settings import StoredSettings
 from postroom.store.sqlite.copies import is_absent
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.transaction import Over, Transaction, work
-from postroom.store.writer import GroupCommit, Settled, Take, Work
+from postroom.store.writer import GroupCommit, Take, Work, WorkResult
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -75,18 +75,18 @@ class Store:
 
     # -- writing
 
-    def _commit(self, take: Callable[[], Sequence[Work[object]]]) -> list[Settled]:
+    def _commit(self, take: Callable[[], Sequence[Work[object]]]) -> list[WorkResult]:
         try:
-            settled = self._engine.commit_batch(take)
+            results = self._engine.commit_batch(take)
         except StoreError as error:
             self._newest = time.monotonic(), error
             raise
-        errors = [result.error for result in settled]
+        errors = [result.error for result in results]
         faults = [
             error for error in errors if isinstance(error, StoreError) and not isinstance(error, LeaseLost)
         ]
         self._newest = time.monotonic(), faults[0] if faults and len(faults) == len(errors) else None
-        return settled
+        return results
 
     def check_writable(self) -> None:
         """Raise StoreError when the newest commit failed, or, where there was none of late, when nothing can be written.
@@ -114,12 +114,12 @@ class Store:
         """
         return self._group_commit.run(work(function, *arguments, **named))
 
-    def write_all(self, works: Sequence[Work[object]]) -> list[Settled]:
-        """Commit several works in order, together where they fit; each settles by itself."""
+    def write_all(self, works: Sequence[Work[object]]) -> list[WorkResult]:
+        """Commit several works in order, together where they fit; each has a result of its own."""
         return self._group_commit.run_all(works)
 
-    def write_late(self, take: Take) -> list[Settled]:
-        """Commit the works that `take` hands over once a transaction can begin; each settles by itself."""
+    def write_late(self, take: Take) -> list[WorkResult]:
+        """Commit the works that `take` hands over once a transaction can begin; each has a result of its own."""
         return self._group_commit.run_late(take)
 
     def server(self) -> Server | None:
@@ -135,7 +135,7 @@ class Store:
         return True
 
     def forget_commits(self) -> None:
-        """Drop what is kept to settle commits whose answer was lost, as far as nobody can need it any more."""
+        """Drop the marks of commits that cannot be asked for any more."""
         self._engine.forget_commits()
 
     def fold_counts(self) -> None:

@@ -27,8 +27,8 @@ Take: TypeAlias = "Callable[[int], Sequence[Work[object]]]"  # hands over the wo
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
-    """What became of one piece of work: its value, or the error that undid it alone."""
+class WorkResult:
+    """The result of one piece of work: its value, or the error that undid it alone."""
 
     value: Any = None
     error: Exception | None = None
@@ -40,13 +40,13 @@ class Settled:
 
 
 class _Follower:
-    """The place in the queue of somebody's works, and the lock that their owner sleeps on."""
+    """The place of a caller's works in the queue, and the lock that the caller waits on."""
 
-    __slots__ = ("settled", "take", "turn")
+    __slots__ = ("results", "take", "turn")
 
     def __init__(self, take: Take) -> None:
         self.take = take
-        self.settled: list[Settled] | None = None
+        self.results: list[WorkResult] | None = None
         self.turn = threading.Lock()
         self.turn.acquire()
 
@@ -55,12 +55,12 @@ class GroupCommit:
     """Runs pieces of work in as few transactions as possible; each returns after its commit.
 
     `commit_batch` calls what it is given when its transaction can begin, for the works of it, and returns one
-    `Settled` for each, after the commit. An exception from it means that none of them was committed.
+    `WorkResult` for each, after the commit. An exception from it means that none of them was committed.
     """
 
     def __init__(
         self,
-        commit_batch: Callable[[Callable[[], Sequence[Work[object]]]], list[Settled]],
+        commit_batch: Callable[[Callable[[], Sequence[Work[object]]]], list[WorkResult]],
         *,
         most: int = 256,
     ) -> None:
@@ -75,16 +75,16 @@ class GroupCommit:
         value: T = self.run_all([work])[0].unwrap()
         return value
 
-    def run_all(self, works: Sequence[Work[object]]) -> list[Settled]:
-        """Settle several works of one caller, in order, together where they fit one transaction."""
+    def run_all(self, works: Sequence[Work[object]]) -> list[WorkResult]:
+        """Commit several works of one caller, in order, together where they fit one transaction."""
         left = deque(works)
-        settled: list[Settled] = []
+        results: list[WorkResult] = []
         while left:
-            settled += self.run_late(lambda most: [left.popleft() for _ in range(min(most, len(left)))])
-        return settled
+            results += self.run_late(lambda most: [left.popleft() for _ in range(min(most, len(left)))])
+        return results
 
-    def run_late(self, take: Take) -> list[Settled]:
-        """Settle, in order, the works that `take` hands over when the transaction begins.
+    def run_late(self, take: Take) -> list[WorkResult]:
+        """Commit, in order, the works that `take` hands over when the transaction begins.
 
         It is called once, perhaps in another thread.
         """
@@ -96,10 +96,10 @@ class GroupCommit:
         if leads:
             self._lead()
         follower.turn.acquire()
-        if follower.settled is None:
+        if follower.results is None:
             self._lead()
-        assert follower.settled is not None
-        return follower.settled
+        assert follower.results is not None
+        return follower.results
 
     def _lead(self) -> None:
         batch: list[_Follower] = []
@@ -119,7 +119,7 @@ class GroupCommit:
         def fail(error: Exception) -> None:
             if not batch:  # those who waited in vain for a transaction to begin
                 take()
-            self._settle(batch, sizes, [Settled(error=error)] * sum(sizes))
+            self._hand_out(batch, sizes, [WorkResult(error=error)] * sum(sizes))
 
         try:
             results = self._commit_batch(take)
@@ -129,13 +129,13 @@ class GroupCommit:
             fail(StoreUnavailable("the commit was interrupted"))
             raise
         else:
-            self._settle(batch, sizes, results)
+            self._hand_out(batch, sizes, results)
 
-    def _settle(self, batch: list[_Follower], sizes: list[int], results: list[Settled]) -> None:
+    def _hand_out(self, batch: list[_Follower], sizes: list[int], results: list[WorkResult]) -> None:
         assert len(results) == sum(sizes)
         rest = iter(results)
         for follower, size in zip(batch, sizes, strict=True):
-            follower.settled = list(islice(rest, size))
+            follower.results = list(islice(rest, size))
         with self._mutex:
             leader = self._waiting[0] if self._waiting else None
             self._busy = leader is not None

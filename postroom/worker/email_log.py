@@ -41,7 +41,7 @@ _LONGEST_NAME = 64
 
 
 def format_line(line: LogLine) -> str:
-    """Return the seed's line, without its end. Nothing in it can make a second line."""
+    """Return the line of the original program, without its end. Nothing in it can make a second line."""
     fields = (
         f"Request ID: {line.request_id}",
         f"Sender: {line.sender}",
@@ -104,14 +104,14 @@ class EmailLog:
                 return None
             revised = 0
             if self._path.is_file():
-                self._settle(None)  # before its place in the file is another one
+                self._finish_batch(None)  # before its place in the file is another one
                 for path in (self._path, *self._rotated()):
                     revised += _revised(path, change)
             self._store.write(StoredSettings.set, f"{name}:{self._writer}", "1")
             return revised
 
     def _write_all(self, stream: Stream | None) -> int:
-        written = self._settle(stream)
+        written = self._finish_batch(stream)
         with suppress(LeaseLost):  # another host's worker took them into its own file
             while lines := self._store.read(LogLines.unwritten, _MOST_LINES):
                 if stream is None:
@@ -167,7 +167,7 @@ class EmailLog:
             _append(fd, b"\n")
         return os.fstat(fd).st_size
 
-    def _settle(self, stream: Stream | None) -> int:
+    def _finish_batch(self, stream: Stream | None) -> int:
         """Finish the batch that was interrupted; take it back when a file has nothing of it."""
         written = 0
         while (batch := self._store.read(LogLines.open_batch, self._writer)) is not None:

@@ -147,13 +147,13 @@ def reap(
     lease: Instant | None = None,
     crashed: bool = True,
 ) -> int:
-    """Take everything from a worker that is gone (`Transaction.bury_worker`); return how many jobs that were."""
+    """Declare a worker dead and take back its jobs (`store/recovery.py`); return how many there were."""
     try:
         return store.write(Recovery.reap, worker_id, now=now, in_doubt=in_doubt, lease=lease, crashed=crashed)
     except StoreUnavailable:
         raise
     except Exception as error:
-        log.warning("worker %d cannot be buried with all its jobs at once: %s", worker_id, error)
+        log.warning("worker %d cannot be reaped with all its jobs at once: %s", worker_id, error)
     if not store.write(Recovery.declare_gone, worker_id, now=now, lease=lease):
         return 0
     return recover_each(store, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
@@ -162,7 +162,7 @@ def reap(
 def recover_each(
     store: Store, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True
 ) -> int:
-    """Give back the jobs of a buried worker, each by itself: one that cannot be must not keep the others."""
+    """Give back the jobs of a dead worker, each by itself, so that one that fails does not keep the others."""
     abandoned_jobs = store.write(Recovery.abandoned_jobs, worker_id)
 
     def recovering(abandoned: AbandonedJob) -> Work[None]:
@@ -170,11 +170,11 @@ def recover_each(
             abandoned, worker_id, now=now, in_doubt=in_doubt, crashed=crashed
         )
 
-    settled = store.write_all([recovering(abandoned) for abandoned in abandoned_jobs])
-    for result in settled:
+    results = store.write_all([recovering(abandoned) for abandoned in abandoned_jobs])
+    for result in results:
         if result.error is not None and not isinstance(result.error, LeaseLost):
             log.error("a job of worker %d cannot be given back", worker_id, exc_info=result.error)
-    return sum(result.error is None for result in settled)
+    return sum(result.error is None for result in results)
 
 
 class Stocktaker:
@@ -238,20 +238,20 @@ class Reaper:
         self._looked = float("-inf")
 
     def sweep(self, own_id: int | None = None) -> int:
-        """Bury every dead worker but `own_id`; return how many jobs came back."""
+        """Reap every dead worker but `own_id`; return how many jobs came back."""
         recovered = 0
         others = [record for record in self._store.read(Workers.living) if record.id != own_id]
         self._look(others)
         for record in others:
             known_dead = self._is_known_dead(record)
             if known_dead or self._has_run_out(record):
-                recovered += self._bury(record, known_dead=known_dead)
+                recovered += self._reap_worker(record, known_dead=known_dead)
         return recovered
 
     def look_behind(self) -> int:
-        """Take back what workers own that were buried long since; return how many jobs.
+        """Take back jobs that workers own which were declared dead long ago; return how many.
 
-        Nobody can claim once it is buried, so that this finds only what an earlier version, or a job that
+        A dead worker cannot claim, so that this finds only what an earlier version, or a job that
         could not be given back, has left.
         """
         recovered = 0
@@ -280,7 +280,7 @@ class Reaper:
         over = record.lease_until < self._clock()
         return unchanged > (_RENEWAL_MISSED_S if over else LEASE / SECOND)
 
-    def _bury(self, record: WorkerRecord, *, known_dead: bool) -> int:
+    def _reap_worker(self, record: WorkerRecord, *, known_dead: bool) -> int:
         now = self._clock()
         lease = None if known_dead else record.lease_until
         count = reap(self._store, record.id, now=now, in_doubt=self._in_doubt, lease=lease)

@@ -128,7 +128,7 @@ class Worker:
             await asyncio.wait(sessions)
         try:
             within = _RECORD_S if self._store.is_in_place() else _RECORD_IN_VAIN_S
-            await asyncio.wait_for(self._context.async_writer.settle(), within)
+            await asyncio.wait_for(self._context.async_writer.drained(), within)
         except TimeoutError:
             log.warning("the database is away; what could not be recorded is in doubt")
         await self._chores.write_rest_of_log()

@@ -59,7 +59,7 @@ CONTROLS = (
     Control(
         "an interrupted batch is settled before the log is rewritten",
         "postroom/worker/email_log.py",
-        "                self._settle(None)  # before",
+        "                self._finish_batch(None)  # before",
         "                pass  # before",
         "tests/store/test_strike.py::test_a_batch_that_was_interrupted_is_found_before_its_place_moves[sqlite]",
     ),

@@ -21,7 +21,7 @@ from postroom.store.messages import Messages
 from postroom.store.sqlite.engine import SQLiteEngine, connection_of
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import KEYS_REVISION, Transaction
-from postroom.store.writer import GroupCommit, Settled, Work
+from postroom.store.writer import GroupCommit, Work, WorkResult
 from tests.children import CHILDREN
 from tests.servers.waiting import at_most, eventually
 from tests.store.database import NOW, Database, Post, SQLiteDatabase, accepting, new_message
@@ -74,12 +74,12 @@ class TestGroupCommit:
         began, go_on = threading.Event(), threading.Event()
         sizes: list[int] = []
 
-        def commit_batch(take: Any) -> list[Settled]:
+        def commit_batch(take: Any) -> list[WorkResult]:
             works = take()
             sizes.append(len(works))
             began.set()
             assert go_on.wait(60)
-            return [Settled(work(None)) for work in works]
+            return [WorkResult(work(None)) for work in works]
 
         group_commit = GroupCommit(commit_batch, most=8)
         with ThreadPoolExecutor(20) as threads:
@@ -95,10 +95,10 @@ class TestGroupCommit:
         asked, free = threading.Event(), threading.Event()
         batches: list[list[int]] = []
 
-        def commit_batch(take: Any) -> list[Settled]:
+        def commit_batch(take: Any) -> list[WorkResult]:
             asked.set()
             assert free.wait(60)
-            settled = [Settled(work(None)) for work in take()]
+            settled = [WorkResult(work(None)) for work in take()]
             batches.append([each.value for each in settled])
             return settled
 
@@ -120,7 +120,7 @@ class TestGroupCommit:
     def test_a_transaction_that_cannot_begin_fails_all_who_wait_for_it(self) -> None:
         asked, over = threading.Event(), threading.Event()
 
-        def commit_batch(_: Any) -> list[Settled]:
+        def commit_batch(_: Any) -> list[WorkResult]:
             asked.set()
             assert over.wait(60)
             raise StoreUnavailable("locked")
@@ -137,13 +137,13 @@ class TestGroupCommit:
     def test_an_interrupted_leader_hands_over(self) -> None:
         began, go_on = threading.Event(), threading.Event()
 
-        def commit_batch(take: Any) -> list[Settled]:
+        def commit_batch(take: Any) -> list[WorkResult]:
             works = take()
             if not began.is_set():
                 began.set()
                 assert go_on.wait(60)
                 raise KeyboardInterrupt
-            return [Settled(work(None)) for work in works]
+            return [WorkResult(work(None)) for work in works]
 
         group_commit = GroupCommit(commit_batch)
         with ThreadPoolExecutor(2) as threads:

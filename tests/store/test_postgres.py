@@ -60,11 +60,11 @@ def cable(postgres_server: Postgres) -> Iterator[Cable]:
         yield cable
 
 
-def over(cable: Cable, database: Database, *, settle_within_s: float = 10.0) -> Store:
+def over(cable: Cable, database: Database, *, find_out_within_s: float = 10.0) -> Store:
     """Open a store whose connections go over the cable."""
     assert isinstance(database, PostgresDatabase)
     url = f"postgresql://postroom@127.0.0.1:{cable.port}/{database.name}"
-    return Store(PostgresEngine(url, settle_within_s=settle_within_s))
+    return Store(PostgresEngine(url, find_out_within_s=find_out_within_s))
 
 
 @contextlib.contextmanager
@@ -112,7 +112,7 @@ class TestACommitWhoseAnswerIsLost:
     def test_and_that_nobody_can_tell_of_is_unknown(
         self, post: Post, database: Database, cable: Cable
     ) -> None:
-        store = over(cable, database, settle_within_s=0.5)
+        store = over(cable, database, find_out_within_s=0.5)
         cable.cut_at(b"COMMIT", before=False, stay_away=True)
         with pytest.raises(CommitUnknown):
             store.write(accepting(new_message(post.anna)))
@@ -165,7 +165,7 @@ class TestACrashDuringACommit:
             own_database(server) as database,
             ThreadPoolExecutor(1) as thread,
         ):
-            store = over(cable, database, settle_within_s=60)
+            store = over(cable, database, find_out_within_s=60)
             post = Post(store, database)
             message = new_message(post.anna)
             cable.cut_at(b"COMMIT", before=True, stay_away=True)
@@ -266,7 +266,7 @@ class TestAServerThatGoes:
         self, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.undo()
-        store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", settle_within_s=0.1))
+        store = Store(PostgresEngine("postgresql://postroom@127.0.0.1:1/none", find_out_within_s=0.1))
         with at_most(20, "a writer and a reader that find nobody"):
             with pytest.raises(StoreUnavailable):
                 store.write(StoredSettings.set, "x", "y")
@@ -372,7 +372,7 @@ class TestAServerThatDoesNotAnswer:
     def test_to_a_commit_leaves_it_unknown(self, own_server: Postgres, impatient: Callable[[], None]) -> None:
         """With its synchronous standby gone, a server ends no commit, and rolls none back either."""
         with own_database(own_server) as database:
-            store = Store(PostgresEngine(database.url, settle_within_s=1.0))
+            store = Store(PostgresEngine(database.url, find_out_within_s=1.0))
             post = Post(store, database)
             own_server.administer(sql.SQL("ALTER SYSTEM SET synchronous_standby_names = 'gone'"))
             own_server.administer(sql.SQL("SELECT pg_reload_conf()"))

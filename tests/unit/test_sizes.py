@@ -24,8 +24,8 @@ ANY_LINES = 39
 STILL_ANY = 78
 STILL_OVER: dict[str, int] = {
     "accounts/csv.py": 416,
-    "store/sqlite/engine.py": 506,
-    "store/sqlite/engine.py:SQLiteEngine": 371,
+    "store/sqlite/engine.py": 508,
+    "store/sqlite/engine.py:SQLiteEngine": 373,
     "store/sqlite/engine.py:SQLiteEngine.__init__": 49,
 }
 

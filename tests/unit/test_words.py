@@ -81,19 +81,7 @@ _PROSE = {word: re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE) for word, (_, p
 STILL: dict[str, str] = {
     "accounts/csv_sync.py": "settled",
     "cli/accounts_check.py": "aside, slot",
-    "store/async_writer.py": "settle, settled",
-    "store/engine.py": "settled",
-    "store/postgres/batch.py": "settled",
-    "store/postgres/engine.py": "settle, settled",
-    "store/sqlite/engine.py": "committer, settled, whoever",
-    "store/sqlite/files.py": "settled, whoever",
-    "store/sqlite/writer_lock.py": "committer, whoever",
-    "store/store.py": "settled",
-    "store/writer.py": "settle, settled",
     "web/upload.py": "fits",
-    "worker/email_log.py": "settle, the seed",
-    "worker/liveness.py": "bury, settled",
-    "worker/worker.py": "settle",
 }
 
 

@@ -13,7 +13,7 @@ from postroom.store.postgres.session import Session
 from postroom.store.postgres.writing import WritingConnection
 from postroom.store.transaction import Transaction
 from postroom.store.watermarks import Watermarks
-from postroom.store.writer import Settled, Work
+from postroom.store.writer import Work, WorkResult
 
 
 def _is_everybodys(fault: Exception, *, is_new: bool) -> bool:
@@ -35,14 +35,14 @@ class Batch:
 
     def run(
         self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]], *, is_new: bool
-    ) -> list[Settled]:
+    ) -> list[WorkResult]:
         """Run and commit the works: in a pipeline, or one by one where any of them fails."""
-        settled = self._in_a_pipeline(connection, works)
-        return settled if settled is not None else self._one_by_one(works, is_new=is_new)
+        results = self._in_a_pipeline(connection, works)
+        return results if results is not None else self._one_by_one(works, is_new=is_new)
 
     def _in_a_pipeline(
         self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]]
-    ) -> list[Settled] | None:
+    ) -> list[WorkResult] | None:
         """Run the works in pipeline mode and commit; None, everything undone, when one of them fails."""
         guards: list[object] = []
         try:
@@ -72,29 +72,29 @@ class Batch:
             return None
         self._writing.commit(connection, xid, evidence.mark)
         transaction.committed()
-        return [Settled(value) for value in values]
+        return [WorkResult(value) for value in values]
 
-    def _one_by_one(self, works: Sequence[Work[object]], *, is_new: bool) -> list[Settled]:
+    def _one_by_one(self, works: Sequence[Work[object]], *, is_new: bool) -> list[WorkResult]:
         """Run the works in one transaction, each with a savepoint to go back to.
 
         Raises what is no work's own fault; an error that a new session (`is_new`) does not end is its work's own.
         """
-        connection = self._writing.open()
+        connection = self._writing.current()
         self._writing.begin(connection)
         session = Session(connection, self._queries)
         transaction = Transaction(session, self._queries, watermarks=self._watermarks)
-        settled = []
+        results = []
         for work in works:
             connection.execute("SAVEPOINT work")
             accepted = transaction.accepted.copy()
             try:
                 with translated(self._where):
-                    settled.append(Settled(work(transaction)))
+                    results.append(WorkResult(work(transaction)))
             except Exception as error:
                 fault = error.__cause__
                 if isinstance(fault, Exception) and _is_everybodys(fault, is_new=is_new):
                     raise fault from error  # the fault is the database's, so nobody's work can be committed
-                settled.append(Settled(error=error))
+                results.append(WorkResult(error=error))
                 transaction.accepted = accepted
                 connection.execute("ROLLBACK TO SAVEPOINT work")
                 if isinstance(fault, HELD_UP):  # the next work may need the same: it has waited long enough
@@ -105,4 +105,4 @@ class Batch:
         evidence = self._writing.prepare_commit(connection, transaction)
         self._writing.commit(connection, evidence.xid, evidence.mark)
         transaction.committed()
-        return settled
+        return results

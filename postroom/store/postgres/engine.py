@@ -38,14 +38,14 @@ from postroom.store.postgres.session import Session, load_queries, session_of
 from postroom.store.postgres.writing import WritingConnection
 from postroom.store.transaction import Transaction
 from postroom.store.watermarks import Watermarks
-from postroom.store.writer import Settled, Work
+from postroom.store.writer import Work, WorkResult
 
 log = logging.getLogger(__name__)
 logging.getLogger("psycopg").setLevel(logging.ERROR)  # what it warns of, we say ourselves
 
 _MIGRATION_LOCK = 0x706F7374726F6F6D  # "postroom"; an advisory lock
 _MOST_TRIES = 6
-_MARKS_KEPT = "10 minutes"  # far longer than anybody tries to settle a commit
+_MARKS_KEPT = "10 minutes"  # far longer than any commit is looked for
 
 _RIGHTS_MISSING = """
 SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', ' ORDER BY needed), relname, current_user)
@@ -68,8 +68,8 @@ class PostgresEngine:
 
     `bouncer`: the server is a pgbouncer in transaction mode, so there are no prepared statements, no
     session settings and no LISTEN. A writer waits up to `longest_wait_s` for the locks of another one.
-    A commit whose answer was lost is settled by looking for the mark that it leaves, for up to
-    `settle_within_s`; where that fails CommitUnknown is raised.
+    A commit whose answer was lost is looked for by the mark that it leaves, for up to
+    `find_out_within_s`; where that fails CommitUnknown is raised.
     """
 
     dialect: Dialect = "postgres"
@@ -82,7 +82,7 @@ class PostgresEngine:
         migrations: Path = SCHEMA,
         bouncer: bool = False,
         longest_wait_s: float = 5.0,
-        settle_within_s: float = 30.0,
+        find_out_within_s: float = 30.0,
     ) -> None:
         self.migrations = migrations
         self._connector = Connector(url, bouncer=bouncer, lock_timeout_s=longest_wait_s)
@@ -90,7 +90,7 @@ class PostgresEngine:
         self.watermarks: Watermarks | None = Watermarks()
         self._queries = load_queries()
         self._mutex = threading.Lock()
-        self._writing = WritingConnection(self._connector, settle_within_s)
+        self._writing = WritingConnection(self._connector, find_out_within_s)
         self._readers = Readers(self._connector, self._queries)
         self._listener: Listener | None = None
         self._closed = False
@@ -110,17 +110,17 @@ class PostgresEngine:
         with self._readers.reading(self.watermarks) as transaction:
             yield transaction
 
-    def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[Settled]:
+    def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[WorkResult]:
         with self._mutex, translated(self.where):
             works = take()
             if not works:
                 return []
             is_new = False  # whether the session was opened after another one had failed
             for number in range(_MOST_TRIES):
-                connection = self._writing.open()
+                connection = self._writing.current()
                 try:
                     self._hold_if_stepped_back(connection)
-                    return self._run(self._writing.open(), works, is_new=is_new)
+                    return self._run(self._writing.current(), works, is_new=is_new)
                 except AGAIN as error:
                     log.info("a transaction met another one and is run again: %s", said(error))
                     time.sleep(random.uniform(0, 0.01) * 2**number)  # noqa: S311  # not a secret
@@ -145,7 +145,7 @@ class PostgresEngine:
 
     def _run(
         self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]], *, is_new: bool
-    ) -> list[Settled]:
+    ) -> list[WorkResult]:
         batch = Batch(self._writing, self._queries, self.watermarks, self.where)
         try:
             return batch.run(connection, works, is_new=is_new)
@@ -183,7 +183,7 @@ class PostgresEngine:
 
     def _try_write(self) -> None:
         try:
-            connection = self._writing.open()
+            connection = self._writing.current()
             self._writing.begin(connection)
             Transaction(Session(connection, self._queries), self._queries).settings.set("tried", "")
         finally:
@@ -199,7 +199,7 @@ class PostgresEngine:
 
     def _tidy(self, statement: LiteralString, *parameters: str) -> None:
         with self._mutex, translated(self.where):
-            connection = self._writing.open()
+            connection = self._writing.current()
             try:
                 connection.execute(statement, parameters)
             except psycopg.Error:
@@ -209,7 +209,7 @@ class PostgresEngine:
     @contextmanager
     def exclusively(self) -> Iterator[Transaction]:
         with self._mutex, translated(self.where):
-            connection = self._writing.open()
+            connection = self._writing.current()
             try:
                 with connection.answering_within(None), connection.transaction():
                     if self._bouncer:
@@ -232,7 +232,7 @@ class PostgresEngine:
                 raise
 
     def run_script(self, sql: str) -> None:
-        self._writing.open().execute(sql.encode())
+        self._writing.current().execute(sql.encode())
 
     def has_table(self, name: str) -> bool:
         with self.reading() as transaction:

@@ -80,7 +80,7 @@ class WritingConnection:
     def is_open(self) -> bool:
         return self.connection is not None and not self.connection.closed
 
-    def open(self) -> Connection:
+    def current(self) -> Connection:
         """Return the writing connection, a new one where the old one was lost."""
         if self.connection is not None and self.connection.closed:
             self.connection = None

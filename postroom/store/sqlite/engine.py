@@ -1,6 +1,6 @@
 """The embedded engine: SQLite through APSW, in WAL mode, flushed at every commit.
 
-One connection writes, under the committer and the lock file that orders the writers
+One connection writes, for the leader of a group commit, under the lock file that orders the writers
 of several processes. Readers have connections of their own and never wait.
 """
 
@@ -41,7 +41,7 @@ from postroom.store.sqlite.files import DatabaseFiles
 from postroom.store.sqlite.writer_lock import WriterLock
 from postroom.store.transaction import Transaction
 from postroom.store.watermarks import Watermarks
-from postroom.store.writer import Settled, Work
+from postroom.store.writer import Work, WorkResult
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ class SQLiteEngine:
             return
         is_same = self.path.exists() and self.path.stat().st_ino == noted
         index = self._log.with_name(self.path.name + "-shm")
-        # Whoever closes it last removes the index, and then the log.
+        # The process that closes it last removes the index, and then the log.
         is_whole = is_same and self._log.exists() == index.exists()
         if self._lock.is_in_use() and not is_whole:
             raise StoreDamaged(
@@ -242,7 +242,7 @@ class SQLiteEngine:
     def _refuse_without_log(self) -> None:
         """Raise StoreDamaged when the write-ahead log was taken away: SQLite would go on without a word.
 
-        Whoever closes the file last folds the log into it, so that it is newer than the last write.
+        The process that closes the file last folds the log into it, so that it is newer than the last write.
         """
         if not self._log.exists() and self._lock.is_newer_than(self.path):
             raise StoreDamaged(
@@ -283,7 +283,7 @@ class SQLiteEngine:
                 if self._closed:
                     self._close_readers()
 
-    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[Settled]:
+    def commit_batch(self, take: Callable[[], Sequence[Work[Any]]]) -> list[WorkResult]:
         """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
         with self._writer_mutex, translated(self.path):
             if self._broken:
@@ -295,8 +295,8 @@ class SQLiteEngine:
                         self._writer.execute(_views()).fetchall()
                         self._has_views = True
                     works = take()
-                    settled: list[Settled | None] = [None] * len(works)
-                    while works and not self._try_batch(works, settled):
+                    results: list[WorkResult | None] = [None] * len(works)
+                    while works and not self._try_batch(works, results):
                         pass
                 self._check_files(error=ReplacedSinceCommit)  # before anybody is told
             except apsw.IOError as error:
@@ -305,7 +305,7 @@ class SQLiteEngine:
                     self._break(error)
                     raise
                 raise StoreUnavailable(_cannot_write(self.path, os.strerror(number))) from error
-        return [result for result in settled if result is not None]
+        return [result for result in results if result is not None]
 
     def _check_files(
         self, *, closely: bool = False, error: type[DatabaseReplaced] = DatabaseReplaced
@@ -394,7 +394,7 @@ class SQLiteEngine:
             self._space = now, found.f_bavail * found.f_frsize, used
         return self._space
 
-    def _try_batch(self, works: Sequence[Work[Any]], settled: list[Settled | None]) -> bool:
+    def _try_batch(self, works: Sequence[Work[Any]], results: list[WorkResult | None]) -> bool:
         """Commit every work that has not failed yet; False when another one failed and all must be redone."""
         connection = self._writer
         connection.execute("BEGIN IMMEDIATE")
@@ -402,10 +402,10 @@ class SQLiteEngine:
         try:
             transaction = Transaction(connection, self._queries)
             for index, work in enumerate(works):
-                before = settled[index]
+                before = results[index]
                 if before is not None and before.error is not None:
                     continue
-                settled[index] = result = self._run(work, transaction)
+                results[index] = result = self._run(work, transaction)
                 if result.error is not None:
                     return False
             transaction.count_accepted()
@@ -419,13 +419,15 @@ class SQLiteEngine:
                     connection.execute("ROLLBACK")
         return True
 
-    def _run(self, work: Work[Any], transaction: Transaction) -> Settled:
+    def _run(self, work: Work[Any], transaction: Transaction) -> WorkResult:
         try:
-            return Settled(work(transaction))
+            return WorkResult(work(transaction))
         except (*_NOT_NOW, *_DAMAGED):
             raise  # the fault is the database's, so nobody's work can be committed
         except Exception as error:
-            return Settled(error=_translation(self.path, error) if isinstance(error, apsw.Error) else error)
+            return WorkResult(
+                error=_translation(self.path, error) if isinstance(error, apsw.Error) else error
+            )
 
     def run_script(self, sql: str) -> None:
         """Run a migration's statements inside the transaction that is open (see `exclusively`)."""

@@ -1,7 +1,7 @@
 """Checks by device and inode that the files of an open SQLite database were not moved, removed or replaced.
 
 What is moved, removed or replaced under a running process stays open there: it would go on writing into files that nobody
-finds after a restart, and whoever opens the names meanwhile would see another database.
+finds after a restart, and a process that opens the names meanwhile would see another database.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class DatabaseFiles:
                 self._read_header()
                 self._modified_ns = found.st_mtime_ns
         self._looked = time.monotonic()
-        settled = time.time_ns() - directory.changed_ns > _GRAIN_NS
-        self._directory = directory if settled else None
+        is_old = time.time_ns() - directory.changed_ns > _GRAIN_NS
+        self._directory = directory if is_old else None
 
     def _read_header(self) -> None:
         """See that nothing was written into the file but by SQLite: neither counter goes back by itself.

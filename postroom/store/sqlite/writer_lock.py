@@ -23,10 +23,10 @@ _IN_USE = 1 << 40  # the octet that everybody who has the database open holds a 
 
 
 class WriterLock:
-    """A lock file that only one committer of all processes holds, and only for one commit.
+    """A lock file that only one writer of all processes holds, and only for one commit.
 
     The kernel hands it on at once, in the order of asking. It cannot be asked to give up after a time, so a thread,
-    the usher, stands in the queue for whoever waits. One thread at a time may enter; raises
+    the usher, stands in the queue for those that wait. One thread at a time may enter; raises
     StoreUnavailable when it is not free within `longest_wait_s`.
 
     The file says too whether the database was left open, and its time when something was last written: what
