@@ -22,6 +22,7 @@ from bench.engines import engines, longtransaction
 from bench.fill import fill_folder, text_of, write_accounts
 from bench.load import DOCUMENT_BYTES, LoadError, run_load
 from bench.processes import free_port, running
+from bench.reads import reads
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import KEY, ROOT, System, environment, measure, naive, postroom
 from postroom.core.account import Security
@@ -365,6 +366,7 @@ SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "claim": claim,
     "memory": memory,
     "fairness": fairness,
+    "reads": reads,
     "slow": attacks.slow,
     "tenant": attacks.tenant,
     "values": attacks.values,
