@@ -10,23 +10,15 @@ import codecs
 import csv
 import io
 import re
-import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from postroom.core.account import AccountSettings, Secret, Security
-from postroom.core.address import InvalidAddress, parse_mailbox
-from postroom.core.setting_values import (
-    parse_host,
-    parse_port,
-    parse_security,
-    parse_truth,
-    parse_whole,
-)
+from postroom.accounts.csv_row import AccountRow, Fault, Malformed, row_of
+from postroom.core.account import Secret
 from postroom.core.text import counted
-from postroom.providers import PROVIDERS, unusual_port
-from postroom.settings import INBOX, MAX_CONNECTIONS
+from postroom.providers import unusual_port
+from postroom.settings import INBOX
 
 T = TypeVar("T")
 
@@ -44,44 +36,6 @@ _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from cos
 _MOST_LINES: Final = 200_000
 _MOST_REFUSED: Final = 10_000  # rows; a file with more of them is no list of accounts
 _MOST_TOLD: Final = 20  # faults
-_MOST_A_DAY: Final = 1_000_000_000
-_MOST_LOGINS: Final = 100_000
-
-
-@dataclass(frozen=True, slots=True)
-class AccountRow:
-    """One good row. `line` is its first line; fields that are None or empty were not given."""
-
-    line: int
-    key: Secret
-    email: str
-    name: str = ""
-    host: str | None = None
-    port: int | None = None
-    security: Security | None = None
-    username: str | None = None
-    password: Secret = field(default=Secret(""), repr=False)
-    daily_limit: int | None = None
-    connections: int | None = None
-    logins_per_minute: int | None = None
-    pipelining: bool | None = None
-    chunking: bool | None = None
-
-    @property
-    def identity(self) -> tuple[str, str | None, int | None, str]:
-        """The mailbox and server: rows that share it are keys of one account."""
-        return self.email, self.host, self.port, self.username or self.email
-
-    @property
-    def account_settings(self) -> AccountSettings:
-        """What the account gets."""
-        limits = self.daily_limit, self.connections, self.logins_per_minute
-        return AccountSettings(self.name, self.security, *limits, self.pipelining, self.chunking)
-
-    @property
-    def settings(self) -> tuple[AccountSettings, Secret]:
-        """What rows of one account must agree on."""
-        return self.account_settings, self.password
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +67,6 @@ class AccountFile:
         return tuple(row.line for row in self.rows if len(row.key.reveal()) < LEAST_OF_A_KEY)
 
 
-class _Fault(Exception):
-    """A sentence about one row or about the whole file."""
-
-
-class _Malformed(_Fault):
-    """No row could be made out: its quotes or the number of its fields are wrong."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Record:
     line: int
@@ -150,7 +96,7 @@ def read_accounts(data: bytes) -> AccountFile:
     try:
         lines = _lines(data)
         header = _header(lines)
-    except _Fault as fault:
+    except Fault as fault:
         return AccountFile((), (RowFault(_first_line(lines), str(fault), fatal=True),))
     reader = _RowReader(header)
     at = header.end
@@ -176,13 +122,13 @@ def demo_csv(key: str) -> str:
 def _lines(data: bytes) -> list[str]:
     """Split at CRLF, LF and CR only, ends kept; bytes that are not UTF-8 become lone surrogates."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:2]:
-        raise _Fault("the file is UTF-16; save it as “CSV UTF-8”")
+        raise Fault("the file is UTF-16; save it as “CSV UTF-8”")
     if data.count(b"\n") + data.count(b"\r") > 2 * _MOST_LINES:
-        raise _Fault(_too_many(_MOST_LINES, "lines").message)
+        raise Fault(_too_many(_MOST_LINES, "lines").message)
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     lines = list(io.StringIO(text, newline=""))
     if len(lines) > _MOST_LINES:
-        raise _Fault(_too_many(_MOST_LINES, "lines").message)
+        raise Fault(_too_many(_MOST_LINES, "lines").message)
     return lines
 
 
@@ -205,20 +151,20 @@ def _header(lines: list[str]) -> _Header:
         lines[line - 1] = "\n"
         line, delimiters = _first_line(lines, line), _delimiters(named[1])
     if not lines or _skipped(lines[line - 1]):
-        raise _Fault(f"the file is empty; its first line must be {','.join(REQUIRED)}")
+        raise Fault(f"the file is empty; its first line must be {','.join(REQUIRED)}")
     header = max(
         (_header_split_at(lines, line, delimiter) for delimiter in delimiters),
         key=lambda header: len(set(header.columns) - {None}),
     )
     missing = [column for column in REQUIRED if column not in header.columns]
     if missing:
-        raise _Fault(
+        raise Fault(
             f"no column {', '.join(missing)} in the first line, which must name the columns: "
             f"{','.join(REQUIRED)}"
         )
     twice = sorted({_shown(name) for name in header.names if name and header.names.count(name) > 1})
     if twice:
-        raise _Fault(f"column {', '.join(twice)} is there twice; remove one")
+        raise Fault(f"column {', '.join(twice)} is there twice; remove one")
     return header
 
 
@@ -231,7 +177,7 @@ def _delimiters(named: str) -> tuple[str, ...]:
 def _header_split_at(lines: list[str], line: int, delimiter: str) -> _Header:
     try:
         record = _record(lines, line - 1, delimiter)
-    except _Malformed:
+    except Malformed:
         record = _Record(line, 1, [])
     plain = tuple(re.sub(r"[\s_-]", "", name.casefold()) for name in record.fields)
     columns = tuple(_CANONICAL.get(name) for name in plain)
@@ -253,13 +199,13 @@ def _shown(name: str) -> str:
 
 
 def _record(lines: list[str], at: int, delimiter: str) -> _Record:
-    """Read the record that begins at index `at`. Raises _Malformed."""
+    """Read the record that begins at index `at`. Raises Malformed."""
     chunk = lines[at : at + _LONGEST_RECORD]
     reader = csv.reader(chunk, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         fields = next(reader)
     except (csv.Error, StopIteration):
-        raise _Malformed(
+        raise Malformed(
             'a quote (") is not closed, or text follows a closing one; write "" for a quote'
         ) from None
     return _Record(at + 1, reader.line_num, [text.strip() for text in fields])
@@ -288,7 +234,7 @@ class _RowReader:
             record = _record(lines, at, self._header.delimiter)
             if any(record.fields) or record.height > 1:  # a lone quote may pair with one further down
                 self._add(_row(record, self._header))
-        except _Fault as fault:
+        except Fault as fault:
             self.refused += 1
             self._tell(RowFault(at + 1, str(fault)))
             return 1  # lines that an open quote swallowed are read again, as rows of their own
@@ -308,13 +254,13 @@ class _RowReader:
     def _add(self, row: AccountRow) -> None:
         first_with_key = self._keys.get(row.key)
         if first_with_key:
-            raise _Fault(
+            raise Fault(
                 f"lines {first_with_key} and {row.line} have the same key; line {first_with_key} counts, "
                 "give the other a key of its own"
             )
         first = self._accounts.get(row.identity)
         if first and first.settings != row.settings:
-            raise _Fault(
+            raise Fault(
                 f"line {first.line} has the same mailbox and server with other settings or another "
                 f"password; make line {row.line} agree with it"
             )
@@ -327,90 +273,9 @@ class _RowReader:
 
 def _row(record: _Record, header: _Header) -> AccountRow:
     if len(record.fields) != len(header.columns):
-        raise _Malformed(
+        raise Malformed(
             f"{counted(len(record.fields), 'field')} where the first line has {len(header.columns)}; put a value "
             "that contains a delimiter between quotes"
         )
     cells = {column: text for column, text in zip(header.columns, record.fields, strict=True) if column}
-    for column, text in cells.items():
-        if any("\udc80" <= letter <= "\udcff" for letter in text):
-            raise _Fault(f"{column} is not UTF-8 text; save the file as “CSV UTF-8”")
-    return AccountRow(
-        line=record.line,
-        key=_key(cells["key"]),
-        email=_email(cells["email"]),
-        name=_name(cells.get("name", "")),
-        host=_optional(cells, "host", _host),
-        port=_optional(cells, "port", parse_port),
-        security=_optional(cells, "security", parse_security),
-        username=_optional(cells, "username", _username),
-        password=_password(cells),
-        daily_limit=_optional(cells, "daily_limit", lambda text: parse_whole(text, 1, _MOST_A_DAY)),
-        connections=_optional(cells, "connections", lambda text: parse_whole(text, 1, MAX_CONNECTIONS)),
-        logins_per_minute=_optional(
-            cells, "logins_per_minute", lambda text: parse_whole(text, 1, _MOST_LOGINS)
-        ),
-        pipelining=_optional(cells, "pipelining", parse_truth),
-        chunking=_optional(cells, "chunking", parse_truth),
-    )
-
-
-def _optional(cells: dict[str, str], column: str, parse: Callable[[str], T]) -> T | None:
-    text = cells.get(column, "")
-    try:
-        return parse(text) if text else None
-    except ValueError as error:
-        raise _Fault(f"{column} {error}") from None
-
-
-def _key(text: str) -> Secret:
-    if not text:
-        raise _Fault("key is empty")
-    if not all(letter.isprintable() or unicodedata.category(letter) == "Zs" for letter in text):
-        raise _Fault("key contains a control character")
-    return Secret(text)
-
-
-def _email(text: str) -> str:
-    if not text:
-        raise _Fault("email is empty")
-    try:
-        return parse_mailbox(text).path
-    except InvalidAddress as error:
-        quotes_the_row = "'" in str(error)
-        reason = "it is no mailbox such as ann@example.com" if quotes_the_row else str(error)
-        raise _Fault(f"email: {reason}") from None
-
-
-def _name(text: str) -> str:
-    name = " ".join(text.split())
-    if _has_control(name):
-        raise _Fault("name contains a control character")
-    return name
-
-
-def _host(text: str) -> str:
-    return INBOX if text.lower() == INBOX else parse_host(text)
-
-
-def _username(text: str) -> str:
-    if _has_control(text):
-        raise ValueError("contains a control character")
-    return text
-
-
-def _password(cells: dict[str, str]) -> Secret:
-    """Return the password; Google shows its app passwords as four groups of four letters."""
-    text = cells["app_password"]
-    if _has_control(text):
-        raise _Fault("app_password contains a control character")
-    host = cells.get("host", "").lower()
-    if not text and (not host or host in PROVIDERS):
-        raise _Fault("app_password is empty; only a server named in host may do without")
-    joined = "".join(text.split())
-    google = re.fullmatch(r"[A-Za-z]{16}", joined)
-    return Secret(joined if google else text)
-
-
-def _has_control(text: str) -> bool:
-    return any(unicodedata.category(letter) == "Cc" for letter in text)
+    return row_of(record.line, cells)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias
 
-from postroom.accounts.csv import LEAST_OF_A_KEY, AccountFile, AccountRow, RowFault, read_accounts
+from postroom.accounts.csv import LEAST_OF_A_KEY, AccountFile, RowFault, read_accounts
+from postroom.accounts.csv_row import AccountRow
 from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account, Secret
 from postroom.core.clock import Clock, system_clock
