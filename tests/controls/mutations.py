@@ -991,6 +991,20 @@ WHERE id = :job_id AND state = 'claimed';
         "tests/process/test_signals.py::test_a_stop_turns_readiness_before_the_listener_closes",
     ),
     Control(
+        "a long query takes no core from those who post",
+        "postroom/web/loop.py",
+        "min(19, nice + _NICE)",
+        "nice",
+        "tests/http/test_reads.py::test_posts_are_accepted_while_queries_run[1]",
+    ),
+    Control(
+        "no query runs on the loop that accepts messages",
+        "postroom/web/rsgi.py",
+        "            return await self._loop.in_flask(call, is_probe=head.path in _PROBES)\n",
+        "            return call()\n",
+        "tests/http/test_reads.py::test_posts_are_accepted_while_queries_run[1]",
+    ),
+    Control(
         "web processes read the keys again after another process has changed them",
         "postroom/accounts/keys.py",
         "        if revision == self._revision:\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -47,8 +48,10 @@ def test_posts_are_accepted_while_queries_run(
 ) -> None:
     """The queries end when the test says so: more of them than there are threads, and a post that has new keys to read."""
     began, may_end = threading.Event(), threading.Event()
+    nice: list[int] = []
 
     def wait() -> int:
+        nice.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
         began.set()
         assert may_end.wait(LONG_S)
         return 1
@@ -74,3 +77,5 @@ def test_posts_are_accepted_while_queries_run(
         assert await asyncio.gather(*reading) == [404] * queries
 
     serve(service, main)
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert set(nice) == {min(19, ours + 10)}, "those that accept messages come first"
