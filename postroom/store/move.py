@@ -24,8 +24,9 @@ from postroom.core.errors import ConfigError, StoreDamaged
 from postroom.core.files import plain_file
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.postgres.session import session_of, without_nul
-from postroom.store.sqlite.engine import SQLiteEngine, connection_of
-from postroom.store.sqlite.engine import translated as sqlite_translated
+from postroom.store.sqlite.connections import connection_of
+from postroom.store.sqlite.engine import SQLiteEngine
+from postroom.store.sqlite.faults import translated as sqlite_translated
 from postroom.store.store import MOVED, MOVING, Store
 from postroom.store.transaction import Transaction
 from postroom.store.workers import Workers

@@ -430,7 +430,7 @@ CONTROLS = (
     ),
     Control(
         "every commit is flushed to the disk",
-        "postroom/store/sqlite/engine.py",
+        "postroom/store/sqlite/connections.py",
         '"PRAGMA synchronous = FULL"',
         '"PRAGMA synchronous = OFF"',
         "tests/store/test_committer.py::TestProcesses::test_flush_the_log_before_a_write_returns[sqlite]",
@@ -691,7 +691,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a write-ahead log that was taken away is missed",
         "postroom/store/sqlite/engine.py",
-        "        self._refuse_without_log()\n",
+        "        refuse_without_log(self.path, self._lock)\n",
         "",
         "tests/process/test_disk.py::test_a_write_ahead_log_that_was_taken_away_is_missed",
     ),
@@ -873,9 +873,9 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a full disk is called so",
-        "postroom/store/sqlite/engine.py",
-        "        found = StoreUnavailable(_cannot_write(path, os.strerror(errno.ENOSPC)))\n",
-        "        found = StoreUnavailable(_cannot_write(path, str(error)))\n",
+        "postroom/store/sqlite/faults.py",
+        "        found = StoreUnavailable(cannot_write(path, os.strerror(errno.ENOSPC)))\n",
+        "        found = StoreUnavailable(cannot_write(path, str(error)))\n",
         "tests/process/test_disk.py::test_a_write_that_finds_no_room_is_a_503_and_the_process_lives_on[100]",
     ),
     Control(
@@ -1278,7 +1278,7 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "a database that was saved from under a stranger is its owner's alone",
-        "postroom/store/sqlite/engine.py",
+        "postroom/store/sqlite/connections.py",
         "os.O_NOFOLLOW))",
         "os.O_NOFOLLOW, 0o644))",
         "tests/store/test_files.py::test_nothing_is_written_over_a_stranger_and_what_was_accepted_is_saved",

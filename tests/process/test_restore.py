@@ -17,8 +17,9 @@ from postroom.core.errors import StoreDamaged, StoreInUse, StoreUnavailable
 from postroom.core.failpoint import VARIABLE
 from postroom.runtime import backup
 from postroom.runtime.backup import restore
+from postroom.store.sqlite.connections import connection_of
 from postroom.store.sqlite.copies import log_of, mark_of
-from postroom.store.sqlite.engine import SQLiteEngine, connection_of
+from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import open_store
 from tests.process.test_cli import ROW, Folder, check_failed, folder_with_messages
 

@@ -18,7 +18,8 @@ import pytest
 
 from postroom.core.errors import StoreError, StoreUnavailable
 from postroom.store.messages import Messages
-from postroom.store.sqlite.engine import SQLiteEngine, connection_of
+from postroom.store.sqlite.connections import connection_of
+from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
 from postroom.store.transaction import KEYS_REVISION, Transaction
 from postroom.store.writer import GroupCommit, Work, WorkResult

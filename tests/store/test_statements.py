@@ -17,8 +17,8 @@ import pytest
 
 from postroom.store.postgres.session import MANY_AT_ONCE
 from postroom.store.postgres.session import load_queries as load_postgres
-from postroom.store.sqlite.engine import _views
-from postroom.store.sqlite.engine import load_queries as load_sqlite
+from postroom.store.sqlite.connections import load_queries as load_sqlite
+from postroom.store.sqlite.connections import view_script
 from tests.servers.installation import ROOT
 from tests.store.database import Database
 
@@ -89,7 +89,7 @@ def _described(database: Database, sql: str) -> tuple[set[str], tuple[str, ...]]
     """Prepare a statement; return its parameters and the names of its columns."""
     if database.url.startswith("sqlite"):
         with apsw.Connection(database.url.removeprefix("sqlite:///")) as connection:
-            connection.execute(_views())
+            connection.execute(view_script())
             found = apsw.ext.query_info(connection, sql)
         return {name for name in found.bindings_names if name}, tuple(name for name, _ in found.description)
     with psycopg.connect(database.url) as connection_:

@@ -69,7 +69,7 @@ KNOWN = {
     "store/postgres/connection.py": ["int(_INT.unpack(found)[0])"],
     "store/position.py": ["int(timeline)"],
     "store/postgres/session.py": ["int(self)"],
-    "store/sqlite/engine.py": ["int(part)", "int(self._longest_wait_s * 1000)"],
+    "store/sqlite/connections.py": ["int(part)", "int(longest_wait_s * 1000)"],
     "runtime/supervisor.py": ["float(_option(DRAIN, '0'))"],
     "web/api_request.py": ["int(address)"],
     "web/rsgi.py": ["int(status[:3])"],

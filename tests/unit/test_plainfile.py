@@ -70,7 +70,9 @@ KNOWN = {
     # The program's own files.
     "store/migrate.py": {"path.read_text(encoding='utf-8')"},
     "store/queries.py": {"path.read_text(encoding='utf-8')"},
-    "store/sqlite/engine.py": {"Path(__file__).with_name('one_statement.sql').read_text(encoding='utf-8')"},
+    "store/sqlite/connections.py": {
+        "Path(__file__).with_name('one_statement.sql').read_text(encoding='utf-8')"
+    },
     "accounts/vault.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 384)",  # new
     },
@@ -95,6 +97,7 @@ _NO_FILE = (
     "Vault.open",
     "Connection.open",
     "inbox.open",
+    "self._writing.open",
 )
 
 Put = Callable[[Path], None]

@@ -22,11 +22,7 @@ CLASS_LINES = 250
 FUNCTION_LINES = 40
 ANY_LINES = 39
 STILL_ANY = 78
-STILL_OVER: dict[str, int] = {
-    "store/sqlite/engine.py": 508,
-    "store/sqlite/engine.py:SQLiteEngine": 373,
-    "store/sqlite/engine.py:SQLiteEngine.__init__": 49,
-}
+STILL_OVER: dict[str, int] = {}
 
 
 def _things(path: Path, text: str) -> Iterator[tuple[str, int, int]]:
