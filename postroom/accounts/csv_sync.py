@@ -98,9 +98,9 @@ class AccountsFile:
     def sync_if_changed(self) -> SyncReport | None:
         """Sync once the file has changed and then stayed the same for two looks, so that none is read half written."""
         signature = self._signature()
-        settled = signature == self._seen
+        is_unchanged = signature == self._seen
         self._seen = signature
-        if not settled or not self._is_news(signature):
+        if not is_unchanged or not self._is_news(signature):
             return None
         return self.sync()
 

@@ -106,23 +106,23 @@ async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None,
         once_more = f"postroom accounts resume {account.email} has it tried once more"
         return None, f"not tried again with the password that was refused ({once_more}): {reason}"
     try:
-        slot = await asyncio.to_thread(_slot, checker, stored)
+        lease = await asyncio.to_thread(_lease, checker, stored)
     except _NotSoonError as error:
         return None, str(error)
-    if slot is None:
+    if lease is None:
         return None, "all its connections are in use just now"
     try:
-        await asyncio.sleep(max(0.0, (slot.login_at - system_clock()) / SECOND))
+        await asyncio.sleep(max(0.0, (lease.login_at - system_clock()) / SECOND))
         return await _log_in(checker, stored, digests)
     finally:
-        await asyncio.to_thread(store.write, lambda transaction: transaction.connections.give_back(slot))
+        await asyncio.to_thread(store.write, lambda transaction: transaction.connections.give_back(lease))
 
 
 class _NotSoonError(Exception):
     """The account's next log-in is allowed too late to wait for it; it is not reserved."""
 
 
-def _slot(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
+def _lease(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
     """Take one of the account's connections, and its turn to log in; None when all are taken. Raises _NotSoonError."""
     account = stored.account
     most, logins_per_minute = account.connections or 1, account.logins_per_minute
@@ -132,16 +132,16 @@ def _slot(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
     has_login = stored.credential is not None
 
     def work(transaction: Transaction) -> ConnectionLease | None:
-        slot = transaction.connections.take(
+        lease = transaction.connections.take(
             account.id,
             checker.worker_id,
             most=most,
             logins_per_minute=logins_per_minute if has_login else None,
             now=(now := system_clock()),
         )
-        if slot is not None and (wait := (slot.login_at - now) / SECOND) > _LONGEST_WAIT_S:
+        if lease is not None and (wait := (lease.login_at - now) / SECOND) > _LONGEST_WAIT_S:
             raise _NotSoonError(f"its pace allows the next log-in in {wait:.0f} s")
-        return slot
+        return lease
 
     return checker.service.store.write(work)
 
@@ -165,10 +165,10 @@ async def _log_in(checker: _Checker, stored: StoredAccount, digests: tuple[str, 
     await asyncio.to_thread(
         store.write, lambda transaction: transaction.accounts.forget_refused_password(id_)
     )
-    return True, f"logged in at {connection.where}{_aside(stored)}"
+    return True, f"logged in at {connection.where}{_pause_of(stored)}"
 
 
-def _aside(stored: StoredAccount) -> str:
+def _pause_of(stored: StoredAccount) -> str:
     account = stored.account
     if account.state is AccountState.ACTIVE:
         return ""

@@ -175,7 +175,7 @@ class Room:
 
     async def take(self, place: Place, octets: int) -> None:
         """Wait for room for so many more octets. Raises Overloaded."""
-        if not self._fits(place, octets):
+        if not self._can_hold(place, octets):
             await self._wait(place, octets)
         self._held += octets
         self._held_by[place.client] += octets
@@ -189,7 +189,7 @@ class Room:
         self._waiting_clients[place.client] += 1
         try:
             async with asyncio.timeout(self._within_s):
-                while not self._fits(place, octets):
+                while not self._can_hold(place, octets):
                     self._give_up_slow_ones()
                     await self._change()
         except TimeoutError:
@@ -218,7 +218,7 @@ class Room:
             if place.is_slow(now):
                 place.give_up()
 
-    def _fits(self, place: Place, octets: int) -> bool:
+    def _can_hold(self, place: Place, octets: int) -> bool:
         more = self._for_small if place.held + octets <= _SMALL else 0
         if self._has_its_share(place.client, octets):
             return False

@@ -78,11 +78,7 @@ PROSE = {
     "whoever": ("the noun that is meant", r"whoever"),
 }
 _PROSE = {word: re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE) for word, (_, pattern) in PROSE.items()}
-STILL: dict[str, str] = {
-    "accounts/csv_sync.py": "settled",
-    "cli/accounts_check.py": "aside, slot",
-    "web/upload.py": "fits",
-}
+STILL: dict[str, str] = {}
 
 
 def _identifiers(text: str) -> Iterator[str]:
