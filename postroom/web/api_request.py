@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Request
 from werkzeug.exceptions import RequestEntityTooLarge
@@ -50,7 +50,7 @@ class ApiRequest:
             self._document = read_json(self.headers, self._read)
         return self._document
 
-    def take_document(self) -> dict[str, Any]:
+    def take_document(self) -> dict[str, object]:
         """Return the JSON body. Raises MalformedSubmission, UnsupportedMediaType or RequestEntityTooLarge."""
         return self._read_document().whole()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from postroom.core.errors import MalformedSubmission
 
@@ -25,7 +25,7 @@ def header_key(request: ApiRequest) -> str | None:
     return _one(bearer, given)
 
 
-def presented_key(request: ApiRequest, document: dict[str, Any]) -> str | None:
+def presented_key(request: ApiRequest, document: dict[str, object]) -> str | None:
     """Return the key of a request that has a JSON body. Raises MalformedSubmission for two that differ, or no string."""
     in_body = document.get("key")
     if in_body is not None and not isinstance(in_body, str):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from flask import Blueprint, Response, request
 
@@ -77,7 +76,7 @@ async def _found(asked: ApiRequest, request_id: str, shared: Services, waits: At
         raise NotFound("there is no message with this request_id", field="request_id")
     if principal is not None and principal.is_new:
         await note_use(principal, shared, waits)
-    answer: dict[str, Any] = {"request_id": status.request_id, "status": printable(str(status))}
+    answer: dict[str, object] = {"request_id": status.request_id, "status": printable(str(status))}
     if status.possible_duplicate:
         answer["possible_duplicate"] = True
     if status.will_send_at is not None and status.will_send_at > shared.clock():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from postroom.core.numbers import whole_number
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+    from postroom.web.rsgi_types import Scope
 
 UNREADABLE = "\ufffd"  # stands for a value with octets that are not ASCII, which granian does not hand over
 MOST_DIGITS_OF_LENGTH = 15  # a thousand tebioctets
@@ -88,7 +90,7 @@ class Head:
             self.remote = address
 
 
-def head_of(scope: Any) -> Head:
+def head_of(scope: Scope) -> Head:
     """Return the head of a request to granian."""
     given = scope.headers
     fields = given.items()
@@ -112,7 +114,7 @@ def head_of(scope: Any) -> Head:
     return head
 
 
-def _join_repeated(head: Head, fields: list[tuple[str, str]]) -> None:
+def _join_repeated(head: Head, fields: Sequence[tuple[str, str]]) -> None:
     joined: dict[str, str] = {}
     for name, value in fields:
         if name in joined:
@@ -144,7 +146,7 @@ def _name_of(key: str) -> str:
     return key.removeprefix("HTTP_").replace("_", "-").lower()
 
 
-def environ_of(head: Head) -> dict[str, Any]:
+def environ_of(head: Head) -> WSGIEnvironment:
     """Return the WSGI environment (PEP 3333) of a request, without its body."""
     server, _, port = head.server.rpartition(":")
     environ = {

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import cast
 
 from flask import Blueprint, Response, current_app, request
 
@@ -60,14 +60,14 @@ class Readiness:
         self._mutex = threading.Lock()
         self._leases = Leases()
         self._looked = float("-inf")
-        self._found: dict[str, Any] = {}
+        self._found: dict[str, object] = {}
 
     @property
     def is_fresh(self) -> bool:
         return time.monotonic() - self._looked < _FRESH_FOR_S
 
     @property
-    def found(self) -> dict[str, Any]:
+    def found(self) -> dict[str, object]:
         if time.monotonic() - self._looked < _TRUE_FOR_S:
             return self._found
         return {"status": "not ready", "checks": {**_WELL, "database": _UNREADABLE}}
@@ -83,9 +83,9 @@ class Readiness:
                 self._mutex.release()
 
 
-def _look(shared: Services, leases: Leases) -> dict[str, Any]:
+def _look(shared: Services, leases: Leases) -> dict[str, object]:
     checks = dict(_WELL)
-    figures: dict[str, Any] = {}
+    figures: dict[str, object] = {}
     try:
         alive = leases.alive(shared.store.read(Workers.living), shared.clock())
         figures = {"workers": alive, "connections": shared.store.read(Connections.count)}
@@ -138,11 +138,12 @@ def readyz() -> Response:
     return _answer(_of_the_web(readiness.found) if part == "web" else readiness.found)
 
 
-def _of_the_web(found: dict[str, Any]) -> dict[str, Any]:
-    checks = {name: state for name, state in found.get("checks", {}).items() if name != "workers"}
+def _of_the_web(found: dict[str, object]) -> dict[str, object]:
+    all_checks = cast("dict[str, str]", found.get("checks", {}))
+    checks = {name: state for name, state in all_checks.items() if name != "workers"}
     return {**found, "status": _status(checks), "checks": checks}
 
 
-def _answer(found: dict[str, Any]) -> Response:
+def _answer(found: Mapping[str, object]) -> Response:
     status = 200 if found["status"] == "ready" else 503
     return Response(json.dumps(found) + "\n", status, content_type="application/json")

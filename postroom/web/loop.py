@@ -11,10 +11,11 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from postroom.core.errors import CommitUnknown, StoreUnavailable
 from postroom.store.async_writer import AsyncWriter
+from postroom.store.pieces import Write
 from postroom.store.store import Store
 from postroom.store.writer import Work
 from postroom.web.turns import Turns
@@ -40,6 +41,14 @@ _STALLED_S = 0.05
 _SHORT_TURN_S = 0.0005  # of Python's lock, while a thread computes
 
 
+class _Commit(Protocol):
+    """The future of a commit, whatever it holds."""
+
+    def done(self) -> bool: ...
+
+    def cancel(self) -> bool: ...
+
+
 class RequestLoop:
     """What the requests on one loop share: the writer, the threads, and the turns of what computes for long."""
 
@@ -49,7 +58,7 @@ class RequestLoop:
         self.loop: asyncio.AbstractEventLoop
         self.short_turns = ShortTurns()
         self.turns = Turns(_COMPUTED_AT_ONCE)
-        self._commits: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._commits: deque[tuple[float, _Commit]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
         self._pools: tuple[ThreadPoolExecutor, ...] = ()
 
@@ -92,7 +101,7 @@ class RequestLoop:
         except TimeoutError:
             raise Overloaded from None
 
-    def watch(self, answer_by: float, future: asyncio.Future[Any]) -> None:
+    def watch(self, answer_by: float, future: _Commit) -> None:
         """Cancel a commit that is late. One alarm looks after all, since one for each costs more than the rest of this."""
         while self._commits and self._commits[0][1].done():
             self._commits.popleft()
@@ -168,7 +177,7 @@ class OnLoop:
                 raise revocable.give_up() from None
             raise  # it is the request that was cancelled
 
-    async def commit_several(self, call: Callable[[Callable[[Work[Any]], Any]], T]) -> T:
+    async def commit_several(self, call: Callable[[Write], T]) -> T:
         waits = FromThread(self._shared, self._answer_by)
         return await self._shared.loop.run_in_executor(self._shared.threads, call, waits.write)
 

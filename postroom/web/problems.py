@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 from flask import Flask
 from werkzeug.exceptions import HTTPException
@@ -68,7 +67,7 @@ def problem(
 ) -> Problem:
     """Build a problem document; `errors` are (field, message) pairs."""
     faults = tuple(errors)
-    document: dict[str, Any] = {
+    document: dict[str, object] = {
         "type": f"urn:problem:postroom:{code.replace('_', '-')}",
         "title": title,
         "status": status,
@@ -188,7 +187,7 @@ def _on_surprise(error: Exception) -> Problem:
     )
 
 
-_HANDLERS: tuple[tuple[type[Exception], Callable[[Any], Problem]], ...] = (
+_HANDLERS: tuple[tuple[type[Exception], Callable[..., Problem]], ...] = (
     (Rejected, _on_rejected),
     (LimiterUnavailable, _on_uncounted),
     (HTTPException, _on_http),

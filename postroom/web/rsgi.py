@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,7 @@ from postroom.web.waits import at_once
 
 if TYPE_CHECKING:
     from postroom.web.answers import Problem
+    from postroom.web.rsgi_types import Exchange, Scope
     from postroom.web.services import Services
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class RSGIServer:
         self._services.limits.close()
         self._loop.close()
 
-    async def __rsgi__(self, scope: Any, protocol: Any) -> None:
+    async def __rsgi__(self, scope: Scope, protocol: Exchange) -> None:
         client = scope.client
         self._connections.has_begun(client)
         try:
@@ -113,7 +114,7 @@ class RSGIServer:
         finally:
             self._connections.has_ended(client)
 
-    async def _handle(self, head: Head, protocol: Any) -> None:
+    async def _handle(self, head: Head, protocol: Exchange) -> None:
         if self._proxies:
             head.take_forwarded_address(self._proxies)
         upload = Upload(protocol, length_of(head), is_awaited="expect" in head.headers)
@@ -219,7 +220,7 @@ class RSGIServer:
         except TimeoutError:
             raise TooSlow from None
 
-    async def _in_time(self, reading: Any, place: Place) -> bytes:
+    async def _in_time(self, reading: Awaitable[bytes], place: Place) -> bytes:
         try:
             async with asyncio.timeout(self._body_within_s) as deadline:
                 place.deadline = deadline
@@ -238,7 +239,7 @@ def _request(head: Head, body: bytes | None) -> ApiRequest:
     return ApiRequest(head, read)
 
 
-def _send(protocol: Any, upload: Upload, answer: Answer) -> None:
+def _send(protocol: Exchange, upload: Upload, answer: Answer) -> None:
     """Answer; before the end of the body, the connection ends with it."""
     headers = answer.headers
     if not upload.is_over:

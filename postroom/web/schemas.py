@@ -88,11 +88,11 @@ class Document:
         self._small = _parsed(self._split.rest, "utf-8" if self._split.rest is not octets else "utf-8-sig")
 
     @property
-    def small(self) -> dict[str, Any]:
+    def small(self) -> dict[str, object]:
         """The fields; one that is large is empty here."""
         return self._small
 
-    def whole(self) -> dict[str, Any]:
+    def whole(self) -> dict[str, object]:
         """Return the fields. Raises MalformedSubmission where the large one is no string."""
         if not self._split.has_large:
             return self._small
@@ -109,7 +109,7 @@ def _not_json(error: NotJSON) -> MalformedSubmission:
     return MalformedSubmission(f"the body is not JSON: {error} near byte {error.at}")
 
 
-def _parsed(octets: bytes, encoding: str) -> dict[str, Any]:
+def _parsed(octets: bytes, encoding: str) -> dict[str, object]:
     try:
         value = _decoder.decode(octets.decode(encoding))
     except UnicodeDecodeError as error:
@@ -128,7 +128,7 @@ def _parsed(octets: bytes, encoding: str) -> dict[str, Any]:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -148,7 +148,7 @@ def _refuse_constant(name: str) -> Never:
 _decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant)
 
 
-def read_send_request(document: dict[str, Any]) -> SendRequest:
+def read_send_request(document: dict[str, object]) -> SendRequest:
     """Check fields and types. Raises MalformedSubmission naming every faulty field."""
     try:
         return SendRequest.model_validate(document)
@@ -165,7 +165,7 @@ def read_send_request(document: dict[str, Any]) -> SendRequest:
         ) from error
 
 
-def _unreadable_name(document: dict[str, Any]) -> str:
+def _unreadable_name(document: dict[str, object]) -> str:
     """The first name that holds half a surrogate pair: pydantic does not say which it was."""
     return next((_shown(name) for name in document if _shown(name) != name[:100]), "")
 

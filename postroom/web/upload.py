@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from granian.rsgi import ProtocolClosed  # type: ignore[attr-defined]
 
 from postroom.web.strict_json import begins_too_large
+
+if TYPE_CHECKING:
+    from postroom.web.rsgi_types import Exchange
 
 _LINGER_S = 10.0
 _LINGER_BYTES = 128 * 1024 * 1024
@@ -63,13 +66,13 @@ class TooMuch(Exception):
 class Upload:
     """The body of one request: `length` octets, or chunks where that is None."""
 
-    def __init__(self, protocol: Any, length: int | None, *, is_awaited: bool = False) -> None:
+    def __init__(self, protocol: Exchange, length: int | None, *, is_awaited: bool = False) -> None:
         self.length = length
         self.is_over = length == 0
         self.received = 0
         self._protocol = protocol
         self._is_awaited = is_awaited  # by a client that sends it after 100 (Continue)
-        self._pieces: Any = None
+        self._pieces: AsyncIterator[bytes] | None = None
         self._empty_pieces = 0
         self._is_lost = False
 

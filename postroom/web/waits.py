@@ -7,8 +7,9 @@ In a thread, as under any other WSGI server, they never suspend, and `at_once` r
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from postroom.store.pieces import Write
 from postroom.store.store import Store
 from postroom.store.writer import Work
 
@@ -25,7 +26,7 @@ class Waits(Protocol):
     async def commit(self, work: Work[T]) -> T:
         """Return what `work` returned, once it is durable: `Store.write`."""
 
-    async def commit_several(self, call: Callable[[Callable[[Work[Any]], Any]], T]) -> T:
+    async def commit_several(self, call: Callable[[Write], T]) -> T:
         """Return what `call` returns, which is given a `Store.write` and calls it several times in turn."""
 
     async def read(self, call: Callable[[], T]) -> T:
@@ -50,7 +51,7 @@ class AtOnce:
     async def commit(self, work: Work[T]) -> T:
         return self.write(work)
 
-    async def commit_several(self, call: Callable[[Callable[[Work[Any]], Any]], T]) -> T:
+    async def commit_several(self, call: Callable[[Write], T]) -> T:
         return call(self.write)
 
     async def read(self, call: Callable[[], T]) -> T:
@@ -63,7 +64,7 @@ class AtOnce:
         return gather.ask_alone(question)
 
 
-def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+def at_once(coroutine: Coroutine[object, None, T]) -> T:
     """Return what a coroutine returns that never suspends, for all that it awaits is of `AtOnce`."""
     try:
         coroutine.send(None)

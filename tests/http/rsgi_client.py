@@ -68,6 +68,16 @@ class _Protocol:
         self.answer = status, headers, body
 
 
+class InPieces:
+    """granian's side of an exchange whose body is only read in pieces."""
+
+    async def __call__(self) -> bytes:
+        raise AssertionError("the body is not to be read as a whole")
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        raise AssertionError("nothing answers here")
+
+
 @contextmanager
 def through_rsgi(app: Flask) -> Iterator[None]:
     """Let the application's test clients come in by a server of its own, on a loop of its own."""

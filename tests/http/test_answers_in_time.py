@@ -25,6 +25,7 @@ from postroom.web.gather import Gather
 from postroom.web.loop import FromThread, OnLoop, RequestLoop
 from postroom.web.upload import CutOff, Overloaded, Room, Upload, read_in_pieces
 from postroom.web.waits import AtOnce, at_once
+from tests.http.rsgi_client import InPieces
 
 SETTING = "answered"
 
@@ -192,7 +193,7 @@ def test_work_that_was_given_up_does_not_begin() -> None:
     assert done == []
 
 
-class Pieces:
+class Pieces(InPieces):
     """granian's side of an upload: hands over what it is given, then ends, or waits for ever."""
 
     def __init__(self, *pieces: bytes, stalls: bool = False) -> None:

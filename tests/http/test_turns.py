@@ -11,6 +11,7 @@ import pytest
 from postroom.web import upload
 from postroom.web.turns import Turns
 from postroom.web.upload import Overloaded, Room, TooMuch, TooScattered, Upload, read_in_pieces
+from tests.http.rsgi_client import InPieces
 
 LONG_S = 60
 
@@ -221,7 +222,7 @@ def test_the_rest_of_a_body_in_tiny_chunks_is_not_read() -> None:
     asyncio.run(main())
 
 
-class Endless:
+class Endless(InPieces):
     """granian's side of a body that does not end."""
 
     def __init__(self, first: bytes, rest: bytes) -> None:
