@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from postroom.core.errors import CommitUnknown, LeaseLost, StoreUnavailable
 from postroom.core.heartbeat import UnderWay
@@ -45,7 +45,7 @@ class AsyncWriter:
         self._store = store
         self._on_unknown = on_unknown
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._waiting: deque[tuple[Work[object], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[Work[object], asyncio.Future[object]]] = deque()
         self._flushing: asyncio.Task[None] | None = None
         self._persisting: set[asyncio.Future[None]] = set()
         self.under_way = UnderWay()  # a commit
@@ -55,7 +55,7 @@ class AsyncWriter:
     ) -> asyncio.Future[T]:
         """Queue the call of a noun's function (`Store.write`); the future holds its result once durable, or its error."""
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work(function, *arguments, **named), future))
+        self._waiting.append((work(function, *arguments, **named), cast("asyncio.Future[object]", future)))
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         return future
@@ -102,7 +102,7 @@ class AsyncWriter:
             self._flushing = None
 
     async def _commit(self) -> None:
-        futures: list[asyncio.Future[Any]] = []
+        futures: list[asyncio.Future[object]] = []
 
         def take(most: int) -> list[Work[object]]:  # called in the store's thread
             works: list[Work[object]] = []
@@ -131,7 +131,7 @@ class AsyncWriter:
         self._thread.shutdown()
 
 
-def _resolve(future: asyncio.Future[Any], result: WorkResult) -> None:
+def _resolve(future: asyncio.Future[object], result: WorkResult) -> None:
     if future.cancelled():
         return
     if result.error is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Protocol, TypeAlias, TypeVar, cast
 
 import aiosql
 from aiosql.queries import Queries
@@ -33,7 +33,7 @@ class Changed(Protocol):
 class Connection(Protocol):
     """A driver's connection: whatever the engine's adapter of aiosql takes."""
 
-    def cursor(self) -> Any: ...
+    def cursor(self) -> object: ...
 
 
 def load(engine: str, adapter: Callable[[], SyncDriverAdapterProtocol]) -> Queries:

@@ -30,7 +30,7 @@ Take: TypeAlias = "Callable[[int], Sequence[Work[object]]]"  # hands over the wo
 class WorkResult:
     """The result of one piece of work: its value, or the error that undid it alone."""
 
-    value: Any = None
+    value: object = None
     error: Exception | None = None
 
     def unwrap(self) -> Any:

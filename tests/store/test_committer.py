@@ -100,7 +100,7 @@ class TestGroupCommit:
             asked.set()
             assert free.wait(60)
             settled = [WorkResult(work(None)) for work in take()]
-            batches.append([each.value for each in settled])
+            batches.append([each.unwrap() for each in settled])
             return settled
 
         group_commit = GroupCommit(commit_batch, most=8)

@@ -29,6 +29,7 @@ from postroom.store.messages import Messages
 from postroom.store.postgres import connect
 from postroom.store.postgres.connection import Connection
 from postroom.store.postgres.engine import PostgresEngine
+from postroom.store.postgres.session import session_of
 from postroom.store.queue import Queue
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store, open_store
@@ -560,7 +561,7 @@ def take_connection(account_id: int, worker_id: int, transaction: Transaction) -
 
 def show_patience(transaction: Transaction) -> object:
     """Return how long a statement waits for a lock from here on."""
-    with transaction.connection.cursor() as cursor:
+    with session_of(transaction).cursor() as cursor:
         [[shown]] = cursor.execute("SHOW lock_timeout").fetchall()
     return shown
 

@@ -9,9 +9,9 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import psycopg
+from psycopg.abc import RV, PQGen
 from psycopg.rows import TupleRow
 from psycopg.waiting import READY_R, WAIT_R, WAIT_RW
 
@@ -34,7 +34,7 @@ class Connection(psycopg.Connection[TupleRow]):
     answer_within_s: float | None = _ANSWER_WITHIN_S
     seen_at = 0.0  # when it was last known to be there
 
-    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+    def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
         if timeout is not None:  # the listener waits for a notification
             return super().wait(gen, interval, timeout)
         try:
@@ -43,7 +43,7 @@ class Connection(psycopg.Connection[TupleRow]):
             self.close()  # what it is doing nobody knows
             raise
 
-    def _in_time(self, gen: Any) -> Any:
+    def _in_time(self, gen: PQGen[RV]) -> PQGen[RV]:
         """Run a generator of the driver's until nothing was sent for so long, and no answer came."""
         latest, waiting = self._latest(), 0
         try:
@@ -60,7 +60,8 @@ class Connection(psycopg.Connection[TupleRow]):
                 if not is_left or ready & READY_R:
                     asked = gen.send(ready & READY_R if is_left else ready)
         except StopIteration as ended:
-            return ended.value
+            result: RV = ended.value
+            return result
 
     def _latest(self) -> float:
         return math.inf if self.answer_within_s is None else time.monotonic() + self.answer_within_s

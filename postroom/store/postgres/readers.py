@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Self, cast
 
 import psycopg
 from aiosql.queries import Queries
@@ -61,8 +61,8 @@ class Readers:
 
         class Reader(Connection):
             @classmethod
-            def connect(cls, conninfo: str = "", **_: Any) -> Any:
-                return connector.connect()
+            def connect(cls, conninfo: str = "", **_: object) -> Self:
+                return cast("Self", connector.connect())
 
         return Reader
 
