@@ -1,4 +1,4 @@
-"""One row of `data.csv`: its cells parsed into an AccountRow, or a fault that repeats nothing of the row. Pure."""
+"""Parses one row of `data.csv` into an AccountRow, or a fault that repeats nothing of the row. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue of jobs: claims due jobs, renews leases, commits the mark before the final dot, gives jobs back."""
+"""The queue of jobs: claims due jobs, commits the mark before the final dot, gives jobs back, repairs due times."""
 
 from __future__ import annotations
 

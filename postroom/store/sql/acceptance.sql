@@ -1,4 +1,4 @@
--- The moment of acceptance: message, content, delivery, job, event, idempotency key.
+-- Writes of acceptance: message, content, delivery, job, event, idempotency key.
 
 -- name: find_idempotent^
 SELECT fingerprint, request_id FROM idempotency WHERE account_id = :account_id AND key = :key;

@@ -1,4 +1,4 @@
--- The end of an attempt: job, delivery, attempt.
+-- The result of an attempt: job, delivery, attempt.
 
 -- name: end_job!
 UPDATE job SET state = :state, finished_at = :now,

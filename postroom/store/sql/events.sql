@@ -1,4 +1,4 @@
--- What happened to messages.
+-- Events of messages.
 
 -- name: insert_event!
 INSERT INTO event (message_id, delivery_id, at, kind, detail) VALUES (:message_id, :delivery_id, :at, :kind, :detail);

@@ -1,4 +1,4 @@
--- What a person decides: held, released, cancelled.
+-- A person's decisions about messages: held, released, cancelled.
 
 -- name: message_id$
 SELECT id FROM message WHERE request_id = :request_id;

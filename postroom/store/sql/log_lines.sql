@@ -1,4 +1,4 @@
--- Lines of email_log.txt that are to be written.
+-- The outbox of email_log.txt.
 
 -- name: insert_log_line!
 INSERT INTO log_line (message_id) VALUES (:message_id);

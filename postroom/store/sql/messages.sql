@@ -1,4 +1,4 @@
--- What became of messages: of one, in a list, of an account.
+-- The state of messages: of one, in a list, of an account.
 
 -- name: newest_message^
 SELECT request_id, accepted_at FROM message ORDER BY id DESC LIMIT 1;

@@ -1,4 +1,4 @@
--- Which migrations were applied.
+-- The migrations that were applied.
 
 -- name: create_migration_table!
 CREATE TABLE IF NOT EXISTS schema_migration (

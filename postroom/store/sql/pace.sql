@@ -1,4 +1,4 @@
--- How fast an account may send.
+-- An account's pace.
 
 -- name: read_pace^
 SELECT gap, average, since, taken, slowed_at, refusals, paid_until FROM pace WHERE account_id = :account_id;

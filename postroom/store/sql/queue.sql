@@ -1,4 +1,4 @@
--- Jobs: due, claimed, marked, given back.
+-- The queue of jobs: due, claimed, marked before the dot, given back.
 
 -- name: claim_job!
 UPDATE job SET state = 'claimed', claim_token = :token, claimed_by = :worker_id, claimed_at = :now,

@@ -1,4 +1,4 @@
--- Jobs of workers that are gone.
+-- Jobs of dead workers.
 
 -- name: count_crash!
 UPDATE job SET crashes = crashes + 1 WHERE id = :job_id AND state = 'queued';

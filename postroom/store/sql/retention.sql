@@ -1,4 +1,4 @@
--- What is over and goes.
+-- Deletes contents, history and keys whose time of keeping is over.
 
 -- name: over_after
 SELECT id AS job_id, message_id, finished_at FROM job

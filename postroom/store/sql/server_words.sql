@@ -1,4 +1,4 @@
--- What servers have said, wherever it is stored.
+-- Stored server replies, in every table.
 
 -- name: words_of_deliveries
 SELECT d.id, m.account_id, d.reason AS first, d.reply_text AS second FROM delivery d JOIN message m ON m.id = d.message_id

@@ -1,4 +1,4 @@
-"""A batch of works in one SQLite transaction: a work that raises is undone alone, and the others are run again."""
+"""Runs a batch of works in one SQLite transaction; where one raises, the others are run again without it."""
 
 from __future__ import annotations
 

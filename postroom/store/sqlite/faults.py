@@ -1,4 +1,4 @@
-"""The errors of SQLite's driver, turned into ours: damage, a full disk, a lock that is taken, and all others."""
+"""Translates errors of SQLite's driver: damage, a full disk, a lock that is taken, and all others."""
 
 from __future__ import annotations
 

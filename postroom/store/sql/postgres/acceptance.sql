@@ -1,4 +1,4 @@
--- The moment of acceptance: message, content, delivery, job, event, idempotency key. As PostgreSQL writes it.
+-- Writes of acceptance: message, content, delivery, job, event, idempotency key. As PostgreSQL writes it.
 
 -- name: accept_message!
 -- Message, content, first delivery, job and event in one statement.

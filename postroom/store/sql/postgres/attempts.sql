@@ -1,4 +1,4 @@
--- The end of an attempt: job, delivery, attempt. As PostgreSQL writes it.
+-- The result of an attempt: job, delivery, attempt. As PostgreSQL writes it.
 
 -- name: complete_sent!
 -- The job, if it is still ours, and with it delivery, event, attempt and log line.

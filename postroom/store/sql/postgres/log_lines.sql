@@ -1,4 +1,4 @@
--- Lines of email_log.txt that are to be written. As PostgreSQL writes it.
+-- The outbox of email_log.txt. As PostgreSQL writes it.
 
 -- name: add_to_log_batch!
 UPDATE log_line SET batch = :batch

@@ -1,4 +1,4 @@
--- What became of messages: of one, in a list, of an account. As PostgreSQL writes it.
+-- The state of messages: of one, in a list, of an account. As PostgreSQL writes it.
 
 -- name: listed_messages
 -- Messages of a list, a row for each recipient: what `message_state` and `deliveries_of` say of one.

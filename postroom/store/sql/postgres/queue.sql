@@ -1,4 +1,4 @@
--- Jobs: due, claimed, marked, given back. As PostgreSQL writes it.
+-- The queue of jobs: due, claimed, marked before the dot, given back. As PostgreSQL writes it.
 
 -- name: jobs_due
 -- What another worker is claiming just now is passed over; so are suspects, while the worker has one in hand.

@@ -1,4 +1,4 @@
--- Jobs of workers that are gone. As PostgreSQL writes it.
+-- Jobs of dead workers. As PostgreSQL writes it.
 
 -- name: jobs_owned_by
 -- Locked, so that the worker cannot finish one while it is being declared gone.

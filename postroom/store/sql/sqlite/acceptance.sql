@@ -1,4 +1,4 @@
--- The moment of acceptance: message, content, delivery, job, event, idempotency key. As SQLite writes it.
+-- Writes of acceptance: message, content, delivery, job, event, idempotency key. As SQLite writes it.
 
 -- name: accept_message!
 -- Message, content, first delivery, job and event, through the view's trigger.

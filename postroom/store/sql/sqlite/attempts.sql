@@ -1,4 +1,4 @@
--- The end of an attempt: job, delivery, attempt. As SQLite writes it.
+-- The result of an attempt: job, delivery, attempt. As SQLite writes it.
 
 -- name: complete_sent$
 -- The job, if it is still ours, and with it delivery, event, attempt and log line, through the view's trigger.

@@ -1,4 +1,4 @@
--- Lines of email_log.txt that are to be written. As SQLite writes it.
+-- The outbox of email_log.txt. As SQLite writes it.
 
 -- name: add_to_log_batch!
 UPDATE log_line SET batch = :batch WHERE batch IS NULL AND message_id IN (SELECT value FROM json_each(:messages));

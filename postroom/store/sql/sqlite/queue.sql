@@ -1,4 +1,4 @@
--- Jobs: due, claimed, marked, given back. As SQLite writes it.
+-- The queue of jobs: due, claimed, marked before the dot, given back. As SQLite writes it.
 
 -- name: jobs_due
 -- While the worker has a suspect in hand the others are passed over.

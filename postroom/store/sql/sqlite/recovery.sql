@@ -1,4 +1,4 @@
--- Jobs of workers that are gone. As SQLite writes it.
+-- Jobs of dead workers. As SQLite writes it.
 
 -- name: jobs_owned_by
 SELECT job.id, job.attempt, job.message_id, job.claim_token AS token, job.claimed_at, job.dot_at, job.crashes,
