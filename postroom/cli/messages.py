@@ -75,6 +75,7 @@ def release(request_id: str | None, held: bool) -> None:
         lambda transaction, id_: transaction.holds.release(id_, now),
         "released",
         "it is not held",
+        also=lambda transaction: transaction.chores.release(now),
     )
 
 
@@ -89,9 +90,14 @@ def cancel(request_id: str | None, held: bool) -> None:
 
 
 def _decide(
-    request_id: str | None, held: bool, move: Callable[[Transaction, str], bool], done: str, why_not: str
+    request_id: str | None,
+    held: bool,
+    move: Callable[[Transaction, str], bool],
+    done: str,
+    why_not: str,
+    also: Callable[[Transaction], int] | None = None,
 ) -> None:
-    """Release or cancel one message, or all that are held."""
+    """Release or cancel one message, or all that are held; with these `also` what is held and no message."""
     from postroom.runtime import installation
 
     if held == (request_id is not None):
@@ -108,6 +114,8 @@ def _decide(
     for start in range(0, len(waiting), _DECIDED_AT_ONCE):
         some = waiting[start : start + _DECIDED_AT_ONCE]
         moved += service.store.write(partial(_move_all, move, some))
+    if also is not None:
+        service.store.write(also)
     service.store.close()
     click.echo(f"{counted(moved, 'message is', 'messages are')} {done}")
 

@@ -303,6 +303,17 @@ def decide_abandoned(job: JobRef, end: WorkerEnd, policy: InDoubtPolicy, now: In
     return decision
 
 
+def decide_abandoned_chore(end: WorkerEnd, now: Instant) -> Decision:
+    """Say what becomes of a job without a message whose worker is gone: the same, and nobody is told of it."""
+    is_suspect = end.has_crashed and end.is_suspect
+    next_try = NextTry(
+        now + STEP_BACK if is_suspect and end.crashes + 1 >= SUSPECT else now,
+        counts=end.has_crashed,
+        is_held=is_suspect and end.crashes + 1 >= MOST_CRASHES,
+    )
+    return Decision((), (), next_try, outcome=None, unused=0, is_crash=is_suspect)
+
+
 def _charged_with_a_crash(job: JobRef, decision: Decision, next_try: NextTry, crashes: int) -> Decision:
     poisoned = crashes >= MOST_CRASHES
     deliveries, events = decision.deliveries, decision.events

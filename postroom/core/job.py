@@ -30,12 +30,18 @@ class LargeContent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobRef:
-    """One attempt at a job, owned by a worker as long as `token` stands in the job's row: what `finish` needs of it."""
+class Claim:
+    """A job of whatever kind, owned by a worker as long as `token` stands in its row."""
 
     id: int
     token: int
     attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRef(Claim):
+    """One attempt at a delivery job: what `finish` needs of it."""
+
     message_id: int
     deliveries: tuple[PendingDelivery, ...]
     reserved_bucket: int | None = None  # where its recipients count towards the account's daily limit

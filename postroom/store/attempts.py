@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from postroom.core import failpoint
 from postroom.core.clock import Instant
-from postroom.core.decide import Decision, DeliveryResult, DeliveryState, kind_of
-from postroom.core.job import JobRef
+from postroom.core.decide import Decision, DeliveryResult, DeliveryState, NextTry, kind_of
+from postroom.core.job import Claim, JobRef
 from postroom.core.outcome import InDoubt, Outcome, Reply, Sent
 from postroom.store.noun import Noun
 
@@ -29,7 +29,10 @@ class Attempts(Noun):
         if job.one_recipient and decision.is_over and isinstance(decision.outcome, Sent):
             self._complete_sent(job, decision, worker_id=worker_id, started_at=started_at, now=now)
             return True
-        self._move(job, decision, now)
+        if decision.next_try is None:
+            self._end(job, decision, now)
+        else:
+            self.requeue(job, decision, decision.next_try, now)
         for result in decision.deliveries:
             self._write_delivery(result, now)
         for event in decision.events:
@@ -40,12 +43,8 @@ class Attempts(Noun):
             self._record(job, decision.outcome, worker_id=worker_id, started_at=started_at, now=now)
         return decision.is_over
 
-    def _move(self, job: JobRef, decision: Decision, now: Instant) -> None:
-        """End the job, or queue it for its next try."""
-        next_try = decision.next_try
-        if next_try is None:
-            self._end(job, decision, now)
-            return
+    def requeue(self, job: Claim, decision: Decision, next_try: NextTry, now: Instant) -> None:
+        """Queue a job, of whatever kind, for its next try. Raises LeaseLost when another worker holds it."""
         moved = self._tx.change(
             "requeue_job",
             job_id=job.id,

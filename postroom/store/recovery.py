@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from postroom.core import failpoint
 from postroom.core.clock import Instant
-from postroom.core.decide import WorkerEnd, decide_abandoned
-from postroom.core.job import JobRef, PendingDelivery
+from postroom.core.decide import WorkerEnd, decide_abandoned, decide_abandoned_chore
+from postroom.core.job import Claim, JobRef, PendingDelivery
 from postroom.core.message import InDoubtPolicy
 from postroom.store.noun import Noun
+
+log = logging.getLogger(__name__)
 
 
 class _OwnedJob(NamedTuple):
     """A job that a worker has claimed, as the database has it."""
 
     id: int
+    kind: str
     attempt: int
-    message_id: int
+    message_id: int | None  # None: it is no delivery
     token: int
     claimed_at: Instant
     dot_at: Instant | None
@@ -119,6 +123,15 @@ class Recovery(Noun):
     ) -> None:
         """Give one job of a worker that is gone back. Raises LeaseLost when it was given back already."""
         row = abandoned.row
+        end = WorkerEnd(
+            has_crashed=crashed,
+            is_suspect=abandoned.is_suspect,
+            dot_has_left=row.dot_at is not None,
+            crashes=row.crashes,
+        )
+        if row.message_id is None:
+            self._recover_chore(row, end, now)
+            return
         pending = self._tx.queue.pending(row.message_id)
         taken = pending[: row.reserved]
         job = JobRef(
@@ -131,11 +144,17 @@ class Recovery(Noun):
             partial=len(taken) < len(pending),
             in_doubt=None if row.in_doubt is None else InDoubtPolicy(row.in_doubt),
         )
-        end = WorkerEnd(
-            has_crashed=crashed,
-            is_suspect=abandoned.is_suspect,
-            dot_has_left=row.dot_at is not None,
-            crashes=row.crashes,
-        )
         decision = decide_abandoned(job, end, in_doubt, now)
         self._tx.attempts.finish(job, decision, worker_id=worker_id, started_at=row.claimed_at, now=now)
+
+    def _recover_chore(self, row: _OwnedJob, end: WorkerEnd, now: Instant) -> None:
+        decision = decide_abandoned_chore(end, now)
+        assert decision.next_try is not None
+        claim = Claim(id=row.id, token=row.token, attempt=row.attempt)
+        self._tx.attempts.requeue(claim, decision, decision.next_try, now)
+        if decision.next_try.is_held:
+            log.error(
+                "held: workers have stopped %d times during %s; `postroom release --held`",
+                end.crashes + 1,
+                row.kind,
+            )

@@ -18,6 +18,7 @@ from postroom.core.errors import LeaseLost
 from postroom.store.acceptance import Acceptance
 from postroom.store.accounts import Accounts
 from postroom.store.attempts import Attempts
+from postroom.store.chores import ChoreJobs
 from postroom.store.connections import Connections
 from postroom.store.contents import Contents
 from postroom.store.events import Events
@@ -115,6 +116,10 @@ class Transaction(Session):
     @property
     def attempts(self) -> Attempts:
         return Attempts(self)
+
+    @property
+    def chores(self) -> ChoreJobs:
+        return ChoreJobs(self)
 
     @property
     def connections(self) -> Connections:

@@ -20,15 +20,15 @@ from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
 from postroom.worker.mail.context import Context
-from postroom.worker.retention import Retention
+from postroom.worker.retention import Retention, RetentionJob
 
 log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 _REPAIR_S = 10.0
 _REPAIRED_AT_ONCE = 20_000  # in less time than a statement may take
-_TIDY_S = 3600.0
-_PRUNE_S = 60.0
+_VERSION_S = 60.0
+_RETENTION_S = 2.0  # how often to look whether it is due, and whether the worker that had it is gone
 _FILE_S = 0.5
 _LOG_S = 0.2
 _LOG_AGAIN_S = 0.02
@@ -55,7 +55,8 @@ class Chores:
         self._reaper = Reaper(store, clock, settings.in_doubt)
         self._stocktaker = Stocktaker(store, registration.worker_id, clock, settings.in_doubt)
         self._email_log = EmailLog(store, settings.email_log, context.var / EMAIL_LOG_LOCK)
-        self._retention = Retention(settings, store, clock, is_stopping)
+        retention = Retention(settings, store, clock, is_stopping)
+        self._retention = RetentionJob(store, retention, registration.worker_id, clock)
         self._version = VersionWatch()
         self._unlogged = True
         self._renewed = time.monotonic()
@@ -74,8 +75,8 @@ class Chores:
                 self._every(_REPAIR_S, self._repair_due_times),
                 self._every(_REPAIR_S, self._reaper.look_behind),
                 self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S),
-                self._every(_TIDY_S, self._retention.forget_usage),
-                self._every(_PRUNE_S, self._prune),
+                self._every(_RETENTION_S, self._retention.run_if_due),
+                self._every(_VERSION_S, self._version.compare),
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
                 self._every(_LOG_S, self._write_log, when=lambda: self._unlogged),
             )
@@ -126,16 +127,10 @@ class Chores:
             if not self._registration.renew():
                 raise WorkerExpired
             position.note(self._store, self._context.var / position.FILE)
-            self._stocktaker.compare(self._context.in_hand, self._context.take_marked())
+            in_hand = self._context.in_hand | self._retention.in_hand
+            self._stocktaker.compare(in_hand, self._context.take_marked())
         finally:
             self._renewed = time.monotonic()
-
-    def _prune(self) -> None:
-        """The eldest worker prunes for all."""
-        self._version.compare()
-        eldest = min((record.id for record in self._store.read(Workers.living)), default=None)
-        if eldest == self._registration.worker_id:
-            self._retention.prune()
 
     def _sync_accounts(self) -> None:
         report(self._accounts_file.sync_if_changed())

@@ -9,9 +9,13 @@ import logging
 import time
 from collections.abc import Callable
 
+from postroom.core import failpoint
 from postroom.core.clock import SECOND, Clock, Instant
+from postroom.core.errors import LeaseLost
+from postroom.core.job import Claim
 from postroom.core.text import counted
 from postroom.settings import Settings
+from postroom.store.chores import ChoreJobs
 from postroom.store.retention import Pruning
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
@@ -19,6 +23,8 @@ from postroom.store.usage import Usage
 
 log = logging.getLogger(__name__)
 
+KIND = "retention"
+PERIOD = 60 * SECOND
 BATCH = 100
 _MOST_BATCHES = 300  # a minute's work; the rest is for the next one
 _PAUSE_S = 0.02
@@ -64,17 +70,16 @@ class Retention:
             self._trusts_clock = trusts
         return not trusts
 
-    def forget_usage(self) -> None:
-        """Forget what no longer counts towards the accounts' daily limits."""
-        if not self._clock_was_set():
-            self._store.write(Usage.forget, self._clock())
-
     def prune(self) -> None:
         """Prune what is due, or as much of it as a minute allows."""
         self._store.forget_commits()
         self._store.fold_counts()
+        failpoint.hit("retention.inside")
         if self._clock_was_set():
             return
+        self._store.write(
+            Usage.forget, self._clock()
+        )  # what no longer counts towards the accounts' daily limits
         self._store.write(Pruning.prune_uploads, self._clock() - _LONGEST_UPLOAD, BATCH)
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
@@ -103,3 +108,52 @@ class Retention:
                 break
             time.sleep(_PAUSE_S)
         return total
+
+
+class RetentionJob:
+    """Runs the job of kind `retention`, of which the installation has one: a worker claims it, prunes and puts it back."""
+
+    def __init__(self, store: Store, retention: Retention, worker_id: int, clock: Clock) -> None:
+        self._store = store
+        self._retention = retention
+        self._worker_id = worker_id
+        self._clock = clock
+        self._has_started = False
+        self._claim: Claim | None = None
+
+    @property
+    def in_hand(self) -> set[int]:
+        """The claim token of the job, while this worker has it."""
+        claim = self._claim
+        return set() if claim is None else {claim.token}
+
+    def run_if_due(self) -> bool:
+        """Prune if that is due and no other worker does; return whether this one did.
+
+        When the database goes away meanwhile the job stays this worker's, and the next call goes on with it.
+        """
+        if self._claim is None:
+            self._claim = self._take()
+        claim = self._claim
+        if claim is None:
+            return False
+        self._retention.prune()
+        try:
+            self._store.write(ChoreJobs.put_back, claim, self._clock() + PERIOD)
+        except LeaseLost:
+            log.warning("another worker has taken retention over")
+        self._claim = None
+        return True
+
+    def _take(self) -> Claim | None:
+        now = self._clock()
+        if not self._has_started:
+            self._store.write(ChoreJobs.call, KIND, now)
+            self._has_started = True
+        latest = now + 2 * PERIOD
+        if not self._store.read(ChoreJobs.is_due, KIND, now, latest):
+            return None
+        try:
+            return self._store.write(ChoreJobs.claim, KIND, self._worker_id, now, latest)
+        except LeaseLost:
+            return None

@@ -531,6 +531,13 @@ CONTROLS = (
         "test_processes_of_the_version_before_neither_accept_nor_send_and_what_they_had_comes_back[sqlite]",
     ),
     Control(
+        "retention of a worker that died goes to another one",
+        "postroom/store/sql/sqlite/recovery.sql",
+        "FROM job LEFT JOIN message ON",
+        "FROM job JOIN message ON",
+        "tests/store/test_retention.py::TestTheJob::test_of_a_worker_that_died_goes_to_the_next[sqlite]",
+    ),
+    Control(
         "a clock that was ahead does not hide a job's `not_before`",
         "postroom/store/sql/queue.sql",
         "               AND due_at > :soon AND (not_before IS NULL OR due_at > not_before)\n",

@@ -42,7 +42,7 @@ def test_while_the_database_is_away_mail_is_refused_and_afterwards_all_goes_on(
                 server.start()
                 eventually(lambda: service.post().status == 202, 20, "mail to be accepted again")
                 eventually(lambda: service.client.call("GET", "/readyz").status == 200, 20)
-            everything = "SELECT count(*) FROM job WHERE state <> 'done'"
+            everything = "SELECT count(*) FROM job WHERE kind = 'delivery' AND state <> 'done'"
             eventually(lambda: service.query(everything) == [(0,)], 30, "everything to be sent")
 
 
@@ -121,7 +121,7 @@ def test_when_the_server_takes_no_more_sessions_it_goes_on_as_soon_as_it_does(
 def is_all_sent(service: Installation) -> bool:
     """False also where there is no session left to ask in."""
     try:
-        return service.query("SELECT count(*) FROM job WHERE state <> 'done'") == [(0,)]
+        return service.query("SELECT count(*) FROM job WHERE kind = 'delivery' AND state <> 'done'") == [(0,)]
     except psycopg.OperationalError:
         return False
 
@@ -149,7 +149,7 @@ def test_a_server_that_is_frozen_holds_nobody_up_for_long(tmp_path: Path, sink: 
                 server.thaw()
             eventually(lambda: service.post().status == 202, 20, "mail to be accepted again")
             eventually(lambda: service.client.call("GET", "/readyz").status == 200, 20)
-            everything = "SELECT count(*) FROM job WHERE state <> 'done'"
+            everything = "SELECT count(*) FROM job WHERE kind = 'delivery' AND state <> 'done'"
             eventually(lambda: service.query(everything) == [(0,)], 60, "everything to be sent")
             assert service.query("SELECT count(*) FROM message") == [(2,)], "nothing of what was refused"
 

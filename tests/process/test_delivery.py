@@ -80,7 +80,7 @@ def test_a_lost_answer_can_hold_the_mail(tmp_path: Path, scripted: StartScripted
         service.wait_for(held, "deferred")
         service.wait_for(service.send(), "sent")  # the retry of the first would have come before
         service.wait_for(service.send(), "sent")
-        assert service.query("SELECT held FROM job WHERE state = 'queued'") == [(1,)]
+        assert service.query("SELECT held FROM job WHERE kind = 'delivery' AND state = 'queued'") == [(1,)]
         assert len(server.transactions) == 3
 
 
@@ -93,7 +93,7 @@ def test_a_mail_s_own_policy_goes_first_and_a_person_lets_it_go_on(
         held = service.send(in_doubt="hold")
         service.wait_for(held, "deferred")
         service.wait_for(service.send(), "sent")
-        assert service.query("SELECT held FROM job WHERE state = 'queued'") == [(1,)]
+        assert service.query("SELECT held FROM job WHERE kind = 'delivery' AND state = 'queued'") == [(1,)]
         assert "released" in service.command("release", held)
         service.wait_for(held, "sent")
         answer = service.client.call("GET", f"/email-status/{held}").document
@@ -133,7 +133,9 @@ def test_an_account_at_its_limit_is_parked_and_keeps_its_mail(
         request_id = service.send()
         assert reply[:9] in service.wait_for(request_id, "deferred")
         eventually(lambda: service.query("SELECT state FROM account") == [("parked",)])
-        assert service.query("SELECT attempt, state FROM job") == [(0, "queued")], "it burns no attempt"
+        assert service.query("SELECT attempt, state FROM job WHERE kind = 'delivery'") == [(0, "queued")], (
+            "it burns no attempt"
+        )
         later = service.send()
         assert service.status(later) == "queued"
 
@@ -340,7 +342,11 @@ def test_what_is_in_hand_is_bounded_over_all_accounts(
     def counting(self: Queue, **rest: Any) -> Any:
         jobs = claim(self, **rest)
         connection: Any = self._tx.connection
-        claims.append(connection.execute("SELECT count(*) FROM job WHERE state = 'claimed'").fetchone()[0])
+        claims.append(
+            connection.execute(
+                "SELECT count(*) FROM job WHERE kind = 'delivery' AND state = 'claimed'"
+            ).fetchone()[0]
+        )
         return jobs
 
     monkeypatch.setattr(Queue, "claim", counting)

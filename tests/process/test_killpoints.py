@@ -287,6 +287,22 @@ def test_a_kill_while_dead_workers_are_buried(tmp_path: Path, database_settings:
             check_ledger(service, sink, posting.accepted)
 
 
+@pytest.mark.timeout(300)
+def test_a_kill_inside_retention_leaves_it_to_another_worker(
+    tmp_path: Path, database_settings: dict[str, str]
+) -> None:
+    note = tmp_path / "deaths"
+    with Sink(ledger=tmp_path / "ledger") as sink:
+        settings = {**database_settings, VARIABLE: f"retention.inside:1:{note}"}
+        with Installation(tmp_path / "service", CROWD.rows(sink.port), **settings) as service:
+            eventually(lambda: deaths(note) >= 1, 60, "a death inside retention")
+            no_more_deaths(note)
+            service.run("release", "--held")  # where it came to three before we looked
+            left = "SELECT state, attempt, crashes, held FROM job WHERE kind = 'retention'"
+            eventually(lambda: service.query(left) == [("queued", 0, 0, 0)], 90, "retention to be over")
+            assert len(service.query("SELECT 1 FROM worker")) > 1
+
+
 @pytest.mark.timeout(300 + 20 * KILLS)
 def test_a_kill_inside_a_migration_leaves_all_of_it_or_nothing(
     tmp_path: Path, database_settings: dict[str, str]

@@ -38,7 +38,8 @@ def living(service: Installation) -> int:
 def holder(service: Installation) -> int:
     """Return the pid of the worker that has mail in hand; 0 while none has."""
     found = service.query(
-        "SELECT pid FROM job JOIN worker ON worker.id = claimed_by WHERE state = 'claimed' AND gone_at IS NULL"
+        "SELECT pid FROM job JOIN worker ON worker.id = claimed_by "
+        "WHERE kind = 'delivery' AND state = 'claimed' AND gone_at IS NULL"
     )
     return int(found[0][0]) if found else 0
 

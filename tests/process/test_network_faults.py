@@ -241,4 +241,6 @@ def test_a_name_that_does_not_exist_is_the_account_s_fault(tmp_path: Path, scrip
             lambda: service.query("SELECT state FROM account WHERE host = 'once.example'") == [("paused",)]
         )
         eventually(lambda: "there is no such host" in service.status(kept), message="the reason")
-        assert service.query("SELECT state FROM job ORDER BY id DESC LIMIT 1") == [("queued",)]
+        assert service.query("SELECT state FROM job WHERE kind = 'delivery' ORDER BY id DESC LIMIT 1") == [
+            ("queued",)
+        ]

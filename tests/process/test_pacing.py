@@ -92,7 +92,12 @@ def test_accounts_whose_servers_hang_keep_nobody_else_waiting(
         for number in range(4):
             for _ in range(8):
                 service.send(key=f"stuck{number}-{KEY}", body="x" * size)
-        eventually(lambda: service.query("SELECT count(*) > 3 FROM job WHERE state = 'claimed'") == [(1,)])
+        eventually(
+            lambda: (
+                service.query("SELECT count(*) > 3 FROM job WHERE kind = 'delivery' AND state = 'claimed'")
+                == [(1,)]
+            )
+        )
         for _ in range(5):
             service.wait_for(service.send(), timeout=20)
 
@@ -104,7 +109,7 @@ def feeding(service: Installation, ids: list[str]) -> Iterator[None]:
 
     def feed() -> None:
         while not enough.wait(0.05):
-            waiting = "SELECT count(*) < 100 FROM job WHERE state = 'queued'"
+            waiting = "SELECT count(*) < 100 FROM job WHERE kind = 'delivery' AND state = 'queued'"
             if service.query(waiting) == [(1,)]:
                 ids.extend(service.send() for _ in range(20))
 

@@ -268,7 +268,12 @@ def test_a_worker_that_slept_with_its_hands_full_sends_none_of_it(
         sink.freeze()
         with Load(service) as load:
             load.goes_on()
-        eventually(lambda: service.query("SELECT count(*) >= 20 FROM job WHERE state = 'claimed'") == [(1,)])
+        eventually(
+            lambda: (
+                service.query("SELECT count(*) >= 20 FROM job WHERE kind = 'delivery' AND state = 'claimed'")
+                == [(1,)]
+            )
+        )
         with asleep(service, sleeper):
             sink.thaw()
             stack.enter_context(second_worker(service))

@@ -37,7 +37,7 @@ def install(folder: Path, server: ScriptedServer, **columns: str) -> Installatio
 def send(service: Installation, count: int) -> list[str]:
     POSTED.clear()
     ids = [service.send() for _ in range(count)]
-    enough = f"SELECT count(*) >= {min(count, 3)} FROM job WHERE state = 'claimed'"
+    enough = f"SELECT count(*) >= {min(count, 3)} FROM job WHERE kind = 'delivery' AND state = 'claimed'"
     eventually(lambda: service.query(enough) == [(1,)], message="mail to be in the lane")
     POSTED.set()
     return ids
@@ -71,7 +71,7 @@ def test_a_server_that_goes_after_every_message_costs_no_attempt(
         for request_id in ids:
             service.wait_for(request_id)
         assert events(service) == {"accepted": 12, "sent": 12}
-        assert service.query("SELECT DISTINCT attempt FROM job") == [(1,)]
+        assert service.query("SELECT DISTINCT attempt FROM job WHERE kind = 'delivery'") == [(1,)]
         assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)]
     assert len(server.messages) == 12
 
@@ -91,7 +91,7 @@ def test_a_server_that_leaves_an_idle_connection_costs_no_attempt(
         eventually(lambda: server.open_connections == 0, message="the server to close it")
         service.wait_for(service.send())
         assert events(service) == {"accepted": 2, "sent": 2}
-        assert service.query("SELECT attempt FROM job") == [(1,), (1,)]
+        assert service.query("SELECT attempt FROM job WHERE kind = 'delivery'") == [(1,), (1,)]
         assert service.query("SELECT outcome FROM attempt") == [("sent",), ("sent",)]
     left, fresh = server.connections
     assert left.verbs == ["EHLO", "AUTH", "MAIL", "RCPT", "DATA"], "nothing was said on it any more"
@@ -104,7 +104,12 @@ def test_an_account_at_its_limit_leaves_the_rest_unsent(tmp_path: Path, scripted
     with install(tmp_path, server) as service:
         send(service, 3)
         eventually(lambda: service.query("SELECT state FROM account") == [("parked",)])
-        eventually(lambda: service.query("SELECT DISTINCT attempt, state FROM job") == [(0, "queued")])
+        eventually(
+            lambda: (
+                service.query("SELECT DISTINCT attempt, state FROM job WHERE kind = 'delivery'")
+                == [(0, "queued")]
+            )
+        )
         assert events(service) == {"accepted": 3, "deferred": 1}
     assert len(server.transactions) == 1
 
@@ -117,11 +122,11 @@ def test_a_worker_that_drains_leaves_the_rest_to_the_next(tmp_path: Path, script
         ids = send(service, 3)
         eventually(lambda: len(server.transactions) == 1)
         os.kill(service.pid, signal.SIGTERM)
-        given_back = "SELECT count(*) FROM job WHERE state = 'queued'"
+        given_back = "SELECT count(*) FROM job WHERE kind = 'delivery' AND state = 'queued'"
         eventually(lambda: service.query(given_back) == [(2,)], message="the worker to drain")
         answered.set()
         service.stop()
-        assert service.query("SELECT state, attempt FROM job ORDER BY id") == [
+        assert service.query("SELECT state, attempt FROM job WHERE kind = 'delivery' ORDER BY id") == [
             ("done", 1), ("queued", 0), ("queued", 0)
         ]  # fmt: skip
         service.start()
@@ -142,5 +147,9 @@ def test_a_break_at_the_dot_puts_one_mail_in_doubt_and_not_the_next(
             service.wait_for(request_id)
         flagged = service.query("SELECT message_id FROM delivery WHERE possible_duplicate = 1")
         assert flagged == [(1,)]
-        assert service.query("SELECT attempt FROM job ORDER BY id") == [(2,), (1,), (1,)]
+        assert service.query("SELECT attempt FROM job WHERE kind = 'delivery' ORDER BY id") == [
+            (2,),
+            (1,),
+            (1,),
+        ]
     assert len(server.transactions) == 4

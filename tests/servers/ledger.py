@@ -66,7 +66,7 @@ def check_ledger(
 def all_ended(service: Inspected) -> bool:
     """Whether nothing is queued or under way; what is held for a person is neither."""
     return not service.query(
-        "SELECT 1 FROM job WHERE state = 'claimed' OR (state = 'queued' AND held = 0) LIMIT 1"
+        "SELECT 1 FROM job WHERE kind = 'delivery' AND (state = 'claimed' OR (state = 'queued' AND held = 0)) LIMIT 1"
     )
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import pytest
 
 from postroom.core.clock import SECOND, Instant
+from postroom.core.errors import LeaseLost, StoreUnavailable
+from postroom.core.job import Claim
 from postroom.core.message import Accepted
 from postroom.settings import Settings
+from postroom.store.chores import ChoreJobs
+from postroom.store.holds import Holds
 from postroom.store.log_lines import LogLines
 from postroom.store.messages import Messages
+from postroom.store.queue import Queue
 from postroom.store.store import Store
-from postroom.worker.retention import Retention
-from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post, new_message
+from postroom.worker.retention import PERIOD, Retention, RetentionJob
+from tests.store.database import DEFERRED, FAILED, FAR, LATER, NOW, SENT, Database, Post, new_message
 
 DAY = 24 * 3600 * SECOND
 
@@ -104,6 +109,135 @@ class TestHistory:
         assert counts(database)["message"] == 1
 
 
+class TestTheJob:
+    """One for the installation, in the queue like any other."""
+
+    @staticmethod
+    def _job(
+        post: Post, worker: int, now: Instant, prunes: list[int], *, starts: bool = False
+    ) -> RetentionJob:
+        class Noted(Retention):
+            def prune(self) -> None:
+                prunes.append(worker)
+
+        post.store.write(lambda t: t.change("add_chore", kind="retention", lane=0, now=now))
+        retention = Noted(Settings(), post.store, lambda: now, lambda: False)
+        job = RetentionJob(post.store, retention, worker, lambda: now)
+        job._has_started = not starts
+        return job
+
+    @staticmethod
+    def _row(database: Database) -> tuple[object, ...]:
+        [row] = database.rows(
+            "SELECT state, due_at, attempt, crashes, held FROM job WHERE kind = 'retention'"
+        )
+        return row
+
+    def test_is_run_by_one_worker_and_due_again_a_minute_later(self, post: Post, database: Database) -> None:
+        other, prunes = post.add_worker(), list[int]()
+        assert [self._job(post, each, NOW, prunes).run_if_due() for each in (post.worker, other)] == [
+            True,
+            False,
+        ]
+        assert self._row(database) == ("queued", NOW + PERIOD, 0, 0, 0)
+        assert not self._job(post, other, NOW + PERIOD - 1, prunes).run_if_due()
+        assert self._job(post, other, NOW + PERIOD, prunes).run_if_due()
+        assert prunes == [post.worker, other]
+
+    def test_is_due_at_once_for_a_worker_that_starts(self, post: Post, database: Database) -> None:
+        prunes: list[int] = []
+        assert self._job(post, post.worker, NOW, prunes).run_if_due()
+        assert self._job(post, post.worker, NOW + 1, prunes, starts=True).run_if_due()
+        self._take(post, post.worker, NOW + 2)
+        post.reap()
+        before = self._row(database)
+        self._job(post, post.add_worker(), NOW + 3, prunes, starts=True).run_if_due()
+        assert self._row(database) == before, "not what workers die of"
+
+    def test_is_no_other_workers_while_one_has_it(self, post: Post, database: Database) -> None:
+        prunes: list[int] = []
+        assert self._take(post, post.worker) is not None
+        assert not self._job(post, post.add_worker(), NOW + PERIOD // 2, prunes).run_if_due()
+        assert (self._row(database)[0], prunes) == ("claimed", [])
+
+    @staticmethod
+    def _take(post: Post, worker: int, now: Instant = NOW) -> Claim | None:
+        post.store.write(ChoreJobs.call, "retention", now)
+        return post.store.write(ChoreJobs.claim, "retention", worker, now, now + PERIOD)
+
+    def test_of_a_worker_that_died_goes_to_the_next(self, post: Post, database: Database) -> None:
+        self._take(post, post.worker)
+        assert post.reap() == 1
+        assert self._row(database) == ("queued", LATER, 1, 1, 0)
+        prunes: list[int] = []
+        assert self._job(post, post.add_worker(), LATER, prunes).run_if_due()
+        assert self._row(database) == ("queued", LATER + PERIOD, 0, 0, 0), (
+            "what goes well clears it of suspicion"
+        )
+
+    def test_of_a_worker_that_ends_is_given_back_without_suspicion(
+        self, post: Post, database: Database
+    ) -> None:
+        self._take(post, post.worker)
+        assert post.reap(crashed=False) == 1
+        assert self._row(database) == ("queued", LATER, 0, 0, 0)
+
+    def test_that_workers_die_with_is_held_for_a_person(self, post: Post, database: Database) -> None:
+        for number in range(3):
+            worker, now = post.add_worker(), LATER + number * PERIOD
+            assert self._take(post, worker, now) is not None
+            post.reap(worker, now=now)
+        assert self._row(database)[3:] == (3, 1)
+        assert self._take(post, post.worker, FAR) is None
+        assert post.store.read(Holds.held_messages) == []
+        assert post.store.write(ChoreJobs.release, FAR) == 1
+        assert self._take(post, post.worker, FAR) is not None
+
+    def test_that_another_worker_has_by_now_is_not_put_back(self, post: Post, database: Database) -> None:
+        claim = self._take(post, post.worker)
+        assert claim is not None
+        post.reap()
+        assert self._take(post, post.add_worker(), LATER) is not None
+        before = self._row(database)
+        with pytest.raises(LeaseLost):
+            post.store.write(ChoreJobs.put_back, claim, NOW)
+        assert self._row(database) == before
+
+    def test_goes_on_with_the_same_claim_when_the_database_was_away(
+        self, post: Post, database: Database
+    ) -> None:
+        class Away(Retention):
+            def prune(self) -> None:
+                if not job.in_hand & tries:
+                    tries.update(job.in_hand)
+                    raise StoreUnavailable
+
+        tries: set[int] = set()
+        job = RetentionJob(
+            post.store, Away(Settings(), post.store, lambda: NOW, lambda: False), post.worker, lambda: NOW
+        )
+        with pytest.raises(StoreUnavailable):
+            job.run_if_due()
+        assert self._row(database)[0] == "claimed"
+        assert job.in_hand == tries
+        assert job.run_if_due()
+        assert (job.in_hand, self._row(database)[0]) == (set(), "queued")
+
+    def test_does_not_wait_for_a_time_that_a_clock_ahead_has_set(self, post: Post) -> None:
+        prunes: list[int] = []
+        assert self._job(post, post.worker, NOW + DAY, prunes).run_if_due()
+        assert self._job(post, post.worker, NOW, prunes).run_if_due()
+
+    def test_is_no_delivery(self, post: Post) -> None:
+        """Nothing that asks for messages finds it."""
+        self._take(post, post.worker)
+        post.reap()
+        assert post.claim(now=FAR, worker=post.add_worker()) == []
+        assert post.store.write(lambda t: t.holds.hold_queued(FAR, until=FAR, claimed=True)) == 0
+        assert post.store.write(Queue.repair_due_times, NOW, SECOND, 100) == 0
+        assert post.store.write(lambda t: t.pruning.prune_history(FAR + 1000 * DAY, 100)) == 0
+
+
 class TestAClockThatIsSet:
     """The mail is sent at NOW, and a worker starts a minute later."""
 
@@ -118,7 +252,6 @@ class TestAClockThatIsSet:
         retention = Retention(settings, post.store, clock, lambda: False, lambda: unset)
         wall, unset = LATER + later + set_by, later
         retention.prune()
-        retention.forget_usage()
         return retention
 
     @staticmethod
