@@ -36,7 +36,7 @@ def inbox(context: click.Context, limit: int, as_json: bool) -> None:
         installation.check_folder()
         messages = list_messages(FOLDER, limit)
         if as_json:
-            click.echo(json.dumps([_summary(mail) for mail in messages]))
+            click.echo(json.dumps([_summary(message) for message in messages]))
         elif not messages:
             click.echo("the inbox is empty", err=True)
         else:
@@ -54,27 +54,27 @@ def _print_table(messages: list[MessageSummary]) -> None:
     table = Table(box=box.SIMPLE_HEAD)
     for name in ("Id", "Received", "From", "To", "Subject"):
         table.add_column(name, no_wrap=name in ("Id", "Received"))
-    for mail in messages:
+    for message in messages:
         cells = (
-            mail.id,
-            rfc3339(mail.received)[:19],
-            mail.envelope_from,
-            ", ".join(mail.envelope_to),
-            mail.subject,
+            message.id,
+            rfc3339(message.received)[:19],
+            message.envelope_from,
+            ", ".join(message.envelope_to),
+            message.subject,
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
 
 
-def _summary(mail: MessageSummary) -> dict[str, object]:
+def _summary(message: MessageSummary) -> dict[str, object]:
     return {
-        "id": mail.id,
-        "received": rfc3339(mail.received),
-        "envelope_from": mail.envelope_from,
-        "envelope_to": list(mail.envelope_to),
-        "from": mail.sender,
-        "subject": mail.subject,
-        "size": mail.size,
+        "id": message.id,
+        "received": rfc3339(message.received),
+        "envelope_from": message.envelope_from,
+        "envelope_to": list(message.envelope_to),
+        "from": message.sender,
+        "subject": message.subject,
+        "size": message.size,
     }
 
 
@@ -89,30 +89,30 @@ def show(which: str, raw: bool, as_json: bool) -> None:
     from postroom.runtime import installation
 
     installation.check_folder()
-    mail = read_message(FOLDER, which)
+    message = read_message(FOLDER, which)
     if raw:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output is closed")
-        sys.stdout.buffer.write(mail.raw)
+        sys.stdout.buffer.write(message.raw)
     elif as_json:
-        click.echo(json.dumps({**_summary(mail), "text": mail.text, "html": mail.html}))
+        click.echo(json.dumps({**_summary(message), "text": message.text, "html": message.html}))
     else:
-        _print_mail(mail)
+        _print_message(message)
 
 
-def _print_mail(mail: CapturedMessage) -> None:
+def _print_message(message: CapturedMessage) -> None:
     from postroom.inbox.reader import printable
 
     for name, value in (
-        ("From", mail.sender),
-        ("To", ", ".join(mail.envelope_to)),
-        ("Subject", mail.subject),
-        ("Received", rfc3339(mail.received)),
+        ("From", message.sender),
+        ("To", ", ".join(message.envelope_to)),
+        ("Subject", message.subject),
+        ("Received", rfc3339(message.received)),
     ):
         click.echo(f"{name + ':':<10}{printable(value)}")
     click.echo()
-    click.echo(printable(mail.text))
-    if mail.html is not None:
+    click.echo(printable(message.text))
+    if message.html is not None:
         click.echo("[there is an HTML part too: --json or --raw shows it]", err=True)
 
 
