@@ -139,6 +139,9 @@ def _make_folder(folder: Path) -> None:
     try:
         mode = folder.stat().st_mode
     except FileNotFoundError:
+        if not folder.is_symlink():  # the thing in its place was removed since `mkdir` met it
+            _make_folder(folder)
+            return
         raise NotADirectoryError(
             errno.ENOTDIR, "it is a link to nothing, not a folder", str(folder)
         ) from None

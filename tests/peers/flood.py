@@ -202,7 +202,7 @@ def check_all_sent(service: Installation, peer: Peer, ids: Sequence[str], *, ref
     found = report(service)
     assert check_ledger(service, peer, ids) == set(), found
     assert copies_at(peer) == dict.fromkeys(ids, 1), found
-    states = service.query("SELECT state, attempt, count(*) FROM job GROUP BY 1, 2")
+    states = service.query("SELECT state, attempt, count(*) FROM job WHERE kind = 'delivery' GROUP BY 1, 2")
     assert states == [("done", 1, len(ids))], found
     assert service.query("SELECT count(*) FROM delivery WHERE possible_duplicate = 1") == [(0,)], found
     [[tries]] = service.query("SELECT count(*) FROM attempt WHERE outcome <> 'sent'")
