@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,10 +20,10 @@ import pytest
 from postroom.accounts.csv_sync import AccountsFile, SyncReport, report, unlock
 from postroom.accounts.keys import ApiKeys
 from postroom.accounts.vault import Vault
-from postroom.core.account import Account, AccountState, Secret, ServerLacks
+from postroom.core.account import Account, AccountSettings, AccountState, Secret, Security, ServerLacks
 from postroom.core.clock import SECOND
 from postroom.core.errors import NotAuthenticated, StoreUnavailable
-from postroom.store.accounts import Accounts, StoredAccount
+from postroom.store.accounts import AccountIdentity, Accounts, StoredAccount
 from postroom.store.keys import Keys
 from postroom.store.postgres.engine import PostgresEngine
 from postroom.store.store import Store
@@ -525,3 +526,25 @@ class TestUsedKeys:
         eventually(lambda: asked(keys, "anna-canary-key") == "nobody")
         assert not keys.is_used("anna-canary-key")
         assert not keys.is_used_elsewhere("anna-canary-key")
+
+
+# Two values of each type that a setting of an account has.
+VALUES: dict[str, tuple[Any, Any]] = {
+    "str": ("one", "two"),
+    "str | None": ("one", None),
+    "int | None": (1, 2),
+    "bool | None": (True, False),
+    "Security | None": (Security.TLS, Security.STARTTLS),
+}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_every_setting_of_an_account_is_stored_and_read(store: Store, which: int) -> None:
+    """A new field is written in the insert, the update, the columns that are read, and the Account made of them."""
+    identity = AccountIdentity("all@example.com", None, None, None)
+    for number in (which, 1 - which):
+        given = {field.name: VALUES[str(field.type)][number] for field in fields(AccountSettings)}
+        id_ = store.write(Accounts.upsert, identity, AccountSettings(**given), None, source="csv", now=NOW)
+        stored = store.read(Accounts.get, id_)
+        assert stored is not None
+        assert {name: getattr(stored.account, name) for name in given} == given
