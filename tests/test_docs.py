@@ -18,7 +18,7 @@ import click
 import pytest
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from postroom.accounts.csv import COLUMNS
+from postroom.accounts.csv_row import COLUMNS
 from postroom.accounts.vault import Vault
 from postroom.cli.main import cli
 from postroom.core.errors import Rejected

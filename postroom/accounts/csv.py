@@ -14,18 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from postroom.accounts.csv_row import AccountRow, Fault, Malformed, row_of
+from postroom.accounts.csv_row import COLUMNS, REQUIRED, AccountRow, Fault, Malformed, row_of
 from postroom.core.account import Secret
 from postroom.core.text import counted
 from postroom.providers import unusual_port
 from postroom.settings import INBOX
 
 T = TypeVar("T")
-
-REQUIRED: Final = ("key", "email", "app_password")
-LIMITS: Final = ("daily_limit", "connections", "logins_per_minute")
-SWITCHES: Final = ("pipelining", "chunking")
-COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
 
 _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
 # Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.

@@ -15,6 +15,12 @@ from postroom.providers import PROVIDERS
 from postroom.settings import INBOX, MAX_CONNECTIONS
 
 T = TypeVar("T")
+
+REQUIRED: Final = ("key", "email", "app_password")
+LIMITS: Final = ("daily_limit", "connections", "logins_per_minute")
+SWITCHES: Final = ("pipelining", "chunking")
+COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
+
 _MOST_A_DAY: Final = 1_000_000_000
 _MOST_LOGINS: Final = 100_000
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from postroom.accounts.csv import COLUMNS, AccountFile, RowFault, demo_csv, read_accounts
-from postroom.accounts.csv_row import AccountRow
+from postroom.accounts.csv import AccountFile, RowFault, demo_csv, read_accounts
+from postroom.accounts.csv_row import COLUMNS, AccountRow
 from postroom.core.account import Secret, Security
 from tests.soak import SOAK
 from tests.steps import steps_of
