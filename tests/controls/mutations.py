@@ -438,13 +438,13 @@ CONTROLS = (
     ),
     Control(
         "202 is answered after the commit",
-        "postroom/intake/accept.py",
-        """    outcome = accept_message(message, write or store.write)
-""",
-        """    import threading
+        "postroom/web/doorway.py",
+        "        return await waits.commit(_with_first_use(work(Acceptance.accept, message), principal, shared))\n",
+        """        import threading
 
-    outcome: Accepted | IdempotencyClash = Accepted(message.request_id)
-    threading.Thread(target=store.write, args=(lambda transaction: transaction.accept(message),)).start()
+        accepting = (Acceptance.accept, message)
+        threading.Thread(target=shared.store.write, args=accepting, daemon=True).start()
+        return Accepted(message.request_id)
 """,
         "tests/http/test_send_email.py::test_a_locked_database_is_a_503_and_nothing_is_accepted",
     ),
@@ -540,8 +540,8 @@ CONTROLS = (
     Control(
         "a clock that was ahead does not hide a job's `not_before`",
         "postroom/store/sql/queue.sql",
-        "               AND due_at > :soon AND (not_before IS NULL OR due_at > not_before)\n",
-        "               AND due_at > :soon\n",
+        "held = 0\n               AND due_at > :soon AND (not_before IS NULL OR due_at > not_before)\n",
+        "held = 0\n               AND due_at > :soon\n",
         "tests/store/test_not_before.py::TestClocks::test_no_repair_brings_it_forward[sqlite]",
     ),
     Control(
@@ -1337,7 +1337,7 @@ WHERE id = :job_id AND state = 'claimed';
         "postroom/web/front.py",
         "    return 0 < html >= max(",
         "    return 0 <= html >= max(",
-        "tests/http/test_front.py::test_a_program_gets_a_problem_document[curl]",
+        "tests/http/test_front.py::test_a_program_gets_a_problem_document[flask-curl]",
     ),
     Control(
         "the page has no host that a shell would run",
