@@ -52,7 +52,15 @@ END
 # In the order of their references, each with its key.
 _TABLES = {
     "account": ("id",),
+    "account_alias": ("account_id", "email"),
+    "oauth_grant": ("account_id",),
+    "pool": ("id",),
+    "pool_member": ("pool_id", "account_id"),
     "api_key": ("id",),
+    "issued_key": ("id",),
+    "issued_key_usage": ("key_id", "slot"),
+    "audit": ("id",),
+    "finding": ("account_id",),
     "message": ("id",),
     "content": ("message_id",),
     "pieced_content": ("message_id",),

@@ -69,6 +69,25 @@ def house(tmp_path: Path) -> SQLiteDatabase:
     return database
 
 
+# Of tables in which nothing is written by sending.
+_KEYS_AND_POOLS = (
+    "INSERT INTO account_alias VALUES (1, 'sales@example.com', 7, 'admin')",
+    (
+        "INSERT INTO oauth_grant VALUES "
+        "(1, 'google', 'refresh_token', 'https://t', 'id', NULL, 'mail', x'01', NULL, NULL, NULL, NULL, 7)"
+    ),
+    "INSERT INTO pool VALUES (1, 'p', 'newsletters', 7, 7, NULL)",
+    "INSERT INTO pool_member VALUES (1, 1, 3)",
+    (
+        "INSERT INTO issued_key (id, uid, digest, name, pool_id, scopes, hint, source, created_at) "
+        "VALUES (1, 'k', x'00ff', 'shop', 1, 'send read', 'abcd', 'api', 7)"
+    ),
+    "INSERT INTO issued_key_usage VALUES (1, 7, 3)",
+    "INSERT INTO audit VALUES (1, 7, 'admin token', '127.0.0.1', 'key.issue', 'shop', '{}', 0)",
+    "INSERT INTO finding VALUES (1, 7, '[]')",
+)
+
+
 def live_in(post: Post) -> None:
     berta = post.add_account("berta@example.com")
     post.store.write(lambda t: t.keys.grant(berta, b"\x00\xff digest", source="csv", now=NOW))
@@ -93,6 +112,8 @@ def live_in(post: Post) -> None:
     lines = [line.message_id for line in post.store.read(LogLines.unwritten, 2)]
     post.store.write(lambda t: t.log_lines.begin_batch(start=5, messages=lines, writer="somebody"))
     post.database.change("UPDATE event SET detail = 'a ' || char(0) || ' in it' WHERE id = 1")
+    for statement in _KEYS_AND_POOLS:
+        post.database.change(statement)
 
 
 def _add_piece(transaction: Transaction, number: int, octets: bytes) -> None:

@@ -19,12 +19,22 @@ CREATE TABLE account (
     resume_at    INTEGER,
     worked_at    INTEGER,                               -- its last accepted AUTH; NULL: never
     created_at   INTEGER NOT NULL,
-    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT,
+    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT, uid TEXT, paused_by TEXT, dkim_selector TEXT, closing_at BIGINT, deleted_at BIGINT,
     CHECK ((state = 'active') = (state_since IS NULL)),
     CHECK (state <> 'parked' OR resume_at IS NOT NULL)
 );
 
 CREATE INDEX account_email ON account (email);
+
+CREATE UNIQUE INDEX account_uid ON account (uid);
+
+CREATE TABLE account_alias (
+    account_id  BIGINT NOT NULL REFERENCES account (id),
+    email       TEXT NOT NULL,
+    verified_at BIGINT,
+    verified_by TEXT CHECK ((verified_by IS NULL) = (verified_at IS NULL)),   -- message or admin
+    PRIMARY KEY (account_id, email)
+);
 
 CREATE TABLE account_usage (
     account_id INTEGER NOT NULL REFERENCES account (id),
@@ -40,7 +50,9 @@ CREATE TABLE api_key (
     source     TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     revoked_at INTEGER
-, used_at INTEGER);
+, used_at INTEGER, own_digest BLOB);
+
+CREATE UNIQUE INDEX api_key_own_digest ON api_key (own_digest);
 
 CREATE TABLE attempt (
     id             INTEGER PRIMARY KEY,
@@ -56,6 +68,19 @@ CREATE TABLE attempt (
 );
 
 CREATE INDEX attempt_job ON attempt (job_id);
+
+CREATE TABLE audit (
+    id      INTEGER PRIMARY KEY,
+    at      BIGINT NOT NULL,
+    actor   TEXT NOT NULL,                              -- `key NAME`, `admin token`, or `user NAME` of this machine
+    source  TEXT NOT NULL,                              -- address of the client, or the host of a command
+    action  TEXT NOT NULL,                              -- such as account.create
+    target  TEXT,
+    detail  TEXT,                                       -- JSON: what was changed; never a secret
+    refused SMALLINT NOT NULL DEFAULT 0 CHECK (refused IN (0, 1))
+);
+
+CREATE INDEX audit_at ON audit (at);
 
 CREATE TABLE connection (
     id         INTEGER PRIMARY KEY,
@@ -107,6 +132,12 @@ CREATE TABLE event (
 
 CREATE INDEX event_message ON event (message_id);
 
+CREATE TABLE finding (
+    account_id BIGINT PRIMARY KEY REFERENCES account (id),
+    at         BIGINT NOT NULL,
+    findings   TEXT NOT NULL                            -- JSON list
+);
+
 CREATE TABLE idempotency (
     account_id  INTEGER NOT NULL REFERENCES account (id),
     key         TEXT NOT NULL,
@@ -117,6 +148,36 @@ CREATE TABLE idempotency (
 ) WITHOUT ROWID;
 
 CREATE INDEX idempotency_created ON idempotency (created_at);
+
+CREATE TABLE issued_key (
+    id                 INTEGER PRIMARY KEY,
+    uid                TEXT NOT NULL UNIQUE,
+    digest             BLOB NOT NULL UNIQUE,        -- HMAC-SHA256 under the installation's own random key
+    name               TEXT NOT NULL,
+    account_id         BIGINT REFERENCES account (id),  -- its owner; with a pool instead, or neither: the installation
+    pool_id            BIGINT REFERENCES pool (id),
+    scopes             TEXT NOT NULL,                   -- words, one space between them
+    test               SMALLINT NOT NULL DEFAULT 0 CHECK (test IN (0, 1)),
+    allowed_recipients TEXT,                            -- JSON list; NULL: all
+    networks           TEXT,                            -- JSON list of CIDR; NULL: all
+    daily_limit        INTEGER CHECK (daily_limit > 0), -- recipients in a rolling 24 h
+    hint               TEXT NOT NULL,                   -- the last characters of the key, to tell it from others
+    source             TEXT NOT NULL,                   -- api, cli, csv (taken over), or admin: the admin token
+    created_at         BIGINT NOT NULL,
+    expires_at         BIGINT,
+    revoked_at         BIGINT,
+    last_used_at       BIGINT,
+    CHECK (account_id IS NULL OR pool_id IS NULL)
+);
+
+CREATE INDEX issued_key_account ON issued_key (account_id, id);
+
+CREATE TABLE issued_key_usage (
+    key_id     BIGINT NOT NULL REFERENCES issued_key (id),
+    slot       BIGINT NOT NULL,                         -- ten-minute periods since the epoch
+    recipients INTEGER NOT NULL CHECK (recipients >= 0),
+    PRIMARY KEY (key_id, slot)
+);
 
 CREATE TABLE job (
     id          INTEGER PRIMARY KEY,
@@ -192,9 +253,25 @@ CREATE TABLE message (
     size         INTEGER NOT NULL,                      -- octets of the RFC 5322 message
     smtputf8     INTEGER NOT NULL CHECK (smtputf8 IN (0, 1)),
     accepted_at  INTEGER NOT NULL
-, in_doubt TEXT CHECK (in_doubt = 'retry' OR in_doubt = 'hold' OR in_doubt = 'fail'));
+, in_doubt TEXT CHECK (in_doubt = 'retry' OR in_doubt = 'hold' OR in_doubt = 'fail'), key_id BIGINT, test SMALLINT);
 
 CREATE INDEX message_account ON message (account_id);
+
+CREATE TABLE oauth_grant (
+    account_id     BIGINT PRIMARY KEY REFERENCES account (id),
+    provider       TEXT NOT NULL,                       -- google, microsoft, or custom
+    kind           TEXT NOT NULL,                       -- refresh_token, client_credentials, service_account
+    token_endpoint TEXT NOT NULL,
+    client_id      TEXT NOT NULL,
+    client_secret  BLOB,                            -- encrypted; NULL: a public client, or the installation's
+    scope          TEXT NOT NULL,
+    grant_secret   BLOB,                            -- encrypted: the refresh token, or the service account's private key
+    access_token   BLOB,                            -- encrypted
+    expires_at     BIGINT,                              -- of the access token
+    refreshing_by  BIGINT,                              -- until when one process may ask for a token, and no other does
+    refused        TEXT,                                -- why the provider gives none any more
+    updated_at     BIGINT NOT NULL
+);
 
 CREATE TABLE pace (
     account_id INTEGER PRIMARY KEY REFERENCES account (id),
@@ -211,6 +288,22 @@ CREATE TABLE pieced_content (
     message_id INTEGER PRIMARY KEY REFERENCES message (id),
     upload     INTEGER NOT NULL,
     checksum   INTEGER NOT NULL                         -- CRC-32 of what was accepted
+);
+
+CREATE TABLE pool (
+    id         INTEGER PRIMARY KEY,
+    uid        TEXT NOT NULL UNIQUE,
+    name       TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT
+);
+
+CREATE TABLE pool_member (
+    pool_id    BIGINT NOT NULL REFERENCES pool (id),
+    account_id BIGINT NOT NULL REFERENCES account (id),
+    weight     INTEGER NOT NULL DEFAULT 1 CHECK (weight > 0),
+    PRIMARY KEY (pool_id, account_id)
 );
 
 CREATE TABLE schema_migration (
