@@ -15,7 +15,7 @@ from postroom.core.account import Account, Secret
 from postroom.core.clock import Clock, system_clock
 from postroom.core.files import MEBIBYTE, read_plain, whose
 from postroom.core.text import counted
-from postroom.store.accounts import AccountIdentity, Accounts, StoredAccount
+from postroom.store.accounts import AccountIdentity, Accounts, Seal, StoredAccount
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _SOURCE = "csv"
 _DIGEST = "accounts_csv"  # setting: what was last read from data.csv
 # Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
-_READER = 2
+_READER = 3
 _LARGEST = 64 * MEBIBYTE
 _MOST_LINES_NAMED = 10
 _Signature: TypeAlias = tuple[int, int, int, int]
@@ -46,7 +46,18 @@ def unlock(stored: StoredAccount, vault: Vault) -> Account:
     """Return the account with its password in clear. Raises UndecryptableSecret."""
     if stored.credential is None:
         return stored.account
-    return replace(stored.account, password=vault.decrypt(stored.credential))
+    password = vault.open_sealed(stored.credential, password_context(stored.account.uid))
+    return replace(stored.account, password=password)
+
+
+def password_context(uid: str) -> str:
+    """Return the place that an account's password is sealed for (`Vault.seal`)."""
+    return f"account:{uid}:password"
+
+
+def sealing(password: Secret | None, vault: Vault) -> Seal:
+    """Return what seals a password for the row of its account; None, or an empty one: no log-in."""
+    return lambda uid: vault.seal(password.reveal(), password_context(uid)) if password else None
 
 
 def file_at(path: Path) -> AccountFile:
@@ -174,42 +185,46 @@ class AccountsFile:
     def _apply(self, rows: Sequence[AccountRow], digest: str) -> int:
         before = {_identity(stored.account): stored for stored in self._store.read(Accounts.all)}
         prepared = [
-            (row, self._vault.digest(row.key.reveal()), *self._credential(row, before)) for row in rows
+            (row, self._vault.digest(row.key.reveal()), self._own_digest(row), self._has_changed(row, before))
+            for row in rows
         ]
         now = self._clock()
 
         def work(transaction: Transaction) -> int:
-            for row, key, credential, changed in prepared:
+            for row, key, own_digest, changed in prepared:
+                identity = AccountIdentity(row.email, row.host, row.port, row.username)
+                if transaction.accounts.is_managed(identity):
+                    continue  # a file from before it was taken over, or on another host, changes nothing
                 account_id = transaction.accounts.upsert(
-                    AccountIdentity(row.email, row.host, row.port, row.username),
+                    identity,
                     row.account_settings,
-                    credential,
+                    sealing(row.password, self._vault),
                     source=_SOURCE,
                     now=now,
                 )
                 if changed:
                     transaction.accounts.resume(account_id, now)
-                transaction.keys.grant(account_id, key, source=_SOURCE, now=now)
+                transaction.keys.grant(account_id, key, own_digest=own_digest, source=_SOURCE, now=now)
             revoked = transaction.keys.revoke_except({item[1] for item in prepared}, source=_SOURCE, now=now)
             transaction.settings.set(_DIGEST, digest)
             return revoked
 
         return self._store.write(work)
 
-    def _credential(
-        self, row: AccountRow, before: dict[tuple[object, ...], StoredAccount]
-    ) -> tuple[bytes | None, bool]:
-        """Return what to store for the row's password, and whether it or the limit differs from what was stored.
+    def _own_digest(self, row: AccountRow) -> bytes | None:
+        return self._vault.own_digest(row.key.reveal()) if self._vault.has_digest_key else None
 
-        It is encrypted anew even when it stays, so that former secret keys can be dropped.
+    def _has_changed(self, row: AccountRow, before: dict[tuple[object, ...], StoredAccount]) -> bool:
+        """Whether the row's password or limit differs from what was stored.
+
+        The password is sealed anew even when it stays, so that former secret keys can be dropped.
         """
         stored = before.get((row.email, row.host, row.port, row.username))
-        changed = (
+        return (
             stored is None
             or self._password(stored) != row.password
             or stored.account.daily_limit != row.daily_limit
         )
-        return (self._vault.encrypt(row.password.reveal()) if row.password else None), changed
 
     def _password(self, stored: StoredAccount) -> Secret | None:
         try:

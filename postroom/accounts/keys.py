@@ -9,24 +9,46 @@ from typing import Final
 
 from postroom.accounts.vault import Vault
 from postroom.core.account import Account
-from postroom.core.errors import NotAuthenticated, StoreUnavailable
+from postroom.core.api_key import ApiKey
+from postroom.core.clock import Clock, system_clock
+from postroom.core.errors import NotAuthenticated, NotPermitted, StoreUnavailable
 from postroom.store.accounts import Accounts
+from postroom.store.issued_keys import IssuedKeys
 from postroom.store.keys import Keys
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
-from postroom.store.transaction import KEYS_REVISION
+from postroom.store.transaction import KEYS_REVISION, Transaction
 
 _FRESH_FOR_S: Final = 0.5
+_NOTED_AGAIN_S: Final = 3600.0
 _WHERE: Final = "give it as `key` in the body, as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`"
+
+
+def _is_used(transaction: Transaction, digest: bytes) -> bool:
+    return transaction.keys.is_used(digest) or transaction.issued_keys.is_used(digest)
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request comes from: the account of its key. `digest` stands for the key; `is_new`: never used so far."""
+    """Who a request comes from: its key, with the account that it belongs to; None: a pool's, or the installation's.
 
-    account: Account
-    digest: bytes
+    `is_new`: it was never used so far, or its last use is to be noted again.
+    """
+
+    key: ApiKey
+    owner: Account | None
     is_new: bool
+
+    @property
+    def account(self) -> Account:
+        """The account that the key sends through. Raises NotPermitted for a key without one."""
+        if self.owner is None:
+            raise NotPermitted("this key belongs to no account; send with a key of an account", field="key")
+        return self.owner
+
+    @property
+    def digest(self) -> bytes:
+        return self.key.digest
 
 
 class ApiKeys:
@@ -38,15 +60,20 @@ class ApiKeys:
     While the database is away the keys stay as they were last read: what they open can write nothing then.
     """
 
-    def __init__(self, store: Store, vault: Vault) -> None:
+    def __init__(self, store: Store, vault: Vault, clock: Clock = system_clock) -> None:
         self._store = store
+        self._clock = clock
         self._vault = vault
         self._mutex = threading.Lock()
         self._revision: str | None = ""  # "": nothing was read yet
         self._checked = float("-inf")
         self._away: StoreUnavailable | None = None  # why the last look was in vain
-        self._keys: dict[bytes, Account] = {}
+        self._keys: dict[bytes, ApiKey] = {}
+        self._accounts: dict[int, Account] = {}
         self._used: set[bytes] = set()
+        self._noted: dict[
+            bytes, float
+        ] = {}  # issued keys: when their last use was noted, by the monotonic clock
         # The key asked for last, and its digests.
         self._newest: tuple[str | None, tuple[bytes, ...]] = None, ()
 
@@ -64,7 +91,21 @@ class ApiKeys:
             if away is not None:
                 raise StoreUnavailable(str(away))
             raise NotAuthenticated("this key is not known here", field="key")
-        return Principal(self._keys[digest], digest, digest not in self._used)
+        found = self._keys[digest]
+        if found.expires_at is not None and found.expires_at <= self._clock():
+            raise NotAuthenticated("this key is not known here", field="key")
+        owner = None if found.account_id is None else self._accounts[found.account_id]
+        return Principal(found, owner, self._is_to_note(found))
+
+    def _is_to_note(self, key: ApiKey) -> bool:
+        """Whether the use of a key is to be written down: its first, and of an issued one the first in an hour."""
+        if key.id is None or key.digest not in self._used:
+            return key.digest not in self._used
+        return time.monotonic() - self._noted.get(key.digest, float("-inf")) > _NOTED_AGAIN_S
+
+    def expire(self) -> None:
+        """Have the keys read again at the next request: one has just turned out to work no more."""
+        self._checked, self._revision = float("-inf"), ""
 
     def is_used(self, key: str) -> bool:
         """Whether the key was known to work and to have been used with success at the last `refresh`."""
@@ -75,13 +116,14 @@ class ApiKeys:
 
         Raises StoreUnavailable.
         """
-        used = [digest for digest in self._digests(key) if self._store.read(Keys.is_used, digest)]
+        used = [digest for digest in self._digests(key) if self._store.read(_is_used, digest)]
         self._used.update(used)
         return bool(used)
 
     def note_used(self, digest: bytes) -> None:
         """Remember that a key was used with success, once the database knows."""
         self._used.add(digest)
+        self._noted[digest] = time.monotonic()
 
     def digest(self, key: str) -> bytes:
         """Return what stands for the key wherever it must not be seen, such as a rate limiter's storage."""
@@ -98,6 +140,8 @@ class ApiKeys:
         newest, digests = self._newest
         if newest is not key:
             digests = self._vault.digests(key)
+            if self._vault.has_digest_key:
+                digests = (self._vault.own_digest(key), *digests)
             self._newest = key, digests
         return digests
 
@@ -130,8 +174,14 @@ class ApiKeys:
         if revision == self._revision:
             return
         # Keys first: an account may come in meanwhile, but none ever goes.
-        keys = self._store.read(Keys.active)
-        accounts = {stored.account.id: stored.account for stored in self._store.read(Accounts.all)}
-        self._used = self._store.read(Keys.used) | (self._used & keys.keys())
-        self._keys = {digest: accounts[account_id] for digest, account_id in keys.items()}
+        keys = {}
+        for row in self._store.read(Keys.working):
+            digest = row.digest if row.own_digest is None else row.own_digest
+            keys[digest] = ApiKey(digest=digest, account_id=row.account_id)
+        issued = self._store.read(IssuedKeys.working, self._clock())
+        keys |= {each.key.digest: each.key for each in issued}
+        self._accounts = {stored.account.id: stored.account for stored in self._store.read(Accounts.all)}
+        used = {each.key.digest for each in issued if each.last_used_at is not None}
+        self._used = self._store.read(Keys.used) | used | (self._used & keys.keys())
+        self._keys = keys
         self._revision = revision

@@ -14,7 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cryptography.exceptions import InvalidTag
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -32,6 +34,11 @@ _LARGEST: Final = MEBIBYTE  # of a key file
 _CREDENTIALS: Final = b"postroom v1 credentials"
 _API_KEYS: Final = b"postroom v1 api keys"
 _FINGERPRINT: Final = b"postroom v1 fingerprint"
+_SEALED: Final = b"postroom v2 sealed"
+# A sealed secret: this mark, the id of the key (8 octets), the nonce (12), the text with its tag.
+_MARK: Final = b"\x02"
+_KEY_ID: Final = 8
+_NONCE: Final = 12  # octets, as AES-GCM has them (NIST SP 800-38D §8.2)
 
 
 class UndecryptableSecret(PostroomError):
@@ -45,17 +52,21 @@ class UndecryptableSecret(PostroomError):
 class Vault:
     """Encrypts and decrypts credentials, and digests API keys. Safe to share between threads."""
 
-    __slots__ = ("_digest_keys", "_fernet", "_fingerprints")
+    __slots__ = ("_digest_keys", "_fernet", "_fingerprints", "_own_digest_key", "_sealing")
 
     def __init__(self, keys: tuple[Secret, ...]) -> None:
         """Take the keys, primary first: it encrypts, all decrypt."""
         if not keys:
             raise ValueError("a vault needs a key")
-        self._fernet = MultiFernet(
-            [Fernet(urlsafe_b64encode(_derive(key, _CREDENTIALS))) for key in keys],
-        )
+        fernets = [Fernet(urlsafe_b64encode(_derive(key, _CREDENTIALS))) for key in keys]
+        self._fernet = MultiFernet(fernets)
         self._digest_keys = tuple(HMAC(_derive(key, _API_KEYS), SHA256()) for key in keys)
         self._fingerprints = tuple(_derive(key, _FINGERPRINT)[:8].hex() for key in keys)
+        self._sealing = {
+            bytes.fromhex(fingerprint): AESGCM(_derive(key, _SEALED))
+            for key, fingerprint in zip(keys, self._fingerprints, strict=True)
+        }
+        self._own_digest_key: HMAC | None = None
 
     @classmethod
     def open(cls, settings: Settings, var_dir: Path, *, create: bool = True) -> Vault:
@@ -89,8 +100,47 @@ class Vault:
         """The fingerprints of all keys, the primary one first."""
         return self._fingerprints
 
+    def seal(self, text: str, context: str) -> bytes:
+        """Return `text` encrypted by the primary key (AES-256-GCM), for one place: `context`, such as `account:ID:password`.
+
+        It opens in that place only, so that a copy of it in another row is of no use.
+        """
+        nonce = os.urandom(_NONCE)
+        key_id = bytes.fromhex(self.fingerprint)
+        sealed = self._sealing[key_id].encrypt(nonce, _utf8(text), _utf8(context))
+        return _MARK + key_id + nonce + sealed
+
+    def open_sealed(self, token: bytes, context: str) -> Secret:
+        """Return what `seal` was given with the same context; what `encrypt` was given opens too.
+
+        Raises UndecryptableSecret.
+        """
+        octets = bytes(token)
+        if not octets.startswith(_MARK):
+            return self.decrypt(octets)
+        nonce_at = len(_MARK) + _KEY_ID
+        key = self._sealing.get(octets[len(_MARK) : nonce_at])
+        if key is None:
+            raise UndecryptableSecret
+        nonce, sealed = octets[nonce_at : nonce_at + _NONCE], octets[nonce_at + _NONCE :]
+        try:
+            return Secret(key.decrypt(nonce, sealed, _utf8(context)).decode("utf-8", "surrogatepass"))
+        except (InvalidTag, ValueError):
+            raise UndecryptableSecret from None
+
+    def is_current(self, token: bytes) -> bool:
+        """Whether a secret is sealed by the primary key; if not, `seal` it anew (`postroom secrets rotate`)."""
+        return bytes(token).startswith(_MARK + bytes.fromhex(self.fingerprint))
+
+    def is_known(self, token: bytes) -> bool:
+        """Whether a sealed secret names one of the present keys; of one by `encrypt`, whether it opens."""
+        octets = bytes(token)
+        if octets.startswith(_MARK):
+            return octets[len(_MARK) : len(_MARK) + _KEY_ID] in self._sealing
+        return self.opens(octets)
+
     def encrypt(self, text: str) -> bytes:
-        """Return `text` encrypted and authenticated by the primary key; never the same twice."""
+        """Return `text` encrypted and authenticated by the primary key, bound to no place: as up to schema 17."""
         return self._fernet.encrypt(_utf8(text))
 
     def decrypt(self, token: bytes) -> Secret:
@@ -115,6 +165,23 @@ class Vault:
     def digests(self, key: str) -> tuple[bytes, ...]:
         """Return all digests under which an API key may be stored, the primary key's first."""
         return tuple(_hmac(digest_key, key) for digest_key in self._digest_keys)
+
+    def adopt_digest_key(self, key: bytes) -> None:
+        """Take over the installation's own random key, under which `own_digest` digests (accounts/digest_key.py)."""
+        self._own_digest_key = HMAC(key, SHA256())
+
+    def own_digest(self, key: str) -> bytes:
+        """Return the 32 octets under which an issued key is stored: HMAC-SHA256 under the installation's own key.
+
+        They stay the same when the secret key is changed. Raises ConfigError before the installation has such a key.
+        """
+        if self._own_digest_key is None:
+            raise ConfigError(_VARIABLE, "this database was not set up yet: run `postroom migrate`")
+        return _hmac(self._own_digest_key, key)
+
+    @property
+    def has_digest_key(self) -> bool:
+        return self._own_digest_key is not None
 
     def __repr__(self) -> str:
         return f"Vault({self.fingerprint})"

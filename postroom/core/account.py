@@ -97,6 +97,12 @@ class Account:
     state_since: Instant | None = None
     resume_at: Instant | None = None
     worked_at: Instant | None = None
+    uid: str = ""  # its id in the API
+    source: str = "csv"  # csv: as data.csv says; api: managed at run time
+    paused_by: str | None = None  # person or breaker
+    dkim_selector: str | None = None
+    closing_at: Instant | None = None  # when its deletion was asked for
+    created_at: Instant = 0
     worked_with: str | None = None  # the server's host, where it is neither configured nor a preset
     passed_at: Instant | None = None  # when a message last showed that the account works again
     gap: int | None = None  # between messages, in microseconds; None: no pause

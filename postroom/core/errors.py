@@ -6,7 +6,9 @@
     │   ├── InvalidSubmission       well-formed but unacceptable
     │   ├── MalformedSubmission     not readable as a submission at all
     │   ├── NotAuthenticated        no key, or an unknown one
+    │   │   └── KeyStopped          one that has just stopped working
     │   ├── NotPermitted            a known key that may not do this
+    │   ├── Conflict                what is there stands against it
     │   ├── NotFound                nothing there, or not yours: both look the same
     │   ├── TooLarge                more bytes than the service takes
     │   └── QuotaExceeded           not now; says when
@@ -95,10 +97,20 @@ class NotAuthenticated(Rejected):
     code = "not_authenticated"
 
 
+class KeyStopped(NotAuthenticated):
+    """The key was revoked, has expired or was given to another account since it was looked up."""
+
+
 class NotPermitted(Rejected):
     """This key may not do that."""
 
     code = "not_permitted"
+
+
+class Conflict(Rejected):
+    """What is there already stands against this; the text says what to do first."""
+
+    code = "conflict"
 
 
 class NotFound(Rejected):

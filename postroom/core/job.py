@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from postroom.core.clock import Instant
 from postroom.core.message import InDoubtPolicy
 
+# Kinds of jobs of messages.
+DELIVERY = "delivery"  # to a mail server
+CAPTURE = "capture"  # of a test key: to the inbox in the database, and no further
+
 
 @dataclass(frozen=True, slots=True)
 class PendingDelivery:

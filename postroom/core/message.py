@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from postroom.core.account import Account
+from postroom.core.api_key import ApiKey
 from postroom.core.clock import Instant
 
 
@@ -28,6 +29,7 @@ class Submission:
     is_html: bool = False
     idempotency_key: str | None = None
     in_doubt: InDoubtPolicy | None = None  # None: the service's setting
+    key: ApiKey | None = None  # None: a person at the command line
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,12 @@ class NewMessage:
     fingerprint: bytes | None = None
     in_doubt: InDoubtPolicy | None = None
     not_before: Instant | None = None  # nothing is sent before; None: at once
+    key: ApiKey | None = None  # that must still work when the message is committed
+
+    @property
+    def is_test(self) -> bool:
+        """Whether it goes no further than the inbox in the database."""
+        return self.key is not None and self.key.is_test
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,8 @@ class MessageStatus:
     possible_duplicate: bool
     account_id: int
     will_send_at: Instant | None = None
+    key_id: int | None = None  # the issued key that it was accepted with
+    is_test: bool = False
 
     def __str__(self) -> str:
         return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

@@ -26,6 +26,8 @@ def prepare(submission: Submission, *, most_bytes: int, request_id: str, now: In
     """
     checks.html_is_bounded(submission)
     recipients = checks.recipients(submission)
+    if submission.key is not None:
+        submission.key.check_recipients(tuple(recipient.path for recipient in recipients))
     checks.subject_is_one_line(submission)
     checks.check_not_empty(submission)
     checks.body_is_text(submission)
@@ -61,6 +63,7 @@ def _render(
         smtputf8=sender.smtputf8 or any(recipient.smtputf8 for recipient in recipients),
         accepted_at=now,
         in_doubt=submission.in_doubt,
+        key=submission.key,
         idempotency_key=submission.idempotency_key,
         fingerprint=_fingerprint(submission) if submission.idempotency_key is not None else None,
     )

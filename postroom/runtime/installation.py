@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.vault import Vault
 from postroom.core.clock import system_clock
 from postroom.core.errors import ConfigError
@@ -102,6 +103,7 @@ def open_service(
         note_servers(store, settings)
     if migrate or serving:
         secret_key.keep_check_value(store, vault)
+    adopt_digest_key(store, vault, create=migrate or serving)
     if migrate:
         strike(store, settings, vault)
     return Service(settings, store, vault)

@@ -32,7 +32,7 @@ def is_secret_of(stored: StoredSecrets, vault: Vault, settings: Settings) -> boo
     if stored.check is not None:
         return stored.check in vault.fingerprints
     if stored.credentials:
-        return any(vault.opens(credential) for credential in stored.credentials)
+        return any(vault.is_known(credential) for credential in stored.credentials)
     digests = {
         digest for key in keys_in_file(settings.accounts_csv) for digest in vault.digests(key.reveal())
     }

@@ -57,7 +57,7 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
     lost = [
         each.account.email
         for each in store.read(Accounts.all)
-        if each.credential and not vault.opens(each.credential)
+        if each.credential and not vault.is_known(each.credential)
     ]
     return Replaced(found.accepted if found else 0, tuple(lost))
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from postroom.core import failpoint
+from postroom.core.job import CAPTURE, DELIVERY
 from postroom.core.message import Accepted, NewMessage
 from postroom.store.envelopes import envelope_checksum
 from postroom.store.noun import Noun
@@ -42,13 +43,16 @@ class Acceptance(Noun):
 
         With `upload` the content is there already. Raises LeaseLost when it was dropped meanwhile.
         """
+        if message.key is not None:
+            self._tx.issued_keys.hold(message.key, len(message.forward_paths), message.accepted_at)
         outcome = self._before_insertion(message)
         if outcome is not None:
             if upload is not None:
                 self._tx.contents.drop_upload(upload.id)
             return outcome
         self._insert(message, upload)
-        self._tx.accepted[message.account_id] += 1
+        if not message.is_test:
+            self._tx.accepted[message.account_id] += 1
         failpoint.hit("accept.inserted")
         self._tx.has_new_work = True
         return Accepted(message.request_id)
@@ -107,6 +111,9 @@ class Acceptance(Noun):
             forward_path=first,
             envelope_checksum=envelope_checksum(message.reverse_path, first, checksum),
             not_before=message.not_before,
+            key_id=None if message.key is None else message.key.id,
+            test=int(message.is_test),
+            kind=CAPTURE if message.is_test else DELIVERY,
         )
         if upload is not None:
             self._tie(message.request_id, upload)

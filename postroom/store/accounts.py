@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from postroom.core import pace, retry
 from postroom.core.account import Account, AccountSettings, AccountState, Secret, Security, ServerLacks
@@ -14,6 +16,10 @@ from postroom.store.noun import Noun
 _REFUSED_LOGIN = "refused_login:"  # setting: with the account's id behind it
 _PROBE_TAKES = 10 * SECOND  # before another worker may try an account that is set aside
 _SOON = 60 * SECOND  # how long before an account may send its jobs are looked at
+
+
+Seal: TypeAlias = "Callable[[str], bytes | None]"
+"""Returns the password of the account with this `uid`, sealed for its row; None: it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +60,25 @@ class _AccountRow(NamedTuple):
     state_since: Instant | None
     resume_at: Instant | None
     worked_at: Instant | None
+    uid: str | None
+    source: str
+    paused_by: str | None
+    dkim_selector: str | None
+    closing_at: Instant | None
+    created_at: Instant
     worked_with: str | None
     passed_at: Instant | None
     gap: int | None
     paid_until: Instant | None
     server_lacks: str | None
+
+
+class KnownAccount(NamedTuple):
+    """An account that was found by its identity."""
+
+    id: int
+    uid: str
+    source: str
 
 
 class _State(NamedTuple):
@@ -74,26 +94,49 @@ class Accounts(Noun):
         self,
         identity: AccountIdentity,
         settings: AccountSettings,
-        credential: bytes | None,
+        seal: Seal,
         *,
         source: str,
         now: Instant,
     ) -> int:
         """Insert the account, or bring the one with the same mailbox and server up to date; return its id."""
-        self._tx.note_keys_changed()
-        id_ = self._tx.value(
-            int,
+        found = self.find(identity)
+        if found is None:
+            return self.insert(identity, settings, seal, source=source, now=now)
+        self.change(found.id, settings, seal(found.uid), now=now)
+        return found.id
+
+    def find(self, identity: AccountIdentity) -> KnownAccount | None:
+        """Return the account of this mailbox and server that is not deleted."""
+        return self._tx.row(
+            KnownAccount,
             "find_account",
             email=identity.email,
             host=identity.host,
             port=identity.port,
             username=identity.username,
         )
-        if id_ is None:
-            return self._insert(identity, settings, credential, source=source, now=now)
+
+    def is_managed(self, identity: AccountIdentity) -> bool:
+        """Whether this account is or was managed at run time, so that data.csv does not count for it."""
+        managed = self._tx.value(
+            int,
+            "is_managed",
+            email=identity.email,
+            host=identity.host,
+            port=identity.port,
+            username=identity.username,
+        )
+        return bool(managed)
+
+    def change(
+        self, account_id: int, settings: AccountSettings, credential: bytes | None, *, now: Instant
+    ) -> None:
+        """Give an account other settings, and this password (sealed; None: no log-in)."""
+        self._tx.note_keys_changed()
         self._tx.change(
             "update_account",
-            account_id=id_,
+            account_id=account_id,
             name=settings.name,
             security=settings.security.value if settings.security else None,
             credential=credential,
@@ -104,28 +147,30 @@ class Accounts(Noun):
             chunking=_switch(settings.chunking),
             now=now,
         )
-        return id_
 
-    def _insert(
+    def insert(
         self,
         identity: AccountIdentity,
         settings: AccountSettings,
-        credential: bytes | None,
+        seal: Seal,
         *,
         source: str,
         now: Instant,
     ) -> int:
+        """Store a new account; return its row's id."""
         self._tx.note_keys_changed()
+        uid = str(uuid.uuid4())
         id_ = self._tx.value(
             int,
             "insert_account",
+            uid=uid,
             email=identity.email,
             host=identity.host,
             port=identity.port,
             username=identity.username,
             name=settings.name,
             security=settings.security.value if settings.security else None,
-            credential=credential,
+            credential=seal(uid),
             daily_limit=settings.daily_limit,
             connections=settings.connections,
             logins_per_minute=settings.logins_per_minute,
@@ -139,6 +184,16 @@ class Accounts(Noun):
 
     def all(self) -> list[StoredAccount]:
         return [_stored_account(row) for row in self._tx.rows(_AccountRow, "all_accounts")]
+
+    def by_uid(self, uid: str) -> StoredAccount | None:
+        """Return the account with this id of the API, unless it is deleted."""
+        row = self._tx.row(_AccountRow, "account_by_uid", uid=uid)
+        return None if row is None else _stored_account(row)
+
+    def page(self, most: int, *, after: int = 0) -> list[StoredAccount]:
+        """Return accounts in the order of their rows, from behind the row `after`."""
+        rows = self._tx.rows(_AccountRow, "accounts_page", after=after, most=most)
+        return [_stored_account(row) for row in rows]
 
     def get(self, account_id: int) -> StoredAccount | None:
         row = self._tx.row(_AccountRow, "one_account", account_id=account_id)
@@ -207,6 +262,17 @@ class Accounts(Noun):
         """Let an account go on, and the messages that wait for it."""
         self._tx.change("call_drawn", account_id=account_id, now=now)
         self._tx.change("resume_account", account_id=account_id)
+        self._tx.has_new_work = True
+
+    def pause_by_person(self, account_id: int, reason: str, now: Instant) -> None:
+        """Pause an account until a person lets it go on: nothing else does."""
+        self._tx.change("pause_account", account_id=account_id, reason=reason, now=now)
+
+    def resume_by_person(self, account_id: int, now: Instant) -> None:
+        """Let an account go on, also one that a person paused; a refused password is tried once more."""
+        self._tx.change("call_drawn", account_id=account_id, now=now)
+        self._tx.change("unpause_account", account_id=account_id)
+        self.forget_refused_password(account_id)
         self._tx.has_new_work = True
 
     def suspend(
@@ -299,6 +365,12 @@ def _stored_account(row: _AccountRow) -> StoredAccount:
         state_since=row.state_since,
         resume_at=row.resume_at,
         worked_at=row.worked_at,
+        uid=row.uid or "",
+        source=row.source,
+        paused_by=row.paused_by,
+        dkim_selector=row.dkim_selector,
+        closing_at=row.closing_at,
+        created_at=row.created_at,
         worked_with=row.worked_with,
         passed_at=row.passed_at,
         gap=row.gap,

@@ -37,7 +37,8 @@ class Holds(Noun):
         message_id = self._tx.value(int, "message_id", request_id=request_id)
         if message_id is None or not self._tx.change("cancel_job", message_id=message_id, now=now):
             return False
-        self._tx.change("cancel_deliveries", message_id=message_id, now=now)
+        recipients = self._tx.count_changed("cancel_deliveries", message_id=message_id, now=now)
+        self._tx.issued_keys.give_back(message_id, recipients)
         self._tx.events.append(message_id, NewEvent(EventKind.CANCELLED), now)
         self._tx.log_lines.add(message_id)
         return True

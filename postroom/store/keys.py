@@ -9,15 +9,33 @@ from postroom.core.clock import Instant
 from postroom.store.noun import Noun
 
 
-class _ActiveKey(NamedTuple):
+class FileKey(NamedTuple):
+    """A working key of data.csv; `own_digest`: under the installation's own key, None before it was set up."""
+
     digest: bytes
+    own_digest: bytes | None
     account_id: int
 
 
 class Keys(Noun):
-    def grant(self, account_id: int, digest: bytes, *, source: str, now: Instant) -> None:
+    def grant(
+        self,
+        account_id: int,
+        digest: bytes,
+        *,
+        source: str,
+        now: Instant,
+        own_digest: bytes | None = None,
+    ) -> None:
+        """Let a key work for an account, under its digests: by the secret key, and by the installation's own key."""
         self._tx.note_keys_changed()
-        self._tx.change("grant_key", account_id=account_id, digest=digest, source=source, now=now)
+        if own_digest is not None and self._tx.change(
+            "grant_known_key", account_id=account_id, digest=digest, own_digest=own_digest
+        ):
+            return
+        self._tx.change(
+            "grant_key", account_id=account_id, digest=digest, own_digest=own_digest, source=source, now=now
+        )
 
     def note_used(self, digest: bytes, now: Instant) -> None:
         """Note that a key was used with success; only the first time counts."""
@@ -37,7 +55,15 @@ class Keys(Noun):
 
     def active(self) -> dict[bytes, int]:
         """Return the digest of every working key with the id of its account."""
-        return dict(self._tx.rows(_ActiveKey, "active_keys"))
+        return {row.digest: row.account_id for row in self.working()}
+
+    def working(self) -> list[FileKey]:
+        """Return every working key with its digests."""
+        return self._tx.rows(FileKey, "active_keys")
+
+    def works(self, digest: bytes, account_id: int) -> bool:
+        """Whether a key, by either digest, works for this account."""
+        return bool(self._tx.value(int, "file_key_works", digest=digest, account_id=account_id))
 
     def used(self) -> set[bytes]:
         """Return the digests of the working keys that have been used with success."""

@@ -58,6 +58,8 @@ class _JobState(NamedTuple):
     due_at: Instant | None
     resume_at: Instant | None
     paused_for: str | None
+    key_id: int | None
+    test: int | None
 
 
 class _ListedRow(NamedTuple):
@@ -73,6 +75,8 @@ class _ListedRow(NamedTuple):
     due_at: Instant | None
     resume_at: Instant | None
     paused_for: str | None
+    key_id: int | None
+    test: int | None
     forward_path: str
     state: str
     reason: str | None
@@ -167,6 +171,8 @@ def _listed(rows: list[_ListedRow]) -> Listed:
         first.due_at,
         first.resume_at,
         first.paused_for,
+        first.key_id,
+        first.test,
     )
     deliveries = [
         DeliveryState(row.forward_path, row.state, row.reason, row.possible_duplicate) for row in rows
@@ -184,7 +190,16 @@ def _status(request_id: str, found: _JobState, deliveries: Sequence[DeliveryStat
         found.job_state == "queued" and not found.held and (found.resume_at is not None or reason is not None)
     )
     will_send_at = max(found.due_at or 0, found.resume_at or 0) if waits else None
-    return MessageStatus(request_id, state, reason, possible_duplicate, found.account_id, will_send_at)
+    return MessageStatus(
+        request_id,
+        state,
+        reason,
+        possible_duplicate,
+        found.account_id,
+        will_send_at,
+        found.key_id,
+        bool(found.test),
+    )
 
 
 def overall(job_state: str | None, deliveries: Sequence[DeliveryState]) -> tuple[MessageState, str | None]:

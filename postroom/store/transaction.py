@@ -23,6 +23,7 @@ from postroom.store.connections import Connections
 from postroom.store.contents import Contents
 from postroom.store.events import Events
 from postroom.store.holds import Holds
+from postroom.store.issued_keys import IssuedKeys
 from postroom.store.keys import Keys
 from postroom.store.log_lines import LogLines
 from postroom.store.messages import Messages
@@ -81,6 +82,7 @@ class Transaction(Session):
             results_deferred  # what a statement has changed is known before the commit only
         )
         self.has_new_work = False  # whether there are jobs that a worker may take now
+        self.held_keys: set[bytes] = set()  # digests of API keys that work until the commit
         self._keys_changed = False
         self.accepted: Counter[int] = Counter()  # messages by account; written by `count_accepted`
         self.left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
@@ -136,6 +138,10 @@ class Transaction(Session):
     @property
     def holds(self) -> Holds:
         return Holds(self)
+
+    @property
+    def issued_keys(self) -> IssuedKeys:
+        return IssuedKeys(self)
 
     @property
     def keys(self) -> Keys:

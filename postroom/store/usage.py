@@ -8,15 +8,15 @@ from postroom.core.clock import SECOND, Instant
 from postroom.core.job import JobRef
 from postroom.store.noun import Noun
 
-_BUCKET = 600 * SECOND
-_BUCKETS_A_DAY = 145  # 24 h and the bucket that has begun: never less than the rolling day
-LONGEST_PARK = _BUCKETS_A_DAY * _BUCKET
+BUCKET = 600 * SECOND
+BUCKETS_A_DAY = 145  # 24 h and the bucket that has begun: never less than the rolling day
+LONGEST_PARK = BUCKETS_A_DAY * BUCKET
 _LIMIT_REACHED = "the account's limit of {} recipients in 24 hours is reached"
 
 
 def bucket_of(now: Instant) -> int:
     """Return the number of the usage bucket that a time is in."""
-    return now // _BUCKET
+    return now // BUCKET
 
 
 class _Used(NamedTuple):
@@ -32,8 +32,8 @@ class Usage(Noun):
             _Used,
             "usage_since",
             account_id=account_id,
-            bucket=current - _BUCKETS_A_DAY + 1,
-            latest=current + _BUCKETS_A_DAY,  # further on lies only what a clock that went wrong has left
+            bucket=current - BUCKETS_A_DAY + 1,
+            latest=current + BUCKETS_A_DAY,  # further on lies only what a clock that went wrong has left
         )
         assert found is not None
         return found
@@ -54,7 +54,7 @@ class Usage(Noun):
             account_id,
             state="parked",
             reason=_LIMIT_REACHED.format(daily_limit),
-            resume_at=(bucket + _BUCKETS_A_DAY) * _BUCKET,
+            resume_at=(bucket + BUCKETS_A_DAY) * BUCKET,
             now=now,
         )
 
@@ -67,4 +67,4 @@ class Usage(Noun):
 
     def forget(self, now: Instant) -> None:
         """Drop what is older than a day."""
-        self._tx.change("forget_usage", bucket=bucket_of(now) - _BUCKETS_A_DAY)
+        self._tx.change("forget_usage", bucket=bucket_of(now) - BUCKETS_A_DAY)

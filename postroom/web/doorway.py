@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from postroom.accounts.keys import ApiKeys, Principal
 from postroom.core import failpoint
-from postroom.core.errors import StoreError
+from postroom.core.api_key import Scope
+from postroom.core.errors import KeyStopped, StoreError
 from postroom.core.message import Accepted, NewMessage, Submission
 from postroom.core.stored_text import PIECE
 from postroom.intake.accept import accepted_or_refused
@@ -18,6 +19,7 @@ from postroom.intake.checks import check_disk_space, takes_long
 from postroom.intake.prepare import prepare
 from postroom.intake.request_id import new_request_id
 from postroom.store.acceptance import Acceptance, IdempotencyClash
+from postroom.store.issued_keys import note_key_used
 from postroom.store.pieces import accept_message
 from postroom.store.transaction import work
 from postroom.store.writer import Work
@@ -52,13 +54,25 @@ async def run(doorway: Doorway, request: ApiRequest, shared: Services, waits: Wa
     """Answer a request to send; the message is durable when the answer says that it was accepted."""
     try:
         await admit(request, Kind.SEND, shared, waits)
-        principal = doorway.authenticate(request, shared.keys)
-        request.account = principal.account.email
-        accepted = await _accept(doorway.parse(request, principal), principal, shared, waits)
+        try:
+            accepted = await _take(doorway, request, shared, waits)
+        except KeyStopped:  # it was revoked, or is another account's now: what is known here is older
+            shared.keys.expire()
+            await waits.read(shared.keys.refresh)
+            accepted = await _take(doorway, request, shared, waits)
         answer = doorway.answer(accepted)
     except Exception as error:
         answer = doorway.refuse(error)
     return await complete(request, answer, shared, waits)
+
+
+async def _take(doorway: Doorway, request: ApiRequest, shared: Services, waits: Waits) -> Accepted:
+    """Authenticate, parse and accept. Raises Rejected and StoreError."""
+    principal = doorway.authenticate(request, shared.keys)
+    request.account = principal.account.email
+    principal.key.check_source(request.address)
+    principal.key.check_scope(Scope.SEND)
+    return await _accept(doorway.parse(request, principal), principal, shared, waits)
 
 
 async def admit(request: ApiRequest, kind: Kind, shared: Services, waits: Waits) -> None:
@@ -119,7 +133,7 @@ def _with_first_use(main: Work[T], principal: Principal, shared: Services) -> Wo
         return main
 
     def both(transaction: Transaction) -> T:
-        transaction.keys.note_used(principal.digest, shared.clock())
+        note_key_used(transaction, principal.key, shared.clock())
         return main(transaction)
 
     return both

@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterable
 
 from flask import Blueprint, Response, request
 
+from postroom.accounts.keys import Principal
 from postroom.core import failpoint
-from postroom.core.clock import rfc3339
+from postroom.core.api_key import Scope, is_visible
+from postroom.core.clock import Instant, rfc3339
 from postroom.core.errors import NotFound
+from postroom.core.message import MessageStatus
 from postroom.core.text import printable
-from postroom.store.messages import Messages
+from postroom.store.issued_keys import check_works
+from postroom.store.transaction import Transaction
 from postroom.web.answers import Answer, json_answer, response_of
 from postroom.web.api_request import ApiRequest, request_of
 from postroom.web.auth import header_key
@@ -66,17 +70,34 @@ async def _status(asked: ApiRequest, request_id: str, shared: Services, waits: A
     return await complete(asked, answer, shared, waits)
 
 
+def _status_for(
+    transaction: Transaction, request_id: str, principal: Principal | None, now: Instant
+) -> MessageStatus | None:
+    """Return the status of a message, if a key that is given may read it. Raises KeyStopped for one that works no more."""
+    if principal is not None:
+        check_works(transaction, principal.key, now)
+    status = transaction.messages.status(request_id)
+    if status is None or principal is None or is_visible(principal.key, status.account_id, status.key_id):
+        return status
+    return None
+
+
 async def _found(asked: ApiRequest, request_id: str, shared: Services, waits: AtOnce) -> Answer:
     key = header_key(asked)
     principal = shared.keys.authenticate(key) if key is not None else None
+    if principal is not None:
+        principal.key.check_source(asked.address)
+        principal.key.check_scope(Scope.READ)
     status = None
     if _REQUEST_ID.fullmatch(request_id):  # what cannot be one the database need not be asked for
-        status = shared.store.read(Messages.status, request_id)
-    if status is None or (principal is not None and principal.account.id != status.account_id):
+        status = shared.store.read(_status_for, request_id, principal, shared.clock())
+    if status is None:
         raise NotFound("there is no message with this request_id", field="request_id")
     if principal is not None and principal.is_new:
         await note_use(principal, shared, waits)
     answer: dict[str, object] = {"request_id": status.request_id, "status": printable(str(status))}
+    if status.is_test:
+        answer["test"] = True
     if status.possible_duplicate:
         answer["possible_duplicate"] = True
     if status.will_send_at is not None and status.will_send_at > shared.clock():

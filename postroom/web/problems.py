@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 
 from postroom.core.errors import (
     CommitUnknown,
+    Conflict,
     DiskFull,
     InvalidSubmission,
     LimiterUnavailable,
@@ -37,6 +38,7 @@ _TABLE: tuple[tuple[type[Rejected], int, str], ...] = (
     (NotAuthenticated, 401, "The key is missing or unknown"),
     (NotPermitted, 403, "This key may not do that"),
     (NotFound, 404, "Not found"),
+    (Conflict, 409, "What is there stands against it"),
     (TooLarge, 413, "The message is too large"),
     (InvalidSubmission, 422, "The message cannot be sent as it is"),
     (QuotaExceeded, 429, "Too many requests"),

@@ -16,6 +16,7 @@ from postroom.core.job import Claim
 from postroom.core.text import counted
 from postroom.settings import Settings
 from postroom.store.chores import ChoreJobs
+from postroom.store.issued_keys import IssuedKeys
 from postroom.store.retention import Pruning
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
@@ -80,6 +81,7 @@ class Retention:
         self._store.write(
             Usage.forget, self._clock()
         )  # what no longer counts towards the accounts' daily limits
+        self._store.write(IssuedKeys.forget_usage, self._clock())
         self._store.write(Pruning.prune_uploads, self._clock() - _LONGEST_UPLOAD, BATCH)
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:

@@ -59,6 +59,11 @@ TABLES = (
 PLAIN = AccountSettings("", None, None, None, None, None, None)
 
 
+def no_password(uid: str) -> bytes | None:
+    """What seals the password of an account without one."""
+    return None
+
+
 def at_its_own_server(email: str) -> AccountIdentity:
     return AccountIdentity(email, None, None, None)
 
@@ -319,7 +324,9 @@ class Post:
         self.worker = self.add_worker()
 
     def add_account(self, email: str) -> int:
-        return self.store.write(Accounts.upsert, at_its_own_server(email), PLAIN, None, source="csv", now=NOW)
+        return self.store.write(
+            Accounts.upsert, at_its_own_server(email), PLAIN, no_password, source="csv", now=NOW
+        )
 
     def add_worker(self, lease_until: Instant = LATER) -> int:
         return self.store.write(

@@ -30,7 +30,7 @@ from postroom.store.store import Store
 from tests.servers.cable import Cable
 from tests.servers.postgres import Postgres
 from tests.servers.waiting import at_most, eventually
-from tests.store.database import FAR, NOW, Database, Post, PostgresDatabase, SQLiteDatabase
+from tests.store.database import FAR, NOW, Database, Post, PostgresDatabase, SQLiteDatabase, no_password
 
 OLD, NEW = Secret("an-old-secret-key"), Secret("a-brand-new-secret-key")
 HEADER = "key,email,app_password,host\n"
@@ -544,7 +544,9 @@ def test_every_setting_of_an_account_is_stored_and_read(store: Store, which: int
     identity = AccountIdentity("all@example.com", None, None, None)
     for number in (which, 1 - which):
         given = {field.name: VALUES[str(field.type)][number] for field in fields(AccountSettings)}
-        id_ = store.write(Accounts.upsert, identity, AccountSettings(**given), None, source="csv", now=NOW)
+        id_ = store.write(
+            Accounts.upsert, identity, AccountSettings(**given), no_password, source="csv", now=NOW
+        )
         stored = store.read(Accounts.get, id_)
         assert stored is not None
         assert {name: getattr(stored.account, name) for name in given} == given

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from postroom.accounts.csv_sync import sealing
 from postroom.accounts.vault import Vault
 from postroom.core.account import Secret
 from postroom.core.outcome import Blame, Deferred, Failed, Reply
@@ -57,7 +58,7 @@ def refused(post: Post, database: Database, vault: Vault) -> int:
         post.add()
         post.finish(post.claim_one(), outcome)
     anna = at_its_own_server("anna@example.com")
-    post.store.write(Accounts.upsert, anna, PLAIN, vault.encrypt(PASSWORD), source="csv", now=NOW)
+    post.store.write(Accounts.upsert, anna, PLAIN, sealing(Secret(PASSWORD), vault), source="csv", now=NOW)
     database.change(f"UPDATE account SET state = 'paused', state_since = {NOW}, state_reason = '{SAID}'")
     held = [word for word in words(database) if PASSWORD in word]
     assert len(held) >= len(PLACES)

@@ -45,7 +45,7 @@ def anna(store: Store) -> Account:
 def _add_account(store: Store, email: str, name: str = "") -> Account:
     settings = AccountSettings(name, None, None, None, None, None, None)
     identity = AccountIdentity(email, None, None, None)
-    account_id = store.write(Accounts.upsert, identity, settings, None, source="csv", now=NOW)
+    account_id = store.write(Accounts.upsert, identity, settings, lambda uid: None, source="csv", now=NOW)
     stored = store.read(Accounts.get, account_id)
     assert stored is not None
     return stored.account

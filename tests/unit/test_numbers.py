@@ -79,7 +79,17 @@ KNOWN = {
 }
 FROM_THE_DATABASE = tuple(
     f"store/{noun}.py"
-    for noun in ("acceptance", "accounts", "attempts", "holds", "queries", "queue", "recovery", "retention")
+    for noun in (
+        "acceptance",
+        "accounts",
+        "attempts",
+        "holds",
+        "issued_keys",
+        "queries",
+        "queue",
+        "recovery",
+        "retention",
+    )
 )
 READS_TEXT = ("isdigit", "isdecimal", "isnumeric")
 

@@ -97,6 +97,7 @@ class Batch:
                 results.append(WorkResult(error=error))
                 transaction.accepted = accepted
                 connection.execute("ROLLBACK TO SAVEPOINT work")
+                transaction.held_keys.clear()
                 if isinstance(fault, HELD_UP):  # the next work may need the same: it has waited long enough
                     connection.execute("SET LOCAL lock_timeout = '100ms'")
             else:

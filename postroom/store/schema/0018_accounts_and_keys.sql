@@ -91,7 +91,7 @@ CREATE TABLE issued_key_usage (
 
 -- The same digest of a key of data.csv, under the installation's own key: it outlives a change of the secret key.
 ALTER TABLE api_key ADD COLUMN own_digest {octets};
-CREATE UNIQUE INDEX api_key_own_digest ON api_key (own_digest);
+CREATE INDEX api_key_own_digest ON api_key (own_digest);
 
 -- The issued key that a message was accepted with, and whether it only goes to the inbox in the database.
 ALTER TABLE message ADD COLUMN key_id BIGINT;

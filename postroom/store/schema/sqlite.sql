@@ -52,7 +52,7 @@ CREATE TABLE api_key (
     revoked_at INTEGER
 , used_at INTEGER, own_digest BLOB);
 
-CREATE UNIQUE INDEX api_key_own_digest ON api_key (own_digest);
+CREATE INDEX api_key_own_digest ON api_key (own_digest);
 
 CREATE TABLE attempt (
     id             INTEGER PRIMARY KEY,

@@ -3,14 +3,20 @@
 -- define account_columns
 id, email, name, host, port, security, username, credential, daily_limit, connections,
 logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
-worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id) AS gap,
+uid, source, paused_by, dkim_selector, closing_at, created_at, worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id) AS gap,
 (SELECT paid_until FROM pace WHERE pace.account_id = account.id) AS paid_until, server_lacks
 
 -- name: all_accounts
-SELECT {account_columns} FROM account ORDER BY id;
+SELECT {account_columns} FROM account WHERE deleted_at IS NULL ORDER BY id;
 
 -- name: one_account^
 SELECT {account_columns} FROM account WHERE id = :account_id;
+
+-- name: account_by_uid^
+SELECT {account_columns} FROM account WHERE uid = :uid AND deleted_at IS NULL;
+
+-- name: accounts_page
+SELECT {account_columns} FROM account WHERE id > :after AND deleted_at IS NULL ORDER BY id LIMIT :most;
 
 -- name: last_reason$
 -- Why the newest message of an account that was given up, or is deferred, was not sent. A deferred one is due later than the
@@ -29,15 +35,21 @@ SELECT reason FROM (
 ) AS newest
 WHERE reason IS NOT NULL ORDER BY id DESC LIMIT 1;
 
--- name: find_account$
-SELECT id FROM account
-WHERE email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(port, -1) = coalesce(:port, -1)
+-- name: find_account^
+SELECT id, uid, source FROM account
+WHERE deleted_at IS NULL AND email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(port, -1) = coalesce(:port, -1)
+  AND coalesce(username, '') = coalesce(:username, '');
+
+-- name: is_managed$
+-- Whether the API has, or has had, an account of this mailbox and server.
+SELECT count(*) FROM account
+WHERE source = 'api' AND email = :email AND coalesce(host, '') = coalesce(:host, '') AND coalesce(port, -1) = coalesce(:port, -1)
   AND coalesce(username, '') = coalesce(:username, '');
 
 -- name: insert_account$
-INSERT INTO account (email, name, host, port, security, username, credential, daily_limit, connections,
+INSERT INTO account (uid, email, name, host, port, security, username, credential, daily_limit, connections,
                      logins_per_minute, pipelining, chunking, source, created_at, updated_at)
-VALUES (:email, :name, :host, :port, :security, :username, :credential, :daily_limit, :connections,
+VALUES (:uid, :email, :name, :host, :port, :security, :username, :credential, :daily_limit, :connections,
         :logins_per_minute, :pipelining, :chunking, :source, :now, :now)
 RETURNING id;
 
@@ -61,6 +73,15 @@ UPDATE account SET server_lacks = :lacks WHERE id = :account_id;
 
 -- name: resume_account!
 UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL, setbacks = 0
+WHERE id = :account_id AND state <> 'active' AND coalesce(paused_by, 'breaker') <> 'person';
+
+-- name: pause_account!
+-- By a person, until a person lets it go on.
+UPDATE account SET state = 'paused', state_reason = :reason, state_since = :now, resume_at = NULL, setbacks = 0, paused_by = 'person'
+WHERE id = :account_id AND closing_at IS NULL;
+
+-- name: unpause_account!
+UPDATE account SET state = 'active', state_reason = NULL, state_since = NULL, resume_at = NULL, setbacks = 0, paused_by = NULL
 WHERE id = :account_id AND state <> 'active';
 
 -- name: account_passed!
@@ -68,8 +89,8 @@ UPDATE account SET passed_at = :now WHERE id = :account_id;
 
 -- name: suspend_account!
 UPDATE account SET state = :state, state_reason = :reason, state_since = :now, resume_at = :resume_at,
-                   setbacks = :setbacks
-WHERE id = :account_id;
+                   setbacks = :setbacks, paused_by = CASE WHEN :state = 'paused' THEN 'breaker' END
+WHERE id = :account_id AND coalesce(paused_by, 'breaker') <> 'person';
 
 -- name: account_state^
 SELECT state, state_since, setbacks FROM account WHERE id = :account_id;

@@ -1,25 +1,36 @@
 -- API keys, as digests.
 
 -- name: active_keys
-SELECT digest, account_id FROM api_key WHERE revoked_at IS NULL;
+SELECT digest, own_digest, account_id FROM api_key WHERE revoked_at IS NULL;
+
+-- name: file_key_works$
+SELECT count(*) FROM api_key
+WHERE (digest = :digest OR own_digest = :digest) AND account_id = :account_id AND revoked_at IS NULL;
 
 -- name: used_keys
-SELECT digest FROM api_key WHERE revoked_at IS NULL AND used_at IS NOT NULL;
+SELECT coalesce(own_digest, digest) AS digest FROM api_key WHERE revoked_at IS NULL AND used_at IS NOT NULL;
 
 -- name: key_is_used$
-SELECT count(*) FROM api_key WHERE digest = :digest AND revoked_at IS NULL AND used_at IS NOT NULL;
+SELECT count(*) FROM api_key
+WHERE (digest = :digest OR own_digest = :digest) AND revoked_at IS NULL AND used_at IS NOT NULL;
 
 -- name: note_key_used!
-UPDATE api_key SET used_at = :now WHERE digest = :digest AND used_at IS NULL;
+UPDATE api_key SET used_at = :now WHERE (digest = :digest OR own_digest = :digest) AND used_at IS NULL;
 
 -- A number as text. Its row is locked until the commit, so no two transactions raise it to the same one.
 -- name: raise_revision!
 INSERT INTO setting (name, value) VALUES (:name, '1')
 ON CONFLICT (name) DO UPDATE SET value = CAST(CAST(setting.value AS bigint) + 1 AS text);
 
+-- name: grant_known_key!
+-- One whose digest by the secret key may have changed with it.
+UPDATE api_key SET account_id = :account_id, digest = :digest, revoked_at = NULL
+WHERE own_digest = :own_digest
+  AND NOT EXISTS (SELECT 1 FROM api_key AS other WHERE other.digest = :digest AND other.id <> api_key.id);
+
 -- name: grant_key!
-INSERT INTO api_key (account_id, digest, source, created_at) VALUES (:account_id, :digest, :source, :now)
-ON CONFLICT (digest) DO UPDATE SET account_id = excluded.account_id, revoked_at = NULL;
+INSERT INTO api_key (account_id, digest, own_digest, source, created_at) VALUES (:account_id, :digest, :own_digest, :source, :now)
+ON CONFLICT (digest) DO UPDATE SET account_id = excluded.account_id, own_digest = excluded.own_digest, revoked_at = NULL;
 
 -- name: keys_of_source
 SELECT digest FROM api_key WHERE source = :source AND revoked_at IS NULL;

@@ -22,6 +22,7 @@ def _parse(request: ApiRequest, principal: Principal) -> Submission:
     asked = read_send_request(request.take_document())
     return Submission(
         account=principal.account,
+        key=principal.key,
         recipients=(asked.recipient,),
         subject=asked.subject,
         body=asked.body,

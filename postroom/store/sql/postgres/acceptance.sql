@@ -3,8 +3,8 @@
 -- name: accept_message!
 -- Message, content, first delivery, job and event in one statement.
 WITH message AS (
-    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
-    VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt)
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test)
+    VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :key_id, :test)
     RETURNING id, account_id, accepted_at
 ), content AS (
     INSERT INTO content (message_id, mime, checksum) SELECT id, :mime, :checksum FROM message
@@ -12,7 +12,7 @@ WITH message AS (
     INSERT INTO delivery (message_id, forward_path, checksum) SELECT id, :forward_path, :envelope_checksum FROM message
 ), job AS (
     INSERT INTO job (kind, lane, message_id, due_at, not_before)
-    SELECT 'delivery', account_id, id, greatest(accepted_at, :not_before), :not_before FROM message
+    SELECT CAST(:kind AS text), account_id, id, greatest(accepted_at, :not_before), :not_before FROM message
 )
 INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message;
 
@@ -26,12 +26,13 @@ WITH given AS (
         CAST(:request_id AS text[]), CAST(:account_id AS bigint[]), CAST(:reverse_path AS text[]),
         CAST(:subject AS text[]), CAST(:size AS integer[]), CAST(:smtputf8 AS smallint[]), CAST(:now AS bigint[]),
         CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[]),
-        CAST(:envelope_checksum AS bigint[]), CAST(:not_before AS bigint[])
+        CAST(:envelope_checksum AS bigint[]), CAST(:not_before AS bigint[]), CAST(:key_id AS bigint[]),
+        CAST(:test AS smallint[]), CAST(:kind AS text[])
     ) AS given (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime, checksum,
-                forward_path, envelope_checksum, not_before)
+                forward_path, envelope_checksum, not_before, key_id, test, kind)
 ), message AS (
-    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt)
-    SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt FROM given
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test)
+    SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test FROM given
     RETURNING id, request_id, account_id, accepted_at
 ), content AS (
     INSERT INTO content (message_id, mime, checksum)
@@ -41,7 +42,7 @@ WITH given AS (
     SELECT message.id, given.forward_path, given.envelope_checksum FROM message JOIN given USING (request_id)
 ), job AS (
     INSERT INTO job (kind, lane, message_id, due_at, not_before)
-    SELECT 'delivery', message.account_id, message.id, greatest(message.accepted_at, given.not_before), given.not_before
+    SELECT given.kind, message.account_id, message.id, greatest(message.accepted_at, given.not_before), given.not_before
     FROM message JOIN given USING (request_id)
 ), event AS (
     INSERT INTO event (message_id, at, kind) SELECT id, accepted_at, 'accepted' FROM message

@@ -1,0 +1,11 @@
+-- Keys that were issued by the API or the command line. As SQLite writes it.
+
+-- One writer at a time: what is seen to work goes on working until the commit.
+-- name: hold_issued_key!
+UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: lock_issued_key!
+UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now);
+
+-- name: hold_file_key!
+UPDATE api_key SET id = id WHERE (digest = :digest OR own_digest = :digest) AND account_id = :account_id AND revoked_at IS NULL;
