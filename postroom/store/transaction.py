@@ -29,6 +29,7 @@ from postroom.store.log_lines import LogLines
 from postroom.store.messages import Messages
 from postroom.store.noun import Noun
 from postroom.store.pace import AccountPace
+from postroom.store.pools import Pools
 from postroom.store.queries import Changed, Connection, Session
 from postroom.store.queue import Queue
 from postroom.store.recovery import Recovery
@@ -158,6 +159,10 @@ class Transaction(Session):
     @property
     def pace(self) -> AccountPace:
         return AccountPace(self)
+
+    @property
+    def pools(self) -> Pools:
+        return Pools(self)
 
     @property
     def queue(self) -> Queue:
