@@ -30,6 +30,7 @@ from postroom.core.limiter_url import parse_limiter_url
 from postroom.core.message import InDoubtPolicy
 from postroom.core.setting_values import (
     LARGEST_FILE,
+    parse_admin_token,
     parse_ca_file,
     parse_database_url,
     parse_drain,
@@ -84,6 +85,7 @@ _SECRETS: Final = (
     "secret_key",
     "database_url",
     "ratelimit_storage_uri",
+    "admin_token",
 )  # settings that a file may hold: NAME_FILE names it
 _PATHS: Final = frozenset(
     {
@@ -92,7 +94,13 @@ _PATHS: Final = frozenset(
         "POSTROOM_SMTP_CA_FILE",
         *(
             f"{name}_FILE"
-            for name in ("POSTROOM_SECRET_KEY", "DATABASE_URL", "RATELIMIT_STORAGE_URI", "REDIS_URL")
+            for name in (
+                "POSTROOM_SECRET_KEY",
+                "POSTROOM_ADMIN_TOKEN",
+                "DATABASE_URL",
+                "RATELIMIT_STORAGE_URI",
+                "REDIS_URL",
+            )
         ),
     }
 )
@@ -239,6 +247,7 @@ class Settings(BaseModel):
     )
     in_doubt: Annotated[InDoubtPolicy, _from_text(parse_member(InDoubtPolicy))] = InDoubtPolicy.RETRY
     secret_key: Annotated[Secret | None, _from_text(parse_secret_key)] = None
+    admin_token: Annotated[Secret | None, _from_text(parse_admin_token)] = None
     drain: Annotated[int, _from_text(parse_drain)] = parse_duration("500ms")
     web_concurrency: Annotated[int, _from_text(whole_between(1, 1024))] = 1
     log_level: Annotated[str, _from_text(parse_log_level)] = "INFO"

@@ -19,6 +19,7 @@ from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
 from postroom.cli.exits import EX_INTERRUPTED, EX_SOFTWARE, EX_USAGE, fail, status_of, words_of
 from postroom.cli.inbox import inbox
+from postroom.cli.keys import keys
 from postroom.cli.listing import list_messages
 from postroom.cli.messages import cancel, release, status
 from postroom.cli.probes import check, healthy
@@ -98,6 +99,6 @@ def _enter(home: str) -> None:
 
 for _command in (
     *(serve, web, worker, migrate, migrate_store, backup, restore, check, healthy),
-    *(send, list_messages, status, release, cancel, accounts, secret, inbox),
+    *(send, list_messages, status, release, cancel, accounts, keys, secret, inbox),
 ):
     cli.add_command(_command)

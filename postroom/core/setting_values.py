@@ -25,6 +25,7 @@ from postroom.core.numbers import whole_number
 E = TypeVar("E", bound=Enum)
 
 MIN_KEY_CHARACTERS: Final = 16
+LEAST_OF_ADMIN_TOKEN: Final = 32
 LARGEST_FILE: Final = 16 * MEBIBYTE
 _UNITS: Final = {
     "ms": 1_000,
@@ -264,4 +265,14 @@ def parse_file_name(text: str) -> Path:
 
 def parse_secret_key(text: str) -> Secret:
     split_keys(text)
+    return Secret(text)
+
+
+def parse_admin_token(text: str) -> Secret:
+    if len(text) < LEAST_OF_ADMIN_TOKEN:
+        raise ValueError(f"must have at least {LEAST_OF_ADMIN_TOKEN} characters")
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError(
+            "must consist of visible ASCII characters, without spaces, as a header can carry them"
+        )
     return Secret(text)

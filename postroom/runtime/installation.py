@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from postroom.accounts.admin_token import ensure_admin_token
 from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.vault import Vault
 from postroom.core.clock import system_clock
@@ -104,6 +105,8 @@ def open_service(
     if migrate or serving:
         secret_key.keep_check_value(store, vault)
     adopt_digest_key(store, vault, create=migrate or serving)
+    if migrate or serving:
+        ensure_admin_token(store, vault, settings, VAR)
     if migrate:
         strike(store, settings, vault)
     return Service(settings, store, vault)

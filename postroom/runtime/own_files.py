@@ -57,6 +57,7 @@ def _own(settings: Settings, var: Path) -> Iterator[tuple[str, str, Path]]:
         for end in _OF_DATABASE:
             yield "database_url", f"the database's {end} file", real.with_name(real.name + end)
     yield "", "the file of the secret key", var / "secret.key"
+    yield "", "the file of the admin token", var / "admin.token"
     yield "", "Postroom's own", var / position.FILE
     yield "", "Postroom's own", var / "email_log.lock"
     if settings.smtp_ca_file is not None:

@@ -94,6 +94,7 @@ GOOD = [
     ("POSTROOM_RETRY_SCHEDULE", "200ms, 1s", "retry_schedule", (200_000, 1_000_000)),
     ("POSTROOM_IN_DOUBT", "hold", "in_doubt", InDoubtPolicy.HOLD),
     ("POSTROOM_SECRET_KEY", CANARY, "secret_key", Secret(CANARY)),
+    ("POSTROOM_ADMIN_TOKEN", "a" * 32, "admin_token", Secret("a" * 32)),
     ("WEB_CONCURRENCY", "4", "web_concurrency", 4),
     ("POSTROOM_DRAIN", "20s", "drain", 20_000_000),
     ("POSTROOM_DRAIN", "0", "drain", 0),
@@ -134,6 +135,9 @@ def test_every_setting_has_a_case_above() -> None:
 
 BAD = [
     ("HOST", "http://x"),
+    ("POSTROOM_ADMIN_TOKEN", CANARY[:4] + "a" * 27),
+    ("POSTROOM_ADMIN_TOKEN", CANARY + " " + "a" * 32),
+    ("POSTROOM_ADMIN_TOKEN", CANARY + "é" * 32),
     ("PORT", "0"),
     ("PORT", "65536"),
     ("PORT", "5_000"),
