@@ -141,6 +141,26 @@ def server_for(account: Account, settings: Settings, by_exchangers: str | None =
     )
 
 
+def is_own_domain(domain: str, server: Server) -> bool:
+    """Whether a domain belongs to the provider of this server, as gmail.com does: its customers publish nothing there."""
+    preset = _preset(domain)
+    return preset is not None and PROVIDERS.get(preset.host) == server.provider
+
+
+def why_this_server(account: Account, settings: Settings) -> str:
+    """Return in words who has named the server that `server_for` returns."""
+    domain = domain_of(account)
+    if account.host:
+        return "the account names it"
+    if settings.smtp_host:
+        return "POSTROOM_SMTP_HOST names it"
+    if _preset(domain):
+        return f"the preset of {domain}"
+    if account.worked_with is not None:
+        return "the account has worked with it before"
+    return f"the MX of {domain} shows it"
+
+
 def _daily_limit(provider: str | None, email: str) -> int | None:
     limit = _DAILY_LIMITS.get(provider or "")
     if provider == "gmail" and email.rpartition("@")[2].lower() in _CONSUMER_GMAIL:

@@ -9,19 +9,15 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from cryptography import x509
-
 from postroom.core.account import Security
 from postroom.core.errors import SMTPFault
 from postroom.core.outcome import Reply
-from postroom.core.text import printable
+from postroom.smtp.certificate import Certificate, certificate_of
 from postroom.smtp.connect import connect
 from postroom.smtp.credentials import Credentials
 from postroom.smtp.stream import Wire
 
 LONGEST_S: Final = 10.0  # for each step
-_MOST_NAMES: Final = 3
-_LONGEST_NAME: Final = 100
 
 
 async def greeting_in_clear(
@@ -42,18 +38,26 @@ async def certificate_names(
     host: str, port: int, security: Security, seconds: float, credentials: Credentials | None
 ) -> tuple[str, ...]:
     """Return the names that the server's certificate is for, as far as it shows one."""
+    found = await certificate_shown(host, port, security, seconds, credentials)
+    return found.names if found else ()
+
+
+async def certificate_shown(
+    host: str, port: int, security: Security, seconds: float, credentials: Credentials | None
+) -> Certificate | None:
+    """Return the certificate that the server shows, unverified; None where there is none that can be read."""
     step = min(seconds, LONGEST_S)
     try:
         wire = await connect(host, port, step, credentials)
         try:
             if security is Security.STARTTLS and not await _starts_tls(wire, step):
-                return ()
+                return None
             await wire.start_tls(_unverified(), host, f"{host}:{port}", step)
-            return _names_of(wire)
+            return certificate_of(wire)
         finally:
             wire.abort()
     except (SMTPFault, ValueError):  # ValueError: its certificate cannot be read
-        return ()
+        return None
 
 
 async def _starts_tls(wire: Wire, step: float) -> bool:
@@ -72,19 +76,3 @@ def _unverified() -> ssl.SSLContext:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def _names_of(wire: Wire) -> tuple[str, ...]:
-    assert wire.transport is not None
-    shown = wire.transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    if not shown:
-        return ()
-    try:
-        names = x509.load_der_x509_certificate(shown).extensions.get_extension_for_class(
-            x509.SubjectAlternativeName
-        )
-    except x509.ExtensionNotFound:
-        return ()
-    found = [*names.value.get_values_for_type(x509.DNSName)]
-    found += [str(address) for address in names.value.get_values_for_type(x509.IPAddress)]
-    return tuple(printable(wire.struck(name)[:_LONGEST_NAME]) for name in found[:_MOST_NAMES])

@@ -83,6 +83,16 @@ def is_for_another_name(error: BaseException | None) -> bool:
     return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _OTHER_NAME
 
 
+def is_of_unknown_issuer(error: BaseException | None) -> bool:
+    """Say whether nobody that this machine trusts has signed the certificate."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _UNKNOWN_ISSUER
+
+
+def has_expired(error: BaseException | None) -> bool:
+    """Say whether the certificate, or one above it, has expired."""
+    return isinstance(error, ssl.SSLCertVerificationError) and error.verify_code == _EXPIRED
+
+
 def ended(error: Exception | None) -> str:
     """Return how a connection ended, TLS or not."""
     if error is None:

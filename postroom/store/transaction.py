@@ -22,6 +22,7 @@ from postroom.store.chores import ChoreJobs
 from postroom.store.connections import Connections
 from postroom.store.contents import Contents
 from postroom.store.events import Events
+from postroom.store.findings import Findings
 from postroom.store.holds import Holds
 from postroom.store.issued_keys import IssuedKeys
 from postroom.store.keys import Keys
@@ -135,6 +136,10 @@ class Transaction(Session):
     @property
     def events(self) -> Events:
         return Events(self)
+
+    @property
+    def findings(self) -> Findings:
+        return Findings(self)
 
     @property
     def holds(self) -> Holds:

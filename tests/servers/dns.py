@@ -1,4 +1,4 @@
-"""A name server on loopback that knows the MX of some domains, and can be told to be ill."""
+"""A name server on loopback that knows the MX and TXT of some domains, and can be told to be ill."""
 
 from __future__ import annotations
 
@@ -11,18 +11,22 @@ import dns.asyncresolver
 import dns.flags
 import dns.message
 import dns.rcode
+import dns.rdatatype
 import dns.rrset
 
 
 class NameServer:
-    """Answers questions for MX over UDP.
+    """Answers questions for MX and TXT over UDP, as the authority for every name.
 
     `mx` has the exchangers of each domain, as `preference name`; a domain without any has other records, and one that
-    is not there does not exist. `rcode` is the answer to everything instead, and with `mute` there is none.
+    is not there does not exist. `txt` has the texts of names. `rcode` is the answer to everything instead, also to
+    questions for the names in `ill` alone, and with `mute` there is none.
     """
 
     def __init__(self, **mx: list[str]) -> None:
         self.mx = {domain.replace("_", "."): exchangers for domain, exchangers in mx.items()}
+        self.txt: dict[str, list[str]] = {}
+        self.ill: set[str] = set()
         self.ttl = 300
         self.rcode: dns.rcode.Rcode | None = None
         self.mute = False
@@ -49,15 +53,21 @@ class NameServer:
 
     def _answer(self, query: dns.message.Message) -> dns.message.Message:
         answer = dns.message.make_response(query, recursion_available=True)
-        name = query.question[0].name
-        exchangers = self.mx.get(name.to_text(omit_final_dot=True))
-        if self.rcode is not None:
-            answer.set_rcode(self.rcode)
-        elif exchangers is None:
+        question = query.question[0]
+        name = question.name.to_text(omit_final_dot=True)
+        found = self._records(name, question.rdtype)
+        if self.rcode is not None or name in self.ill:
+            answer.set_rcode(dns.rcode.SERVFAIL if self.rcode is None else self.rcode)
+        elif found:
+            answer.answer.append(dns.rrset.from_text(question.name, self.ttl, "IN", question.rdtype, *found))
+        elif name not in self.mx and not any(each == name or each.endswith(f".{name}") for each in self.txt):
             answer.set_rcode(dns.rcode.NXDOMAIN)
-        elif exchangers:
-            answer.answer.append(dns.rrset.from_text(name, self.ttl, "IN", "MX", *exchangers))
         return answer
+
+    def _records(self, name: str, kind: dns.rdatatype.RdataType) -> list[str]:
+        if kind == dns.rdatatype.MX:
+            return self.mx.get(name, [])
+        return [_quoted(text) for text in self.txt.get(name, [])] if kind == dns.rdatatype.TXT else []
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,3 +80,9 @@ class NameServer:
             farewell.sendto(b"", self._socket.getsockname())
         self._thread.join()
         self._socket.close()
+
+
+def _quoted(text: str) -> str:
+    """Return a text as its character strings, of 255 octets at most each (RFC 1035 §3.3.14)."""
+    pieces = [text[at : at + 255] for at in range(0, len(text), 255)] or [""]
+    return " ".join('"' + piece.replace("\\", "\\\\").replace('"', '\\"') + '"' for piece in pieces)

@@ -1,0 +1,1 @@
+"""The doctor: examines an account (server, log-in, limits, SPF, DKIM, DMARC); its findings are values with fixes."""
