@@ -226,6 +226,7 @@ class Settings(BaseModel):
     smtp_port: Annotated[int | None, _from_text(parse_port)] = None
     smtp_security: Annotated[Security | None, _from_text(parse_security)] = None
     smtp_allow_plaintext: Annotated[bool, _from_text(parse_truth)] = False
+    smtp_allow_private: Annotated[bool, _from_text(parse_truth)] = False
     smtp_ca_file: Annotated[Path | None, _from_text(parse_ca_file)] = None
     smtp_connections: Annotated[int | None, _from_text(whole_between(1, MAX_CONNECTIONS))] = None
     smtp_timeout: Annotated[int | None, _from_text(parse_duration)] = None
@@ -233,6 +234,7 @@ class Settings(BaseModel):
     ehlo_name: Annotated[str | None, _from_text(parse_ehlo_name)] = None
     keep_bodies: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("7d")
     keep_history: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("90d")
+    keep_audit: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("400d")
     rate_limit: Annotated[str, _from_text(parse_rate_limit)] = "600/minute"
     ratelimit_storage_uri: Annotated[str, _from_text(parse_limiter_url), Field(repr=False)] = "memory://"
     rate_limit_fallback: Annotated[RateLimitFallback, _from_text(parse_member(RateLimitFallback))] = (

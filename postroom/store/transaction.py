@@ -17,8 +17,11 @@ from postroom.core.clock import Instant
 from postroom.core.errors import LeaseLost
 from postroom.store.acceptance import Acceptance
 from postroom.store.accounts import Accounts
+from postroom.store.aliases import Aliases
 from postroom.store.attempts import Attempts
+from postroom.store.audit import Audit
 from postroom.store.chores import ChoreJobs
+from postroom.store.closing import Closings
 from postroom.store.connections import Connections
 from postroom.store.contents import Contents
 from postroom.store.events import Events
@@ -27,6 +30,7 @@ from postroom.store.holds import Holds
 from postroom.store.issued_keys import IssuedKeys
 from postroom.store.keys import Keys
 from postroom.store.log_lines import LogLines
+from postroom.store.managed_accounts import ManagedAccounts
 from postroom.store.messages import Messages
 from postroom.store.noun import Noun
 from postroom.store.pace import AccountPace
@@ -118,6 +122,18 @@ class Transaction(Session):
         return Accounts(self)
 
     @property
+    def aliases(self) -> Aliases:
+        return Aliases(self)
+
+    @property
+    def audit(self) -> Audit:
+        return Audit(self)
+
+    @property
+    def closings(self) -> Closings:
+        return Closings(self)
+
+    @property
     def attempts(self) -> Attempts:
         return Attempts(self)
 
@@ -156,6 +172,10 @@ class Transaction(Session):
     @property
     def log_lines(self) -> LogLines:
         return LogLines(self)
+
+    @property
+    def managed_accounts(self) -> ManagedAccounts:
+        return ManagedAccounts(self)
 
     @property
     def messages(self) -> Messages:

@@ -16,6 +16,7 @@ from postroom.core.job import Claim
 from postroom.core.text import counted
 from postroom.settings import Settings
 from postroom.store.chores import ChoreJobs
+from postroom.store.closing import Closings
 from postroom.store.issued_keys import IssuedKeys
 from postroom.store.retention import Pruning
 from postroom.store.store import Store
@@ -83,6 +84,8 @@ class Retention:
         )  # what no longer counts towards the accounts' daily limits
         self._store.write(IssuedKeys.forget_usage, self._clock())
         self._store.write(Pruning.prune_uploads, self._clock() - _LONGEST_UPLOAD, BATCH)
+        self._end_accounts()
+        self._prune_audit()
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
             until = self._clock() - history
@@ -101,6 +104,17 @@ class Retention:
                 said = counted(texts, "message that was", "messages that were")
                 log.info("pruned the content of %s over for long enough", said)
 
+    def _end_accounts(self) -> None:
+        """End accounts that were deleted once their last message has ended, or had its time (POSTROOM_RETRY_FOR)."""
+        now = self._clock()
+        for closing in self._store.read(Closings.closing):
+            self._store.write(_end_account, closing.id, now - self._settings.retry_for, now)
+
+    def _prune_audit(self) -> None:
+        if self._settings.keep_audit is not None:
+            until = self._clock() - self._settings.keep_audit
+            self._repeat(lambda transaction: transaction.audit.prune(until, BATCH))
+
     def _repeat(self, step: Callable[[Transaction], int]) -> int:
         total = 0
         for _ in range(_MOST_BATCHES):
@@ -110,6 +124,13 @@ class Retention:
                 break
             time.sleep(_PAUSE_S)
         return total
+
+
+def _end_account(transaction: Transaction, account_id: int, due_by: Instant, now: Instant) -> None:
+    transaction.accounts.lock(account_id)
+    transaction.closings.fail_overdue(account_id, due_by, now)
+    if not sum(transaction.closings.unfinished(account_id, now)):
+        transaction.closings.end(account_id, now)
 
 
 class RetentionJob:

@@ -90,6 +90,8 @@ GOOD = [
     ("POSTROOM_DATABASE_BOUNCER", "yes", "database_bouncer", True),
     ("POSTROOM_KEEP_BODIES", "12h", "keep_bodies", 12 * 3600 * SECOND),
     ("POSTROOM_KEEP_HISTORY", "forever", "keep_history", None),
+    ("POSTROOM_KEEP_AUDIT", "1d", "keep_audit", 86_400_000_000),
+    ("POSTROOM_SMTP_ALLOW_PRIVATE", "true", "smtp_allow_private", True),
     ("POSTROOM_RETRY_FOR", "1.5h", "retry_for", 5_400_000_000),
     ("POSTROOM_RETRY_SCHEDULE", "200ms, 1s", "retry_schedule", (200_000, 1_000_000)),
     ("POSTROOM_IN_DOUBT", "hold", "in_doubt", InDoubtPolicy.HOLD),

@@ -59,6 +59,18 @@ UPDATE account SET name = :name, security = :security, credential = :credential,
                    pipelining = :pipelining, chunking = :chunking, updated_at = :now
 WHERE id = :account_id;
 
+-- name: move_account!
+-- To another server, or another log-in at it.
+UPDATE account SET host = :host, port = :port, username = :username, worked_at = NULL, worked_with = NULL, server_lacks = NULL,
+                   updated_at = :now
+WHERE id = :account_id;
+
+-- name: take_over_account!
+UPDATE account SET source = 'api', updated_at = :now WHERE id = :account_id;
+
+-- name: set_dkim_selector!
+UPDATE account SET dkim_selector = :selector WHERE id = :account_id;
+
 -- name: stored_credentials
 SELECT credential FROM account WHERE credential IS NOT NULL;
 
