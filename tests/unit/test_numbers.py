@@ -47,6 +47,11 @@ ENDLESS = "9" * 5_000
 KNOWN = {
     "core/address.py": ["domain.rpartition('.')[2].isdigit()"],
     "runtime/backup.py": ["int(time.time())"],
+    "accounts/doctor/clock.py": ["int(said.timestamp())"],
+    "smtp/certificate.py": [
+        "int(found.not_valid_after_utc.timestamp())",
+        "int(found.not_valid_before_utc.timestamp())",
+    ],
     "cli/serve.py": ["int(fd)"],
     "core/setting_values.py": [
         "Decimal(found[1])",
