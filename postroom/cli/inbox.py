@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +17,7 @@ from postroom.core.clock import rfc3339
 
 if TYPE_CHECKING:
     from postroom.inbox.reader import CapturedMessage, MessageSummary
+    from postroom.store.store import Store
 
 
 @click.group(invoke_without_command=True)
@@ -22,25 +25,51 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def inbox(context: click.Context, limit: int, as_json: bool) -> None:
-    """List the messages that the built-in inbox has captured, or show one.
+    """List the messages that the built-in inbox has captured, and those of test keys, or show one.
 
     \b
     postroom inbox                 the newest messages
     postroom inbox show latest     one of them, by id or `latest`
     """
     if context.invoked_subcommand is None:
+        from postroom.inbox.captured import list_all
         from postroom.inbox.maildrop import FOLDER
-        from postroom.inbox.reader import list_messages
         from postroom.runtime import installation
 
         installation.check_folder()
-        messages = list_messages(FOLDER, limit)
+        with _database() as store:
+            messages = list_all(FOLDER, store, limit)
         if as_json:
             click.echo(json.dumps([_summary(message) for message in messages]))
         elif not messages:
             click.echo("the inbox is empty", err=True)
         else:
             _print_table(messages)
+
+
+@contextmanager
+def _database() -> Iterator[Store | None]:
+    """Open the database that holds the messages of test keys, whatever its secret key; None where there is none."""
+    from postroom.core.errors import ConfigError, SchemaMismatch, StoreError
+    from postroom.settings import load_settings
+    from postroom.store.store import open_store
+
+    store = None
+    try:
+        settings = load_settings()
+        store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
+        store.check_schema()
+    except SchemaMismatch:
+        pass
+    except (ConfigError, StoreError) as error:
+        click.echo(f"without the messages of test keys, which are in the database: {error}", err=True)
+    else:
+        with closing(store):
+            yield store
+        return
+    if store is not None:
+        store.close()
+    yield None
 
 
 def _print_table(messages: list[MessageSummary]) -> None:
@@ -60,14 +89,14 @@ def _print_table(messages: list[MessageSummary]) -> None:
             rfc3339(message.received)[:19],
             message.envelope_from,
             ", ".join(message.envelope_to),
-            message.subject,
+            f"[test] {message.subject}" if message.is_test else message.subject,
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
     Console().print(table)
 
 
 def _summary(message: MessageSummary) -> dict[str, object]:
-    return {
+    found: dict[str, object] = {
         "id": message.id,
         "received": rfc3339(message.received),
         "envelope_from": message.envelope_from,
@@ -76,6 +105,7 @@ def _summary(message: MessageSummary) -> dict[str, object]:
         "subject": message.subject,
         "size": message.size,
     }
+    return {**found, "test": True} if message.is_test else found
 
 
 @inbox.command()
@@ -84,12 +114,13 @@ def _summary(message: MessageSummary) -> dict[str, object]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(which: str, raw: bool, as_json: bool) -> None:
     """Show one message of the built-in inbox."""
+    from postroom.inbox.captured import read_any
     from postroom.inbox.maildrop import FOLDER
-    from postroom.inbox.reader import read_message
     from postroom.runtime import installation
 
     installation.check_folder()
-    message = read_message(FOLDER, which)
+    with _database() as store:
+        message = read_any(FOLDER, store, which)
     if raw:
         if sys.stdout is None:
             raise OSError(errno.EBADF, "standard output is closed")
@@ -110,6 +141,8 @@ def _print_message(message: CapturedMessage) -> None:
         ("Received", rfc3339(message.received)),
     ):
         click.echo(f"{name + ':':<10}{printable(value)}")
+    if message.is_test:
+        click.echo(f"{'Test:':<10}its key is a test key; nothing was sent to a server")
     click.echo()
     click.echo(printable(message.text))
     if message.html is not None:

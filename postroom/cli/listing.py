@@ -47,7 +47,7 @@ def list_messages(number: int, account: str | None, held: bool, follow: bool, as
                 rows = _rows(service.store, number, mailbox, held)
                 for row in rows:
                     if shown.get(row["request_id"]) != row["status"]:
-                        click.echo(json.dumps(row) if as_json else _line(row))
+                        click.echo(json.dumps(_document(row)) if as_json else _line(row))
                 if not follow:
                     return
                 shown = {row["request_id"]: row["status"] for row in rows}
@@ -74,13 +74,19 @@ def _rows(store: Store, number: int, account: str | None, held: bool) -> list[di
             "accepted_at": rfc3339(listed.accepted_at),
             "account": listed.account,
             "recipient": listed.recipient,
+            **({"test": "test"} if listed.status.is_test else {}),
         }
         for listed in reversed(store.read(Messages.newest, number, account, held_only=held))
     ]
 
 
+def _document(row: dict[str, str]) -> dict[str, str | bool]:
+    return {**row, "test": True} if "test" in row else {**row}
+
+
 def _line(row: dict[str, str]) -> str:
     accepted_at = row["accepted_at"][:19].replace("T", " ")
-    return f"{row['request_id']}  {row['state']:9} {accepted_at}\n" + printable(
+    mark = "  test" if "test" in row else ""
+    return f"{row['request_id']}  {row['state']:9} {accepted_at}{mark}\n" + printable(
         f"    {row['account']} -> {row['recipient']}"
     )

@@ -139,6 +139,8 @@ def print_status(service: Service, request_id: str, *, as_json: bool, short: boo
         for event in service.store.read(Events.of_message, found.request_id)
     ]
     document: dict[str, object] = {"request_id": found.request_id, "status": str(found), "events": events}
+    if found.is_test:
+        document["test"] = True
     if found.possible_duplicate:
         document["possible_duplicate"] = True
     if as_json:
@@ -146,7 +148,7 @@ def print_status(service: Service, request_id: str, *, as_json: bool, short: boo
     elif short:
         click.echo(found.request_id)
     else:
-        _print_events(found.request_id, str(found), events)
+        _print_events(found.request_id, str(found) + (" (test)" if found.is_test else ""), events)
     service.store.close()
     if found.state is MessageState.FAILED:
         sys.exit(1)

@@ -35,6 +35,7 @@ class MessageSummary:
     subject: str
     sender: str
     size: int  # octets of the message as it was sent
+    is_test: bool = field(default=False, kw_only=True)  # of a test key: it is in the database
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +117,33 @@ def _read_whole(path: Path) -> CapturedMessage:
     with open_message(path) as file:
         reverse_path, forward_paths = read_envelope(file)
         raw = file.read()
-    message = _parse(raw)
-    text, html = _bodies(message, raw)
-    return CapturedMessage(
-        id=id_of(path.name),
+    return message_of(
+        raw,
+        id_=id_of(path.name),
         received=instant_of(path.name),
         envelope_from=reverse_path,
         envelope_to=forward_paths,
+    )
+
+
+def message_of(
+    raw: bytes,
+    *,
+    id_: str,
+    received: Instant,
+    envelope_from: str,
+    envelope_to: tuple[str, ...],
+    is_test: bool = False,
+) -> CapturedMessage:
+    """Return a message with what its bytes say."""
+    message = _parse(raw)
+    text, html = _bodies(message, raw)
+    return CapturedMessage(
+        id=id_,
+        received=received,
+        envelope_from=envelope_from,
+        envelope_to=envelope_to,
+        is_test=is_test,
         subject=_header(message, "subject"),
         sender=_header(message, "from"),
         size=len(raw),

@@ -183,12 +183,11 @@ def _listed(rows: list[_ListedRow]) -> Listed:
 
 def _status(request_id: str, found: _JobState, deliveries: Sequence[DeliveryState]) -> MessageStatus:
     state, reason = overall(found.job_state, deliveries)
-    if found.job_state == "queued" and not found.held and found.paused_for is not None:
+    waits_for_account = found.job_state == "queued" and not found.held and not found.test
+    if waits_for_account and found.paused_for is not None:
         state, reason = MessageState.DEFERRED, f"account paused: {found.paused_for}"
     possible_duplicate = any(row.possible_duplicate for row in deliveries)
-    waits = (
-        found.job_state == "queued" and not found.held and (found.resume_at is not None or reason is not None)
-    )
+    waits = waits_for_account and (found.resume_at is not None or reason is not None)
     will_send_at = max(found.due_at or 0, found.resume_at or 0) if waits else None
     return MessageStatus(
         request_id,

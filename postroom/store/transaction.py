@@ -20,6 +20,7 @@ from postroom.store.accounts import Accounts
 from postroom.store.aliases import Aliases
 from postroom.store.attempts import Attempts
 from postroom.store.audit import Audit
+from postroom.store.captures import Captures
 from postroom.store.chores import ChoreJobs
 from postroom.store.closing import Closings
 from postroom.store.connections import Connections
@@ -136,6 +137,10 @@ class Transaction(Session):
     @property
     def attempts(self) -> Attempts:
         return Attempts(self)
+
+    @property
+    def captures(self) -> Captures:
+        return Captures(self)
 
     @property
     def chores(self) -> ChoreJobs:

@@ -36,6 +36,15 @@ class FinishedMessages:
         log.info("%s", "\n".join(_line(job, events) for job, events in ended))
 
 
+def log_captured(ended: Sequence[tuple[str, str, str]], words: str) -> None:
+    """Log the end of messages of test keys: the id, the reverse-path and the recipients of each."""
+    lines = (
+        f"{request_id} sent (test): from {reverse_path} to {recipients}: {words}"
+        for request_id, reverse_path, recipients in ended
+    )
+    log.info("%s", "\n".join(map(printable, lines)))
+
+
 def _line(job: ClaimedJob, events: Sequence[NewEvent]) -> str:
     paths = ", ".join(delivery.forward_path for delivery in job.deliveries)
     state = "sent" if all(event.kind is EventKind.SENT for event in events) else "failed"

@@ -1,4 +1,4 @@
-"""The worker's periodic chores: leases, dead workers, wrong due times, retention, data.csv, the log."""
+"""The worker's periodic chores: leases, dead workers, wrong due times, retention, test messages, data.csv, the log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from postroom.core.version import VersionWatch
 from postroom.store import position
 from postroom.store.queue import Queue
 from postroom.store.workers import Workers
+from postroom.worker.captures import CaptureRunner
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
@@ -29,6 +30,7 @@ _REPAIR_S = 10.0
 _REPAIRED_AT_ONCE = 20_000  # in less time than a statement may take
 _VERSION_S = 60.0
 _RETENTION_S = 2.0  # how often to look whether it is due, and whether the worker that had it is gone
+_CAPTURES_S = 0.25
 _FILE_S = 0.5
 _LOG_S = 0.2
 _LOG_AGAIN_S = 0.02
@@ -57,6 +59,7 @@ class Chores:
         self._email_log = EmailLog(store, settings.email_log, context.var / EMAIL_LOG_LOCK)
         retention = Retention(settings, store, clock, is_stopping)
         self._retention = RetentionJob(store, retention, registration.worker_id, clock)
+        self._captures = CaptureRunner(settings, store, clock, is_stopping, self.note_finished)
         self._version = VersionWatch()
         self._unlogged = True
         self._renewed = time.monotonic()
@@ -76,6 +79,7 @@ class Chores:
                 self._every(_REPAIR_S, self._reaper.look_behind),
                 self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S),
                 self._every(_RETENTION_S, self._retention.run_if_due),
+                self._every(_CAPTURES_S, self._captures.run),
                 self._every(_VERSION_S, self._version.compare),
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
                 self._every(_LOG_S, self._write_log, when=lambda: self._unlogged),

@@ -96,6 +96,7 @@ CREATE INDEX api_key_own_digest ON api_key (own_digest);
 -- The issued key that a message was accepted with, and whether it only goes to the inbox in the database.
 ALTER TABLE message ADD COLUMN key_id BIGINT;
 ALTER TABLE message ADD COLUMN test SMALLINT;
+CREATE INDEX message_test ON message (id) WHERE test = 1;
 
 CREATE TABLE audit (
     id      {key},

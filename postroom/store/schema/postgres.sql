@@ -317,6 +317,7 @@ CREATE TABLE message (
     CONSTRAINT message_smtputf8_check CHECK ((smtputf8 = ANY (ARRAY[0, 1])))
 );
 CREATE INDEX message_account ON public.message USING btree (account_id, id);
+CREATE INDEX message_test ON public.message USING btree (id) WHERE (test = 1);
 
 CREATE TABLE oauth_grant (
     account_id bigint NOT NULL,

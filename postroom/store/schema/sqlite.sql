@@ -257,6 +257,8 @@ CREATE TABLE message (
 
 CREATE INDEX message_account ON message (account_id);
 
+CREATE INDEX message_test ON message (id) WHERE test = 1;
+
 CREATE TABLE oauth_grant (
     account_id     BIGINT PRIMARY KEY REFERENCES account (id),
     provider       TEXT NOT NULL,                       -- google, microsoft, or custom
