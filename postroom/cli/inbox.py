@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from postroom.inbox.reader import CapturedMessage, MessageSummary
     from postroom.store.store import Store
 
+_SHORT_ID = 18  # characters of a long id, enough to tell it from others and to give to `show`
+
 
 @click.group(invoke_without_command=True)
 @click.option("-n", "--number", "limit", default=20, show_default=True, help="How many, newest first.")
@@ -85,7 +87,7 @@ def _print_table(messages: list[MessageSummary]) -> None:
         table.add_column(name, no_wrap=name in ("Id", "Received"))
     for message in messages:
         cells = (
-            message.id,
+            message.id[:_SHORT_ID],
             rfc3339(message.received)[:19],
             message.envelope_from,
             ", ".join(message.envelope_to),
