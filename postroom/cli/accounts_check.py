@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,8 +56,16 @@ class _Checker:
     worker_id: int
 
 
-async def check_all(service: Service, chosen: list[StoredAccount]) -> list[bool | None]:
-    """Log in as each account and print the result; True where that worked, None where it was not tried."""
+def _print(stored: StoredAccount, works: bool | None, words: str) -> None:
+    click.echo(f"{_MARKS[works]:8} {printable(f'{stored.account.email}: {words}')}")
+
+
+async def check_all(
+    service: Service,
+    chosen: Sequence[StoredAccount],
+    tell: Callable[[StoredAccount, bool | None, str], None] = _print,
+) -> list[bool | None]:
+    """Log in as each account and tell the result; True where that worked, None where it was not tried."""
     from postroom.inbox.maildrop import FOLDER
     from postroom.runtime import installation
     from postroom.worker.liveness import Registration
@@ -71,7 +80,7 @@ async def check_all(service: Service, chosen: list[StoredAccount]) -> list[bool 
     async def one(stored: StoredAccount) -> bool | None:
         async with places:
             works, words = await _check(checker, stored)
-        click.echo(f"{_MARKS[works]:8} {printable(f'{stored.account.email}: {words}')}")
+        tell(stored, works, words)
         return works
 
     renewing = asyncio.create_task(_renew(registration))

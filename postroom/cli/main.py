@@ -17,6 +17,7 @@ from click.exceptions import NoArgsIsHelpError
 from postroom import __version__
 from postroom.cli.accounts import accounts
 from postroom.cli.backup import backup, restore
+from postroom.cli.doctor import doctor
 from postroom.cli.exits import EX_INTERRUPTED, EX_SOFTWARE, EX_USAGE, fail, status_of, words_of
 from postroom.cli.inbox import inbox
 from postroom.cli.keys import keys
@@ -98,7 +99,7 @@ def _enter(home: str) -> None:
 
 
 for _command in (
-    *(serve, web, worker, migrate, migrate_store, backup, restore, check, healthy),
+    *(serve, web, worker, migrate, migrate_store, backup, restore, check, healthy, doctor),
     *(send, list_messages, status, release, cancel, accounts, keys, secret, inbox),
 ):
     cli.add_command(_command)

@@ -59,6 +59,7 @@ COMMANDS = [
     ("accounts", "import"),
     ("secret", "replace"),
     ("accounts", "check"),
+    ("doctor",),
     ("list",),
     ("migrate",),
     ("backup",),

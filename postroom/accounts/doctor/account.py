@@ -108,18 +108,24 @@ def about_login(facts: AccountFacts, login: Login | None) -> Finding:
         return _not_tried(facts, login)
     if login.works:
         return ok("login", login.words)
-    fix = f"give the account its present password, then: postroom accounts check {email}"
     if login.works is None or facts.password_was_refused:
-        return error("login", "the server has refused the account's password", login.words, fix)
+        return error(
+            "login", "the server has refused the account's password", login.words, _new_password(email)
+        )
+    fix = f"put right what the reason says, then: postroom accounts check {email}"
     return error("login", "the account cannot log in", login.words, fix)
+
+
+def _new_password(email: str) -> str:
+    return f"give the account its present password, then: postroom accounts check {email}"
 
 
 def _not_tried(facts: AccountFacts, login: Login | None) -> Finding:
     account = facts.account
     if facts.password_was_refused:
         reason = account.state_reason or facts.last_reason
-        fix = f"give the account its present password, then: postroom accounts check {account.email}"
-        return error("login", "the server has refused the account's password", reason, fix)
+        said = "the server has refused the account's password"
+        return error("login", said, reason, _new_password(account.email))
     if not facts.has_credentials:
         return note("login", "the account has no password: no log-in is made")
     words = login.words if login else None

@@ -61,7 +61,9 @@ def about_server(
 
 
 def _host(server: Server, shown: ServerShown) -> Finding:
-    return ok("host", f"{server.host} is at {shown.address}" if shown.address else f"{server.host} is known")
+    return ok(
+        "host", f"{server.host} is at {shown.address}" if shown.address else f"{server.host} has an address"
+    )
 
 
 def _stopped(

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from postroom.accounts.doctor.finding import Finding, error, not_known, ok, warning
 from postroom.accounts.doctor.lookups import Texts
+from postroom.settings import is_loopback
 
 MOST_LOOK_UPS: Final = 10  # RFC 7208 §4.6.4
 _MOST_NAMES: Final = 20  # that are read, for a count above the limit
@@ -213,12 +214,11 @@ def _terms(record: str) -> list[_Term]:
 
 
 def _new(server: SendingServer) -> str:
-    include = INCLUDES.get(server.provider or "")
-    return (
-        f"v=spf1 include:{include[0]} ~all"
-        if include
-        else "v=spf1 mx ~all, with the servers that send for it"
-    )
+    """Return a record for a domain that has none: the provider's include, or a server of one's own."""
+    if include := INCLUDES.get(server.provider or ""):
+        return f"v=spf1 include:{include[0]} ~all"
+    is_name = not is_loopback(server.host) and not server.host.replace(":", "").replace(".", "").isdigit()
+    return f"v=spf1 mx a:{server.host} ~all" if is_name else "v=spf1 mx ~all"
 
 
 def _amended(record: str, provider: str) -> str:
