@@ -1,4 +1,4 @@
-"""Logs in by AUTH PLAIN or AUTH LOGIN, in the form that the server accepts (RFC 4954)."""
+"""Logs in by AUTH PLAIN or AUTH LOGIN, in the form that the server accepts (RFC 4954), or with an access token."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Reply
 from postroom.core.text import printable
+from postroom.smtp.auth_token import auth_token, makes_way, offered
 from postroom.smtp.conversation import FORM, Conversation
 
 _PROMPT = 334  # RFC 4954 §4
@@ -17,8 +18,11 @@ _PROMPT = 334  # RFC 4954 §4
 async def log_in(conversation: Conversation, mechanisms: Sequence[str]) -> None:
     """Log in by the first mechanism whose form the server takes. Raises SMTPFault.
 
-    A refused password is not tried in another form.
+    A refused password is not tried in another form, nor is a password given where there is a token.
     """
+    if conversation.endpoint.access_token:
+        await _log_in_by_token(conversation, mechanisms)
+        return
     reply: Reply | None = None
     for way in _ways_to_log_in(mechanisms):
         reply = await way(conversation)
@@ -28,6 +32,20 @@ async def log_in(conversation: Conversation, mechanisms: Sequence[str]) -> None:
             await _cancel_exchange(conversation)
         elif reply.code not in FORM:
             break
+    raise _no_way(conversation, mechanisms, reply)
+
+
+async def _log_in_by_token(conversation: Conversation, mechanisms: Sequence[str]) -> None:
+    reply: Reply | None = None
+    for mechanism in offered(mechanisms):
+        reply = await auth_token(conversation, mechanism)
+        if reply.positive:
+            return
+        if reply.code == _PROMPT:
+            await _cancel_exchange(conversation)
+        elif not makes_way(reply):
+            message = f"{conversation.endpoint} refused the access token: {reply}"
+            raise SMTPFault(FaultKind.REFUSED, mechanism.verb, message, reply)
     raise _no_way(conversation, mechanisms, reply)
 
 
@@ -48,7 +66,8 @@ def _no_way(conversation: Conversation, mechanisms: Sequence[str], reply: Reply 
         message = f"{endpoint} goes on asking where the log-in should be over: {reply}"
     else:
         names = printable(conversation.struck(" ".join(dict.fromkeys(mechanisms))))
-        message = f"{endpoint} takes none of the log-in methods PLAIN and LOGIN, only {names}"
+        ways = "XOAUTH2 and OAUTHBEARER" if endpoint.access_token else "PLAIN and LOGIN"
+        message = f"{endpoint} takes none of the log-in methods {ways}, only {names}"
     return SMTPFault(FaultKind.UNSUPPORTED, "AUTH", message)
 
 

@@ -1,4 +1,4 @@
-"""Strikes passwords and user names from server replies, before they are stored, logged or shown. Pure."""
+"""Strikes passwords, access tokens and user names from server replies, before they are stored, logged or shown. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from postroom.core.account import Secret
 from postroom.core.outcome import Reply
 
 STRUCK: Final = "[struck]"
+_NONE: Final = Secret("")
 _RUN: Final = 8  # characters in a row that are struck; of a shorter secret all of it
 _SHORTEST: Final = 4  # of what is left of a run without white space; a shorter secret is in every text
 _SHORT: Final = 100  # characters of a reply that may come again
@@ -43,6 +44,7 @@ _CODINGS: Final = (
 _ESCAPE: Final = re.compile(
     r"\\{1,2}(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))|\\([0-9]{3})|\\([^0-9A-Za-z])", re.ASCII
 )
+_PRINTABLE: Final = re.compile("[!-~]*")  # ASCII of which folding drops nothing
 _BROKEN: Final = re.compile("[\udc80-\udcff]")  # by surrogateescape
 _DROPPED_ASCII: Final = dict.fromkeys([*range(33), 127])
 _DROPPED: Final = frozenset({"Cc", "Cf", "Mn", "Me", "Zs", "Zl", "Zp"})
@@ -50,9 +52,13 @@ _MARKED: Final = re.compile(b"\1+")
 _BLANK: Final = "\u115f\u1160\u2800\u3164\uffa0"  # letters and symbols by their category
 
 
-def credentials_of(username: str | None, password: Secret) -> Credentials | None:
-    """Return what is struck from the words of the server that this is shown to; None without a password."""
-    return Credentials(username or "", password.reveal()) if password else None
+def credentials_of(
+    username: str | None, password: Secret, access_token: Secret = _NONE
+) -> Credentials | None:
+    """Return what is struck from the words of the server that this is shown to; None without a secret."""
+    if not password and not access_token:
+        return None
+    return Credentials(username or "", password.reveal(), access_token.reveal())
 
 
 class Credentials:
@@ -64,12 +70,13 @@ class Credentials:
 
     __slots__ = ("_harmless", "_runs")
 
-    def __init__(self, username: str, password: str) -> None:
+    def __init__(self, username: str, password: str, access_token: str = "") -> None:
         self._harmless: set[str] = (
             set()
         )  # short replies that hold nothing: a server says the same again and again
         self._runs: dict[int, set[str]] = {}  # folded, by their length
-        for form in _forms(username, password):
+        password_forms = _forms(username, password) if password else []
+        for form in (*password_forms, *_token_forms(access_token)):
             for run in _runs_of(form):
                 self._runs.setdefault(len(run), set()).add(run)
 
@@ -180,6 +187,10 @@ def _is_dropped(character: str) -> bool:
 
 def _runs_of(form: str) -> Iterator[str]:
     """Yield each run of eight characters, folded; of a shorter form all of it. What folding drops counts, and does not."""
+    if len(form) >= _RUN and _PRINTABLE.fullmatch(form):  # a token is long, and there are several forms of it
+        flat = form.lower()
+        yield from (flat[at : at + _RUN] for at in range(len(flat) - _RUN + 1))
+        return
     units = [_fold(character) for character in form]
     seen = list(filter(None, units))
     for counted in (seen,) if len(seen) == len(units) else (units, seen):
@@ -192,13 +203,26 @@ def _forms(username: str, password: str) -> list[str]:
     """Return the password in clear, in other codings, in base64 at each offset within its groups of three, and PLAIN's."""
     octets = password.encode("utf-8", "surrogatepass")
     plain = base64.b64encode(f"\0{username}\0".encode("utf-8", "surrogatepass") + octets).decode()
-    inside = [
+    coded = [plain.rstrip("="), *_inside(octets)]
+    return [password, *coded, *_url_safe(coded), *(() if password.isascii() else _misread(password, octets))]
+
+
+def _token_forms(token: str) -> list[str]:
+    """Return an access token in clear, and in base64 as it stands within the response of any mechanism."""
+    coded = _inside(token.encode("utf-8", "surrogatepass")) if token else []
+    return [token, *coded, *_url_safe(coded)] if token else []
+
+
+def _inside(octets: bytes) -> list[str]:
+    """Return the base64 of octets at each offset within its groups of three, without what depends on their neighbours."""
+    return [
         base64.b64encode(bytes(before) + octets).decode()[first : _whole(before + len(octets))]
         for before, first in ((0, 0), (1, 2), (2, 3))
     ]
-    coded = [plain.rstrip("="), *inside]
-    url_safe = [each.translate(_URL_SAFE) for each in coded if set(each) & set("+/")]
-    return [password, *coded, *url_safe, *(() if password.isascii() else _misread(password, octets))]
+
+
+def _url_safe(coded: list[str]) -> list[str]:
+    return [each.translate(_URL_SAFE) for each in coded if set(each) & set("+/")]
 
 
 def _misread(password: str, octets: bytes) -> set[str]:

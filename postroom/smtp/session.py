@@ -63,7 +63,7 @@ class Session(Conversation):
 
     @classmethod
     async def _open(cls, endpoint: Endpoint) -> Self:
-        credentials = credentials_of(endpoint.username, endpoint.password)
+        credentials = credentials_of(endpoint.username, endpoint.password, endpoint.access_token)
         wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect, credentials)
         session = cls(endpoint, wire)
         try:
@@ -91,7 +91,7 @@ class Session(Conversation):
 
     @property
     def _has_login(self) -> bool:
-        return bool(self._endpoint.username and self._endpoint.password)
+        return bool(self._endpoint.username and (self._endpoint.password or self._endpoint.access_token))
 
     async def _read_greeting(self) -> None:
         endpoint = self._endpoint

@@ -150,10 +150,10 @@ protocols =
 listen = 127.0.0.1
 ssl = no
 disable_plaintext_auth = no
-auth_mechanisms = plain login
+auth_mechanisms = plain login{mechanisms}
 auth_failure_delay = 0
 auth_cache_size = 1M
-passdb {{
+{tokens}passdb {{
   driver = passwd-file
   args = scheme=PLAIN username_format=%u {folder}/users
 }}
@@ -176,13 +176,31 @@ service anvil {{
 }}
 """
 
+# For a log-in with an access token, which the token server is asked about.
+TOKENS = """\
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {folder}/oauth2.conf
+}}
+"""
+OAUTH2 = """\
+introspection_mode = post
+introspection_url = {url}/introspect
+username_attribute = username
+username_format = %u
+active_attribute = active
+active_value = true
+"""
+
 
 class Postfix:
     """A Postfix of our own: STARTTLS required on `port`, TLS from the first byte on `tls_port`.
 
     `users` holds address -> password (AUTH PLAIN and LOGIN), `ca_file` the CA to trust. Mail for any recipient
     of any domain lands in one Maildir, read by `mails`; recipients that begin with unknown, defer or full are
-    refused with 550, 450 and 452. `settings` adds to or replaces main.cf.
+    refused with 550, 450 and 452. `settings` adds to or replaces main.cf. With a token server's URL, `tokens`, it
+    takes access tokens too (AUTH XOAUTH2 and OAUTHBEARER); `mechanisms` says by which of the two.
     """
 
     host = "localhost"
@@ -193,6 +211,8 @@ class Postfix:
         users: Mapping[str, str] = USERS,
         settings: Mapping[str, str] | None = None,
         timeout: float = 30.0,
+        tokens: str | None = None,
+        mechanisms: str = "xoauth2 oauthbearer",
     ) -> None:
         postfix, self._dovecot_program = require("postfix", "dovecot")
         if os.geteuid() != 0:
@@ -202,6 +222,7 @@ class Postfix:
         self.users = dict(users)
         self.settings = dict(settings or {})
         self.timeout = timeout
+        self.tokens, self.mechanisms = tokens, mechanisms
         self.port = self.tls_port = 0
         self.folder = Path()
         self._master: subprocess.Popen[bytes] | None = None
@@ -264,6 +285,10 @@ class Postfix:
         }
         extra = "".join(f"{name} = {value}\n" for name, value in self.settings.items())
         self._write_settled("main.cf", MAIN.format(**names) + extra)
+        with_tokens = self.tokens is not None
+        names["mechanisms"] = f" {self.mechanisms}" if with_tokens else ""
+        names["tokens"] = TOKENS.format(folder=self.folder) if with_tokens else ""
+        (self.folder / "oauth2.conf").write_text(OAUTH2.format(url=self.tokens))
         (self.folder / "dovecot.conf").write_text(DOVECOT.format(**names))
 
     def _write_settled(self, name: str, text: str) -> None:

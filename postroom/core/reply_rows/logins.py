@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from postroom.core.clock import MINUTE
 from postroom.core.outcome import Meaning
-from postroom.core.reply_rows.row import LOGIN, SENDING, Row
-from postroom.core.reply_rows.words import GOOGLE_CODES, RFC_4954, one_of
+from postroom.core.reply_rows.row import LOGIN, PASSWORD, SENDING, TOKEN, Row
+from postroom.core.reply_rows.words import GOOGLE_CODES, MICROSOFT_OAUTH, RFC_4954, RFC_7628, one_of
 
 _MAKE_ONE = (
     "Google wants an app password here: switch on 2-step verification and make one at "
@@ -17,7 +17,7 @@ def _wrong_password(provider: str | None, fix: str) -> Row:
     """Return what 535 means; what a first-timer is most likely to lack comes first."""
     return Row(
         Meaning.ACCOUNT,
-        at=LOGIN,
+        at=PASSWORD,
         code="535",
         provider=provider,
         explanation="the server does not accept this user name and password",
@@ -26,10 +26,44 @@ def _wrong_password(provider: str | None, fix: str) -> Row:
     )
 
 
+_AUTHORIZE = "postroom accounts authorize EMAIL"
+# Log-ins with an access token (OAuth2). What the provider says of a grant when a token is asked for is in
+# `accounts/oauth_refusals.py`; here are the mail server's own words on a token that the provider has given.
+_TOKENS = (
+    Row(
+        Meaning.ACCOUNT,
+        one_of(r"insufficient_scope", r"status 403"),
+        at=TOKEN,
+        code="5..",
+        explanation="the access token was not given for sending over SMTP",
+        fix=f"authorize the account again, and agree to all that is asked for: {_AUTHORIZE}",
+        source=RFC_7628,
+    ),
+    Row(
+        Meaning.ACCOUNT,
+        at=TOKEN,
+        code="535",
+        provider="microsoft",
+        explanation="Microsoft does not accept this access token for this mailbox",
+        fix="see that the mailbox has SMTP AUTH switched on, and that the token is for it (an application needs "
+        f"SMTP.SendAsApp, and the right to the mailbox by Add-MailboxPermission); then: {_AUTHORIZE}",
+        source=MICROSOFT_OAUTH,
+    ),
+    Row(
+        Meaning.ACCOUNT,
+        at=TOKEN,
+        code="535",
+        explanation="the server does not accept this access token: it was revoked, is for another mailbox, or was not "
+        "given for mail",
+        fix=f"authorize the account again, logged in as the mailbox itself: {_AUTHORIZE}",
+        source=RFC_7628,
+    ),
+)
+
 LOGINS = (
     Row(
         Meaning.ACCOUNT,
-        at=LOGIN,
+        at=PASSWORD,
         code="534|535",
         enhanced=r"5\.7\.9",
         provider="google",
@@ -43,7 +77,7 @@ LOGINS = (
             r"application-specific password",
             r"app(?:lication)?[- ]?password",
         ),
-        at=LOGIN,
+        at=PASSWORD,
         provider="google",
         explanation="the server wants an app password, not the account's own",
         fix=_MAKE_ONE,
@@ -51,7 +85,7 @@ LOGINS = (
     ),
     Row(
         Meaning.ACCOUNT,
-        at=LOGIN,
+        at=PASSWORD,
         code="535",
         enhanced=r"5\.7\.8",
         provider="google",
@@ -115,6 +149,7 @@ LOGINS = (
         fix="wait as long as the provider says, see that the password in data.csv is right, then: postroom accounts resume",
         source=RFC_4954,
     ),
+    *_TOKENS,
     _wrong_password(
         "yahoo", "Yahoo wants an app password: login.yahoo.com/account/security, Generate app password"
     ),

@@ -15,6 +15,7 @@ class Place(Enum):
     EHLO = "EHLO"
     STARTTLS = "STARTTLS"
     AUTH = "AUTH"
+    BEARER = "AUTH XOAUTH2"  # a log-in with an access token
     MAIL = "MAIL"
     RCPT = "RCPT"
     DATA = "DATA"
@@ -31,16 +32,19 @@ _PLACES = {place.value: place for place in Place} | {
     "connect": Place.GREETING,
     "HELO": Place.EHLO,
     "BDAT": Place.DOT,
+    "AUTH OAUTHBEARER": Place.BEARER,
 }
 
 
 ANYWHERE = frozenset(Place)
 SETUP = frozenset({Place.GREETING, Place.EHLO, Place.STARTTLS, Place.OTHER})
-LOGIN = frozenset({Place.AUTH})
+PASSWORD = frozenset({Place.AUTH})
+TOKEN = frozenset({Place.BEARER})
+LOGIN = PASSWORD | TOKEN
 TEXT = frozenset({Place.DATA, Place.DOT})
 OPENING = SETUP - {Place.OTHER} | LOGIN  # before a message
 SENDING = frozenset({Place.MAIL, Place.RCPT, Place.DATA, Place.DOT})
-BEFORE_RCPT = frozenset({Place.AUTH, Place.MAIL})
+BEFORE_RCPT = LOGIN | {Place.MAIL}
 NOT_SETUP = ANYWHERE - SETUP
 NOT_RCPT = NOT_SETUP - {Place.RCPT}
 

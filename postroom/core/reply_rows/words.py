@@ -9,6 +9,10 @@ MICROSOFT_NDR = (
 MICROSOFT_SMTP_AUTH = (
     "learn.microsoft.com/exchange/clients-and-mobile-in-exchange-online/authenticated-client-smtp-submission"
 )
+MICROSOFT_OAUTH = (
+    "learn.microsoft.com/exchange/client-developer/legacy-protocols/"
+    "how-to-authenticate-an-imap-pop-smtp-application-by-using-oauth"
+)
 SES = "docs.aws.amazon.com/ses/latest/dg/troubleshoot-smtp.html"
 SENDGRID = "twilio.com/docs/sendgrid/for-developers/sending-email/smtp-errors-and-troubleshooting"
 ZOHO = "zoho.com/mail/help/error-codes.html"
@@ -20,6 +24,7 @@ POSTFWD = "postfwd.org/ratelimits.html"
 RFC_3463 = "RFC 3463"
 RFC_4954 = "RFC 4954 §6"
 RFC_5321 = "RFC 5321 §4.2"
+RFC_7628 = "RFC 7628 §3.2.2"
 
 MESSAGE_NOUN = r"(?:e-?mails?|mails?|messages?|msgs?|transactions?|recipients?|rcpts?|envelopes)"
 SPENT = (
