@@ -45,12 +45,12 @@ class Endpoint:
     security: Security
     username: str | None = None
     password: Secret = field(default=Secret(""), repr=False)
-    access_token: Secret = field(default=Secret(""), repr=False)  # in place of the password (OAuth2)
     tls: ssl.SSLContext | None = field(default=None, repr=False)
     timeouts: Timeouts = Timeouts()
     ehlo_name: str | None = None
     pipelining: bool = True
     chunking: bool = True
+    access_token: Secret = field(default=Secret(""), repr=False)  # in place of the password (OAuth2)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"
