@@ -19,7 +19,7 @@ from postroom.core.errors import ConfigError
 from postroom.core.files import read_plain, reason_of, sync
 from postroom.core.setting_values import parse_admin_token
 from postroom.settings import Settings
-from postroom.store.admin_tokens import AdminTokens
+from postroom.store.admin_tokens import PLACE, AdminTokens
 from postroom.store.issued_keys import IssuedKeys
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
@@ -29,7 +29,6 @@ SOURCE: Final = "admin"  # of its row among the issued keys
 NAME: Final = "admin token"
 FILE: Final = "admin.token"  # in var/
 _VARIABLE: Final = "POSTROOM_ADMIN_TOKEN"
-_PLACE: Final = "admin_token"  # setting: where the token in force is to be found
 _OCTETS: Final = 32
 _LARGEST: Final = 4096
 _HINT: Final = 4  # characters
@@ -63,7 +62,7 @@ def renew_admin_token(store: Store, vault: Vault, var: Path) -> None:
 
 def find_admin_token(store: Store, vault: Vault, settings: Settings, var: Path) -> FoundToken:
     """Return the token that is in force, where this host has it."""
-    place = store.read(StoredSettings.get, _PLACE) or "not made yet: the first `postroom serve` makes it"
+    place = store.read(StoredSettings.get, PLACE) or "not made yet: the first `postroom serve` makes it"
     path = var / FILE
     if settings.admin_token is not None and _is_in_force(store, vault, settings.admin_token):
         return FoundToken(settings.admin_token, _VARIABLE)
@@ -83,7 +82,7 @@ def _make(store: Store, vault: Vault, path: Path) -> None:
     digest = vault.own_digest(token.reveal())
 
     def work(transaction: Transaction) -> bool:
-        if transaction.settings.set_once(_PLACE, _here(path)) != _here(path):
+        if transaction.settings.set_once(PLACE, _here(path)) != _here(path):
             return False
         if not transaction.issued_keys.of_source(SOURCE):
             _issue(transaction, token, digest, system_clock())
@@ -96,12 +95,12 @@ def _make(store: Store, vault: Vault, path: Path) -> None:
 def _put_in_force(store: Store, vault: Vault, token: Secret, place: str) -> None:
     """Let this token be the only one."""
     digest = vault.own_digest(token.reveal())
-    if _is_in_force(store, vault, token) and store.read(StoredSettings.get, _PLACE) == place:
+    if _is_in_force(store, vault, token) and store.read(StoredSettings.get, PLACE) == place:
         return
 
     def work(transaction: Transaction) -> None:
         now = system_clock()
-        transaction.settings.set(_PLACE, place)
+        transaction.settings.set(PLACE, place)
         working = transaction.issued_keys.of_source(SOURCE)
         for each in working:
             if each.key.digest != digest and each.key.id is not None:

@@ -17,7 +17,8 @@ def replace() -> None:
     """Go on with another secret key where the former one is lost. Stop Postroom on every host first.
 
     Passwords and keys are stored anew from data.csv. Messages stay as they are. The password of an account that is
-    not in data.csv is lost: its queued messages wait until the account is there again.
+    not in data.csv is lost: its queued messages wait until it has one again. Every issued key is revoked, since nobody
+    can recognise one any more: issue others. The admin token stays where the next start finds its file or its setting.
     """
     from postroom.runtime.secret_replacement import replace_secret
 
@@ -27,5 +28,10 @@ def replace() -> None:
         return
     rows = counted(done.accepted, "row of data.csv was", "rows of data.csv were")
     click.echo(f"the secret key was replaced; {rows} stored with it", err=True)
+    if done.revoked:
+        keys = counted(done.revoked, "issued key was", "issued keys were")
+        click.echo(f"{keys} revoked: no issued key can be recognised any more; issue others", err=True)
     for email in done.lost:
-        click.echo(f"the password of {email} is lost: add its row to data.csv again", err=True)
+        click.echo(
+            f"the password of {email} is lost: give it again, in data.csv or as it was given before", err=True
+        )

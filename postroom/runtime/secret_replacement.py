@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from postroom.accounts.admin_token import SOURCE as ADMIN
 from postroom.accounts.csv_sync import AccountsFile, keys_in_file, report
+from postroom.accounts.digest_key import can_open_digest_key, renew_digest_key
 from postroom.accounts.vault import Vault
 from postroom.core.clock import rfc3339, system_clock
 from postroom.core.errors import ConfigError
@@ -14,8 +16,8 @@ from postroom.runtime.own_files import VAR, check_own_files
 from postroom.runtime.secret_key import is_secret_of
 from postroom.settings import Settings, load_settings
 from postroom.store.accounts import Accounts
-from postroom.store.settings import StoredSettings
 from postroom.store.store import SECRET_CHECK, Store, open_store
+from postroom.store.transaction import Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,7 @@ class Replaced:
 
     accepted: int  # rows of data.csv
     lost: tuple[str, ...]  # accounts whose passwords nobody can read any more
+    revoked: int  # issued keys, which nobody can recognise any more
 
 
 def replace_secret() -> Replaced | None:
@@ -49,9 +52,10 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
             f"{settings.accounts_csv} holds no account: passwords and keys would be lost; put the file in its place first",
         )
     vault, stored = Vault.open(settings, VAR), store.stored_secrets()
-    if not stored.is_empty and is_secret_of(stored, vault, settings):
+    is_same = not stored.is_empty and is_secret_of(stored, vault, settings)
+    if is_same and can_open_digest_key(store, vault):
         return None
-    store.write(StoredSettings.set, SECRET_CHECK, vault.fingerprint)
+    revoked = _begin_anew(store, vault)
     found = AccountsFile(store, vault, settings.accounts_csv).sync()
     report(found)
     lost = [
@@ -59,7 +63,21 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
         for each in store.read(Accounts.all)
         if each.credential and not vault.is_known(each.credential)
     ]
-    return Replaced(found.accepted if found else 0, tuple(lost))
+    return Replaced(found.accepted if found else 0, tuple(lost), revoked)
+
+
+def _begin_anew(store: Store, vault: Vault) -> int:
+    """Let the database belong to the present secret key; return how many issued keys stop working by that."""
+    now = system_clock()
+
+    def work(transaction: Transaction) -> tuple[int, bytes]:
+        issued = [key for key in transaction.issued_keys.working(now) if key.source != ADMIN]
+        transaction.settings.set(SECRET_CHECK, vault.fingerprint)
+        return len(issued), renew_digest_key(transaction, vault, now)
+
+    revoked, digest_key = store.write(work)
+    vault.adopt_digest_key(digest_key)
+    return revoked
 
 
 def _refuse_beside_workers(store: Store) -> None:

@@ -114,6 +114,11 @@ class IssuedKeys(Noun):
         self._tx.note_keys_changed()
         self._tx.change("revoke_issued_keys_of_pool", pool_id=pool_id, now=now)
 
+    def revoke_all(self, now: Instant) -> None:
+        """Have every key stop working: the key that digests them is lost, and none can be recognised any more."""
+        self._tx.note_keys_changed()
+        self._tx.change("revoke_every_issued_key", now=now)
+
     def expire(self, key_id: int, at: Instant) -> None:
         """Have a key stop working at a time, unless it does so before."""
         self._tx.note_keys_changed()

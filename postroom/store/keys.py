@@ -53,6 +53,11 @@ class Keys(Noun):
             self._tx.change("revoke_key", digest=digest, now=now)
         return len(gone)
 
+    def forget_own_digests(self) -> None:
+        """Drop what was digested by the installation's own key, which is lost."""
+        self._tx.note_keys_changed()
+        self._tx.change("forget_own_digests")
+
     def active(self) -> dict[bytes, int]:
         """Return the digest of every working key with the id of its account."""
         return {row.digest: row.account_id for row in self.working()}

@@ -10,10 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from postroom.core.account import AccountState
+from postroom.accounts.digest_key import adopt_digest_key
+from postroom.accounts.keys import ApiKeys
+from postroom.accounts.vault import Vault
+from postroom.core.account import AccountState, Secret
+from postroom.core.api_key import ApiKey
 from postroom.core.clock import system_clock
+from postroom.core.errors import NotAuthenticated
 from postroom.core.message import MessageState
 from postroom.store.accounts import Accounts
+from postroom.store.issued_keys import IssuedKeys
 from postroom.store.messages import Messages
 from postroom.store.store import open_store
 from postroom.store.workers import Workers
@@ -110,6 +116,46 @@ def test_a_lost_secret_is_replaced(folder: Folder) -> None:
     check_failed(folder.run("accounts", POSTROOM_SECRET_KEY=SECRET), 78, "POSTROOM_SECRET_KEY")
     again = folder.run("secret", "replace")
     assert (again.returncode, "nothing was changed" in again.stderr) == (0, True)
+
+
+def issue(folder: Folder, secret: str) -> str:
+    """Issue a key of the account, and return it."""
+    key = "pr_live_" + "k" * 32
+    with closing(open_store(f"sqlite:///{folder.path}/var/postroom.db")) as store:
+        vault = Vault((Secret(secret),))
+        adopt_digest_key(store, vault, create=False)
+        [stored] = store.read(Accounts.all)
+        issued = ApiKey(digest=vault.own_digest(key), uid="uid", name="ci", account_id=stored.account.id)
+        store.write(IssuedKeys.issue, issued, hint=key[-4:], source="cli", now=system_clock())
+    return key
+
+
+def works(folder: Folder, secret: str, key: str) -> bool:
+    with closing(open_store(f"sqlite:///{folder.path}/var/postroom.db")) as store:
+        vault = Vault((Secret(secret),))
+        adopt_digest_key(store, vault, create=False)
+        keys = ApiKeys(store, vault)
+        keys.refresh()
+        try:
+            keys.authenticate(key)
+        except NotAuthenticated:
+            return False
+        return True
+
+
+def test_replacing_a_lost_secret_revokes_the_issued_keys_alone(folder: Folder) -> None:
+    """The key that digests them is lost too. Those of data.csv are digested anew; the admin token's file stays."""
+    token = folder.run("keys", "admin", POSTROOM_SECRET_KEY=SECRET).stdout
+    key = issue(folder, SECRET)
+    assert works(folder, SECRET, key)
+    done = folder.run("secret", "replace", POSTROOM_SECRET_KEY=OTHER)
+    assert done.returncode == 0, done
+    assert "1 issued key was revoked" in done.stderr
+    assert works(folder, OTHER, "the-key-of-alice")
+    assert not works(folder, OTHER, key)
+    folder.run("accounts", "import", POSTROOM_SECRET_KEY=OTHER)  # as each start does
+    assert token
+    assert folder.run("keys", "admin", POSTROOM_SECRET_KEY=OTHER).stdout == token
 
 
 def test_a_lost_secret_is_replaced_after_a_crash_and_not_beside_a_worker(folder: Folder) -> None:

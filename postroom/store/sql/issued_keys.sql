@@ -42,6 +42,9 @@ UPDATE issued_key SET revoked_at = :now WHERE account_id = :account_id AND revok
 -- name: revoke_issued_keys_of_pool!
 UPDATE issued_key SET revoked_at = :now WHERE pool_id = :pool_id AND revoked_at IS NULL;
 
+-- name: revoke_every_issued_key!
+UPDATE issued_key SET revoked_at = :now WHERE revoked_at IS NULL;
+
 -- name: expire_issued_key!
 UPDATE issued_key SET expires_at = :at WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :at);
 

@@ -37,3 +37,6 @@ SELECT digest FROM api_key WHERE source = :source AND revoked_at IS NULL;
 
 -- name: revoke_key!
 UPDATE api_key SET revoked_at = :now WHERE digest = :digest AND revoked_at IS NULL;
+
+-- name: forget_own_digests!
+UPDATE api_key SET own_digest = NULL WHERE own_digest IS NOT NULL;
