@@ -217,8 +217,16 @@ def _new(server: SendingServer) -> str:
     """Return a record for a domain that has none: the provider's include, or a server of one's own."""
     if include := INCLUDES.get(server.provider or ""):
         return f"v=spf1 include:{include[0]} ~all"
-    is_name = not is_loopback(server.host) and not server.host.replace(":", "").replace(".", "").isdigit()
+    is_name = not is_loopback(server.host) and not _is_address(server.host)
     return f"v=spf1 mx a:{server.host} ~all" if is_name else "v=spf1 mx ~all"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
 
 
 def _amended(record: str, provider: str) -> str:
