@@ -34,6 +34,7 @@ from postroom.store.log_lines import LogLines
 from postroom.store.managed_accounts import ManagedAccounts
 from postroom.store.messages import Messages
 from postroom.store.noun import Noun
+from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.pace import AccountPace
 from postroom.store.pools import Pools
 from postroom.store.queries import Changed, Connection, Session
@@ -185,6 +186,10 @@ class Transaction(Session):
     @property
     def messages(self) -> Messages:
         return Messages(self)
+
+    @property
+    def oauth_grants(self) -> OAuthGrants:
+        return OAuthGrants(self)
 
     @property
     def pace(self) -> AccountPace:
