@@ -56,7 +56,7 @@ class _Row(TypedDict):
     since: str | None
     until: str | None
     worked_at: str | None
-    recipients_in_24h: int
+    recipients_in_24h: int | None  # counted towards a daily limit only
     daily_limit: int | None
     messages: dict[str, int]
     messages_per_minute: float | None
@@ -180,6 +180,7 @@ def _row(
         where, daily_limit = f"by the MX of {error.domain}", account.daily_limit
     except ConfigError as error:
         where, daily_limit = str(error), account.daily_limit
+    used = None if daily_limit is None else service.store.read(Usage.recipients_used, account.id, now)
     state, reason = _state(service, account, in_use)
     return {
         "account": account.email,
@@ -189,7 +190,7 @@ def _row(
         "since": None if account.state_since is None else rfc3339(account.state_since),
         "until": None if account.resume_at is None else rfc3339(account.resume_at),
         "worked_at": None if account.worked_at is None else rfc3339(account.worked_at),
-        "recipients_in_24h": service.store.read(Usage.recipients_used, account.id, now),
+        "recipients_in_24h": used,
         "daily_limit": daily_limit,
         "messages": asdict(counts.get(account.id, NO_JOBS)),
         "messages_per_minute": None if account.gap is None else round(60 * SECOND / account.gap, 1),

@@ -478,6 +478,8 @@ def test_accounts_and_what_is_the_matter_with_them(folder: Folder) -> None:
     shown = folder.run("accounts", COLUMNS="200").stdout
     assert "0 of 450" in shown
     assert "no limit, 1 waiting" in shown
+    unlimited = found["bob@example.com"]
+    assert (unlimited["recipients_in_24h"], unlimited["daily_limit"]) == (None, None)
     assert found["bob@example.com"]["messages"] == {
         "waiting": 1,
         "held": 0,
