@@ -31,7 +31,8 @@ class ApiRequest:
     """
 
     __slots__ = (
-        "__weakref__", "_document", "_is_key_read", "_key", "_read", "account", "head", "headers", "method", "window",
+        "__weakref__", "_document", "_is_key_read", "_key", "_read", "account", "has_key_in_header_only", "head",
+        "headers", "method", "window",
     )  # fmt: skip
 
     def __init__(self, head: Head, read: Callable[[], bytes]) -> None:
@@ -40,6 +41,7 @@ class ApiRequest:
         self.method = head.method
         self.account: str | None = None  # the mailbox of the key, once it has proved to be one
         self.window: tuple[str, Window] | None = None
+        self.has_key_in_header_only = False  # of a call whose body is not read before its key is checked
         self._read = read
         self._document: Document | None = None
         self._is_key_read = False

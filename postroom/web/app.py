@@ -14,7 +14,8 @@ from postroom.core.clock import Clock, system_clock
 from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
 from postroom.store.store import Store
-from postroom.web import flask_views, front, health, problems
+from postroom.web import docs, flask_views, front, health, problems
+from postroom.web.admin import views
 from postroom.web.answers import ProblemResponse
 from postroom.web.api_request import request_of
 from postroom.web.connections import Connections
@@ -115,11 +116,17 @@ def create_app(
     limits = RateLimits(settings, keys)
     shares = DiskShares(store)
     app.extensions["postroom"] = Services(
-        settings, store, keys, clock, shares, limits, Refusals(), is_stopping
+        settings, store, vault, keys, clock, shares, limits, Refusals(), is_stopping
     )
     app.extensions["postroom.readiness"] = health.Readiness()
     problems.install(app)
-    for blueprint in (flask_views.views(DOORWAYS), front.blueprint, health.blueprint):
+    for blueprint in (
+        flask_views.views(DOORWAYS),
+        views.views(),
+        docs.blueprint,
+        front.blueprint,
+        health.blueprint,
+    ):
         app.register_blueprint(blueprint)
     app.before_request(_check_headers)
     app.after_request(_note_refusal)

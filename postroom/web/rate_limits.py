@@ -107,7 +107,7 @@ class RateLimits:
 def _readable_key(request: ApiRequest) -> str | None:
     """Return the request's key, known or not; None where there is none, or it cannot be read."""
     with suppress(PostroomError, HTTPException):
-        if request.method == "POST":
+        if request.method == "POST" and not request.has_key_in_header_only:
             return request.key
     with suppress(PostroomError):
         return header_key(request)

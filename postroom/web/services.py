@@ -9,6 +9,7 @@ from typing import cast
 from flask import current_app
 
 from postroom.accounts.keys import ApiKeys
+from postroom.accounts.vault import Vault
 from postroom.core.clock import Clock
 from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
@@ -23,6 +24,7 @@ class Services:
 
     settings: Settings
     store: Store
+    vault: Vault
     keys: ApiKeys
     clock: Clock
     shares: DiskShares

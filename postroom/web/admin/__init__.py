@@ -1,0 +1,1 @@
+"""The admin API under /v1: its calls as values, their models, and the views that answer them."""

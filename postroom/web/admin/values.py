@@ -1,0 +1,71 @@
+"""The kinds of values in the documents of the admin API: ids, lines of text, times, durations, and pages of a list."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from postroom.core.clock import SECOND, Instant, rfc3339
+from postroom.core.errors import InvalidSubmission
+from postroom.core.setting_values import parse_duration
+from postroom.web.admin.call import RequestModel
+
+MOST: Final = 100  # of a page
+DEFAULT: Final = 50
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_UID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_NO_ID: Final = "00000000-0000-0000-0000-000000000000"
+
+Text = Annotated[str, Field(max_length=1000, pattern="^[^\\x00-\\x1f\\x7f]*$")]
+Address = Annotated[
+    str, Field(min_length=3, max_length=320, pattern="^[^\\x00-\\x20\\x7f]+@[^\\x00-\\x20\\x7f]+$")
+]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2027-01-31T12:00:00Z"])]
+Cursor = Annotated[
+    str, Field(pattern="^[0-9]{1,18}$", description="`next` of the page before; without it, the first page")
+]
+PageSize = Annotated[int, Field(ge=1, le=MOST, description="The most entries of a page")]
+
+
+class Page(RequestModel):
+    """Which part of a list is wanted."""
+
+    limit: PageSize = DEFAULT
+    after: Cursor | None = None
+
+    @property
+    def position(self) -> int | None:
+        return None if self.after is None else int(self.after)
+
+
+def known_form(id_: str) -> str:
+    """Return an id as it stands, or one that nothing has: what cannot be an id is looked for like any unknown one."""
+    return id_ if _UID.fullmatch(id_) else _NO_ID
+
+
+def time_of(text: str, field: str) -> Instant:
+    """Return a time in RFC 3339. Raises InvalidSubmission."""
+    try:
+        if not _TIME.fullmatch(text):
+            raise ValueError
+        moment = datetime.fromisoformat(text)
+        return round(moment.astimezone(UTC).timestamp() * SECOND)
+    except (ValueError, OverflowError):
+        raise InvalidSubmission(
+            "must be a time with its zone, such as 2027-01-31T12:00:00Z (RFC 3339)", field=field
+        ) from None
+
+
+def duration_of(text: str, field: str) -> int:
+    """Return the microseconds of a duration such as 24h. Raises InvalidSubmission."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InvalidSubmission(str(error), field=field) from None
+
+
+def shown_time(at: Instant | None) -> str | None:
+    return None if at is None else rfc3339(at)

@@ -1,0 +1,143 @@
+"""The views of /v1: for each call the key, its right, what the call takes, and the answer; nothing of a body before that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from flask import Blueprint, Response, request
+
+from postroom.accounts.admin_token import NAME as ADMIN_TOKEN
+from postroom.accounts.keys import Principal
+from postroom.accounts.rights import Right, right_for
+from postroom.core.audit import Actor
+from postroom.core.errors import KeyStopped, NotAuthenticated, NotPermitted, StoreError
+from postroom.store.audit import Audit
+from postroom.web.admin.accounts import ACCOUNT_CALLS
+from postroom.web.admin.audit import AUDIT_CALLS
+from postroom.web.admin.call import AdminCall, AdminRequest, Reply
+from postroom.web.admin.keys import KEY_CALLS
+from postroom.web.admin.parsing import read_body, read_query
+from postroom.web.admin.pools import POOL_CALLS
+from postroom.web.answers import Answer, json_answer, response_of
+from postroom.web.api_request import ApiRequest, request_of
+from postroom.web.auth import header_key
+from postroom.web.doorway import admit, complete, note_use
+from postroom.web.problems import answer_to
+from postroom.web.rate_limits import Kind
+from postroom.web.services import Services, services
+from postroom.web.waits import AtOnce, at_once
+
+PREFIX: Final = "/v1/"
+MOST_BYTES: Final = 65_536  # of a body
+_NO_KEY: Final = (
+    "there is no key in this request: give it as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; "
+    "under /v1 it is not read from the body"
+)
+CALLS: Final[tuple[AdminCall, ...]] = (*ACCOUNT_CALLS, *KEY_CALLS, *POOL_CALLS, *AUDIT_CALLS)
+
+
+def views() -> Blueprint:
+    """Return the views of the admin API."""
+    blueprint = Blueprint("admin", __name__)
+    for call in CALLS:
+        add_call(blueprint, call)
+    blueprint.before_app_request(check_right)
+    return blueprint
+
+
+def add_call(blueprint: Blueprint, call: AdminCall) -> None:
+    blueprint.add_url_rule(
+        call.path.replace("{", "<").replace("}", ">"),
+        call.name,
+        view_of(call),
+        methods=[call.method],
+        provide_automatic_options=False,
+    )
+
+
+def check_right() -> None:
+    """Refuse a route under /v1 that the table of rights lacks, before any view. Raises NotPermitted."""
+    if request.url_rule is not None and request.path.startswith(PREFIX):
+        right_for(request.method, route())
+
+
+def route() -> str:
+    """Return the path of the present request's route, as the table of rights has it."""
+    assert request.url_rule is not None
+    return request.url_rule.rule.replace("<", "{").replace(">", "}")
+
+
+def view_of(call: AdminCall) -> Callable[..., Response]:
+    def view(**named: str) -> Response:
+        shared, asked = services(), request_of(request)
+        asked.has_key_in_header_only = True
+        request.max_content_length = MOST_BYTES
+        return response_of(at_once(_answered(call, asked, named.get("id", ""), shared)))
+
+    return view
+
+
+async def _answered(call: AdminCall, asked: ApiRequest, id_: str, shared: Services) -> Answer:
+    waits = AtOnce(shared.store)
+    answer: Answer
+    try:
+        await admit(asked, Kind.STATUS, shared, waits)
+        principal = authenticate(asked, right_for(call.method, call.path), shared)
+        made = AdminRequest(shared, principal, actor_of(principal, asked), id_)
+        try:
+            answer = _document(_handled(call, made, asked))
+        except KeyStopped:
+            shared.keys.expire()
+            raise
+        if call.changes:
+            shared.keys.expire()  # this process knows at once what has changed
+        elif principal.is_new:
+            await note_use(principal, shared, waits)
+    except Exception as error:
+        if isinstance(error, (NotAuthenticated, NotPermitted)):
+            _note_refusal(call, asked, shared)
+        answer = answer_to(error)
+    return await complete(asked, answer, shared, waits)
+
+
+def _handled(call: AdminCall, made: AdminRequest, asked: ApiRequest) -> Reply:
+    taken = read_body(call, asked) if call.has_body else read_query(call, request)
+    return call.handle(made, taken)
+
+
+def authenticate(asked: ApiRequest, right: Right, shared: Services) -> Principal:
+    """Return whose key is in the headers. Raises NotAuthenticated, and NotPermitted where it lacks the right."""
+    key = header_key(asked)
+    if key is None:
+        raise NotAuthenticated(_NO_KEY, field="key")
+    principal = shared.keys.authenticate(key)
+    asked.account = principal.owner.email if principal.owner else _name_of(principal)
+    principal.key.check_source(asked.address)
+    right.check(principal.key)
+    return principal
+
+
+def actor_of(principal: Principal, asked: ApiRequest) -> Actor:
+    return Actor(_name_of(principal), asked.address, principal.key.scopes)
+
+
+def _name_of(principal: Principal) -> str:
+    key = principal.key
+    return (
+        key.name if key.name == ADMIN_TOKEN and key.is_of_installation else f"key {key.name or 'of data.csv'}"
+    )
+
+
+def _note_refusal(call: AdminCall, asked: ApiRequest, shared: Services) -> None:
+    """Write into the audit that somebody was refused; what cannot be written is in the log."""
+    actor = Actor(asked.account or "unknown key", asked.source, frozenset())
+    with suppress(StoreError):
+        shared.store.write(Audit.append_refusal, actor, f"{call.method} {call.path}", None, shared.clock())
+
+
+def _document(reply: Reply) -> Answer:
+    if reply.document is None:
+        return Answer(reply.status, [], b"")
+    return json_answer(reply.status, reply.document.model_dump(mode="json"))
