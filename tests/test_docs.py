@@ -18,6 +18,7 @@ import click
 import pytest
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
+from postroom.accounts import rights
 from postroom.accounts.csv_row import COLUMNS
 from postroom.accounts.vault import Vault
 from postroom.cli.main import cli
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+ADMIN_API = (ROOT / "docs" / "admin-api.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
@@ -120,9 +122,19 @@ def test_every_route_is_documented(bare: Path) -> None:
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
+    admin = {call.replace("<", "{").replace(">", "}") for call in calls if " /v1/" in call}
+    assert _call_headings(ADMIN_API) == admin
     for text in API, README:
-        headings = set(re.findall(r"^#+ `((?:GET|POST|PUT|PATCH|DELETE) [^`]+)`$", text, re.MULTILINE))
-        assert headings == calls
+        assert _call_headings(text) == {call for call in calls if " /v1/" not in call}
+
+
+def _call_headings(text: str) -> set[str]:
+    return set(re.findall(r"^#+ `((?:GET|POST|PUT|PATCH|DELETE) [^`]+)`$", text, re.MULTILINE))
+
+
+def test_the_table_of_rights_is_the_one_that_is_asked() -> None:
+    written = [f"| {' | '.join(row)} |" for row in table(ADMIN_API, "## Rights")]
+    assert written == rights.table()
 
 
 @pytest.mark.parametrize("text", [README, API], ids=["README", "api"])
