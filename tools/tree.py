@@ -45,11 +45,8 @@ def page() -> str:
 
 def _entries(folder: Path, depth: int) -> Iterator[str]:
     for path in sorted(folder.iterdir(), key=_rank):
-        if path.name.startswith(("__init__", "__pycache__", "__main__")) or path.suffix not in (
-            "",
-            ".py",
-            ".sql",
-        ):
+        is_ours = path.is_dir() or path.suffix in (".py", ".sql")
+        if path.name.startswith(("__init__", "__pycache__", "__main__")) or not is_ours:
             continue
         indented = "  " * depth + path.name + ("/" if path.is_dir() else "")
         first = _first_line(path / "__init__.py" if path.is_dir() else path)
