@@ -9,10 +9,18 @@ from collections.abc import Iterator
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
-from postroom.accounts.doctor.domain import about_domain, ask_about, selectors_to_ask, without_asking
+from postroom.accounts.doctor.domain import (
+    DomainAnswers,
+    about_domain,
+    ask_about,
+    selectors_to_ask,
+    without_asking,
+)
 from postroom.accounts.doctor.finding import Finding, Severity
-from postroom.accounts.doctor.lookups import LookUps
+from postroom.accounts.doctor.lookups import LookUps, Texts
 from postroom.core.account import Account, Security
 from postroom.providers import Server
 from tests.servers.dns import NameServer
@@ -137,6 +145,42 @@ def test_what_cannot_be_followed_is_not_known(dns: NameServer) -> None:
 )
 def test_a_server_of_ones_own(dns: NameServer, record: str, address: str | None, severity: Severity) -> None:
     assert spf(dns, record, server=OWN, address=address).severity is severity
+
+
+def test_a_record_that_lets_all_pass_is_shown_without_that(dns: NameServer) -> None:
+    found = spf(dns, "v=spf1 include:small.example +all", server=OWN)
+    assert found.severity is Severity.ERROR, "what it includes has no record"
+    dns.txt["small.example"] = GOOGLES
+    found = spf(dns, "v=spf1 include:small.example +all", server=OWN)
+    assert found.fix == "publish as TXT of corp.example: v=spf1 include:small.example ~all"
+
+
+@pytest.mark.parametrize(
+    ("server", "record"),
+    [
+        (OWN, "v=spf1 mx a:mail.corp.example ~all"),
+        (Server("192.0.2.1", 587, Security.STARTTLS, 20, "ann"), "v=spf1 mx ~all"),
+        (Server("localhost", 25, Security.NONE, 20, "ann"), "v=spf1 mx ~all"),
+    ],
+)
+def test_the_record_of_a_domain_with_a_server_of_ones_own(
+    dns: NameServer, server: Server, record: str
+) -> None:
+    assert spf(dns, server=server).fix == f"publish as TXT of corp.example: {record}"
+
+
+@given(st.text(max_size=200), st.text(max_size=200), st.text(max_size=200))
+def test_no_record_breaks_the_doctor(spf: str, dkim: str, dmarc: str) -> None:
+    account = Account(1, "ann@corp.example", dkim_selector="s")
+    answers = DomainAnswers(
+        {"corp.example": Texts((f"v=spf1 {spf}",)), "a.example": Texts((f"v=spf1 {spf}",))},
+        {"s._domainkey.corp.example": Texts((f"p={dkim}",))},
+        {"_dmarc.corp.example": Texts((f"v=DMARC1;{dmarc}",))},
+        (),
+    )
+    found = about_domain(account, OWN, "192.0.2.1", answers)
+    assert [finding.subject for finding in found] == ["spf", "dkim", "dmarc"]
+    assert all(f"{finding}".isprintable() for finding in found)
 
 
 def test_a_relay_is_known_by_its_domain(dns: NameServer) -> None:

@@ -107,7 +107,8 @@ def _judged(domain: str, record: str, walk: _Walk, server: SendingServer) -> Fin
         fix = "take out what no longer sends for the domain, or put the provider's include first"
         return (warning if at <= MOST_LOOK_UPS else error)("spf", said, record, fix)
     if walk.lets_all_pass:
-        fix = f"publish as TXT of {domain}: {re.sub(r'[+]?all', '~all', record)}"
+        words = ("~all" if word.lower() in ("all", "+all") else word for word in record.split())
+        fix = f"publish as TXT of {domain}: {' '.join(words)}"
         return warning("spf", f"the SPF record of {domain} lets every server pass", record, fix)
     return ok("spf", f"the SPF record of {domain} names the server or its provider", record)
 
