@@ -1430,4 +1430,33 @@ WHERE id = :job_id AND state = 'claimed';
         "        if shared := None:\n",
         "tests/unit/test_listen.py::test_an_address_of_many_hosts_is_refused[224.0.0.1-multicast]",
     ),
+    Control(
+        "the doctor's look at a server sends no AUTH",
+        "postroom/smtp/probe.py",
+        "    def _has_login(self) -> bool:\n        return False\n",
+        "    def _never(self) -> bool:\n        return False\n",
+        "tests/smtp/test_probe.py::test_no_credentials_are_ever_given",
+        quick=True,
+    ),
+    Control(
+        "the doctor tells a blocked port from a refused one",
+        "postroom/smtp/probe.py",
+        "    if fault.kind is FaultKind.TIMEOUT or errno.ETIMEDOUT in numbers:\n",
+        "    if False:\n",
+        "tests/smtp/test_probe.py::test_a_blocked_port_is_told_from_a_refused_one",
+    ),
+    Control(
+        "the doctor calls an unknown DKIM selector not known",
+        "postroom/accounts/doctor/dkim.py",
+        "    if own:\n",
+        "    if True:\n",
+        "tests/unit/test_doctor_domain.py::test_what_has_another_selector_is_not_known_and_never_missing",
+    ),
+    Control(
+        "the doctor calls what cannot be followed in SPF not known",
+        "postroom/accounts/doctor/spf.py",
+        "    if walk.unknown:\n",
+        "    if False:\n",
+        "tests/unit/test_doctor_domain.py::test_what_cannot_be_followed_is_not_known",
+    ),
 )

@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trustme
@@ -26,6 +27,7 @@ from tests.servers.netns import BLACK_HOLE, in_namespace
 from tests.servers.postfix import Postfix
 from tests.servers.programs import free_port
 from tests.servers.scripted import Hang
+from tests.smtp import dialog
 from tests.smtp.dialog import PASSWORD, USER
 
 
@@ -81,6 +83,45 @@ def test_postfix_shows_all_there_is(postfix: Postfix, security: Security) -> Non
         "TLSv1.3; a certificate that is trusted, for localhost, 127.0.0.1, "
     )
     assert found["greeting"].summary.startswith("mail.postroom.example ESMTP")
+
+
+@pytest.mark.parametrize("wrong", ["expired", "self-signed", "other-name"])
+def test_postfix_with_a_certificate_that_cannot_be_trusted(
+    ca: trustme.CA, tmp_path: Path, wrong: str
+) -> None:
+    then = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    if wrong == "expired":
+        certificate = ca.issue_cert("localhost", not_before=then, not_after=then + datetime.timedelta(days=9))
+    else:
+        certificate = (trustme.CA() if wrong == "self-signed" else ca).issue_cert(
+            "localhost" if wrong == "self-signed" else "smtp.elsewhere.example"
+        )
+    chain = tmp_path / "chain.pem"
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(chain))
+    with Postfix(ca, settings={"smtpd_tls_chain_files": str(chain)}) as server:
+        endpoint = to(server.port, Security.STARTTLS, tls_context(str(server.ca_file)), host="localhost")
+        shown = look(endpoint)
+        error = the_error(findings(endpoint, shown))
+    assert (error.subject, error.detail) == ("tls", words_of_a_message(shown))
+    assert shown.certificate is not None
+    said = {
+        "expired": "it ended at 2020-01-10",
+        "self-signed": "POSTROOM_SMTP_CA_FILE",
+        "other-name": "elsewhere",
+    }
+    assert said[wrong] in str(error.fix)
+
+
+@pytest.mark.parametrize("library", ["asyncio", "uvloop"])
+def test_both_event_loops_show_the_same(
+    scripted: StartScripted, client_tls: ssl.SSLContext, library: str
+) -> None:
+    endpoint = to(scripted(tls=True).port, Security.STARTTLS, client_tls)
+    shown = dialog.run(look_at_server(endpoint), library=library)
+    assert shown.certificate is not None
+    assert (shown.tls_version, shown.certificate.names) == ("TLSv1.3", ("localhost", "127.0.0.1"))
+    refused = dialog.run(look_at_server(to(free_port())), library=library)
+    assert refused.reach is Reach.REFUSED
 
 
 def test_no_credentials_are_ever_given(scripted: StartScripted, client_tls: ssl.SSLContext) -> None:
