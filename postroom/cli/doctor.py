@@ -121,12 +121,12 @@ def _logins(service: Service, chosen: Sequence[StoredAccount]) -> dict[int, Logi
 
     from postroom.accounts.doctor.account import Login
     from postroom.cli.accounts_check import check_all
-    from postroom.store.findings import Findings
+    from postroom.store.oauth_grants import OAuthGrants
 
     tried = [
         each
         for each in chosen
-        if each.credential is not None or service.store.read(Findings.has_oauth_grant, each.account.id)
+        if each.credential is not None or service.store.read(OAuthGrants.get, each.account.id)
     ]
     results: dict[int, Login] = {}
 

@@ -1,4 +1,4 @@
-"""The doctor's last findings about each account as text, and what it asks the database: aliases, version, clock."""
+"""The doctor's last findings about each account as text, and what it asks the database: its version, its clock."""
 
 from __future__ import annotations
 
@@ -15,14 +15,6 @@ class StoredFindings(NamedTuple):
     findings: str
 
 
-class Alias(NamedTuple):
-    """Another address that an account may send as, and who has shown that its server accepts it."""
-
-    email: str
-    verified_at: Instant | None
-    verified_by: str | None
-
-
 class Findings(Noun):
     def keep(self, account_id: int, findings: str, now: Instant) -> None:
         """Store what was found about an account, in place of what was found before."""
@@ -31,13 +23,6 @@ class Findings(Noun):
     def last(self, account_id: int) -> StoredFindings | None:
         """Return what was last found about an account; None where nobody has looked."""
         return self._tx.row(StoredFindings, "last_findings", account_id=account_id)
-
-    def has_oauth_grant(self, account_id: int) -> bool:
-        """Whether the account logs in by OAuth2."""
-        return bool(self._tx.value(int, "count_oauth_grants", account_id=account_id))
-
-    def aliases(self, account_id: int) -> list[Alias]:
-        return self._tx.rows(Alias, "aliases_to_examine", account_id=account_id)
 
     def database_version(self) -> str:
         """Return the name and the version of the database."""

@@ -17,6 +17,7 @@ from tests.process.test_cli import Folder, check_failed
 from tests.servers.installation import KEY, Installation
 from tests.servers.postfix import Postfix
 from tests.servers.postgres import Postgres
+from tests.servers.programs import free_port
 
 HEADER = "key,email,app_password,host,port,security"
 ANN = "ann@postroom.example"
@@ -136,6 +137,9 @@ def test_an_installation_that_cannot_be_opened(tmp_path: Path) -> None:
     assert "fix: postroom migrate\n" in done.stdout
     found = _json(folder, POSTROOM_SMTP_PORT="nonsense")["installation"]
     assert _of(found, "settings")["fix"] == "correct POSTROOM_SMTP_PORT"
+    found = _json(folder, DATABASE_URL=f"postgresql://me:{KEY}@127.0.0.1:{free_port()}/none")["installation"]
+    assert _of(found, "database")["severity"] == "error"
+    assert KEY not in json.dumps(found)
 
 
 def test_colours_on_a_terminal_only_and_never_with_no_color(

@@ -15,9 +15,11 @@ from postroom.accounts.doctor.finding import Finding, Severity, as_values
 from postroom.accounts.vault import Vault
 from postroom.core.account import AccountSettings, Security
 from postroom.core.clock import SECOND, system_clock
+from postroom.core.oauth_grant import GrantKind, OAuthGrant
 from postroom.settings import Settings
 from postroom.store.accounts import AccountIdentity, Accounts
 from postroom.store.findings import Findings
+from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.store import Store
 from postroom.store.usage import Usage
 from tests.conftest import StartScripted
@@ -165,6 +167,29 @@ def test_a_password_that_was_refused_is_an_error_without_another_try(ann: Ann) -
     assert ann.found("login").severity is Severity.ERROR
     ann.store.write(Accounts.note_refused_password, ann.id, "another")
     assert ann.found("login").severity is Severity.NOT_KNOWN
+
+
+def test_a_token_that_is_refused(ann: Ann) -> None:
+    grant = OAuthGrant(
+        account_id=ann.id,
+        provider="google",
+        kind=GrantKind.REFRESH_TOKEN,
+        token_endpoint="https://oauth2.googleapis.com/token",
+        client_id="id",
+        scope="https://mail.google.com/",
+        client_secret=None,
+        grant_secret=b"sealed",
+        access_token=None,
+        expires_at=None,
+        refused=None,
+    )
+    ann.store.write(OAuthGrants.set, grant, NOW)
+    assert ann.found("login").severity is Severity.NOT_KNOWN
+    assert ann.found("auth").severity is Severity.ERROR, "its server has passwords alone"
+    ann.database.change("UPDATE oauth_grant SET refused = 'it was revoked'")
+    found = ann.found("login")
+    assert (found.severity, found.detail) == (Severity.ERROR, "it was revoked")
+    assert found.fix == "postroom accounts authorize ann@corp.example"
 
 
 def test_a_password_of_another_secret_key(ann: Ann, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from postroom.core.account import Account, AccountState
 from postroom.core.clock import rfc3339
 from postroom.providers import Server, unusual_port
 from postroom.settings import INBOX
-from postroom.store.findings import Alias
+from postroom.store.aliases import Alias
 
 _NEARLY = 0.8  # of a daily limit
 
@@ -22,6 +22,7 @@ class AccountFacts:
     account: Account
     has_password: bool
     has_oauth_grant: bool
+    token_refused: str | None  # why its provider gives no access token any more
     last_reason: str | None  # why its newest message that was not sent was not
     password_was_refused: bool  # the present one
     recipients_used: int  # of the last 24 hours
@@ -104,6 +105,9 @@ def _until(account: Account) -> str:
 def about_login(facts: AccountFacts, login: Login | None) -> Finding:
     """Return what a real log-in showed, or, where none was tried, what is known of the last one."""
     email = facts.account.email
+    if facts.token_refused:
+        said, fix = "the provider gives no access token any more", f"postroom accounts authorize {email}"
+        return error("login", said, facts.token_refused, fix)
     if login is None or (login.works is None and not facts.password_was_refused):
         return _not_tried(facts, login)
     if login.works:

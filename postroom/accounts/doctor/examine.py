@@ -101,14 +101,16 @@ def _facts(
 
     def read(transaction: Transaction) -> AccountFacts:
         account = transaction.accounts.get(id_) or stored
+        grant = transaction.oauth_grants.get(id_)
         return AccountFacts(
             account.account,
             stored.credential is not None,
-            transaction.findings.has_oauth_grant(id_),
+            grant is not None,
+            grant.refused if grant else None,
             transaction.accounts.last_reason(id_),
             transaction.accounts.refused_password(id_) in digests,
             transaction.usage.recipients_used(id_, now),
-            transaction.findings.aliases(id_),
+            transaction.aliases.of(id_),
         )
 
     facts = store.read(read)

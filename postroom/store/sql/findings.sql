@@ -6,9 +6,3 @@ ON CONFLICT (account_id) DO UPDATE SET at = excluded.at, findings = excluded.fin
 
 -- name: last_findings^
 SELECT at, findings FROM finding WHERE account_id = :account_id;
-
--- name: count_oauth_grants$
-SELECT count(*) FROM oauth_grant WHERE account_id = :account_id;
-
--- name: aliases_to_examine
-SELECT email, verified_at, verified_by FROM account_alias WHERE account_id = :account_id ORDER BY email;
