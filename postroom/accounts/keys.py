@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from postroom.accounts.vault import Vault
@@ -45,6 +45,10 @@ class Principal:
         if self.owner is None:
             raise NotPermitted("this key belongs to no account; send with a key of an account", field="key")
         return self.owner
+
+    def for_account(self, account: Account) -> Principal:
+        """Return who sends through an account that was chosen for the key, such as one of its pool."""
+        return replace(self, owner=account)
 
     @property
     def digest(self) -> bytes:
@@ -102,6 +106,10 @@ class ApiKeys:
         if key.id is None or key.digest not in self._used:
             return key.digest not in self._used
         return time.monotonic() - self._noted.get(key.digest, float("-inf")) > _NOTED_AGAIN_S
+
+    def account_of(self, account_id: int) -> Account | None:
+        """Return an account as it was at the last `refresh`; its state may be older."""
+        return self._accounts.get(account_id)
 
     def expire(self) -> None:
         """Have the keys read again at the next request: one has just turned out to work no more."""

@@ -138,7 +138,12 @@ def print_status(service: Service, request_id: str, *, as_json: bool, short: boo
         }
         for event in service.store.read(Events.of_message, found.request_id)
     ]
-    document: dict[str, object] = {"request_id": found.request_id, "status": str(found), "events": events}
+    document: dict[str, object] = {
+        "request_id": found.request_id,
+        "status": str(found),
+        "sender": found.sender,
+        "events": events,
+    }
     if found.is_test:
         document["test"] = True
     if found.possible_duplicate:

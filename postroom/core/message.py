@@ -30,6 +30,8 @@ class Submission:
     idempotency_key: str | None = None
     in_doubt: InDoubtPolicy | None = None  # None: the service's setting
     key: ApiKey | None = None  # None: a person at the command line
+    in_reply_to: str | None = None  # the Message-ID of the message that this one answers
+    idempotency_account: int | None = None  # where the idempotency key stands; None: it is the account's
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class NewMessage:
     in_doubt: InDoubtPolicy | None = None
     not_before: Instant | None = None  # nothing is sent before; None: at once
     key: ApiKey | None = None  # that must still work when the message is committed
+    idempotency_account: int | None = None  # where the idempotency key stands; None: it is the account's
 
     @property
     def is_test(self) -> bool:
@@ -93,6 +96,7 @@ class MessageStatus:
     will_send_at: Instant | None = None
     key_id: int | None = None  # the issued key that it was accepted with
     is_test: bool = False
+    sender: str = ""  # the mailbox that it is sent from
 
     def __str__(self) -> str:
         return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

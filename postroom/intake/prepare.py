@@ -65,6 +65,7 @@ def _render(
         in_doubt=submission.in_doubt,
         key=submission.key,
         idempotency_key=submission.idempotency_key,
+        idempotency_account=submission.idempotency_account,
         fingerprint=_fingerprint(submission) if submission.idempotency_key is not None else None,
     )
 

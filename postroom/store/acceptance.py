@@ -75,7 +75,7 @@ class Acceptance(Noun):
     def _add_idempotency(self, message: NewMessage) -> Changed:
         return self._tx.change(
             "add_idempotency",
-            account_id=message.account_id,
+            account_id=_idempotency_account(message),
             key=message.idempotency_key,
             fingerprint=message.fingerprint,
             request_id=message.request_id,
@@ -84,7 +84,10 @@ class Acceptance(Noun):
 
     def _accepted_before(self, message: NewMessage) -> Accepted | IdempotencyClash | None:
         before = self._tx.row(
-            _Earlier, "find_idempotent", account_id=message.account_id, key=message.idempotency_key
+            _Earlier,
+            "find_idempotent",
+            account_id=_idempotency_account(message),
+            key=message.idempotency_key,
         )
         if before is None:
             return None
@@ -133,3 +136,7 @@ class Acceptance(Noun):
         )
         self._tx.guard(tied)
         self._tx.change("drop_empty_content", request_id=request_id)
+
+
+def _idempotency_account(message: NewMessage) -> int:
+    return message.account_id if message.idempotency_account is None else message.idempotency_account

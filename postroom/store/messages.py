@@ -60,6 +60,7 @@ class _JobState(NamedTuple):
     paused_for: str | None
     key_id: int | None
     test: int | None
+    sender: str
 
 
 class _ListedRow(NamedTuple):
@@ -77,6 +78,7 @@ class _ListedRow(NamedTuple):
     paused_for: str | None
     key_id: int | None
     test: int | None
+    sender: str
     forward_path: str
     state: str
     reason: str | None
@@ -173,6 +175,7 @@ def _listed(rows: list[_ListedRow]) -> Listed:
         first.paused_for,
         first.key_id,
         first.test,
+        first.sender,
     )
     deliveries = [
         DeliveryState(row.forward_path, row.state, row.reason, row.possible_duplicate) for row in rows
@@ -198,6 +201,7 @@ def _status(request_id: str, found: _JobState, deliveries: Sequence[DeliveryStat
         will_send_at,
         found.key_id,
         bool(found.test),
+        found.sender,
     )
 
 

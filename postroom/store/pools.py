@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from postroom.core.clock import Instant
 from postroom.store.noun import Noun
+from postroom.store.usage import BUCKET, BUCKETS_A_DAY, bucket_of
 
 ALL = (1 << 62) - 1  # more pools than there are
 
@@ -33,6 +34,31 @@ class Pool:
     created_at: Instant
     updated_at: Instant
     members: tuple[PoolMember, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLoad:
+    """What the choice of a pool's account looks at."""
+
+    account_id: int
+    weight: int
+    state: str
+    resume_at: Instant | None
+    closing_at: Instant | None
+    used: int  # recipients of the last 24 hours
+    room_at: Instant  # when the first of them no longer count
+    waiting: int  # messages
+
+
+class _LoadRow(NamedTuple):
+    account_id: int
+    weight: int
+    state: str
+    resume_at: Instant | None
+    closing_at: Instant | None
+    used: int
+    oldest: int | None
+    waiting: int
 
 
 class _PoolRow(NamedTuple):
@@ -100,9 +126,42 @@ class Pools(Noun):
     def all(self) -> list[Pool]:
         return self.page(ALL)
 
+    def loads(self, pool_id: int, now: Instant) -> list[MemberLoad]:
+        """Return what the members of a pool can take, in the order of their accounts' rows."""
+        current = bucket_of(now)
+        rows = self._tx.rows(
+            _LoadRow,
+            "pool_loads",
+            pool_id=pool_id,
+            bucket=current - BUCKETS_A_DAY + 1,
+            latest=current + BUCKETS_A_DAY,
+        )
+        return [
+            MemberLoad(
+                row.account_id,
+                row.weight,
+                row.state,
+                row.resume_at,
+                row.closing_at,
+                row.used,
+                ((current if row.oldest is None else row.oldest) + BUCKETS_A_DAY) * BUCKET,
+                max(row.waiting, 0),
+            )
+            for row in rows
+        ]
+
+    def member_that_sent(self, pool_id: int, request_id: str) -> int | None:
+        """Return the account of a pool that has sent a message, or None where no member has."""
+        return self._tx.value(int, "member_that_sent", pool_id=pool_id, request_id=request_id)
+
+    def anchor_of(self, pool_id: int) -> int | None:
+        """Return the account under whose row the idempotency keys of a pool stand, whichever account sends."""
+        return self._tx.value(int, "pool_anchor", pool_id=pool_id)
+
     def _add(self, pool_id: int, weights: Mapping[int, int]) -> None:
         for account_id, weight in weights.items():
             self._tx.change("add_pool_member", pool_id=pool_id, account_id=account_id, weight=weight)
+        self._tx.change("anchor_pool", pool_id=pool_id, account_id=min(weights, default=None))
 
     def _with_members(self, rows: list[_PoolRow]) -> list[Pool]:
         if not rows:

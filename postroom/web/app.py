@@ -9,6 +9,7 @@ from flask import Flask, Response, request
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from postroom.accounts.keys import ApiKeys
+from postroom.accounts.pool_accounts import PoolAccounts
 from postroom.accounts.vault import Vault
 from postroom.core.clock import Clock, system_clock
 from postroom.intake.disk_share import DiskShares
@@ -113,10 +114,11 @@ def create_app(
         app.wsgi_app = _Proxied(app.wsgi_app, x_for=0, x_proto=count, x_host=count)  # type: ignore[method-assign]
     app.url_map.merge_slashes = False  # an address is what it says: no redirection to another one
     keys = ApiKeys(store, vault)
+    pools = PoolAccounts(store, settings, keys.account_of, clock)
     limits = RateLimits(settings, keys)
     shares = DiskShares(store)
     app.extensions["postroom"] = Services(
-        settings, store, vault, keys, clock, shares, limits, Refusals(), is_stopping
+        settings, store, vault, keys, pools, clock, shares, limits, Refusals(), is_stopping
     )
     app.extensions["postroom.readiness"] = health.Readiness()
     problems.install(app)

@@ -25,6 +25,7 @@ from postroom.store.transaction import work
 from postroom.store.writer import Work
 from postroom.web.answers import Answer, Problem
 from postroom.web.api_request import ApiRequest
+from postroom.web.pool_submission import submission_of_pool
 from postroom.web.rate_limits import Kind
 from postroom.web.services import Services
 from postroom.web.waits import Waits
@@ -69,10 +70,20 @@ async def run(doorway: Doorway, request: ApiRequest, shared: Services, waits: Wa
 async def _take(doorway: Doorway, request: ApiRequest, shared: Services, waits: Waits) -> Accepted:
     """Authenticate, parse and accept. Raises Rejected and StoreError."""
     principal = doorway.authenticate(request, shared.keys)
-    request.account = principal.account.email
+    pool_id = principal.key.pool_id
+    if pool_id is None:
+        request.account = principal.account.email
     principal.key.check_source(request.address)
     principal.key.check_scope(Scope.SEND)
-    return await _accept(doorway.parse(request, principal), principal, shared, waits)
+    if pool_id is None:
+        submission = doorway.parse(request, principal)
+    else:
+        submission = await submission_of_pool(
+            pool_id, lambda account: doorway.parse(request, principal.for_account(account)), shared, waits
+        )
+        principal = principal.for_account(submission.account)
+        request.account = submission.account.email
+    return await _accept(submission, principal, shared, waits)
 
 
 async def admit(request: ApiRequest, kind: Kind, shared: Services, waits: Waits) -> None:

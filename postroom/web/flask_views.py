@@ -96,6 +96,8 @@ async def _found(asked: ApiRequest, request_id: str, shared: Services, waits: At
     if principal is not None and principal.is_new:
         await note_use(principal, shared, waits)
     answer: dict[str, object] = {"request_id": status.request_id, "status": printable(str(status))}
+    if principal is not None and principal.key.pool_id is not None:
+        answer["sender"] = status.sender
     if status.is_test:
         answer["test"] = True
     if status.possible_duplicate:

@@ -9,6 +9,7 @@ from typing import cast
 from flask import current_app
 
 from postroom.accounts.keys import ApiKeys
+from postroom.accounts.pool_accounts import PoolAccounts
 from postroom.accounts.vault import Vault
 from postroom.core.clock import Clock
 from postroom.intake.disk_share import DiskShares
@@ -26,6 +27,7 @@ class Services:
     store: Store
     vault: Vault
     keys: ApiKeys
+    pools: PoolAccounts
     clock: Clock
     shares: DiskShares
     limits: RateLimits

@@ -48,10 +48,11 @@ def make_pool(service: Installation, weights: Mapping[str, int]) -> Pool:
 
 
 def issue_pool_key(service: Installation, pool: Pool, *, is_test: bool = False) -> str:
+    """Issue a key of a pool."""
     with opened(service) as store:
-        return (
-            _management(service, store).issue_for_pool(pool.id, KeyWish("tests", is_test=is_test), _WE).text
-        )
+        wish = KeyWish("tests", is_test=is_test)
+        issued = _management(service, store).issue_for_pool(pool.id, wish, _WE)
+    return _known(service, issued.text)
 
 
 def _known(service: Installation, key: str) -> str:

@@ -6,11 +6,13 @@ import pytest
 
 from postroom.core.api_key import ApiKey
 from postroom.core.errors import StoreError
+from postroom.store.accounts import Accounts
 from postroom.store.issued_keys import IssuedKeys
 from postroom.store.pools import Pools
 from postroom.store.settings import StoredSettings
 from postroom.store.transaction import KEYS_REVISION
-from tests.store.database import LATER, NOW, Post
+from postroom.store.usage import BUCKET, BUCKETS_A_DAY
+from tests.store.database import LATER, NOW, SENT, Post
 
 
 def revision(post: Post) -> str | None:
@@ -94,3 +96,41 @@ def test_a_weight_is_at_least_one(post: Post) -> None:
     with pytest.raises(StoreError):
         post.store.write(Pools.create, "shop", {post.anna: 0}, NOW)
     assert not post.store.read(Pools.all)
+
+
+def test_the_load_of_its_members_is_read_at_once(post: Post) -> None:
+    ben = post.add_account("ben@example.com")
+    pool = post.store.write(Pools.create, "shop", {post.anna: 3, ben: 1}, NOW)
+    post.add()
+    post.add("one@example.org", "two@example.org", account=ben)
+    [job] = post.claim(account=ben, daily_limit=5)
+    post.store.write(Accounts.pause_by_person, ben, "a holiday", NOW)
+    anna, load = post.store.read(Pools.loads, pool.id, NOW)
+    assert (anna.account_id, anna.weight, anna.state, anna.used, anna.waiting) == (
+        post.anna,
+        3,
+        "active",
+        0,
+        1,
+    )
+    assert (load.account_id, load.weight, load.state, load.resume_at) == (ben, 1, "paused", None)
+    assert (load.used, load.waiting, load.room_at) == (2, 1, (NOW // BUCKET + BUCKETS_A_DAY) * BUCKET)
+    post.finish(job, SENT, SENT, now=NOW)
+    assert [each.waiting for each in post.store.read(Pools.loads, pool.id, NOW)] == [1, 0]
+
+
+def test_the_member_that_sent_a_message_is_known(post: Post) -> None:
+    pool = post.store.write(Pools.create, "shop", {post.anna: 1}, NOW)
+    mine, foreign = post.add(), post.add(account=post.add_account("ben@example.com"))
+    assert post.store.read(Pools.member_that_sent, pool.id, mine) == post.anna
+    assert post.store.read(Pools.member_that_sent, pool.id, foreign) is None
+
+
+def test_the_anchor_is_the_first_account_and_stays(post: Post) -> None:
+    ben = post.add_account("ben@example.com")
+    pool = post.store.write(Pools.create, "shop", {}, NOW)
+    assert post.store.read(Pools.anchor_of, pool.id) is None
+    post.store.write(Pools.set_members, pool.id, {ben: 1}, NOW)
+    post.store.write(Pools.set_members, pool.id, {post.anna: 1}, NOW)
+    post.store.write(Pools.set_members, pool.id, {}, NOW)
+    assert post.store.read(Pools.anchor_of, pool.id) == ben

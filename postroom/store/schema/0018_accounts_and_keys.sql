@@ -48,7 +48,8 @@ CREATE TABLE pool (
     name       TEXT NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
-    deleted_at BIGINT
+    deleted_at BIGINT,
+    anchor_id  BIGINT REFERENCES account (id)           -- where its idempotency keys stand, whichever account sends
 );
 
 CREATE TABLE pool_member (

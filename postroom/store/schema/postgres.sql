@@ -366,6 +366,8 @@ CREATE TABLE pool (
     created_at bigint NOT NULL,
     updated_at bigint NOT NULL,
     deleted_at bigint,
+    anchor_id bigint,
+    CONSTRAINT pool_anchor_id_fkey FOREIGN KEY (anchor_id) REFERENCES account(id),
     CONSTRAINT pool_pkey PRIMARY KEY (id),
     CONSTRAINT pool_uid_key UNIQUE (uid)
 );

@@ -29,3 +29,25 @@ DELETE FROM pool_member WHERE pool_id = :pool_id;
 
 -- name: add_pool_member!
 INSERT INTO pool_member (pool_id, account_id, weight) VALUES (:pool_id, :account_id, :weight);
+
+-- name: anchor_pool!
+-- The first account that a pool ever had: its row stays, so that a repeated request finds its idempotency key there.
+UPDATE pool SET anchor_id = :account_id WHERE id = :pool_id AND anchor_id IS NULL;
+
+-- name: pool_anchor$
+SELECT anchor_id FROM pool WHERE id = :pool_id;
+
+-- name: pool_loads
+SELECT pool_member.account_id, pool_member.weight, account.state, account.resume_at, account.closing_at,
+       (SELECT CAST(coalesce(sum(recipients), 0) AS BIGINT) FROM account_usage
+        WHERE account_usage.account_id = account.id AND slot BETWEEN :bucket AND :latest) AS used,
+       (SELECT min(slot) FROM account_usage
+        WHERE account_usage.account_id = account.id AND slot BETWEEN :bucket AND :latest AND recipients > 0) AS oldest,
+       (SELECT CAST(coalesce(sum(CASE WHEN job_count.state = 'accepted' THEN jobs ELSE -jobs END), 0) AS BIGINT) FROM job_count
+        WHERE job_count.account_id = account.id) AS waiting
+FROM pool_member JOIN account ON account.id = pool_member.account_id
+WHERE pool_member.pool_id = :pool_id AND account.deleted_at IS NULL ORDER BY account.id;
+
+-- name: member_that_sent$
+SELECT message.account_id FROM message JOIN pool_member ON pool_member.account_id = message.account_id
+WHERE pool_member.pool_id = :pool_id AND message.request_id = :request_id;
