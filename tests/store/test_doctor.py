@@ -124,6 +124,12 @@ def test_the_state_is_told_in_its_own_words(ann: Ann) -> None:
     assert ann.found("state").severity is Severity.WARNING
 
 
+def test_where_its_settings_are_is_told(ann: Ann) -> None:
+    assert ann.found("name").detail == "its settings are a row of data.csv"
+    ann.change("source = 'api', uid = 'an-id'")
+    assert str(ann.found("name").detail).startswith("PATCH /v1/accounts/an-id changes its settings")
+
+
 def test_the_daily_limit(ann: Ann) -> None:
     assert ann.found("limit").severity is Severity.OK
     for used, severity in ((8, Severity.NOTE), (2, Severity.WARNING)):

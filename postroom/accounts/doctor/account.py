@@ -44,7 +44,10 @@ class Login:
 def about_name(facts: AccountFacts) -> Finding:
     account = facts.account
     shown = f"{account.name} <{account.email}>" if account.name else account.email
-    return ok("name", f"sends as {shown}")
+    if account.source == "csv":
+        return ok("name", f"sends as {shown}", "its settings are a row of data.csv")
+    how = f"PATCH /v1/accounts/{account.uid} changes its settings; another host, port or username needs the password again"
+    return ok("name", f"sends as {shown}", how)
 
 
 def about_route(server: Server, why: str) -> Iterator[Finding]:
