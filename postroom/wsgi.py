@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from functools import cache
+from functools import cache, partial
 
 from flask import Flask
 from werkzeug.local import LocalProxy
@@ -22,13 +22,14 @@ def application() -> Flask:
 @cache
 def _open(_pid: int) -> Flask:
     from postroom.runtime import accounts_file, installation
+    from postroom.runtime.account_login import verify
     from postroom.web.app import create_app
 
     service = installation.open_service(migrate=True, on_broken=installation.stop_this_process)
     atexit.register(service.store.close)
     accounts_file.write_demo_accounts(service)
     accounts_file.read_accounts_file(service)
-    return create_app(service.settings, service.store, service.vault)
+    return create_app(service.settings, service.store, service.vault, verify=partial(verify, service))
 
 
 app = LocalProxy(application)

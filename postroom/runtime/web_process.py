@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +176,7 @@ def _share_with_workers() -> None:
 def web_application() -> RSGIServer:
     """Build the application; called by granian in each worker process, after the fork."""
     from postroom.runtime import installation
+    from postroom.runtime.account_login import verify
     from postroom.runtime.memory import tune_memory
     from postroom.web.app import create_server
 
@@ -183,7 +185,12 @@ def web_application() -> RSGIServer:
         watch_lifeline(_tie[0])
     service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
     server = create_server(
-        service.settings, service.store, service.vault, _is_stopping, report_ready_when_it_listens
+        service.settings,
+        service.store,
+        service.vault,
+        _is_stopping,
+        report_ready_when_it_listens,
+        partial(verify, service),
     )
     tune_memory()
     return server

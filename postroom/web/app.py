@@ -27,7 +27,7 @@ from postroom.web.loop import RequestLoop
 from postroom.web.rate_limits import RateLimits
 from postroom.web.refusals import Refusals
 from postroom.web.rsgi import NO_STORE, RSGIServer
-from postroom.web.services import Services, services
+from postroom.web.services import Services, Verify, services
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -102,10 +102,11 @@ def create_app(
     vault: Vault,
     clock: Clock = system_clock,
     is_stopping: Callable[[], bool] = _never,
+    verify: Verify | None = None,
 ) -> Flask:
     """Build the application on an open store. It holds no state but caches.
 
-    `is_stopping` tells whether the listener will be closed soon; `/readyz` says so.
+    `is_stopping` tells whether the listener will be closed soon; `/readyz` says so. `verify` logs in as an account.
     """
     app = Application("postroom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
@@ -118,7 +119,7 @@ def create_app(
     limits = RateLimits(settings, keys)
     shares = DiskShares(store)
     app.extensions["postroom"] = Services(
-        settings, store, vault, keys, pools, clock, shares, limits, Refusals(), is_stopping
+        settings, store, vault, keys, pools, clock, shares, limits, Refusals(), is_stopping, verify
     )
     app.extensions["postroom.readiness"] = health.Readiness()
     problems.install(app)
@@ -141,9 +142,10 @@ def create_server(
     vault: Vault,
     is_stopping: Callable[[], bool] = _never,
     on_start: Callable[[AbstractEventLoop], None] = lambda loop: None,
+    verify: Verify | None = None,
 ) -> RSGIServer:
     """Build what granian serves, on an event loop. `on_start` is called when the loop is there."""
-    app = create_app(settings, store, vault, is_stopping=is_stopping)
+    app = create_app(settings, store, vault, is_stopping=is_stopping, verify=verify)
     return RSGIServer(
         app,
         DOORWAYS,

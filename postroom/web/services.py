@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeAlias, cast
 
 from flask import current_app
 
+from postroom.accounts.doctor.account import Login
 from postroom.accounts.keys import ApiKeys
 from postroom.accounts.pool_accounts import PoolAccounts
 from postroom.accounts.vault import Vault
 from postroom.core.clock import Clock
 from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
+from postroom.store.accounts import StoredAccount
 from postroom.store.store import Store
 from postroom.web.rate_limits import RateLimits
 from postroom.web.refusals import Refusals
+
+Verify: TypeAlias = Callable[[StoredAccount], Login]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Services:
     limits: RateLimits
     refusals: Refusals
     is_stopping: Callable[[], bool]
+    verify: Verify | None = None  # logs in as an account; None: this process cannot
 
 
 def services() -> Services:

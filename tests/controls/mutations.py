@@ -1214,14 +1214,14 @@ WHERE id = :job_id AND state = 'claimed';
     ),
     Control(
         "accounts check tries no password that was refused",
-        "postroom/cli/accounts_check.py",
+        "postroom/runtime/account_login.py",
         "    if store.read(Accounts.refused_password, account.id) in digests:\n",
         "    if False:\n",
         "tests/process/test_accounts_check.py::test_a_refused_password_is_not_tried_again_before_it_changes",
     ),
     Control(
         "accounts check keeps to the account's pace",
-        "postroom/cli/accounts_check.py",
+        "postroom/runtime/account_login.py",
         "            logins_per_minute=logins_per_minute if has_login else None,\n",
         "            logins_per_minute=None,\n",
         "tests/process/test_accounts_check.py::test_log_ins_keep_to_the_pace_that_all_share",

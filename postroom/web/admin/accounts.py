@@ -11,7 +11,7 @@ from postroom.accounts.account_values import COLUMNS
 from postroom.accounts.management import AccountView
 from postroom.core.account import Secret
 from postroom.core.clock import Instant
-from postroom.core.errors import ConfigError
+from postroom.core.errors import ConfigError, NotFound
 from postroom.providers import ServerUndecided, server_for
 from postroom.settings import MAX_CONNECTIONS
 from postroom.store.usage import Usage
@@ -199,10 +199,13 @@ def _change(asked: AdminRequest, body: AccountChange) -> Reply:
 
 
 def _delete(asked: AdminRequest, query: Deletion) -> Reply:
-    is_gone = asked.accounts.delete(known_form(asked.id), asked.actor, query.queued)
-    if is_gone:
+    uid = known_form(asked.id)
+    if asked.accounts.delete(uid, asked.actor, query.queued):
         return Reply(204)
-    return Reply(202, _answer(asked, asked.accounts.get(asked.id)))
+    try:
+        return Reply(202, _answer(asked, asked.accounts.get(uid)))
+    except NotFound:  # its last message has ended meanwhile
+        return Reply(204)
 
 
 def _pause(asked: AdminRequest, body: Nothing) -> Reply:

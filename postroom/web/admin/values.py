@@ -43,7 +43,8 @@ class Page(RequestModel):
 
 def known_form(id_: str) -> str:
     """Return an id as it stands, or one that nothing has: what cannot be an id is looked for like any unknown one."""
-    return id_ if _UID.fullmatch(id_) else _NO_ID
+    uid = id_.lower()
+    return uid if _UID.fullmatch(uid) else _NO_ID
 
 
 def time_of(text: str, field: str) -> Instant:

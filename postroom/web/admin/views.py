@@ -17,6 +17,7 @@ from postroom.store.audit import Audit
 from postroom.web.admin.accounts import ACCOUNT_CALLS
 from postroom.web.admin.audit import AUDIT_CALLS
 from postroom.web.admin.call import AdminCall, AdminRequest, Reply
+from postroom.web.admin.health import HEALTH_CALLS
 from postroom.web.admin.keys import KEY_CALLS
 from postroom.web.admin.parsing import read_body, read_query
 from postroom.web.admin.pools import POOL_CALLS
@@ -35,7 +36,7 @@ _NO_KEY: Final = (
     "there is no key in this request: give it as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; "
     "under /v1 it is not read from the body"
 )
-CALLS: Final[tuple[AdminCall, ...]] = (*ACCOUNT_CALLS, *KEY_CALLS, *POOL_CALLS, *AUDIT_CALLS)
+CALLS: Final[tuple[AdminCall, ...]] = (*ACCOUNT_CALLS, *HEALTH_CALLS, *KEY_CALLS, *POOL_CALLS, *AUDIT_CALLS)
 
 
 def views() -> Blueprint:
