@@ -25,6 +25,7 @@ T = TypeVar("T")
 _CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
 # Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.
 _DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
+_DELIMITER_WORDS: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _NAMED_DELIMITER: Final = re.compile(r'\s*"?sep=(.)"?(?:\1|\s)*+', re.IGNORECASE)
 LEAST_OF_A_KEY: Final = 20  # characters; 20 of 64 at random are 120 bits
 _LONGEST_RECORD: Final = 100  # lines; keeps a file full of open quotes from costing its square
@@ -267,10 +268,24 @@ class _RowReader:
 
 
 def _row(record: _Record, header: _Header) -> AccountRow:
-    if len(record.fields) != len(header.columns):
+    if len(record.fields) < len(header.columns):
+        raise Malformed(_too_few(len(record.fields), header))
+    if len(record.fields) > len(header.columns):
         raise Malformed(
             f"{counted(len(record.fields), 'field')} where the first line has {len(header.columns)}; put a value "
             "that contains a delimiter between quotes"
         )
     cells = {column: text for column, text in zip(header.columns, record.fields, strict=True) if column}
     return row_of(record.line, cells)
+
+
+def _too_few(fields: int, header: _Header) -> str:
+    """Return the fault of a row that ends early: which columns it lacks, and how to write them where they are empty."""
+    missing = [column for column in header.columns[fields:] if column]
+    if ignored := len(header.columns) - fields - len(missing):
+        missing.append(counted(ignored, "ignored column"))
+    sign = _DELIMITER_WORDS.get(header.delimiter) or f"“{_shown(header.delimiter)}”"
+    return (
+        f"{counted(fields, 'field')} where the first line has {len(header.columns)}, without {', '.join(missing)}; "
+        f"end the row with {sign} for each empty one"
+    )

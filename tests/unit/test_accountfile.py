@@ -8,6 +8,7 @@ import io
 import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -272,11 +273,56 @@ def test_any_other_port_is_not(cells: str) -> None:
 
 
 class TestFaultyRows:
-    @pytest.mark.parametrize("row", ["k,a@x.com", "k,a@x.com,pw,more", "k"])
-    def test_with_too_few_or_too_many_fields(self, row: str) -> None:
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            (
+                "k,a@x.com",
+                "2 fields where the first line has 3, without app_password; end the row with a comma for each empty one",
+            ),
+            (
+                "k",
+                (
+                    "1 field where the first line has 3, without email, app_password; "
+                    "end the row with a comma for each empty one"
+                ),
+            ),
+            (
+                "k,a@x.com,pw,more",
+                "4 fields where the first line has 3; put a value that contains a delimiter between quotes",
+            ),
+        ],
+    )
+    def test_with_too_few_or_too_many_fields(self, row: str, message: str) -> None:
         fault = _only_fault(HEADER + row + "\n")
-        assert fault.line == 2
-        assert re.match(r"(1 field|2 fields|4 fields) where the first line has 3;", fault.message)
+        assert (fault.line, fault.message) == (2, message)
+
+    @pytest.mark.parametrize(
+        ("text", "missing", "sign"),
+        [
+            ("key;email;app_password;HOST\nk;a@x.com;pw\n", "host", "a semicolon"),
+            ("key\temail\tapp_password\tnote\tport\nk\ta@x.com\tpw\n", "port, 1 ignored column", "a tab"),
+            ("sep=|\nkey|email|app_password|host\nk|a@x.com|pw\n", "host", "“|”"),
+        ],
+    )
+    def test_with_too_few_fields_between_other_delimiters(self, text: str, missing: str, sign: str) -> None:
+        message = _read(text).faults[-1].message
+        assert f", without {missing}; end the row with {sign} for each empty one" in message
+
+    def test_a_row_that_ends_with_the_commas_that_the_fault_asks_for(self) -> None:
+        header = "key,email,app_password,host,port\n"
+        assert _read(header + "k,a@x.com,pw\n").rows == ()
+        (row,) = _read(header + "k,a@x.com,pw,,\n").rows
+        assert (row.host, row.port) == (None, None)
+
+    def test_the_gmail_row_of_the_readme_appended_to_the_first_file(self) -> None:
+        readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+        (row,) = re.findall(r"^ *(\S+,ann@gmail\.com,.*)$", readme, re.MULTILINE)
+        file = _read(demo_csv("a-demo-key-of-twenty-four") + row + "\n")
+        assert ([row.email for row in file.rows], file.faults) == (
+            ["demo@postroom.example", "ann@gmail.com"],
+            (),
+        )
 
     def test_with_a_key_that_was_there(self) -> None:
         file = _read(HEADER + "canary,a@x.com,pw\nk2,b@x.com,pw\ncanary,c@x.com,pw\n")
