@@ -48,12 +48,13 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         ended = cli.main(prog_name="postroom", standalone_mode=False)
-    except NoArgsIsHelpError as error:
+    except NoArgsIsHelpError as error:  # a group without a command: its help, which is no error's line
         error.show()
         sys.exit(error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "postroom"
-        fail(f"{error.format_message().rstrip('.')}; see {command} --help", EX_USAGE)
+        said = " ".join(error.format_message().split())  # click breaks the choices of an argument into lines
+        fail(f"{said.rstrip('.')}; see {command} --help", EX_USAGE)
     except click.Abort:
         fail("interrupted", EX_INTERRUPTED)
     except (PostroomError, ConfigError) as error:

@@ -165,6 +165,10 @@ def test_version(folder: Folder) -> None:
         (("status",), "Missing argument 'REQUEST_ID'; see postroom status --help"),
         (("status", "--nonsense"), "; see postroom status --help"),
         (("send",), "Missing option '--to'; see postroom send --help"),
+        (
+            ("healthy",),
+            "Missing argument '{web|worker}'. Choose from: web, worker; see postroom healthy --help",
+        ),
         (("inbox", "-n", "x"), "'x' is not a valid integer; see postroom inbox --help"),
         (("inbox", "nonsense"), "No such command 'nonsense'; see postroom inbox --help"),
         (
