@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
-
 from postroom.core import failpoint
-from postroom.core.account import Account
 from postroom.core.clock import Clock, system_clock
 from postroom.core.errors import InvalidSubmission
-from postroom.core.message import Accepted, NewMessage, Submission
+from postroom.core.message import Accepted, Submission
 from postroom.intake import checks
 from postroom.intake.disk_share import DiskShares
 from postroom.intake.prepare import prepare
 from postroom.intake.request_id import new_request_id
 from postroom.store.acceptance import IdempotencyClash
-from postroom.store.pieces import Write, accept_message
+from postroom.store.pieces import accept_message
 from postroom.store.store import Store
-
-Compute: TypeAlias = "Callable[[Callable[[], NewMessage]], NewMessage]"
-
-
-def _at_once(call: Callable[[], NewMessage]) -> NewMessage:
-    return call()
 
 
 def accept(
@@ -33,13 +23,10 @@ def accept(
     disk_reserve: int = 0,
     shares: DiskShares | None = None,
     clock: Clock = system_clock,
-    write: Write | None = None,
-    compute: Compute = _at_once,
 ) -> Accepted:
     """Prepare and commit a submission; return only when it is durable.
 
     From then on the message ends as sent, failed or cancelled, whatever happens.
-    `write` commits in place of `Store.write`; `compute` runs slow functions elsewhere, such as in a thread.
     Raises Rejected (InvalidSubmission, TooLarge) when it may not be sent, and
     StoreUnavailable when it could not be made durable, or when no more than `disk_reserve`
     bytes are free for the database (DiskFull), and QuotaExceeded where `shares` says that the account
@@ -47,25 +34,13 @@ def accept(
     """
     failpoint.hit("accept.parsed")
     now = clock()
-    request_id = new_request_id(now)
-
-    def prepared() -> NewMessage:
-        return prepare(submission, most_bytes=most_bytes, request_id=request_id, now=now)
-
-    message = compute(prepared) if checks.takes_long(submission) else prepared()
-    check_room(store, submission.account, message, disk_reserve, shares)
-    outcome = accept_message(message, write or store.write)
-    failpoint.hit("accept.committed")
-    return accepted_or_refused(outcome)
-
-
-def check_room(
-    store: Store, account: Account, message: NewMessage, disk_reserve: int, shares: DiskShares | None
-) -> None:
-    """Raise DiskFull, or QuotaExceeded for an account that has used up its share of the disk."""
+    message = prepare(submission, most_bytes=most_bytes, request_id=new_request_id(now), now=now)
     room = checks.check_disk_space(store.free_bytes(), disk_reserve)
     if shares is not None:
-        shares.check(account, len(message.mime), room)
+        shares.check(submission.account, len(message.mime), room)
+    outcome = accept_message(message, store.write)
+    failpoint.hit("accept.committed")
+    return accepted_or_refused(outcome)
 
 
 def accepted_or_refused(outcome: Accepted | IdempotencyClash) -> Accepted:
