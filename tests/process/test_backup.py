@@ -6,7 +6,9 @@ import fcntl
 import io
 import json
 import os
+import shutil
 import stat
+import subprocess
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -15,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.test_cli import ROW, Folder, check_failed, folder_with_messages
-from tests.servers.installation import Installation, account_rows
+from tests.servers.installation import ROOT, Installation, account_rows
 from tests.servers.programs import free_port
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
@@ -94,6 +96,23 @@ def test_all_that_is_held_is_decided_by_one_command(
     assert folder.run("status", later).stdout.startswith(f"{later}  queued"), "it was never held"
     check_failed(folder.run(command), 2, "--held")
     check_failed(folder.run(command, later, "--held"), 2, "--held")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_git_takes_nothing_that_holds_a_key(folder: Folder, tmp_path: Path) -> None:
+    """A clone that is used where it lies, after two restores: its .env and data.csv are kept under other names."""
+    (folder.path / ".env").write_text("POSTROOM_LOG_LEVEL=WARNING\n")
+    path = _saved(folder, tmp_path / "backup.tar")
+    assert folder.run("restore", str(path)).returncode == 0
+    (folder.path / ".env.before-20261128T172115Z").write_text("POSTROOM_SECRET_KEY=a former one\n")
+    assert list(folder.path.glob("data.csv.before-*"))
+    shutil.copy(ROOT / ".gitignore", folder.path)
+    for command in (("init", "--quiet"), ("add", ".")):
+        subprocess.run(["git", *command], cwd=folder.path, check=True)
+    added = subprocess.run(
+        ["git", "ls-files"], cwd=folder.path, check=True, capture_output=True, text=True
+    ).stdout.splitlines()
+    assert added == [".gitignore"]
 
 
 def test_what_was_there_before_is_kept(folder: Folder, tmp_path: Path) -> None:
