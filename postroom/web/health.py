@@ -139,9 +139,10 @@ def readyz() -> Response:
 
 
 def _of_the_web(found: dict[str, object]) -> dict[str, object]:
+    """Return what was found without the workers: neither their check nor what is counted of them."""
     all_checks = cast("dict[str, str]", found.get("checks", {}))
     checks = {name: state for name, state in all_checks.items() if name != "workers"}
-    return {**found, "status": _status(checks), "checks": checks}
+    return {"status": _status(checks), "checks": checks}
 
 
 def _answer(found: Mapping[str, object]) -> Response:

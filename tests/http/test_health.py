@@ -60,7 +60,8 @@ def test_readyz_of_the_web_part_alone(store: Store, tmp_path: Path) -> None:
     """A balancer must not take all web processes out because the workers are away: they accept durably."""
     web = client(store, tmp_path)
     answer = web.get("/readyz?part=web")
-    assert (answer.status_code, "workers" in answer.get_json()["checks"]) == (200, False)
+    assert answer.status_code == 200
+    assert answer.json == {"status": "ready", "checks": {"database": "ok", "schema": "ok", "disk": "ok"}}
     assert web.get("/readyz").status_code == 503
     assert web.get("/readyz?part=everything").status_code == 422
     store._engine.run_script("DELETE FROM schema_migration WHERE version > 1")
