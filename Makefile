@@ -14,7 +14,7 @@ SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,
 
 .PHONY: run install test quick check controls servers databases clients deploy-test soak fuzz bench peers lint types imports picture pythons lock clean
 
-run: install
+run: $(VENV)/.run
 	$(BIN)/python mail_server.py
 
 install: $(VENV)/.run
