@@ -10,6 +10,7 @@ from pydantic import Field
 
 from postroom.core.clock import SECOND, Instant, rfc3339
 from postroom.core.errors import InvalidSubmission
+from postroom.core.numbers import whole_number
 from postroom.core.setting_values import parse_duration
 from postroom.web.admin.call import RequestModel
 
@@ -38,7 +39,7 @@ class Page(RequestModel):
 
     @property
     def position(self) -> int | None:
-        return None if self.after is None else int(self.after)
+        return None if self.after is None else whole_number(self.after)
 
 
 def known_form(id_: str) -> str:
