@@ -23,7 +23,7 @@ from postroom.store.transaction import Transaction
 log = logging.getLogger(__name__)
 
 _SOURCE = "csv"
-_DIGEST = "accounts_csv"  # setting: what was last read from data.csv
+FILE_DIGEST = "accounts_csv"  # setting: what was last read from data.csv
 # Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
 _READER = 3
 _LARGEST = 64 * MEBIBYTE
@@ -67,7 +67,7 @@ def file_at(path: Path) -> AccountFile:
 
 def has_been_read(store: Store) -> bool:
     """Whether a data.csv was taken into the database at any time."""
-    return store.read(StoredSettings.get, _DIGEST) is not None
+    return store.read(StoredSettings.get, FILE_DIGEST) is not None
 
 
 def keys_in_file(path: Path) -> list[Secret]:
@@ -160,14 +160,14 @@ class AccountsFile:
             data = read_plain(self._path, _LARGEST)
         except OSError:
             return True
-        return self._store.read(StoredSettings.get, _DIGEST) in self._digests(data)
+        return self._store.read(StoredSettings.get, FILE_DIGEST) in self._digests(data)
 
     def _digests(self, data: bytes) -> list[str]:
         return [digest.hex() for digest in self._vault.digests(f"{_READER} {data.hex()}")]
 
     def _take_in(self, data: bytes) -> SyncReport | None:
         digest = self._digests(data)[0]
-        if digest == self._store.read(StoredSettings.get, _DIGEST):
+        if digest == self._store.read(StoredSettings.get, FILE_DIGEST):
             return None
         file = read_accounts(data)
         if file.fatal:
@@ -206,7 +206,7 @@ class AccountsFile:
                     transaction.accounts.resume(account_id, now)
                 transaction.keys.grant(account_id, key, own_digest=own_digest, source=_SOURCE, now=now)
             revoked = transaction.keys.revoke_except({item[1] for item in prepared}, source=_SOURCE, now=now)
-            transaction.settings.set(_DIGEST, digest)
+            transaction.settings.set(FILE_DIGEST, digest)
             return revoked
 
         return self._store.write(work)

@@ -9,11 +9,11 @@ from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.clock import Instant
 from postroom.core.errors import ConfigError
 from postroom.store.admin_tokens import AdminTokens
+from postroom.store.sealed_values import DIGEST_KEY
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
-DIGEST_KEY: Final = "digest_key"  # setting: the sealed key, in hexadecimal digits
 CONTEXT: Final = "setting:digest_key"
 _OCTETS: Final = 32
 
@@ -38,24 +38,16 @@ def adopt_digest_key(store: Store, vault: Vault, *, create: bool) -> None:
     vault.adopt_digest_key(_opened(stored, vault))
 
 
-def can_open_digest_key(store: Store, vault: Vault) -> bool:
-    """Whether the secret key opens the installation's own key; also where there is none yet."""
-    stored = store.read(StoredSettings.get, DIGEST_KEY)
-    return stored is None or _opens(stored, vault)
-
-
-def renew_digest_key(transaction: Transaction, vault: Vault, now: Instant) -> bytes:
-    """Make another key of the installation, where the one before cannot be opened; return it, to be adopted once committed.
+def renew_digest_key(transaction: Transaction, vault: Vault, now: Instant) -> None:
+    """Make another key of the installation, where the one before cannot be opened; it is adopted once committed.
 
     Every issued key is revoked, since nobody can recognise one any more. The keys of data.csv work again
     as soon as the file is read, and the next start makes an admin token, or takes the one it finds.
     """
-    key = secrets.token_bytes(_OCTETS)
-    transaction.settings.set(DIGEST_KEY, _sealed(key, vault))
+    transaction.settings.set(DIGEST_KEY, _sealed(secrets.token_bytes(_OCTETS), vault))
     transaction.issued_keys.revoke_all(now)
     transaction.keys.forget_own_digests()
     AdminTokens(transaction).forget_place()
-    return key
 
 
 def _sealed(key: bytes, vault: Vault) -> str:

@@ -99,10 +99,14 @@ class ApiKeys:
         if found.expires_at is not None and found.expires_at <= self._clock():
             raise NotAuthenticated("this key is not known here", field="key")
         owner = None if found.account_id is None else self._accounts[found.account_id]
+        if found.id is None and self._vault.has_digest_key and digest != (own := self._digests(key)[0]):
+            found = replace(found, own_digest=own)
         return Principal(found, owner, self._is_to_note(found))
 
     def _is_to_note(self, key: ApiKey) -> bool:
         """Whether the use of a key is to be written down: its first, and of an issued one the first in an hour."""
+        if key.own_digest is not None:
+            return key.digest not in self._noted
         if key.id is None or key.digest not in self._used:
             return key.digest not in self._used
         return time.monotonic() - self._noted.get(key.digest, float("-inf")) > _NOTED_AGAIN_S

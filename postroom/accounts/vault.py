@@ -37,6 +37,7 @@ _FINGERPRINT: Final = b"postroom v1 fingerprint"
 _SEALED: Final = b"postroom v2 sealed"
 # A sealed secret: this mark, the id of the key (8 octets), the nonce (12), the text with its tag.
 _MARK: Final = b"\x02"
+_FERNET: Final = b"gAAAAA"  # how a secret of up to schema 17 begins: version 0x80, and the time
 _KEY_ID: Final = 8
 _NONCE: Final = 12  # octets, as AES-GCM has them (NIST SP 800-38D §8.2)
 
@@ -52,14 +53,14 @@ class UndecryptableSecret(PostroomError):
 class Vault:
     """Encrypts and decrypts credentials, and digests API keys. Safe to share between threads."""
 
-    __slots__ = ("_digest_keys", "_fernet", "_fingerprints", "_own_digest_key", "_sealing")
+    __slots__ = ("_digest_keys", "_fernet", "_fingerprints", "_own_digest_key", "_primary", "_sealing")
 
     def __init__(self, keys: tuple[Secret, ...]) -> None:
         """Take the keys, primary first: it encrypts, all decrypt."""
         if not keys:
             raise ValueError("a vault needs a key")
         fernets = [Fernet(urlsafe_b64encode(_derive(key, _CREDENTIALS))) for key in keys]
-        self._fernet = MultiFernet(fernets)
+        self._fernet, self._primary = MultiFernet(fernets), fernets[0]
         self._digest_keys = tuple(HMAC(_derive(key, _API_KEYS), SHA256()) for key in keys)
         self._fingerprints = tuple(_derive(key, _FINGERPRINT)[:8].hex() for key in keys)
         self._sealing = {
@@ -100,6 +101,11 @@ class Vault:
         """The fingerprints of all keys, the primary one first."""
         return self._fingerprints
 
+    @property
+    def beginning(self) -> bytes:
+        """The octets that every secret sealed by the primary key begins with."""
+        return _MARK + bytes.fromhex(self.fingerprint)
+
     def seal(self, text: str, context: str) -> bytes:
         """Return `text` encrypted by the primary key (AES-256-GCM), for one place: `context`, such as `account:ID:password`.
 
@@ -130,14 +136,26 @@ class Vault:
 
     def is_current(self, token: bytes) -> bool:
         """Whether a secret is sealed by the primary key; if not, `seal` it anew (`postroom secrets rotate`)."""
-        return bytes(token).startswith(_MARK + bytes.fromhex(self.fingerprint))
+        return bytes(token).startswith(self.beginning)
 
     def is_known(self, token: bytes) -> bool:
         """Whether a sealed secret names one of the present keys; of one by `encrypt`, whether it opens."""
         octets = bytes(token)
-        if octets.startswith(_MARK):
-            return octets[len(_MARK) : len(_MARK) + _KEY_ID] in self._sealing
-        return self.opens(octets)
+        return self.has_key_of(octets) if octets.startswith(_MARK) else self.opens(octets)
+
+    def has_key_of(self, beginning: bytes) -> bool:
+        """Whether a secret that begins so is sealed by one of the present keys."""
+        return beginning.startswith(_MARK) and beginning[len(_MARK) : len(_MARK) + _KEY_ID] in self._sealing
+
+    def needs_former_key(self, token: bytes) -> bool:
+        """Whether a secret cannot be opened without a key other than the primary one, by all that can be seen."""
+        return not self.is_current(token) and (
+            token.startswith(_MARK) or (token.startswith(_FERNET) and not _opens(self._primary, token))
+        )
+
+    def needs_missing_key(self, token: bytes) -> bool:
+        """Whether a secret needs a key that is not among the present ones; what is damaged needs none."""
+        return token.startswith((_MARK, _FERNET)) and not self.is_known(token)
 
     def encrypt(self, text: str) -> bytes:
         """Return `text` encrypted and authenticated by the primary key, bound to no place: as up to schema 17."""
@@ -189,6 +207,14 @@ class Vault:
 
 def _derive(key: Secret, label: bytes) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=label).derive(_utf8(key.reveal()))
+
+
+def _opens(fernet: Fernet, token: bytes) -> bool:
+    try:
+        fernet.decrypt(token)
+    except InvalidToken:
+        return False
+    return True
 
 
 def _hmac(keyed: HMAC, text: str) -> bytes:
@@ -245,7 +271,7 @@ def _keys_in(path: Path, text: str) -> tuple[Secret, ...]:
 def _missing(path: Path) -> str:
     return (
         f"it is not set and {path} is not there, but this database holds passwords and keys: set the variable as the "
-        "service has it, or put the file back. Where the secret is lost: postroom secret replace"
+        "service has it, or put the file back. Where the secret is lost: postroom secrets replace"
     )
 
 

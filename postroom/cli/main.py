@@ -24,7 +24,7 @@ from postroom.cli.keys import keys
 from postroom.cli.listing import list_messages
 from postroom.cli.messages import cancel, release, status
 from postroom.cli.probes import check, healthy
-from postroom.cli.secret import secret
+from postroom.cli.secrets import secret, secrets
 from postroom.cli.send import send
 from postroom.cli.serve import serve, web, worker
 from postroom.cli.store import migrate, migrate_store
@@ -101,6 +101,6 @@ def _enter(home: str) -> None:
 
 for _command in (
     *(serve, web, worker, migrate, migrate_store, backup, restore, check, healthy, doctor),
-    *(send, list_messages, status, release, cancel, accounts, keys, secret, inbox),
+    *(send, list_messages, status, release, cancel, accounts, keys, secrets, secret, inbox),
 ):
     cli.add_command(_command)

@@ -38,6 +38,7 @@ POINTS = (
     "migrate.inside",
     "move.copied",
     "restore.step",
+    "secrets.rotate",
 )
 
 

@@ -103,6 +103,7 @@ def open_service(
     if migrate:
         note_servers(store, settings)
     if migrate or serving:
+        secret_key.check_former_values(store, vault)
         secret_key.keep_check_value(store, vault)
     adopt_digest_key(store, vault, create=migrate or serving)
     if migrate or serving:
@@ -173,7 +174,7 @@ def check_it_stays(store: Store) -> None:
 
 
 def check_secret(store: Store, settings: Settings) -> None:
-    """Raise ConfigError where the database was written with another secret key, or has been moved elsewhere."""
+    """Raise ConfigError where something stored needs another secret key, or the database has been moved elsewhere."""
     check_it_stays(store)
     secret_key.check_secret(store, settings)
 

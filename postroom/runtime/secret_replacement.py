@@ -1,4 +1,4 @@
-"""`postroom secret replace`: store everything of data.csv with a new secret key, where the former one is lost."""
+"""`postroom secrets replace`: store everything of data.csv with a new secret key, where the former one is lost."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import time
 from dataclasses import dataclass
 
 from postroom.accounts.admin_token import SOURCE as ADMIN
-from postroom.accounts.csv_sync import AccountsFile, keys_in_file, report
-from postroom.accounts.digest_key import can_open_digest_key, renew_digest_key
+from postroom.accounts.csv_sync import FILE_DIGEST, AccountsFile, keys_in_file, report
+from postroom.accounts.digest_key import adopt_digest_key, renew_digest_key
+from postroom.accounts.sealed_values import needing_missing
 from postroom.accounts.vault import Vault
 from postroom.core.clock import rfc3339, system_clock
 from postroom.core.errors import ConfigError
 from postroom.runtime.installation import check_it_stays, check_position, start_logging
 from postroom.runtime.own_files import VAR, check_own_files
-from postroom.runtime.secret_key import is_secret_of
+from postroom.runtime.secret_key import count_missing, give_up, is_secret_of
 from postroom.settings import Settings, load_settings
 from postroom.store.accounts import Accounts
+from postroom.store.sealed_values import Place
 from postroom.store.store import SECRET_CHECK, Store, open_store
 from postroom.store.transaction import Transaction
 
@@ -25,7 +27,7 @@ class Replaced:
     """The result of replacing the secret key of a database."""
 
     accepted: int  # rows of data.csv
-    lost: tuple[str, ...]  # accounts whose passwords nobody can read any more
+    lost: tuple[str, ...]  # accounts whose passwords, or OAuth2 grants, nobody can read any more
     revoked: int  # issued keys, which nobody can recognise any more
 
 
@@ -53,30 +55,40 @@ def _replace_secret(store: Store, settings: Settings) -> Replaced | None:
         )
     vault, stored = Vault.open(settings, VAR), store.stored_secrets()
     is_same = not stored.is_empty and is_secret_of(stored, vault, settings)
-    if is_same and can_open_digest_key(store, vault):
+    if is_same and not count_missing(store, vault):
         return None
-    revoked = _begin_anew(store, vault)
+    has_digest_key = not needing_missing(store, vault).get(Place.DIGEST_KEY)
+    revoked = _begin_anew(store, vault, has_digest_key=has_digest_key)
     found = AccountsFile(store, vault, settings.accounts_csv).sync()
     report(found)
-    lost = [
-        each.account.email
-        for each in store.read(Accounts.all)
-        if each.credential and not vault.is_known(each.credential)
-    ]
-    return Replaced(found.accepted if found else 0, tuple(lost), revoked)
+    missing = needing_missing(store, vault)
+    give_up(store, missing)
+    rows = {
+        row for place, found_rows in missing.items() if place is not Place.DIGEST_KEY for row in found_rows
+    }
+    emails = {each.account.id: each.account.email for each in store.read(Accounts.all)}
+    accounts = tuple(emails[row] for row in sorted(rows & emails.keys()))
+    return Replaced(found.accepted if found else 0, accounts, revoked)
 
 
-def _begin_anew(store: Store, vault: Vault) -> int:
-    """Let the database belong to the present secret key; return how many issued keys stop working by that."""
+def _begin_anew(store: Store, vault: Vault, *, has_digest_key: bool) -> int:
+    """Let the database belong to the present secret key, and data.csv be read again.
+
+    Returns how many issued keys stop working by that: all, unless the key that digests them can be opened.
+    """
     now = system_clock()
 
-    def work(transaction: Transaction) -> tuple[int, bytes]:
-        issued = [key for key in transaction.issued_keys.working(now) if key.source != ADMIN]
+    def work(transaction: Transaction) -> int:
         transaction.settings.set(SECRET_CHECK, vault.fingerprint)
-        return len(issued), renew_digest_key(transaction, vault, now)
+        transaction.settings.forget(FILE_DIGEST)
+        if has_digest_key:
+            return 0
+        issued = [key for key in transaction.issued_keys.working(now) if key.source != ADMIN]
+        renew_digest_key(transaction, vault, now)
+        return len(issued)
 
-    revoked, digest_key = store.write(work)
-    vault.adopt_digest_key(digest_key)
+    revoked = store.write(work)
+    adopt_digest_key(store, vault, create=True)
     return revoked
 
 

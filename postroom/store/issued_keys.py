@@ -205,6 +205,8 @@ def note_key_used(transaction: Transaction, key: ApiKey, now: Instant) -> None:
     """Note that a key was used with success: an issued one, or one of data.csv."""
     if key.id is None:
         transaction.keys.note_used(key.digest, now)
+        if key.own_digest is not None:
+            transaction.keys.move(key.digest, key.own_digest)
     else:
         transaction.issued_keys.note_used(key.id, now)
 

@@ -53,6 +53,15 @@ class Keys(Noun):
             self._tx.change("revoke_key", digest=digest, now=now)
         return len(gone)
 
+    def move(self, digest: bytes, own_digest: bytes) -> None:
+        """Have a key be known by its digest under the installation's own key too, which outlives the secret key."""
+        self._tx.note_keys_changed()
+        self._tx.change("move_file_key", digest=digest, own_digest=own_digest)
+
+    def count_unmoved(self) -> int:
+        """Count the working keys that are known by the secret key's digest alone."""
+        return self._tx.value(int, "count_unmoved_keys") or 0
+
     def forget_own_digests(self) -> None:
         """Drop what was digested by the installation's own key, which is lost."""
         self._tx.note_keys_changed()

@@ -58,6 +58,8 @@ COMMANDS = [
     ("accounts", "resume"),
     ("accounts", "import"),
     ("secret", "replace"),
+    ("secrets", "replace"),
+    ("secrets", "rotate"),
     ("accounts", "check"),
     ("doctor",),
     ("list",),

@@ -41,7 +41,13 @@ KILLS = int(os.environ.get("POSTROOM_KILLS", "1"))
 SOAK = KILLS > 1
 CLIENTS = 4
 PAUSE_S = 0.1 if SOAK else 0.02  # or tens of thousands gather while the worker is down again and again
-ELSEWHERE = ("recover.inside", "migrate.inside", "move.copied", "restore.step")  # not on a message's way
+ELSEWHERE = (
+    "recover.inside",
+    "migrate.inside",
+    "move.copied",
+    "restore.step",
+    "secrets.rotate",
+)  # not on a message's way
 SESSION = ("session.tls", "session.auth")  # only where there are such steps
 SENDING = [point for point in POINTS if point not in (*ELSEWHERE, *SESSION)]
 

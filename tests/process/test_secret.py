@@ -72,7 +72,7 @@ def test_another_secret_ends_with_78_and_changes_nothing(folder: Folder, command
 
 def test_no_secret_at_all_makes_no_new_one(folder: Folder) -> None:
     before = contents(folder)
-    check_failed(folder.run("accounts"), 78, "POSTROOM_SECRET_KEY", "secret.key", "postroom secret replace")
+    check_failed(folder.run("accounts"), 78, "POSTROOM_SECRET_KEY", "secret.key", "postroom secrets replace")
     assert contents(folder) == before
     assert not (folder.path / "var/secret.key").exists()
 

@@ -40,3 +40,10 @@ UPDATE api_key SET revoked_at = :now WHERE digest = :digest AND revoked_at IS NU
 
 -- name: forget_own_digests!
 UPDATE api_key SET own_digest = NULL WHERE own_digest IS NOT NULL;
+
+-- name: move_file_key!
+-- To its digest by the installation's own key.
+UPDATE api_key SET own_digest = :own_digest WHERE digest = :digest AND own_digest IS NULL;
+
+-- name: count_unmoved_keys$
+SELECT count(*) FROM api_key WHERE own_digest IS NULL AND revoked_at IS NULL;
