@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,7 +21,7 @@ from postroom.core.api_key import (
 )
 from postroom.core.audit import Actor
 from postroom.core.clock import Clock, Instant, system_clock
-from postroom.core.errors import Conflict, InvalidSubmission, NotFound, NotPermitted
+from postroom.core.errors import Conflict, InvalidSubmission, NotFound, NotPermitted, StoreUnavailable
 from postroom.store.issued_keys import ALL, IssuedKey, IssuedKeys
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
@@ -162,10 +163,16 @@ class KeyManagement:
             now = self._clock()
             found = _existing(transaction.issued_keys.by_uid(uid))
             _check_may_touch(found, actor)
-            transaction.issued_keys.revoke(found.key.id or 0, now)
+            transaction.issued_keys.stop(found.key.id or 0, now)
             transaction.audit.append(actor, "key.revoke", found.key.name, now, {"id": uid})
 
         self._store.write(work)
+        self._wait_for_acceptances()
+
+    def _wait_for_acceptances(self) -> None:
+        """Wait for what is being accepted with a stopped key; for a process that hangs, only as long as a lock may take."""
+        with suppress(StoreUnavailable):  # retention does it again
+            self._store.write(IssuedKeys.revoke_stopped)
 
     def rotate(self, uid: str, actor: Actor, overlap: int = 0) -> NewKey:
         """Issue a key like an old one, which works for `overlap` microseconds more. Raises NotFound, NotPermitted."""
@@ -180,7 +187,7 @@ class KeyManagement:
             if overlap:
                 transaction.issued_keys.expire(old.key.id or 0, now + overlap)
             else:
-                transaction.issued_keys.revoke(old.key.id or 0, now)
+                transaction.issued_keys.stop(old.key.id or 0, now)
             key_id = transaction.issued_keys.issue(fresh, hint=text[-_HINT:], source=old.source, now=now)
             told = {"id": uid, "new": fresh.uid, "overlap_seconds": overlap // 1_000_000}
             transaction.audit.append(actor, "key.rotate", old.key.name, now, told)
@@ -188,7 +195,10 @@ class KeyManagement:
                 text, IssuedKey(replace(fresh, id=key_id), text[-_HINT:], old.source, now, None, None)
             )
 
-        return self._store.write(work)
+        rotated = self._store.write(work)
+        if not overlap:
+            self._wait_for_acceptances()
+        return rotated
 
 
 def _existing(found: IssuedKey | None) -> IssuedKey:

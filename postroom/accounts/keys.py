@@ -115,9 +115,18 @@ class ApiKeys:
         """Return an account as it was at the last `refresh`; its state may be older."""
         return self._accounts.get(account_id)
 
-    def expire(self) -> None:
-        """Have the keys read again at the next request: one has just turned out to work no more."""
-        self._checked, self._revision = float("-inf"), ""
+    def authenticate_now(self, key: str | None) -> Principal:
+        """Return whose key this is, as the database says now where it is not known here. It may wait for the database.
+
+        Raises what `authenticate` raises.
+        """
+        try:
+            return self.authenticate(key)
+        except NotAuthenticated:
+            if not key:
+                raise
+            self.refresh(time.monotonic())
+            return self.authenticate(key)
 
     def is_used(self, key: str) -> bool:
         """Whether the key was known to work and to have been used with success at the last `refresh`."""
@@ -161,13 +170,16 @@ class ApiKeys:
     def is_fresh(self) -> bool:
         return time.monotonic() - self._checked < _FRESH_FOR_S
 
-    def refresh(self) -> None:
-        """Read the keys again if they have changed. It waits for the database, so it is not for an event loop."""
+    def refresh(self, asked_at: float | None = None) -> None:
+        """Read the keys again if they have changed; with `asked_at`, by a look that begins later (monotonic clock).
+
+        It waits for the database, so it is not for an event loop.
+        """
         # A look at a database that is away takes seconds: one caller waits for it, and the others go on.
         if not self._mutex.acquire(blocking=self._away is None):
             return
         try:
-            if not self.is_fresh:
+            if not (self.is_fresh if asked_at is None else self._checked >= asked_at):
                 self._look()
         finally:
             self._mutex.release()

@@ -106,6 +106,19 @@ class IssuedKeys(Noun):
         self._tx.note_keys_changed()
         return bool(self._tx.change("revoke_issued_key", key_id=key_id, now=now))
 
+    def stop(self, key_id: int, now: Instant) -> bool:
+        """Have a key stop working at this commit, without waiting for acceptances that hold its row; False: it was stopped.
+
+        What began to be accepted before may still be committed. `revoke` then waits for it.
+        """
+        self._tx.note_keys_changed()
+        return bool(self._tx.change("stop_issued_key", key_id=key_id, now=now))
+
+    def revoke_stopped(self) -> None:
+        """Write into the rows of stopped keys that they are revoked."""
+        if self._tx.change("revoke_stopped_keys"):
+            self._tx.note_keys_changed()
+
     def revoke_of_account(self, account_id: int, now: Instant) -> None:
         self._tx.note_keys_changed()
         self._tx.change("revoke_issued_keys_of_account", account_id=account_id, now=now)

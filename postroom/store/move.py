@@ -59,6 +59,7 @@ _TABLES = {
     "api_key": ("id",),
     "issued_key": ("id",),
     "issued_key_usage": ("key_id", "slot"),
+    "stopped_key": ("key_id",),
     "audit": ("id",),
     "finding": ("account_id",),
     "message": ("id",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from postroom.accounts.keys import ApiKeys, Principal
 from postroom.core import failpoint
 from postroom.core.api_key import Scope
-from postroom.core.errors import KeyStopped, StoreError
+from postroom.core.errors import NotAuthenticated, StoreError
 from postroom.core.message import Accepted, NewMessage, Submission
 from postroom.core.stored_text import PIECE
 from postroom.intake.accept import accepted_or_refused
@@ -57,9 +58,10 @@ async def run(doorway: Doorway, request: ApiRequest, shared: Services, waits: Wa
         await admit(request, Kind.SEND, shared, waits)
         try:
             accepted = await _take(doorway, request, shared, waits)
-        except KeyStopped:  # it was revoked, or is another account's now: what is known here is older
-            shared.keys.expire()
-            await waits.read(shared.keys.refresh)
+        except NotAuthenticated:  # it may be newer than what is known here, or have just stopped working
+            if request.key is None:
+                raise
+            await waits.read(partial(shared.keys.refresh, time.monotonic()))
             accepted = await _take(doorway, request, shared, waits)
         answer = doorway.answer(accepted)
     except Exception as error:

@@ -84,7 +84,7 @@ def _status_for(
 
 async def _found(asked: ApiRequest, request_id: str, shared: Services, waits: AtOnce) -> Answer:
     key = header_key(asked)
-    principal = shared.keys.authenticate(key) if key is not None else None
+    principal = shared.keys.authenticate_now(key) if key is not None else None
     if principal is not None:
         principal.key.check_source(asked.address)
         principal.key.check_scope(Scope.READ)

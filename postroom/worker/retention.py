@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from postroom.core import failpoint
 from postroom.core.clock import SECOND, Clock, Instant
-from postroom.core.errors import LeaseLost
+from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.job import Claim
 from postroom.core.text import counted
 from postroom.settings import Settings
@@ -84,6 +85,8 @@ class Retention:
         )  # what no longer counts towards the accounts' daily limits
         self._store.write(IssuedKeys.forget_usage, self._clock())
         self._store.write(Pruning.prune_uploads, self._clock() - _LONGEST_UPLOAD, BATCH)
+        with suppress(StoreUnavailable):  # a web process that hangs holds the row of a key
+            self._store.write(IssuedKeys.revoke_stopped)
         self._end_accounts()
         self._prune_audit()
         bodies, history = self._settings.keep_bodies, self._settings.keep_history

@@ -22,6 +22,34 @@ class Control:
 
 CONTROLS = (
     Control(
+        "an acceptance holds its key",
+        "postroom/store/acceptance.py",
+        "        if message.key is not None:\n",
+        "        if message.key is None:\n",
+        "tests/store/test_issued_keys.py::test_what_a_revoked_key_brings_is_not_accepted_and_the_rest_of_its_batch_is[sqlite]",
+    ),
+    Control(
+        "a key that is not known here is looked up before it is refused",
+        "postroom/accounts/keys.py",
+        "            self.refresh(time.monotonic())\n            return self.authenticate(key)\n",
+        "            raise\n",
+        "tests/http/test_new_keys.py::test_a_key_is_known_as_soon_as_it_is_issued[flask]",
+    ),
+    Control(
+        "a stored password stays with its server",
+        "postroom/accounts/management.py",
+        "            check_secret_stays(account, wanted)\n",
+        "            pass\n",
+        "tests/store/test_management.py::TestAnAccount::test_keeps_its_secret_for_its_server[sqlite-changes0]",
+    ),
+    Control(
+        "what a person paused goes on by a person alone",
+        "postroom/store/sql/accounts.sql",
+        "WHERE id = :account_id AND state <> 'active' AND coalesce(paused_by, 'breaker') <> 'person';",
+        "WHERE id = :account_id AND state <> 'active';",
+        "tests/store/test_management.py::TestAnAccount::test_that_a_person_paused_goes_on_by_a_person_alone[sqlite]",
+    ),
+    Control(
         "a row's type has the columns of its statement",
         "postroom/store/sql/usage.sql",
         "min(slot) AS oldest",

@@ -140,7 +140,7 @@ def _statements() -> dict[str, str]:
 
 
 def _changes_keys(sql: str) -> bool:
-    if re.search(r"\b(INSERT INTO|UPDATE|DELETE FROM)\s+(api_key|issued_key)\b", sql, re.I):
+    if re.search(r"\b(INSERT INTO|UPDATE|DELETE FROM)\s+(api_key|issued_key|stopped_key)\b", sql, re.I):
         return True
     if re.search(r"\b(INSERT INTO|DELETE FROM)\s+account\b", sql, re.I):
         return True

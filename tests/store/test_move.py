@@ -83,6 +83,7 @@ _KEYS_AND_POOLS = (
         "VALUES (1, 'k', x'00ff', 'shop', 1, 'send read', 'abcd', 'api', 7)"
     ),
     "INSERT INTO issued_key_usage VALUES (1, 7, 3)",
+    "INSERT INTO stopped_key VALUES (1, 7)",
     "INSERT INTO audit VALUES (1, 7, 'admin token', '127.0.0.1', 'key.issue', 'shop', '{}', 0)",
     "INSERT INTO finding VALUES (1, 7, '[]')",
 )

@@ -83,6 +83,12 @@ CREATE TABLE issued_key (
 
 CREATE INDEX issued_key_account ON issued_key (account_id, id);
 
+-- Issued keys that work no more, before their row says so: an insertion waits for nobody, however long an acceptance holds the row.
+CREATE TABLE stopped_key (
+    key_id BIGINT PRIMARY KEY REFERENCES issued_key (id),
+    at     BIGINT NOT NULL
+);
+
 CREATE TABLE issued_key_usage (
     key_id     BIGINT NOT NULL REFERENCES issued_key (id),
     slot       BIGINT NOT NULL,                         -- ten-minute periods since the epoch

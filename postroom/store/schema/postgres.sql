@@ -396,6 +396,13 @@ CREATE TABLE setting (
     CONSTRAINT setting_pkey PRIMARY KEY (name)
 );
 
+CREATE TABLE stopped_key (
+    key_id bigint NOT NULL,
+    at bigint NOT NULL,
+    CONSTRAINT stopped_key_key_id_fkey FOREIGN KEY (key_id) REFERENCES issued_key(id),
+    CONSTRAINT stopped_key_pkey PRIMARY KEY (key_id)
+);
+
 CREATE TABLE upload (
     id bigint NOT NULL,
     began_at bigint NOT NULL,

@@ -321,6 +321,11 @@ CREATE TABLE setting (
     value TEXT NOT NULL
 ) WITHOUT ROWID;
 
+CREATE TABLE stopped_key (
+    key_id BIGINT PRIMARY KEY REFERENCES issued_key (id),
+    at     BIGINT NOT NULL
+);
+
 CREATE TABLE upload (
     id       INTEGER PRIMARY KEY,                       -- random, chosen by the process that writes it
     began_at INTEGER NOT NULL

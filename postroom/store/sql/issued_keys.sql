@@ -2,7 +2,7 @@
 
 -- define issued_key_columns
 issued_key.id, issued_key.uid, digest, issued_key.name, issued_key.account_id, issued_key.pool_id, scopes, test, allowed_recipients,
-networks, issued_key.daily_limit, hint, issued_key.source, issued_key.created_at, expires_at, revoked_at, last_used_at
+networks, issued_key.daily_limit, hint, issued_key.source, issued_key.created_at, expires_at, coalesce(revoked_at, (SELECT at FROM stopped_key WHERE stopped_key.key_id = issued_key.id)) AS revoked_at, last_used_at
 
 -- name: insert_issued_key$
 INSERT INTO issued_key (uid, digest, name, account_id, pool_id, scopes, test, allowed_recipients, networks, daily_limit,
@@ -12,7 +12,8 @@ VALUES (:uid, :digest, :name, :account_id, :pool_id, :scopes, :test, :allowed_re
 RETURNING id;
 
 -- name: working_issued_keys
-SELECT {issued_key_columns} FROM issued_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now);
+SELECT {issued_key_columns} FROM issued_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
+  AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
 
 -- name: issued_key_by_uid^
 SELECT {issued_key_columns} FROM issued_key WHERE uid = :uid;
@@ -33,6 +34,13 @@ WHERE id < :before AND revoked_at IS NULL AND source <> 'admin' ORDER BY id DESC
 -- name: issued_keys_of_source
 SELECT {issued_key_columns} FROM issued_key WHERE source = :source AND revoked_at IS NULL ORDER BY id;
 
+-- name: stop_issued_key!
+INSERT INTO stopped_key (key_id, at) VALUES (:key_id, :now) ON CONFLICT (key_id) DO NOTHING;
+
+-- name: revoke_stopped_keys!
+UPDATE issued_key SET revoked_at = (SELECT at FROM stopped_key WHERE key_id = issued_key.id)
+WHERE revoked_at IS NULL AND id IN (SELECT key_id FROM stopped_key);
+
 -- name: revoke_issued_key!
 UPDATE issued_key SET revoked_at = :now WHERE id = :key_id AND revoked_at IS NULL;
 
@@ -52,7 +60,8 @@ UPDATE issued_key SET expires_at = :at WHERE id = :key_id AND revoked_at IS NULL
 UPDATE issued_key SET last_used_at = :now WHERE id = :key_id;
 
 -- name: issued_key_works$
-SELECT count(*) FROM issued_key WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now);
+SELECT count(*) FROM issued_key WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
+  AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
 
 -- name: issued_key_is_used$
 SELECT count(*) FROM issued_key WHERE digest = :digest AND revoked_at IS NULL AND last_used_at IS NOT NULL;

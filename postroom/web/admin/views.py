@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -12,7 +13,7 @@ from postroom.accounts.admin_token import NAME as ADMIN_TOKEN
 from postroom.accounts.keys import Principal
 from postroom.accounts.rights import Right, right_for
 from postroom.core.audit import Actor
-from postroom.core.errors import KeyStopped, NotAuthenticated, NotPermitted, StoreError
+from postroom.core.errors import NotAuthenticated, NotPermitted, StoreError
 from postroom.store.audit import Audit
 from postroom.web.admin.accounts import ACCOUNT_CALLS
 from postroom.web.admin.audit import AUDIT_CALLS
@@ -87,14 +88,8 @@ async def _answered(call: AdminCall, asked: ApiRequest, id_: str, shared: Servic
         await admit(asked, Kind.STATUS, shared, waits)
         principal = authenticate(asked, right_for(call.method, call.path), shared)
         made = AdminRequest(shared, principal, actor_of(principal, asked), id_)
-        try:
-            answer = _document(_handled(call, made, asked))
-        except KeyStopped:
-            shared.keys.expire()
-            raise
-        if call.changes:
-            shared.keys.expire()  # this process knows at once what has changed
-        elif principal.is_new:
+        answer = _document(_handled(call, made, asked))
+        if principal.is_new:
             await note_use(principal, shared, waits)
     except Exception as error:
         if isinstance(error, (NotAuthenticated, NotPermitted)):
@@ -113,6 +108,7 @@ def authenticate(asked: ApiRequest, right: Right, shared: Services) -> Principal
     key = header_key(asked)
     if key is None:
         raise NotAuthenticated(_NO_KEY, field="key")
+    shared.keys.refresh(time.monotonic())  # what was revoked elsewhere is known before anything is said
     principal = shared.keys.authenticate(key)
     asked.account = principal.owner.email if principal.owner else _name_of(principal)
     principal.key.check_source(asked.address)

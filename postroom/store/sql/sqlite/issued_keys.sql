@@ -2,10 +2,12 @@
 
 -- One writer at a time: what is seen to work goes on working until the commit.
 -- name: hold_issued_key!
-UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now);
+UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
+  AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
 
 -- name: lock_issued_key!
-UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now);
+UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
+  AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
 
 -- name: hold_file_key!
 UPDATE api_key SET id = id WHERE (digest = :digest OR own_digest = :digest) AND account_id = :account_id AND revoked_at IS NULL;
