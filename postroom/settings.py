@@ -32,6 +32,7 @@ from postroom.core.setting_values import (
     LARGEST_FILE,
     parse_admin_token,
     parse_ca_file,
+    parse_client_secret,
     parse_database_url,
     parse_drain,
     parse_duration,
@@ -42,12 +43,15 @@ from postroom.core.setting_values import (
     parse_listening_host,
     parse_log_level,
     parse_member,
+    parse_oauth_url,
     parse_port,
     parse_rate_limit,
     parse_schedule,
     parse_secret_key,
     parse_security,
+    parse_tenant,
     parse_truth,
+    parse_visible,
     whole_between,
 )
 from postroom.core.text import is_text
@@ -86,6 +90,9 @@ _SECRETS: Final = (
     "database_url",
     "ratelimit_storage_uri",
     "admin_token",
+    "google_client_secret",
+    "microsoft_client_secret",
+    "oauth_client_secret",
 )  # settings that a file may hold: NAME_FILE names it
 _PATHS: Final = frozenset(
     {
@@ -97,6 +104,9 @@ _PATHS: Final = frozenset(
             for name in (
                 "POSTROOM_SECRET_KEY",
                 "POSTROOM_ADMIN_TOKEN",
+                "POSTROOM_GOOGLE_CLIENT_SECRET",
+                "POSTROOM_MICROSOFT_CLIENT_SECRET",
+                "POSTROOM_OAUTH_CLIENT_SECRET",
                 "DATABASE_URL",
                 "RATELIMIT_STORAGE_URI",
                 "REDIS_URL",
@@ -250,6 +260,18 @@ class Settings(BaseModel):
     in_doubt: Annotated[InDoubtPolicy, _from_text(parse_member(InDoubtPolicy))] = InDoubtPolicy.RETRY
     secret_key: Annotated[Secret | None, _from_text(parse_secret_key)] = None
     admin_token: Annotated[Secret | None, _from_text(parse_admin_token)] = None
+    google_client_id: Annotated[str | None, _from_text(parse_visible)] = None
+    google_client_secret: Annotated[Secret | None, _from_text(parse_client_secret)] = None
+    microsoft_client_id: Annotated[str | None, _from_text(parse_visible)] = None
+    microsoft_client_secret: Annotated[Secret | None, _from_text(parse_client_secret)] = None
+    microsoft_tenant: Annotated[str, _from_text(parse_tenant)] = "common"
+    oauth_client_id: Annotated[str | None, _from_text(parse_visible)] = None
+    oauth_client_secret: Annotated[Secret | None, _from_text(parse_client_secret)] = None
+    oauth_authorize_url: Annotated[str | None, _from_text(parse_oauth_url)] = None
+    oauth_token_url: Annotated[str | None, _from_text(parse_oauth_url)] = None
+    oauth_device_url: Annotated[str | None, _from_text(parse_oauth_url)] = None
+    oauth_userinfo_url: Annotated[str | None, _from_text(parse_oauth_url)] = None
+    oauth_scope: Annotated[str | None, _from_text(parse_visible)] = None
     drain: Annotated[int, _from_text(parse_drain)] = parse_duration("500ms")
     web_concurrency: Annotated[int, _from_text(whole_between(1, 1024))] = 1
     log_level: Annotated[str, _from_text(parse_log_level)] = "INFO"

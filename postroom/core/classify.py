@@ -81,7 +81,8 @@ def classify_fault(fault: SMTPFault, circumstances: Circumstances = UNKNOWN) -> 
     reason = explain_fault(fault)
     if fault.kind in _ACCOUNT_FAULTS:
         return Failed(reason, Blame.ACCOUNT, fault.reply)
-    if fault.kind is FaultKind.UNDECRYPTABLE:  # the installation's own fault: its messages wait
+    # The installation's own fault, or that of a grant, which a person can mend: its messages wait.
+    if fault.kind in (FaultKind.UNDECRYPTABLE, FaultKind.GRANT_REFUSED):
         return Deferred(reason, Blame.ACCOUNT, burns_attempt=False, meaning=Meaning.ACCOUNT)
     if fault.kind is FaultKind.UNSUPPORTED:
         blame = Blame.ACCOUNT if fault.verb == "AUTH" else Blame.MESSAGE

@@ -25,6 +25,9 @@
     │   ├── SchemaMismatch          the database is older or newer than the code
     │   └── LeaseLost               another worker owns the job
     │       └── WorkerExpired       this worker was declared dead
+    ├── OAuthFault                  no access token for a log-in
+    │   ├── TokenUnavailable        … just now: nobody's fault, or the network's
+    │   └── GrantRefused            … any more: says why, and how to put it right
     └── SMTPFault                   an SMTP conversation that could not go on
 
 `ConfigError` stands outside the tree: no doorway may mistake it for a refusal.
@@ -215,6 +218,18 @@ class WorkerExpired(LeaseLost):
     """This worker was declared dead by another one; its jobs are no longer its own."""
 
 
+class OAuthFault(PostroomError):
+    """There is no access token for a log-in."""
+
+
+class TokenUnavailable(OAuthFault):
+    """There is no access token just now: try again."""
+
+
+class GrantRefused(OAuthFault):
+    """The provider gives no access token any more; the text says why, and what to do."""
+
+
 class FaultKind(Enum):
     """What ended an SMTP conversation early."""
 
@@ -226,6 +241,8 @@ class FaultKind(Enum):
     GARBLED = "garbled"  # not SMTP, too long, or out of turn
     INSECURE = "insecure"  # TLS missing, unverifiable, or tampered with
     UNDECRYPTABLE = "undecryptable"  # the stored password cannot be read with our secret key
+    NO_TOKEN = "no_token"  # noqa: S105  # no access token just now: the token endpoint is in trouble
+    GRANT_REFUSED = "grant_refused"  # the provider gives this account no access token any more
     UNSUPPORTED = "unsupported"  # the server lacks what the message or the account needs
 
 

@@ -37,6 +37,7 @@ class OAuthGrant:
     grant_secret: bytes | None = field(default=None, repr=False)
     access_token: bytes | None = field(default=None, repr=False)
     expires_at: Instant | None = None  # of the access token
+    updated_at: Instant = 0  # when it was last set, refreshed or refused
     refused: str | None = None  # why the provider gives none any more
 
     def is_usable(self, now: Instant) -> bool:
@@ -44,5 +45,7 @@ class OAuthGrant:
         return self.access_token is not None and (self.expires_at or 0) > now + USABLE_FOR
 
     def is_fresh(self, now: Instant) -> bool:
-        """Whether no other access token needs to be asked for yet."""
-        return self.access_token is not None and (self.expires_at or 0) > now + REFRESH_AHEAD
+        """Whether no other access token needs to be asked for yet: of a short-lived one half must be over."""
+        expires_at = self.expires_at or 0
+        left, life = expires_at - now, expires_at - self.updated_at
+        return self.access_token is not None and left > 0 and (left > REFRESH_AHEAD or 2 * left >= life)

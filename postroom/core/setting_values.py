@@ -15,6 +15,7 @@ from enum import Enum
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import idna
 
@@ -266,6 +267,33 @@ def parse_file_name(text: str) -> Path:
 def parse_secret_key(text: str) -> Secret:
     split_keys(text)
     return Secret(text)
+
+
+def parse_oauth_url(text: str) -> str:
+    """Return the address of a provider's endpoint. Raises ValueError."""
+    parts = urlsplit(text)
+    is_own = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+    if not (parts.scheme == "https" or is_own) or not parts.hostname or not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("must be an address that begins with https://")
+    return text
+
+
+def parse_visible(text: str) -> str:
+    """Return a text that a URL or a form carries as it stands. Raises ValueError."""
+    if not re.fullmatch(r"[ -~]+", text):
+        raise ValueError("must consist of visible ASCII characters")
+    return text
+
+
+def parse_tenant(text: str) -> str:
+    """Return a tenant of Microsoft Entra: a domain, an id, or `common`. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", text):
+        raise ValueError("must be a domain, an id, common, organizations or consumers")
+    return text
+
+
+def parse_client_secret(text: str) -> Secret:
+    return Secret(parse_visible(text))
 
 
 def parse_admin_token(text: str) -> Secret:

@@ -22,6 +22,7 @@ class _Row(NamedTuple):
     grant_secret: bytes | None
     access_token: bytes | None
     expires_at: Instant | None
+    updated_at: Instant
     refused: str | None
 
 

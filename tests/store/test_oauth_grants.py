@@ -26,7 +26,7 @@ def granted(post: Post, **changes: object) -> OAuthGrant:
     )
     grant = replace(grant, **changes)  # type: ignore[arg-type]
     post.store.write(OAuthGrants.set, grant, NOW)
-    return grant
+    return replace(grant, updated_at=NOW)
 
 
 def stored(post: Post) -> OAuthGrant:
@@ -95,10 +95,11 @@ def test_access_token_and_rotated_refresh_token_are_stored_together(post: Post) 
 
 
 def test_there_is_nothing_to_claim_where_the_token_is_fresh_or_the_grant_refused(post: Post) -> None:
-    granted(post, access_token=b"a", expires_at=NOW + 5 * MINUTE + SECOND)
-    assert not claim(post)
-    assert claim(post, NOW + SECOND)
-    assert post.store.write(OAuthGrants.note_refused, post.anna, NOW + SECOND + MINUTE, "revoked", NOW)
+    granted(post, access_token=b"a", expires_at=NOW + HOUR)
+    assert not claim(post, NOW + 55 * MINUTE - 1)
+    at = NOW + 55 * MINUTE
+    assert claim(post, at)
+    assert post.store.write(OAuthGrants.note_refused, post.anna, at + MINUTE, "revoked", NOW)
     assert (stored(post).refused, stored(post).access_token) == ("revoked", None)
     assert not claim(post, NOW + HOUR)
     granted(post)
@@ -132,8 +133,26 @@ def test_a_token_that_was_refused_is_not_fresh_any_more_and_another_one_stays(po
     assert claim(post)
 
 
+def test_a_token_of_a_short_life_is_refreshed_when_half_of_it_is_over(post: Post) -> None:
+    grant = granted(post, access_token=b"a", expires_at=NOW + 2 * MINUTE)
+    assert grant.is_fresh(NOW + MINUTE)
+    assert not claim(post, NOW + MINUTE)
+    assert not grant.is_fresh(NOW + MINUTE + 1)
+    assert claim(post, NOW + MINUTE + 1)
+
+
 def test_a_token_is_used_until_shortly_before_its_end() -> None:
-    grant = OAuthGrant(1, "google", GrantKind.REFRESH_TOKEN, "", "", "", access_token=b"a", expires_at=NOW)
+    grant = OAuthGrant(
+        1,
+        "google",
+        GrantKind.REFRESH_TOKEN,
+        "",
+        "",
+        "",
+        access_token=b"a",
+        expires_at=NOW,
+        updated_at=NOW - HOUR,
+    )
     for before, usable, fresh in (
         (6 * MINUTE, True, True),
         (4 * MINUTE, True, False),

@@ -1,7 +1,8 @@
 -- OAuth2 grants of accounts. `refreshing_by` is the time until which one process may ask for a token, and names its claim.
 
 -- define oauth_grant_columns
-account_id, provider, kind, token_endpoint, client_id, scope, client_secret, grant_secret, access_token, expires_at, refused
+account_id, provider, kind, token_endpoint, client_id, scope, client_secret, grant_secret, access_token, expires_at, updated_at,
+refused
 
 -- name: read_oauth_grant^
 SELECT {oauth_grant_columns} FROM oauth_grant WHERE account_id = :account_id;
@@ -22,7 +23,8 @@ DELETE FROM oauth_grant WHERE account_id = :account_id;
 -- name: claim_oauth_refresh!
 UPDATE oauth_grant SET refreshing_by = :until
 WHERE account_id = :account_id AND refused IS NULL AND (refreshing_by IS NULL OR refreshing_by <= :now)
-  AND (access_token IS NULL OR expires_at IS NULL OR expires_at <= :fresh_until);
+  AND (access_token IS NULL OR expires_at IS NULL OR expires_at <= :now
+       OR (expires_at <= :fresh_until AND 2 * (expires_at - :now) < expires_at - updated_at));
 
 -- name: store_oauth_token!
 UPDATE oauth_grant SET access_token = :access_token, expires_at = :expires_at, refreshing_by = NULL, updated_at = :now,
