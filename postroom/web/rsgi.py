@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from postroom.core import failpoint
 from postroom.core.errors import PostroomError
 from postroom.core.heartbeat import Pulse
+from postroom.web.admin.views import CONTINUE, MOST_BYTES, ONLY_KEY
+from postroom.web.admin.views import PREFIX as ADMIN
 from postroom.web.answers import Answer
 from postroom.web.api_request import ApiRequest
 from postroom.web.auth import header_key
@@ -136,6 +138,10 @@ class RSGIServer:
         if (fault := fault_of(head)) is not None:
             raise _Refused(unreadable(fault))
         try:
+            if head.path.startswith(ADMIN) and upload.length != 0:
+                checked = await self._loop.in_flask(partial(self._check_key, head), is_probe=False)
+                if checked.status != CONTINUE:
+                    return checked
             if upload.length is not None and upload.length <= _LARGE:
                 body = await self._short(upload) if upload.length else b""
                 return await self._serve(head, body)
@@ -160,8 +166,9 @@ class RSGIServer:
         client = self._client(head)
         with self._room.place(client) as place:
             body: bytes | None
+            most = MOST_BYTES if head.path.startswith(ADMIN) else self._most_bytes
             try:
-                body = await self._in_time(read_in_pieces(upload, place, self._most_bytes), place)
+                body = await self._in_time(read_in_pieces(upload, place, most), place)
             except TooMuch:
                 body = None
             place.has_read()
@@ -187,9 +194,13 @@ class RSGIServer:
         waits = FromThread(self._loop, answer_by)
         return at_once(run(doorway, _request(head, body), self._services, waits))
 
-    def _in_flask(self, head: Head, body: bytes | None) -> Answer:
+    def _check_key(self, head: Head) -> Answer:
+        """Have Flask look at the key of a request to /v1, before its body is read: a refusal, or CONTINUE."""
+        return self._in_flask(head, None, {ONLY_KEY: True})
+
+    def _in_flask(self, head: Head, body: bytes | None, more: Mapping[str, object] | None = None) -> Answer:
         """Call Flask, in a thread."""
-        environ = environ_of(head)
+        environ = {**environ_of(head), **(more or {})}
         environ["wsgi.input"] = io.BytesIO(body or b"")
         begun: list[tuple[int, list[tuple[str, str]]]] = []
 

@@ -32,6 +32,8 @@ from postroom.web.services import Services, services
 from postroom.web.waits import AtOnce, at_once
 
 PREFIX: Final = "/v1/"
+ONLY_KEY: Final = "postroom.only_key"  # in the environment of a request whose body is not read yet
+CONTINUE: Final = 100  # the status of its answer when the body may be read
 MOST_BYTES: Final = 65_536  # of a body
 _NO_KEY: Final = (
     "there is no key in this request: give it as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; "
@@ -87,6 +89,8 @@ async def _answered(call: AdminCall, asked: ApiRequest, id_: str, shared: Servic
     try:
         await admit(asked, Kind.STATUS, shared, waits)
         principal = authenticate(asked, right_for(call.method, call.path), shared)
+        if ONLY_KEY in request.environ:
+            return Answer(CONTINUE, [], b"")
         made = AdminRequest(shared, principal, actor_of(principal, asked), id_)
         answer = _document(_handled(call, made, asked))
         if principal.is_new:
