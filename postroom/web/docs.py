@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from pathlib import Path
 from typing import Final
 
-from flask import Blueprint, Response, send_from_directory
+from flask import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
 from postroom.web.admin.views import CALLS
-from postroom.web.openapi import document_text
+from postroom.web.openapi import document
 
 blueprint = Blueprint("docs", __name__)
 
@@ -52,10 +54,15 @@ _PAGE: Final = """\
 """
 
 
+@cache
+def _text() -> str:
+    return json.dumps(document(CALLS), ensure_ascii=False) + "\n"
+
+
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """Return the description of the API (OpenAPI 3.1)."""
-    return Response(document_text(CALLS), content_type="application/json", headers=_HEADERS)
+    return Response(_text(), content_type="application/json", headers=_HEADERS)
 
 
 @blueprint.get("/docs")
@@ -68,7 +75,8 @@ def asset(name: str) -> Response:
     """Return a file of the page; a browser asks each time whether it has changed. Raises NotFound."""
     if name not in ASSETS:
         raise NotFound
-    response = send_from_directory(_FOLDER, name, max_age=0)
-    response.headers.update(_HEADERS)
-    response.headers["Content-Type"] = ASSETS[name]
+    content = (_FOLDER / name).read_bytes()
+    response = Response(content, content_type=ASSETS[name], headers={**_HEADERS, "Cache-Control": "no-cache"})
+    response.add_etag()
+    response.make_conditional(request)
     return response

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Final, TypeAlias
 
 from pydantic import BaseModel, Field
@@ -73,11 +71,6 @@ class StatusAnswer(AnswerModel):
     will_send_at: str | None = Field(default=None, description="Until when it waits")
 
 
-@cache
-def document_text(calls: tuple[AdminCall, ...]) -> str:
-    return json.dumps(document(calls), ensure_ascii=False) + "\n"
-
-
 def document(calls: Iterable[AdminCall]) -> Document:
     """Return the document: the original calls, and those of the admin API."""
     calls = tuple(calls)
@@ -88,7 +81,8 @@ def document(calls: Iterable[AdminCall]) -> Document:
     }
     for call in calls:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, schemas)
-    queries = {call.takes.__name__ for call in calls if not call.has_body}
+    bodies = {call.takes.__name__ for call in calls if call.has_body}
+    queries = {call.takes.__name__ for call in calls} - bodies
     return {
         "openapi": "3.1.0",
         "info": {

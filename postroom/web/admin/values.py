@@ -16,6 +16,7 @@ from postroom.web.admin.call import RequestModel
 
 MOST: Final = 100  # of a page
 DEFAULT: Final = 50
+_MOST_DIGITS: Final = 18
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _UID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NO_ID: Final = "00000000-0000-0000-0000-000000000000"
@@ -26,7 +27,11 @@ Address = Annotated[
 ]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2027-01-31T12:00:00Z"])]
 Cursor = Annotated[
-    str, Field(pattern="^[0-9]{1,18}$", description="`next` of the page before; without it, the first page")
+    str,
+    Field(
+        pattern=f"^[0-9]{{1,{_MOST_DIGITS}}}$",
+        description="`next` of the page before; without it, the first page",
+    ),
 ]
 PageSize = Annotated[int, Field(ge=1, le=MOST, description="The most entries of a page")]
 
@@ -39,7 +44,7 @@ class Page(RequestModel):
 
     @property
     def position(self) -> int | None:
-        return None if self.after is None else whole_number(self.after)
+        return None if self.after is None else whole_number(self.after, _MOST_DIGITS)
 
 
 def known_form(id_: str) -> str:
