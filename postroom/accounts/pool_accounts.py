@@ -66,6 +66,17 @@ class PoolAccounts:
         give(chosen, recipients)
         return chosen.account
 
+    def choose_able(self, pool_id: int, *, recipients: int, but: int) -> Account | None:
+        """Return an account that can send a message now, other than `but`, and count the message; None: there is none."""
+        members, now = self._members.get(pool_id, []), self._clock()
+        catch_up(members, recipients=recipients, now=now)
+        able = [member for member in members if member.is_able and member.account.id != but]
+        if not able:
+            return None
+        chosen = choose(able, recipients=recipients, now=now)
+        give(chosen, recipients)
+        return chosen.account
+
     def _merged(self, known: list[Member], loads: list[MemberLoad]) -> list[Member]:
         before = {member.account.id: member for member in known}
         members = []

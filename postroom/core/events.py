@@ -23,6 +23,7 @@ class EventKind(StrEnum):
     HELD = "held"
     RELEASED = "released"
     CANCELLED = "cancelled"
+    MOVED = "moved"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ FIELDS: Final[Mapping[EventKind, Fields]] = {
     EventKind.HELD: Fields(of_recipient=False, detail="why it waits for a person"),
     EventKind.RELEASED: Fields(of_recipient=False, detail=None),
     EventKind.CANCELLED: Fields(of_recipient=False, detail=None),
+    EventKind.MOVED: Fields(of_recipient=False, detail="from which mailbox of its pool to which, and why"),
 }
 
 

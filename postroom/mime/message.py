@@ -37,6 +37,8 @@ _Q_SAFE = (
 _Q_BYTES = [chr(octet) if octet in _Q_SAFE else f"={octet:02X}" for octet in range(256)]
 _Q_BYTES[0x20] = "_"
 
+_FROM = re.compile(rb"From: .*?\r\n(?![ \t])", re.DOTALL)  # with its folded lines
+
 _WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -81,6 +83,20 @@ def render(message: Content) -> bytes:
     body = message.body
     pieces = _alternative(body, message.boundary) if message.is_html else text_part(b"plain", body)
     return b"".join([head.encode(), *pieces])
+
+
+def with_sender(mime: bytes, name: str, sender: Mailbox) -> bytes:
+    """Return a rendered message, or its beginning, with another From, which is its first field. All else stays."""
+    field_ = _FROM.match(mime)
+    if field_ is None:
+        raise ValueError("the message does not begin with From")
+    return f"From: {_name_and_address(name, sender)}\r\n".encode() + mime[field_.end() :]
+
+
+def is_answer(mime: bytes) -> bool:
+    """Whether a rendered message, or its beginning, says in its header that it answers another one (RFC 5322 §3.6.4)."""
+    head = mime.partition(b"\r\n\r\n")[0]
+    return b"\r\nin-reply-to:" in head.lower()
 
 
 def gate(mime: bytes, *, smtputf8: bool) -> None:

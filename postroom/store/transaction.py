@@ -36,6 +36,7 @@ from postroom.store.messages import Messages
 from postroom.store.noun import Noun
 from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.pace import AccountPace
+from postroom.store.pool_moves import PoolMoves
 from postroom.store.pools import Pools
 from postroom.store.queries import Changed, Connection, Session
 from postroom.store.queue import Queue
@@ -194,6 +195,10 @@ class Transaction(Session):
     @property
     def pace(self) -> AccountPace:
         return AccountPace(self)
+
+    @property
+    def pool_moves(self) -> PoolMoves:
+        return PoolMoves(self)
 
     @property
     def pools(self) -> Pools:

@@ -21,6 +21,7 @@ from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
 from postroom.worker.mail.context import Context
+from postroom.worker.pool_failover import PoolFailover
 from postroom.worker.retention import Retention, RetentionJob
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ _REPAIRED_AT_ONCE = 20_000  # in less time than a statement may take
 _VERSION_S = 60.0
 _RETENTION_S = 2.0  # how often to look whether it is due, and whether the worker that had it is gone
 _CAPTURES_S = 0.25
+_POOLS_S = 2.0
 _FILE_S = 0.5
 _LOG_S = 0.2
 _LOG_AGAIN_S = 0.02
@@ -60,6 +62,7 @@ class Chores:
         retention = Retention(settings, store, clock, is_stopping)
         self._retention = RetentionJob(store, retention, registration.worker_id, clock)
         self._captures = CaptureRunner(settings, store, clock, is_stopping, self.note_finished)
+        self._pool_failover = PoolFailover(settings, store, clock, is_stopping)
         self._version = VersionWatch()
         self._unlogged = True
         self._renewed = time.monotonic()
@@ -80,6 +83,7 @@ class Chores:
                 self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S),
                 self._every(_RETENTION_S, self._retention.run_if_due),
                 self._every(_CAPTURES_S, self._captures.run),
+                self._every(_POOLS_S, self._pool_failover.run),
                 self._every(_VERSION_S, self._version.compare),
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
                 self._every(_LOG_S, self._write_log, when=lambda: self._unlogged),

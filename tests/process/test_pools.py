@@ -6,6 +6,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from postroom.core.clock import SECOND, system_clock
+from postroom.core.failpoint import VARIABLE
 from tests.servers.installation import Installation
 from tests.servers.keys import issue_key, issue_pool_key, make_pool
 from tests.servers.ledger import all_ended, check_ledger
@@ -105,3 +109,34 @@ def test_a_pool_whose_accounts_are_all_paused_accepts_and_waits(tmp_path: Path) 
         service.command("accounts", "resume", ANNA)
         service.command("accounts", "resume", BEN)
         service.wait_for(waiting)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("point", ["pool_move.inside", "pool_move.committed", ""])
+def test_what_waits_for_a_parked_account_is_sent_by_the_other_once(
+    tmp_path: Path, database_settings: dict[str, str], point: str
+) -> None:
+    deaths = tmp_path / "deaths"
+    armed = {VARIABLE: f"{point}:2:{deaths}"} if point else {}
+    with (
+        Sink(ledger=tmp_path / "ledger") as sink,
+        Installation(tmp_path / "service", rows(sink.port), **database_settings, **armed) as service,
+    ):
+        key = issue_pool_key(service, make_pool(service, {ANNA: 1, BEN: 1}))
+        until = system_clock() + 3600 * SECOND
+        service.change(
+            "UPDATE account SET state = 'parked', state_since = 1, state_reason = 'its limit is reached', "
+            f"resume_at = CASE WHEN email = '{ANNA}' THEN {until} ELSE {until + 1} END"
+        )
+        sent = [service.send(key=key) for _ in range(30)]
+        assert senders(service) == {ANNA: 30}
+        service.command("accounts", "resume", BEN)
+        if point:
+            eventually(lambda: deaths.exists(), 60, "a worker's death")
+            deaths.with_name("deaths.over").touch()
+        eventually(lambda: all_ended(service), 90, "all to be sent")
+        assert check_ledger(service, sink, sent) == set()
+        assert senders(service) == {BEN: 30}
+        assert all(text.startswith(f"From: {BEN}\r\n".encode()) for text in service.contents().values())
+        assert status(service, sent[0], key).document["sender"] == BEN
+        assert "moved" in service.command("status", sent[0])
