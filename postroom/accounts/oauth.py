@@ -42,14 +42,21 @@ class AccessTokens:
         self._store, self._vault, self._settings, self._clock = store, vault, settings, clock
         self._locks: dict[int, threading.Lock] = {}  # of the accounts; one thread of this process refreshes
 
+    def ready(self, account: Account) -> tuple[bool, AccessToken | None]:
+        """Return whether the account has a grant, and its token where none needs to be asked for; no server is asked."""
+        grant = self._read(account)
+        if grant is None or not grant.is_fresh(self._clock()):
+            return grant is not None, None
+        return True, self._opened(account, grant)
+
     def get(self, account: Account) -> AccessToken | None:
         """Return a token for a log-in as the account; None where it has no grant.
 
         Raises GrantRefused, TokenUnavailable, UndecryptableSecret and StoreError.
         """
-        grant = self._read(account)
-        if grant is None or grant.is_fresh(self._clock()):
-            return None if grant is None else self._opened(account, grant)
+        has_grant, token = self.ready(account)
+        if not has_grant or token is not None:
+            return token
         with self._locks.setdefault(account.id, threading.Lock()):
             return self._refreshed(account)
 

@@ -59,9 +59,9 @@ async def check_all(
     from postroom.inbox.maildrop import FOLDER
     from postroom.runtime import installation
     from postroom.worker.liveness import Registration
-    from postroom.worker.mail.connect import ServerConnector
+    from postroom.worker.mail.connect import connector_for
 
-    connector = ServerConnector(service.settings, service.vault, inbox=FOLDER)
+    connector = connector_for(service.settings, service.store, service.vault, FOLDER)
     registration = Registration(
         service.store, installation.VAR / "workers", system_clock
     )  # connections are lent to workers
@@ -129,7 +129,7 @@ def _lease(checker: _Checker, stored: StoredAccount) -> ConnectionLease | None:
     with suppress(ConfigError):  # the log-in will say what is wrong
         server = checker.connector.server_of(account)
         most, logins_per_minute = server.connections, server.logins_per_minute
-    has_login = stored.credential is not None
+    has_login = checker.connector.has_login(stored)
 
     def work(transaction: Transaction) -> ConnectionLease | None:
         lease = transaction.connections.take(

@@ -24,7 +24,7 @@ from postroom.store.store import Store
 from postroom.worker.chores import Chores
 from postroom.worker.dispatch import Dispatcher
 from postroom.worker.liveness import Registration
-from postroom.worker.mail.connect import ServerConnector
+from postroom.worker.mail.connect import connector_for
 from postroom.worker.mail.context import Context
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Worker:
             clock=clock,
             worker_id=self._registration.worker_id,
             var=var,
-            connector=ServerConnector(settings, vault, inbox=var / "inbox"),
+            connector=connector_for(settings, store, vault, var / "inbox"),
             request_work=self._wake.set,
             finished=lambda: self._chores.note_finished(),
         )

@@ -152,7 +152,7 @@ ssl = no
 disable_plaintext_auth = no
 auth_mechanisms = plain login{mechanisms}
 auth_failure_delay = 0
-auth_cache_size = 1M
+auth_cache_size = {cache}
 {tokens}passdb {{
   driver = passwd-file
   args = scheme=PLAIN username_format=%u {folder}/users
@@ -287,6 +287,7 @@ class Postfix:
         self._write_settled("main.cf", MAIN.format(**names) + extra)
         with_tokens = self.tokens is not None
         names["mechanisms"] = f" {self.mechanisms}" if with_tokens else ""
+        names["cache"] = "0" if with_tokens else "1M"  # a token that was revoked counts no more
         names["tokens"] = TOKENS.format(folder=self.folder) if with_tokens else ""
         (self.folder / "oauth2.conf").write_text(OAUTH2.format(url=self.tokens))
         (self.folder / "dovecot.conf").write_text(DOVECOT.format(**names))

@@ -1,4 +1,4 @@
-"""Opens a connection for an account: finds its server (preset or MX), decrypts the credentials, connects, logs in."""
+"""Opens a connection for an account: finds its server (preset or MX), its password or access token, connects, logs in."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from postroom.accounts.csv_sync import unlock
+from postroom.accounts.oauth import AccessToken, AccessTokens
 from postroom.accounts.vault import UndecryptableSecret, Vault
-from postroom.core.account import Account
+from postroom.core.account import Account, Secret
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError, FaultKind, SMTPFault
 from postroom.inbox.maildrop import inbox_port
@@ -20,18 +21,27 @@ from postroom.smtp.endpoint import Endpoint, Timeouts, tls_context
 from postroom.smtp.exchangers import Exchangers
 from postroom.smtp.own_name import OwnName
 from postroom.store.accounts import StoredAccount
+from postroom.store.store import Store
+from postroom.worker.mail.tokens import LoginTokens, is_refused_token
 
 
 class ServerConnector:
     """Opens connections for all accounts of a worker. `inbox` is the folder of the built-in inbox."""
 
     def __init__(
-        self, settings: Settings, vault: Vault, *, inbox: Path, exchangers: Exchangers | None = None
+        self,
+        settings: Settings,
+        vault: Vault,
+        *,
+        inbox: Path,
+        exchangers: Exchangers | None = None,
+        tokens: LoginTokens | None = None,
     ) -> None:
         self._settings = settings
         self._exchangers = exchangers or Exchangers()
         self._vault = vault
         self._inbox = inbox
+        self._tokens = tokens
         self._tls = make_tls_context(settings)
         self._own_name = OwnName(settings.ehlo_name)
 
@@ -62,11 +72,29 @@ class ServerConnector:
         except ConfigError as error:
             raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
         try:
-            return await Connection.open(self._endpoint(account, server, await self._own_name.get()))
+            return await self._open(account, server)
         except SMTPFault as fault:
             if fault.kind is FaultKind.NO_SUCH_HOST and server.provider is not None:
                 raise _no_provider(server.host) from fault
             raise
+
+    def has_login(self, stored: StoredAccount) -> bool:
+        """Whether log-ins as this account count for its pace."""
+        has_grant = self._tokens is not None and self._tokens.has_grant(stored.account)
+        return stored.credential is not None or has_grant
+
+    async def _open(self, account: Account, server: Server) -> Connection:
+        """Connect and log in; a token that is refused before its end gives way to a new one, once."""
+        tokens = self._tokens if server.host != INBOX else None
+        token = None if tokens is None else await tokens.get(account, server.host)
+        own_name = await self._own_name.get()
+        try:
+            return await Connection.open(self._endpoint(account, server, own_name, token))
+        except SMTPFault as fault:
+            if tokens is None or token is None or token.is_new or not is_refused_token(fault):
+                raise
+            token = await tokens.replace(account, server.host, token)
+        return await Connection.open(self._endpoint(account, server, own_name, token))
 
     async def _server(self, account: Account) -> Server:
         """Return the account's server. Where nobody has named it, its domain's MX is asked, from time to time again."""
@@ -77,7 +105,9 @@ class ServerConnector:
             host = await self._exchangers.server_of(undecided.domain, credentials)
             return server_for(account, self._settings, host)
 
-    def _endpoint(self, account: Account, server: Server, own_name: str | None) -> Endpoint:
+    def _endpoint(
+        self, account: Account, server: Server, own_name: str | None, token: AccessToken | None
+    ) -> Endpoint:
         if server.host == INBOX:
             host, port = "127.0.0.1", _inbox_port(self._inbox)
         else:
@@ -93,7 +123,14 @@ class ServerConnector:
             ehlo_name=own_name,
             pipelining=server.pipelining,
             chunking=server.chunking,
+            access_token=Secret("") if token is None else token.secret,
         )
+
+
+def connector_for(settings: Settings, store: Store, vault: Vault, inbox: Path) -> ServerConnector:
+    """Return what connects for the accounts of an installation, with their access tokens."""
+    tokens = LoginTokens(AccessTokens(store, vault, settings))
+    return ServerConnector(settings, vault, inbox=inbox, tokens=tokens)
 
 
 def _no_provider(host: str) -> SMTPFault:

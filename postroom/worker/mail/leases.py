@@ -41,7 +41,7 @@ class Leases:
     async def take(self) -> ConnectionLease | None:
         """Lease one of the account's connections; None when all are taken."""
         context, account, server = self._context, self._breaker.account, self._breaker.server
-        has_login = self._breaker.stored.credential is not None
+        has_login = context.connector.has_login(self._breaker.stored)
         return await context.async_writer.submit(
             Connections.take,
             account.id,
