@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +18,7 @@ from postroom.core.clock import system_clock
 from postroom.core.errors import QuotaExceeded, Rejected, StoreError
 from postroom.core.text import printable
 from postroom.store.accounts import Accounts
+from postroom.store.aliases import Aliases
 from postroom.store.keys import Keys
 from postroom.store.messages import Messages
 
@@ -33,7 +35,14 @@ if TYPE_CHECKING:
     "sender",
     metavar="MAILBOX",
     shell_complete=mailboxes,
-    help="The account to send from; needless if there is one.",
+    help="The account to send from, or an alias of one; needless if there is one account.",
+)
+@click.option("--in-reply-to", metavar="ID", help="The Message-ID of the message that this one answers.")
+@click.option(
+    "--references",
+    multiple=True,
+    metavar="ID",
+    help="A Message-ID of the thread, oldest first; may be repeated.",
 )
 @click.option("--subject", default="", help="One line of text.")
 @click.option("--body", help="The text; without it, the body is read from standard input.")
@@ -49,6 +58,8 @@ if TYPE_CHECKING:
 def send(
     recipient: str,
     sender: str | None,
+    in_reply_to: str | None,
+    references: tuple[str, ...],
     subject: str,
     body: str | None,
     is_html: bool,
@@ -68,7 +79,8 @@ def send(
     service = installation.open_service()
     account = _account(service, sender)
     text = body if body is not None else _standard_input(service.settings.max_message_bytes)
-    request_id = _accept(service, Submission(account, (recipient,), subject, text, is_html))
+    asked = Submission(account, (recipient,), subject, text, is_html, sender=sender)
+    request_id = _accept(service, replace(asked, in_reply_to=in_reply_to, references=references))
     with _said_to_be_accepted(request_id):
         if not wait or as_json:
             if wait:
@@ -87,10 +99,11 @@ def _accept(service: Service, submission: Submission) -> str:
     from postroom.intake.accept import accept
     from postroom.intake.disk_share import DiskShares
 
+    aliases = tuple(alias.email for alias in service.store.read(Aliases.of, submission.account.id))
     try:
         accepted = accept(
             service.store,
-            submission,
+            replace(submission, aliases=aliases),
             most_bytes=service.settings.max_message_bytes,
             disk_reserve=service.settings.disk_reserve,
             shares=DiskShares(service.store),
@@ -134,13 +147,20 @@ def _account(service: Service, sender: str | None) -> Account:
     in_use = set(service.store.read(Keys.active).values())
     accounts = [stored.account for stored in service.store.read(Accounts.all) if stored.account.id in in_use]
     matching = [account for account in accounts if sender is None or account.email == sender.lower()]
+    if not matching and sender is not None:
+        owners = service.store.read(Aliases.owners, sender.lower())
+        matching = [account for account in accounts if account.id in owners]
     if len(matching) == 1:
         return matching[0]
     known = (
         ", ".join(sorted({account.email for account in accounts}))
         or "none yet; add one to data.csv, then postroom accounts import"
     )
-    what = "--from names none of the accounts" if not matching else "say --from which account"
+    what = (
+        "--from names none of the accounts, nor an alias of one"
+        if not matching
+        else "say --from which account"
+    )
     raise click.UsageError(f"{what} (there are: {known})")
 
 

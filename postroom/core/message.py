@@ -32,6 +32,9 @@ class Submission:
     key: ApiKey | None = None  # None: a person at the command line
     in_reply_to: str | None = None  # the Message-ID of the message that this one answers
     idempotency_account: int | None = None  # where the idempotency key stands; None: it is the account's
+    sender: str | None = None  # the From, as the client wrote it; None: the account's mailbox
+    aliases: tuple[str, ...] = ()  # of the account: what else its From may be
+    references: tuple[str, ...] = ()  # Message-IDs of the thread, oldest first
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from postroom.core.address import InvalidAddress, Mailbox, header_fault, parse_mailbox
@@ -10,6 +11,10 @@ from postroom.core.message import Submission
 
 _PIECE = 262_144  # characters
 MOST_TAGS = 250_000
+_MOST_REFERENCES = 100
+_LONGEST_MESSAGE_ID = 900  # octets; a line has 998 (RFC 5322 §2.1.1)
+# RFC 5322 §3.6.4: dot-atoms; what old programs send besides is taken too, as long as it is printable ASCII.
+_MESSAGE_ID = re.compile(r"[!-;=?A-~]+@[!-;=?A-~]+")
 _MANY_TAGS = 500  # some 4 ms
 
 
@@ -22,6 +27,46 @@ def recipients(submission: Submission) -> tuple[Mailbox, ...]:
     if not mailboxes:
         raise InvalidSubmission("there is no recipient", field="recipient")
     return tuple({mailbox.path: mailbox for mailbox in mailboxes}.values())
+
+
+def sender(submission: Submission) -> Mailbox | None:
+    """Return the From that was asked for; None: the account's own mailbox. Raises InvalidSubmission for anybody else's.
+
+    A provider rewrites a From that is not the account's own, or an alias that it knows, without a word.
+    """
+    if submission.sender is None:
+        return None
+    try:
+        mailbox = parse_mailbox(submission.sender)
+    except InvalidAddress as error:
+        raise InvalidSubmission(str(error), field="from") from error
+    own = submission.account.email.lower()
+    if mailbox.path.lower() != own and mailbox.path.lower() not in map(str.lower, submission.aliases):
+        raise InvalidSubmission(
+            f"{mailbox.path} is neither the account's mailbox ({submission.account.email}) nor one of its aliases, and the "
+            "provider would replace it; add it to the account's aliases once the provider knows it",
+            field="from",
+        )
+    return mailbox
+
+
+def thread(submission: Submission) -> tuple[str | None, tuple[str, ...]]:
+    """Return In-Reply-To and References (RFC 5322 §3.6.4), each id in angle brackets. Raises InvalidSubmission."""
+    reply_to = submission.in_reply_to
+    in_reply_to = None if reply_to is None else _message_id(reply_to, "in_reply_to")
+    if len(submission.references) > _MOST_REFERENCES:
+        raise InvalidSubmission(f"give at most {_MOST_REFERENCES} ids", field="references")
+    references = tuple(_message_id(text, "references") for text in submission.references)
+    if in_reply_to is not None and in_reply_to not in references:
+        references = (*references, in_reply_to)
+    return in_reply_to, references
+
+
+def _message_id(text: str, field: str) -> str:
+    bare = text.strip().removeprefix("<").removesuffix(">")
+    if not _MESSAGE_ID.fullmatch(bare) or len(bare) > _LONGEST_MESSAGE_ID:
+        raise InvalidSubmission("must be a Message-ID such as <id@example.com>", field=field)
+    return f"<{bare}>"
 
 
 def subject_is_one_line(submission: Submission) -> None:

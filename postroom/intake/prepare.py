@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import lru_cache
+from typing import NamedTuple
 
 from postroom.core.address import Mailbox, parse_mailbox
 from postroom.core.clock import Instant
@@ -28,24 +29,35 @@ def prepare(submission: Submission, *, most_bytes: int, request_id: str, now: In
     recipients = checks.recipients(submission)
     if submission.key is not None:
         submission.key.check_recipients(tuple(recipient.path for recipient in recipients))
+    sender = checks.sender(submission)
+    thread = checks.thread(submission)
     checks.subject_is_one_line(submission)
     checks.check_not_empty(submission)
     checks.body_is_text(submission)
     checks.check_size(len(submission.body), most_bytes)  # rendering never makes it smaller
-    message = _render(submission, recipients, request_id, now)
+    message = _render(submission, _Head(sender, recipients, *thread), request_id, now)
     checks.check_size(len(message.mime), most_bytes)
     gate(message.mime, smtputf8=message.smtputf8)
     return message
 
 
-def _render(
-    submission: Submission, recipients: tuple[Mailbox, ...], request_id: str, now: Instant
-) -> NewMessage:
-    sender = _sender(submission.account.email)
+class _Head(NamedTuple):
+    """The checked fields of a message's head."""
+
+    sender: Mailbox | None  # None: the account's own
+    recipients: tuple[Mailbox, ...]
+    in_reply_to: str | None
+    references: tuple[str, ...]
+
+
+def _render(submission: Submission, head: _Head, request_id: str, now: Instant) -> NewMessage:
+    sender, recipients = _sender(submission.account.email), head.recipients
     content = Content(
         sender_name=submission.account.name,
-        sender=sender,
+        sender=head.sender or sender,
         recipients=recipients,
+        in_reply_to=head.in_reply_to,
+        references=head.references,
         subject=submission.subject,
         body=submission.body,
         is_html=submission.is_html,
@@ -60,7 +72,9 @@ def _render(
         forward_paths=tuple(recipient.path for recipient in recipients),
         subject=submission.subject,
         mime=render(content),
-        smtputf8=sender.smtputf8 or any(recipient.smtputf8 for recipient in recipients),
+        smtputf8=sender.smtputf8
+        or content.sender.smtputf8
+        or any(recipient.smtputf8 for recipient in recipients),
         accepted_at=now,
         in_doubt=submission.in_doubt,
         key=submission.key,
@@ -73,6 +87,8 @@ def _render(
 def _fingerprint(submission: Submission) -> bytes:
     """Return a digest of what was asked, to tell a repeated request from a different one under the same key."""
     asked: list[object] = [submission.is_html]
+    if submission.sender is not None or submission.in_reply_to is not None or submission.references:
+        asked.append([submission.sender, submission.in_reply_to, submission.references])
     if submission.in_doubt is not None:  # what was asked before there was a choice keeps its digest
         asked.append(submission.in_doubt.value)
     digest = hashlib.sha256(json.dumps([submission.recipients, submission.subject])[:-1].encode())

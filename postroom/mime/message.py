@@ -64,6 +64,8 @@ class Content:
     message_id: str
     date: Instant
     boundary: str
+    in_reply_to: str | None = None  # with its angle brackets, as all of `references`
+    references: tuple[str, ...] = ()
 
 
 def render(message: Content) -> bytes:
@@ -78,6 +80,7 @@ def render(message: Content) -> bytes:
         f"Subject: {_subject(message.subject)}\r\n"
         f"Date: {_date(message.date // SECOND)}\r\n"
         f"Message-ID: <{message.message_id}>\r\n"
+        f"{_thread(message)}"
         "MIME-Version: 1.0\r\n"
     )
     body = message.body
@@ -97,6 +100,13 @@ def is_answer(mime: bytes) -> bool:
     """Whether a rendered message, or its beginning, says in its header that it answers another one (RFC 5322 §3.6.4)."""
     head = mime.partition(b"\r\n\r\n")[0]
     return b"\r\nin-reply-to:" in head.lower()
+
+
+def _thread(message: Content) -> str:
+    """Return In-Reply-To and References, an id a line (RFC 5322 §3.6.4)."""
+    fold = "\r\n "
+    lines = "" if message.in_reply_to is None else f"In-Reply-To: {message.in_reply_to}\r\n"
+    return lines + (f"References: {fold.join(message.references)}\r\n" if message.references else "")
 
 
 def gate(mime: bytes, *, smtputf8: bool) -> None:

@@ -21,6 +21,10 @@ class Aliases(Noun):
     def of(self, account_id: int) -> list[Alias]:
         return self._tx.rows(Alias, "aliases_of", account_id=account_id)
 
+    def owners(self, email: str) -> list[int]:
+        """Return the accounts that have this alias."""
+        return self._tx.column(int, "alias_owners", email=email)
+
     def replace(self, account_id: int, emails: Iterable[str]) -> None:
         """Let an account have exactly these aliases; those that it had keep what is known of them."""
         wanted = set(emails)
