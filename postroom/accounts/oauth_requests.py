@@ -19,6 +19,7 @@ from postroom.accounts.oauth_refusals import TEMPORARY
 from postroom.core.account import Secret
 from postroom.core.clock import MINUTE, SECOND, Instant
 from postroom.core.errors import OAuthFault, TokenUnavailable
+from postroom.core.numbers import whole_number
 from postroom.core.text import is_text, printable
 from postroom.http_client import HTTPAnswer, HTTPFault
 from postroom.smtp.credentials import Credentials
@@ -204,9 +205,8 @@ def _is_token(text: str) -> bool:
 
 def _seconds(value: object, default: int) -> int:
     """Return a lifetime; Microsoft's older endpoints send a text."""
-    try:
-        seconds = int(value) if isinstance(value, int | str) else default
-    except ValueError:
+    seconds = whole_number(value) if isinstance(value, str) else value
+    if not isinstance(seconds, int):
         seconds = default
     return min(max(seconds, 0), _LONGEST_LIFE_S)
 

@@ -48,6 +48,9 @@ KNOWN = {
     "core/address.py": ["domain.rpartition('.')[2].isdigit()"],
     "runtime/backup.py": ["int(time.time())"],
     "accounts/doctor/clock.py": ["int(said.timestamp())"],
+    "accounts/oauth_requests.py": [
+        "int(parsedate_to_datetime(answer.headers.get('date', '')).timestamp())",
+    ],
     "smtp/certificate.py": [
         "int(found.not_valid_after_utc.timestamp())",
         "int(found.not_valid_before_utc.timestamp())",
