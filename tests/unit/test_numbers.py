@@ -93,6 +93,7 @@ FROM_THE_DATABASE = tuple(
         "attempts",
         "holds",
         "issued_keys",
+        "pool_moves",
         "queries",
         "queue",
         "recovery",
