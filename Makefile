@@ -76,7 +76,7 @@ soak: $(VENV)/.dev
 	  tests/process/test_disk.py tests/process/test_verb_matrix.py tests/process/test_compose.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py tests/process/test_bench.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
-	  tests/unit tests/http tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
+	  tests/unit tests/http tests/contract tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
 	$(MAKE) servers
 	$(MAKE) databases
 	$(MAKE) clients

@@ -17,4 +17,5 @@ class AdminTokens(Noun):
     def restore(self, digest: bytes) -> bool:
         """Put an earlier admin token in force again; False where there was none with this digest."""
         self._tx.note_keys_changed()
+        self._tx.change("forget_admin_token_stopped", digest=digest)
         return bool(self._tx.change("restore_admin_token", digest=digest))

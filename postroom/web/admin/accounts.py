@@ -16,13 +16,13 @@ from postroom.providers import ServerUndecided, server_for
 from postroom.settings import MAX_CONNECTIONS
 from postroom.store.usage import Usage
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, RequestModel, admin_call
-from postroom.web.admin.values import Address, Page, Text, known_form, shown_time
+from postroom.web.admin.values import WHOLE, Address, Page, Text, known_form, shown_time
 
 State = Literal["active", "parked", "paused", "closing"]
 _BATCH: Final = 200
 
-Port = Annotated[int, Field(ge=1, le=65535)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Port = Annotated[int, Field(ge=1, le=65535), WHOLE]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000), WHOLE]
 
 
 class _Settings(RequestModel):
@@ -45,10 +45,10 @@ class _Settings(RequestModel):
     daily_limit: Count | None = Field(
         default=None, description="The most recipients in any 24 hours; null: as the provider allows"
     )
-    connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS)] | None = Field(
+    connections: Annotated[int, Field(ge=1, le=MAX_CONNECTIONS), WHOLE] | None = Field(
         default=None, description="The most connections at once; null: by the provider"
     )
-    logins_per_minute: Annotated[int, Field(ge=1, le=100_000)] | None = Field(
+    logins_per_minute: Annotated[int, Field(ge=1, le=100_000), WHOLE] | None = Field(
         default=None, description="How many log-ins a minute there are at most; null: by the provider"
     )
     pipelining: bool | None = Field(default=None, description="false: one SMTP command at a time")

@@ -13,7 +13,7 @@ from postroom.store.issued_keys import ALL, IssuedKey
 from postroom.store.pools import Pools
 from postroom.store.transaction import Transaction
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, RequestModel, admin_call
-from postroom.web.admin.values import Page, Time, duration_of, known_form, shown_time, time_of
+from postroom.web.admin.values import WHOLE, Page, Time, Uid, duration_of, known_form, shown_time, time_of
 
 ScopeName = Literal["send", "read", "manage", "accounts", "admin"]
 _NO_OVERLAP: Final = ("0", "0s")
@@ -32,7 +32,7 @@ class NewKeyOf(RequestModel):
     allowed_recipients: (
         Annotated[list[Annotated[str, Field(max_length=320)]], Field(min_length=1, max_length=1000)] | None
     ) = Field(default=None, description="Addresses and patterns such as *@example.com; null: everybody")
-    daily_limit: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+    daily_limit: Annotated[int, Field(ge=1, le=1_000_000_000), WHOLE] | None = Field(
         default=None, description="The most recipients in any 24 hours"
     )
     networks: (
@@ -56,9 +56,7 @@ class NewKeyOf(RequestModel):
 class KeyList(Page):
     """Which keys are wanted."""
 
-    account: Annotated[str, Field(max_length=100)] | None = Field(
-        default=None, description="The id of an account: only its keys"
-    )
+    account: Uid | None = Field(default=None, description="The id of an account: only its keys")
 
 
 class Rotation(RequestModel):

@@ -11,16 +11,16 @@ from postroom.core.errors import InvalidSubmission
 from postroom.store.pools import Pool
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, RequestModel, admin_call
 from postroom.web.admin.keys import NewKeyAnswer, NewKeyOf, new_key
-from postroom.web.admin.values import Page, known_form, shown_time
+from postroom.web.admin.values import WHOLE, Page, Uid, known_form, shown_time
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
-Weight = Annotated[int, Field(ge=1, le=1_000_000)]
+Weight = Annotated[int, Field(ge=1, le=1_000_000), WHOLE]
 
 
 class Member(RequestModel):
     """An account of a pool."""
 
-    account: Annotated[str, Field(max_length=100)] = Field(description="Its id")
+    account: Uid = Field(description="Its id")
     weight: Weight = Field(default=1, description="Its share beside the other members' weights")
 
 

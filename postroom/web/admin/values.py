@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from postroom.core.clock import SECOND, Instant, rfc3339
 from postroom.core.errors import InvalidSubmission
@@ -25,6 +25,17 @@ Text = Annotated[str, Field(max_length=1000, pattern="^[^\\x00-\\x1f\\x7f]*$")]
 Address = Annotated[
     str, Field(min_length=3, max_length=320, pattern="^[^\\x00-\\x20\\x7f]+@[^\\x00-\\x20\\x7f]+$")
 ]
+_A_UID: Final = "01a20592-c517-410c-bfea-853adb5ce9ed"
+Uid = Annotated[str, Field(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$", examples=[_A_UID])]
+
+
+def _whole(value: object) -> object:
+    """Return a number without a fraction, such as 3.0, as the whole number that it is (JSON Schema, RFC 8259 §6)."""
+    return round(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# Behind the bounds of a number, or the description would not have these.
+WHOLE: Final = BeforeValidator(_whole)
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, examples=["2027-01-31T12:00:00Z"])]
 Cursor = Annotated[
     str,
