@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from postroom.core import failpoint
 from postroom.core.clock import Clock
-from postroom.core.errors import LeaseLost
+from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.settings import Settings
 from postroom.store.captures import CAPTURED, Captures, EndedCapture
 from postroom.store.store import Store
 from postroom.telemetry.finished_messages import log_captured
 
 _BATCH = 100
+_LOOK_S = 2.0  # for those that were told a time
 
 
 class CaptureRunner:
@@ -31,6 +33,19 @@ class CaptureRunner:
         self._clock = clock
         self._is_stopping = is_stopping
         self._finished = finished
+        self._seen, self._looked = -1, float("-inf")
+
+    def may_be_due(self) -> bool:
+        """Whether anybody has committed since the last look, or that is a while ago; it waits for no database."""
+        try:
+            seen = self._store.change_counter()
+        except StoreUnavailable:
+            return False
+        now = time.monotonic()
+        if seen == self._seen and now - self._looked < _LOOK_S:
+            return False
+        self._seen, self._looked = seen, now
+        return True
 
     def run(self) -> None:
         """End what is due."""

@@ -82,7 +82,7 @@ class Chores:
                 self._every(_REPAIR_S, self._reaper.look_behind),
                 self._every(RENEW_S, self._renew, again=RENEW_AGAIN_S),
                 self._every(_RETENTION_S, self._retention.run_if_due),
-                self._every(_CAPTURES_S, self._captures.run),
+                self._every(_CAPTURES_S, self._captures.run, when=self._captures.may_be_due),
                 self._every(_POOLS_S, self._pool_failover.run),
                 self._every(_VERSION_S, self._version.compare),
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
