@@ -52,6 +52,8 @@ class PoolAccounts:
                     raise
             else:
                 self._members[pool_id] = self._merged(self._members.get(pool_id, []), loads)
+                if len(self._members[pool_id]) < len(loads):
+                    return  # a member was just added, and the accounts are read again soon
             self._read_at[pool_id] = time.monotonic()
 
     def anyone(self, pool_id: int) -> Account | None:
@@ -82,7 +84,7 @@ class PoolAccounts:
         members = []
         for load in loads:
             account = self._account_of(load.account_id)
-            if account is None:  # it has just been added, and the accounts are read again soon
+            if account is None:
                 continue
             member = _member(account, load, self._settings)
             earlier = before.get(account.id)

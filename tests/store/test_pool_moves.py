@@ -104,6 +104,14 @@ def _in_doubt(post: Post, shop: Shop) -> None:
     post.finish(job, IN_DOUBT, DEFERRED)
 
 
+def _in_doubt_alone(post: Post) -> None:
+    """Leave a doubt whose mark on the delivery is gone, so that the event alone tells of it."""
+    job = post.claim_one()
+    post.mark_dot(job)
+    post.finish(job, IN_DOUBT)
+    post.database.change("UPDATE delivery SET possible_duplicate = 0")
+
+
 def _partly_sent(post: Post, shop: Shop) -> None:
     post.finish(post.claim_one(), SENT, DEFERRED)
 
@@ -128,6 +136,14 @@ def test_what_was_begun_or_is_in_doubt_stays(
     shop.run()
     assert shop.account_of(request_id) == post.anna
     assert post.database.value("SELECT lane FROM job WHERE message_id IS NOT NULL") == post.anna
+
+
+def test_a_doubt_is_known_by_its_event(post: Post, shop: Shop) -> None:
+    request_id = shop.add()
+    _in_doubt_alone(post)
+    shop.pause(post.anna)
+    shop.run()
+    assert shop.account_of(request_id) == post.anna
 
 
 def test_what_was_deferred_without_a_doubt_goes(post: Post, shop: Shop) -> None:
