@@ -32,7 +32,7 @@ WORDS: Final[Mapping[Place, str]] = {
 
 def oauth_context(uid: str, place: Place) -> str:
     """Return the place that a secret of an account's OAuth2 grant is sealed for (`Vault.seal`)."""
-    return f"account:{uid}:{place.value}"
+    return f"oauth_grant:{uid}:{place.value.partition('.')[2]}"
 
 
 def context_of(place: Place, uid: str) -> str:

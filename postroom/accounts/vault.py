@@ -113,7 +113,7 @@ class Vault:
         """
         nonce = os.urandom(_NONCE)
         key_id = bytes.fromhex(self.fingerprint)
-        sealed = self._sealing[key_id].encrypt(nonce, _utf8(text), _utf8(context))
+        sealed = self._sealing[key_id].encrypt(nonce, _utf8(text), _bound_to(context))
         return _MARK + key_id + nonce + sealed
 
     def open_sealed(self, token: bytes, context: str) -> Secret:
@@ -130,7 +130,7 @@ class Vault:
             raise UndecryptableSecret
         nonce, sealed = octets[nonce_at : nonce_at + _NONCE], octets[nonce_at + _NONCE :]
         try:
-            return Secret(key.decrypt(nonce, sealed, _utf8(context)).decode("utf-8", "surrogatepass"))
+            return Secret(key.decrypt(nonce, sealed, _bound_to(context)).decode("utf-8", "surrogatepass"))
         except (InvalidTag, ValueError):
             raise UndecryptableSecret from None
 
@@ -222,6 +222,11 @@ def _hmac(keyed: HMAC, text: str) -> bytes:
     digest = keyed.copy()  # 0.9 µs with the digest; with the standard library's `hmac` it is 5
     digest.update(_utf8(text))
     return digest.finalize()
+
+
+def _bound_to(context: str) -> bytes:
+    """Return what is authenticated with a secret and not stored: without it the secret does not open."""
+    return _utf8(context)
 
 
 def _utf8(text: str) -> bytes:

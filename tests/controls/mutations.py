@@ -471,6 +471,20 @@ CONTROLS = (
         "tests/process/test_secret.py::test_another_secret_ends_with_78_and_changes_nothing[accounts]",
     ),
     Control(
+        "rotation overwrites no password that is changed meanwhile",
+        "postroom/store/sql/sealed_values.sql",
+        "WHERE id = :row_id AND credential = :former",
+        "WHERE id = :row_id AND (credential = :former OR 1 = 1)",
+        "tests/store/test_rotation.py::test_a_password_that_is_changed_meanwhile_is_not_overwritten[sqlite]",
+    ),
+    Control(
+        "a copied ciphertext does not open in another row",
+        "postroom/accounts/vault.py",
+        "    return _utf8(context)\n",
+        '    return b""\n',
+        "tests/store/test_rotation.py::test_a_copied_ciphertext_does_not_open_in_another_row[sqlite]",
+    ),
+    Control(
         "a worker that was killed keeps nobody from replacing a lost secret",
         "postroom/worker/liveness.py",
         "        if held or (held is None and record.lease_until > now):\n",
