@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from postroom.accounts import oauth
 from postroom.accounts.csv_sync import password_context, sealing, unlock
 from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.keys import ApiKeys
@@ -90,6 +91,11 @@ def test_every_column_that_holds_secrets_is_in_the_registry() -> None:
     } | {"api_key.own_digest"}
     assert len(re.findall(r"\bBLOB\b", schema)) == len(found), "a column is not found by this test"
     assert found - NO_SECRETS == {place.value for place in Place} - {Place.DIGEST_KEY.value}
+
+
+def test_the_registry_has_the_contexts_that_grants_are_sealed_with() -> None:
+    for place in Place.CLIENT_SECRET, Place.GRANT_SECRET, Place.ACCESS_TOKEN:
+        assert context_of(place, "uid") == oauth.context("uid", place.value.partition(".")[2])
 
 
 def test_every_value_is_sealed_by_the_new_key(store: Store, database: Database, old: Vault) -> None:
