@@ -119,7 +119,7 @@ def create_app(
     limits = RateLimits(settings, keys)
     shares = DiskShares(store)
     app.extensions["postroom"] = Services(
-        settings, store, vault, keys, pools, clock, shares, limits, Refusals(), is_stopping, verify
+        settings, store, vault, keys, pools, clock, shares, limits, Refusals(), is_stopping, verify=verify
     )
     app.extensions["postroom.readiness"] = health.Readiness()
     problems.install(app)

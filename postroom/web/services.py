@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias, cast
 
 from flask import current_app
@@ -17,6 +17,7 @@ from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
 from postroom.store.accounts import StoredAccount
 from postroom.store.store import Store
+from postroom.web.admin.refused import RefusedCalls
 from postroom.web.rate_limits import RateLimits
 from postroom.web.refusals import Refusals
 
@@ -37,6 +38,7 @@ class Services:
     limits: RateLimits
     refusals: Refusals
     is_stopping: Callable[[], bool]
+    refused_calls: RefusedCalls = field(default_factory=RefusedCalls)
     verify: Verify | None = None  # logs in as an account; None: this process cannot
 
 

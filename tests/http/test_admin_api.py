@@ -383,3 +383,20 @@ def test_the_audit_names_who_changed_what_and_who_was_refused(admin: Admin, alic
     first = admin.done("GET", "/v1/audit?limit=1")
     assert first["data"] == [refused]
     assert admin.done("GET", f"/v1/audit?limit=1&after={first['next']}")["data"] == [added]
+
+
+def test_a_key_with_the_name_of_the_admin_token_does_not_pass_for_it(admin: Admin) -> None:
+    admin.as_key(admin.issue(name="admin token", scopes=["admin"])["key"]).add()
+    assert admin.done("GET", "/v1/audit")["data"][0]["actor"] == "key admin token"
+
+
+def test_refusals_are_written_once_a_source_and_for_so_many_sources_only(
+    app: Flask, service: Service
+) -> None:
+    client = app.test_client()
+    for number in range(110):
+        for _ in range(2):
+            environ = {"REMOTE_ADDR": f"198.51.{number}.7"}
+            assert client.get("/v1/accounts", environ_overrides=environ).status_code == 401
+    entries = service.store.read(lambda transaction: transaction.audit.page(1000))
+    assert len(entries) == len({entry.source for entry in entries}) == 100

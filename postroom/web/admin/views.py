@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from flask import Blueprint, Response, request
 
 from postroom.accounts.admin_token import NAME as ADMIN_TOKEN
+from postroom.accounts.admin_token import SOURCE
 from postroom.accounts.keys import Principal
 from postroom.accounts.rights import Right, right_for
 from postroom.core.audit import Actor
-from postroom.core.errors import NotAuthenticated, NotPermitted, StoreError
-from postroom.store.audit import Audit
+from postroom.core.errors import NotAuthenticated, NotPermitted
+from postroom.store.issued_keys import IssuedKeys
 from postroom.web.admin.accounts import ACCOUNT_CALLS
 from postroom.web.admin.audit import AUDIT_CALLS
 from postroom.web.admin.call import AdminCall, AdminRequest, Reply
@@ -91,7 +91,7 @@ async def _answered(call: AdminCall, asked: ApiRequest, id_: str, shared: Servic
         principal = authenticate(asked, right_for(call.method, call.path), shared)
         if ONLY_KEY in request.environ:
             return Answer(CONTINUE, [], b"")
-        made = AdminRequest(shared, principal, actor_of(principal, asked), id_)
+        made = AdminRequest(shared, principal, actor_of(principal, asked, shared), id_)
         answer = _document(_handled(call, made, asked))
         if principal.is_new:
             await note_use(principal, shared, waits)
@@ -114,28 +114,29 @@ def authenticate(asked: ApiRequest, right: Right, shared: Services) -> Principal
         raise NotAuthenticated(_NO_KEY, field="key")
     shared.keys.refresh(time.monotonic())  # what was revoked elsewhere is known before anything is said
     principal = shared.keys.authenticate(key)
-    asked.account = principal.owner.email if principal.owner else _name_of(principal)
+    asked.account = principal.owner.email if principal.owner else _name_of(principal, shared)
     principal.key.check_source(asked.address)
     right.check(principal.key)
     return principal
 
 
-def actor_of(principal: Principal, asked: ApiRequest) -> Actor:
-    return Actor(_name_of(principal), asked.address, principal.key.scopes)
+def actor_of(principal: Principal, asked: ApiRequest, shared: Services) -> Actor:
+    return Actor(_name_of(principal, shared), asked.address, principal.key.scopes)
 
 
-def _name_of(principal: Principal) -> str:
+def _name_of(principal: Principal, shared: Services) -> str:
+    """Return how the audit names a key. One that only has the admin token's name is a key like others."""
     key = principal.key
-    return (
-        key.name if key.name == ADMIN_TOKEN and key.is_of_installation else f"key {key.name or 'of data.csv'}"
-    )
+    if key.name == ADMIN_TOKEN and key.uid is not None:
+        stored = shared.store.read(IssuedKeys.by_uid, key.uid)
+        if stored is not None and stored.source == SOURCE:
+            return ADMIN_TOKEN
+    return f"key {key.name}" if key.name else "key of data.csv"
 
 
 def _note_refusal(call: AdminCall, asked: ApiRequest, shared: Services) -> None:
-    """Write into the audit that somebody was refused; what cannot be written is in the log."""
     actor = Actor(asked.account or "unknown key", asked.source, frozenset())
-    with suppress(StoreError):
-        shared.store.write(Audit.append_refusal, actor, f"{call.method} {call.path}", None, shared.clock())
+    shared.refused_calls.note(shared.store, actor, f"{call.method} {call.path}", shared.clock)
 
 
 def _document(reply: Reply) -> Answer:
