@@ -1,4 +1,4 @@
-"""Shell completion of mailboxes and ids, from the database; nothing where that cannot be read."""
+"""Shell completion of mailboxes, pools and ids, from the database; nothing where that cannot be read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from postroom.store.accounts import Accounts
 from postroom.store.messages import Messages
+from postroom.store.pools import Pools
 
 if TYPE_CHECKING:
     import click
@@ -24,6 +25,13 @@ def mailboxes(context: click.Context, _: click.Parameter, begun: str) -> list[st
     with suppress(Exception), _store(context) as store:
         known = {stored.account.email for stored in store.read(Accounts.all)}
         return sorted(mailbox for mailbox in known if mailbox.startswith(begun.lower()))
+    return []
+
+
+def pool_names(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
+    """Offer the pools whose name begins so."""
+    with suppress(Exception), _store(context) as store:
+        return sorted({pool.name for pool in store.read(Pools.all) if pool.name.startswith(begun)})
     return []
 
 

@@ -16,6 +16,7 @@ from click.exceptions import NoArgsIsHelpError
 
 from postroom import __version__
 from postroom.cli.accounts import accounts
+from postroom.cli.audit import audit
 from postroom.cli.backup import backup, restore
 from postroom.cli.doctor import doctor
 from postroom.cli.exits import EX_INTERRUPTED, EX_SOFTWARE, EX_USAGE, fail, status_of, words_of
@@ -23,6 +24,7 @@ from postroom.cli.inbox import inbox
 from postroom.cli.keys import keys
 from postroom.cli.listing import list_messages
 from postroom.cli.messages import cancel, release, status
+from postroom.cli.pools import pools
 from postroom.cli.probes import check, healthy
 from postroom.cli.secrets import secret, secrets
 from postroom.cli.send import send
@@ -101,6 +103,6 @@ def _enter(home: str) -> None:
 
 for _command in (
     *(serve, web, worker, migrate, migrate_store, backup, restore, check, healthy, doctor),
-    *(send, list_messages, status, release, cancel, accounts, keys, secrets, secret, inbox),
+    *(send, list_messages, status, release, cancel, accounts, keys, pools, audit, secrets, secret, inbox),
 ):
     cli.add_command(_command)
