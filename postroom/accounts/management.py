@@ -223,11 +223,13 @@ class AccountManagement:
 
 
 def _existing(transaction: Transaction, uid: str) -> StoredAccount:
-    stored = transaction.accounts.by_uid(uid)
-    if stored is None:
+    """Return an account as it is once nobody else changes it: a rotation may seal its password anew meanwhile."""
+    if (found := transaction.accounts.by_uid(uid)) is not None:
+        transaction.accounts.lock(found.account.id)
+        found = transaction.accounts.by_uid(uid)
+    if found is None:
         raise NotFound("there is no account with this id", field="id")
-    transaction.accounts.lock(stored.account.id)
-    return stored
+    return found
 
 
 def _managed(transaction: Transaction, uid: str) -> StoredAccount:

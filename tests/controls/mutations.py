@@ -87,8 +87,8 @@ CONTROLS = (
     Control(
         "a call gives a statement its parameters",
         "postroom/store/sql/keys.sql",
-        "SET used_at = :now WHERE digest = :digest AND used_at IS NULL",
-        "SET used_at = :at WHERE digest = :digest AND used_at IS NULL",
+        "SET used_at = :now WHERE (digest = :digest OR own_digest = :digest) AND used_at IS NULL",
+        "SET used_at = :at WHERE (digest = :digest OR own_digest = :digest) AND used_at IS NULL",
         "tests/store/test_statements.py::test_parameters_and_columns_are_those_of_the_calls[sqlite]",
     ),
     Control(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from postroom.accounts.csv_sync import sealing
 from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.keys import ApiKeys
 from postroom.accounts.vault import Vault
@@ -27,6 +28,7 @@ from postroom.worker.liveness import Registration
 from tests.conftest import StartScripted
 from tests.process.test_cli import Folder, check_failed
 from tests.process.test_delivery import InProcess
+from tests.store.database import PLAIN
 
 SECRET, OTHER = "the secret of the service", "another secret altogether"
 COMMANDS = {
@@ -156,6 +158,24 @@ def test_replacing_a_lost_secret_revokes_the_issued_keys_alone(folder: Folder) -
     folder.run("accounts", "import", POSTROOM_SECRET_KEY=OTHER)  # as each start does
     assert token
     assert folder.run("keys", "admin", POSTROOM_SECRET_KEY=OTHER).stdout == token
+
+
+def test_a_former_secret_that_is_lost_in_a_rotation_costs_no_issued_key(folder: Folder) -> None:
+    """The key that digests them was sealed by the new secret already: only the passwords that were not are lost."""
+    key = issue(folder, SECRET)
+    both = f"{OTHER},{SECRET}"
+    assert folder.run("secrets", "rotate", POSTROOM_SECRET_KEY=both).returncode == 0
+    with closing(open_store(f"sqlite:///{folder.path}/var/postroom.db")) as store:
+        former = Vault((Secret(SECRET),))
+        [stored] = store.read(Accounts.all)
+        sealed = sealing(Secret("a password"), former)(stored.account.uid)
+        store.write(Accounts.change, stored.account.id, PLAIN, sealed, now=system_clock())
+    check_failed(folder.run("worker", POSTROOM_SECRET_KEY=OTHER), 78, "1 stored secret needs a former secret")
+    done = folder.run("secrets", "replace", POSTROOM_SECRET_KEY=OTHER)
+    assert (done.returncode, "revoked" in done.stderr, "is lost" in done.stderr) == (0, False, False), done
+    assert folder.run("secrets", "rotate", "--status", POSTROOM_SECRET_KEY=OTHER).returncode == 0
+    assert works(folder, OTHER, key)
+    assert works(folder, OTHER, "the-key-of-alice")
 
 
 def test_a_lost_secret_is_replaced_after_a_crash_and_not_beside_a_worker(folder: Folder) -> None:
