@@ -11,6 +11,7 @@ from flask import Flask
 from postroom.runtime.account_login import verify
 from postroom.runtime.installation import Service
 from postroom.settings import Settings
+from postroom.web.admin import health
 from postroom.web.app import create_app
 from tests.conftest import StartScripted
 from tests.http.admin import Admin, prepare
@@ -104,3 +105,14 @@ def test_health_shows_what_was_found_last(admin: Admin, server: ScriptedServer) 
     found = admin.done("POST", f"{path}/health")
     assert "route" in {each["subject"] for each in found["findings"]}
     assert admin.done("GET", f"{path}/health") == found
+
+
+@pytest.mark.parametrize("what", ["verify", "health"])
+def test_two_are_looked_at_at_once(admin: Admin, server: ScriptedServer, what: str) -> None:
+    """The threads that look answer statuses too."""
+    path = add(admin, server)
+    with health._one_of_few(), health._one_of_few():
+        refused = admin.call("POST", f"{path}/{what}")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "5")
+        assert admin.call("GET", f"{path}/health").status_code == 200
+    admin.done("POST", f"{path}/{what}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore
 from typing import Final, Literal
 
 from pydantic import Field
@@ -9,9 +12,14 @@ from pydantic import Field
 from postroom.accounts.doctor.examine import Examination, examine, findings_of
 from postroom.accounts.doctor.finding import as_values
 from postroom.accounts.looks import take_look
+from postroom.core.errors import QuotaExceeded
 from postroom.inbox.maildrop import FOLDER, inbox_port
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, admin_call
 from postroom.web.admin.values import known_form, shown_time
+
+_AT_ONCE: Final = 2  # in a process
+_AGAIN_S: Final = 5
+_LOOKING: Final = BoundedSemaphore(_AT_ONCE)
 
 
 class LogInAnswer(AnswerModel):
@@ -39,7 +47,29 @@ class HealthAnswer(AnswerModel):
     findings: list[FindingAnswer]
 
 
+@contextmanager
+def _one_of_few() -> Iterator[None]:
+    """Look with few threads at a time, for a server may take long and statuses are answered by the same threads.
+
+    Raises QuotaExceeded.
+    """
+    if not _LOOKING.acquire(blocking=False):
+        raise QuotaExceeded(
+            f"{_AT_ONCE} accounts are being looked at; wait for the time in Retry-After (seconds)",
+            retry_after=_AGAIN_S,
+        )
+    try:
+        yield
+    finally:
+        _LOOKING.release()
+
+
 def _verify(asked: AdminRequest, body: Nothing) -> Reply:
+    with _one_of_few():
+        return _log_in(asked)
+
+
+def _log_in(asked: AdminRequest) -> Reply:
     stored = take_look(asked.store, known_form(asked.id), "verify", asked.actor, asked.shared.clock)
     if asked.shared.verify is None:
         return Reply(200, LogInAnswer(ok=False, tried=False, reason="this process cannot log in"))
@@ -53,6 +83,11 @@ def _last(asked: AdminRequest, query: Nothing) -> Reply:
 
 
 def _examine(asked: AdminRequest, body: Nothing) -> Reply:
+    with _one_of_few():
+        return _looked_at(asked)
+
+
+def _looked_at(asked: AdminRequest) -> Reply:
     shared = asked.shared
     stored = take_look(asked.store, known_form(asked.id), "health", asked.actor, shared.clock)
     found = examine(
