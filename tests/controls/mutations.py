@@ -458,9 +458,9 @@ CONTROLS = (
     ),
     Control(
         "and in a certificate's names",
-        "postroom/smtp/second_look.py",
-        "printable(wire.struck(name)[:_LONGEST_NAME])",
-        "printable(name[:_LONGEST_NAME])",
+        "postroom/smtp/certificate.py",
+        "printable(wire.struck(text[:_LONGEST_NAME]))",
+        "printable(text[:_LONGEST_NAME])",
         "tests/smtp/test_credentials.py::test_nor_one_of_a_certificate",
     ),
     Control(
