@@ -25,6 +25,7 @@ from bench.processes import free_port, running
 from bench.reads import reads
 from bench.section import Options, Section, in_turn, rate_rows, table
 from bench.systems import KEY, ROOT, System, environment, measure, naive, postroom
+from bench.wide import accounts
 from postroom.core.account import Security
 from postroom.core.clock import system_clock
 from postroom.smtp.client import Connection
@@ -366,6 +367,7 @@ SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "claim": claim,
     "memory": memory,
     "fairness": fairness,
+    "accounts": accounts,
     "reads": reads,
     "slow": attacks.slow,
     "tenant": attacks.tenant,

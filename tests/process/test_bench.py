@@ -13,6 +13,7 @@ from tests.servers.installation import ROOT
 from tests.soak import SOAK
 
 LONG = {
+    "accounts",
     "peers",
     "large",
     "far",
