@@ -60,7 +60,7 @@ class AccountFile:
     @property
     def short_keys(self) -> tuple[int, ...]:
         """The lines whose keys are short enough to be guessed."""
-        return tuple(row.line for row in self.rows if len(row.key.reveal()) < LEAST_OF_A_KEY)
+        return tuple(row.line for row in self.rows if row.key and len(row.key.reveal()) < LEAST_OF_A_KEY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ class _Header:
     names: tuple[str, ...]
 
 
-def read_accounts(data: bytes) -> AccountFile:
+def read_accounts(data: bytes, *, needs_keys: bool = True) -> AccountFile:
     """Read `data.csv`; whatever the bytes are, nothing is raised.
 
     A broken row costs itself only, even where its quote is never closed: reading goes
-    on with the line after its first.
+    on with the line after its first. Without `needs_keys` a key may be empty.
     """
     lines: list[str] = []
     try:
@@ -94,7 +94,7 @@ def read_accounts(data: bytes) -> AccountFile:
         header = _header(lines)
     except Fault as fault:
         return AccountFile((), (RowFault(_first_line(lines), str(fault), fatal=True),))
-    reader = _RowReader(header)
+    reader = _RowReader(header, needs_keys)
     at = header.end
     while at < len(lines):
         at += reader.read(lines, at)
@@ -213,12 +213,13 @@ def _record(lines: list[str], at: int, delimiter: str) -> _Record:
 class _RowReader:
     """Gathers rows and faults, and knows the keys and accounts of the good rows so far."""
 
-    def __init__(self, header: _Header) -> None:
+    def __init__(self, header: _Header, needs_keys: bool) -> None:
         self.rows: list[AccountRow] = []
         self.faults: list[RowFault] = []  # the first ones
         self.refused = 0
         self._told = 0
         self._header = header
+        self._needs_keys = needs_keys
         self._keys: dict[Secret, int] = {}
         self._accounts: dict[tuple[object, ...], AccountRow] = {}
 
@@ -229,7 +230,7 @@ class _RowReader:
         try:
             record = _record(lines, at, self._header.delimiter)
             if any(record.fields) or record.height > 1:  # a lone quote may pair with one further down
-                self._add(_row(record, self._header))
+                self._add(_row(record, self._header, self._needs_keys))
         except Fault as fault:
             self.refused += 1
             self._tell(RowFault(at + 1, str(fault)))
@@ -260,14 +261,15 @@ class _RowReader:
                 f"line {first.line} has the same mailbox and server with other settings or another "
                 f"password; make line {row.line} agree with it"
             )
-        self._keys[row.key] = row.line
+        if row.key:
+            self._keys[row.key] = row.line
         if row.identity not in self._accounts and (doubt := unusual_port(row.port, row.security)):
             self._tell(RowFault(row.line, f"{doubt} (the row counts as it is)"))
         self._accounts.setdefault(row.identity, row)
         self.rows.append(row)
 
 
-def _row(record: _Record, header: _Header) -> AccountRow:
+def _row(record: _Record, header: _Header, needs_key: bool) -> AccountRow:
     if len(record.fields) < len(header.columns):
         raise Malformed(_too_few(len(record.fields), header))
     if len(record.fields) > len(header.columns):
@@ -276,7 +278,7 @@ def _row(record: _Record, header: _Header) -> AccountRow:
             "that contains a delimiter between quotes"
         )
     cells = {column: text for column, text in zip(header.columns, record.fields, strict=True) if column}
-    return row_of(record.line, cells)
+    return row_of(record.line, cells, needs_key=needs_key)
 
 
 def _too_few(fields: int, header: _Header) -> str:

@@ -69,14 +69,14 @@ class Malformed(Fault):
     """No row could be made out: its quotes or the number of its fields are wrong."""
 
 
-def row_of(line: int, cells: dict[str, str]) -> AccountRow:
-    """Return the row that begins on `line`. Raises Fault."""
+def row_of(line: int, cells: dict[str, str], *, needs_key: bool = True) -> AccountRow:
+    """Return the row that begins on `line`; without `needs_key` its key may be empty. Raises Fault."""
     for column, text in cells.items():
         if any("\udc80" <= letter <= "\udcff" for letter in text):
             raise Fault(f"{column} is not UTF-8 text; save the file as “CSV UTF-8”")
     return AccountRow(
         line=line,
-        key=_key(cells["key"]),
+        key=_key(cells["key"]) if cells["key"] or needs_key else Secret(""),
         email=_email(cells["email"]),
         name=_name(cells.get("name", "")),
         host=_optional(cells, "host", _host),

@@ -16,13 +16,14 @@ from postroom.core.clock import Clock, system_clock
 from postroom.core.files import MEBIBYTE, read_plain, whose
 from postroom.core.text import counted
 from postroom.store.accounts import AccountIdentity, Accounts, Seal, StoredAccount
+from postroom.store.keys import Keys
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
 log = logging.getLogger(__name__)
 
-_SOURCE = "csv"
+SOURCE = "csv"  # of accounts and keys
 FILE_DIGEST = "accounts_csv"  # setting: what was last read from data.csv
 # Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
 _READER = 3
@@ -40,6 +41,7 @@ class SyncReport:
     faults: tuple[RowFault, ...]
     revoked: int = 0
     short_keys: tuple[int, ...] = ()  # lines
+    managed: int = 0  # rows that do not count, since their accounts were taken over
 
 
 def unlock(stored: StoredAccount, vault: Vault) -> Account:
@@ -60,9 +62,9 @@ def sealing(password: Secret | None, vault: Vault) -> Seal:
     return lambda uid: vault.seal(password.reveal(), password_context(uid)) if password else None
 
 
-def file_at(path: Path) -> AccountFile:
+def file_at(path: Path, *, needs_keys: bool = True) -> AccountFile:
     """Read data.csv, so that nothing can hang (`plainfile`). Raises OSError."""
-    return read_accounts(read_plain(path, _LARGEST))
+    return read_accounts(read_plain(path, _LARGEST), needs_keys=needs_keys)
 
 
 def has_been_read(store: Store) -> bool:
@@ -139,7 +141,7 @@ class AccountsFile:
         is_gone = isinstance(error, FileNotFoundError)
         reason, told = f"{error.strerror or error}: {whose(self._path)}", self._told
         self._told, self._read = reason, None
-        if reason == told or (is_gone and not has_been_read(self._store)):  # there was none before either
+        if reason == told or (is_gone and not self._store.read(Keys.active)):  # nothing of it counted
             return None
         fault = RowFault(
             0, f"is not there: {whose(self._path)}" if is_gone else f"cannot be read: {reason}", fatal=True
@@ -172,8 +174,9 @@ class AccountsFile:
         file = read_accounts(data)
         if file.fatal:
             return SyncReport(self._path, 0, file.faults)
-        revoked = self._apply(file.rows, digest)
-        return SyncReport(self._path, len(file.rows), file.faults, revoked, file.short_keys)
+        revoked, managed = self._apply(file.rows, digest)
+        accepted = len(file.rows) - managed
+        return SyncReport(self._path, accepted, file.faults, revoked, file.short_keys, managed)
 
     def _signature(self) -> _Signature | None:
         try:
@@ -182,7 +185,8 @@ class AccountsFile:
             return None
         return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
-    def _apply(self, rows: Sequence[AccountRow], digest: str) -> int:
+    def _apply(self, rows: Sequence[AccountRow], digest: str) -> tuple[int, int]:
+        """Return how many keys stopped working, and how many rows do not count any more."""
         before = {_identity(stored.account): stored for stored in self._store.read(Accounts.all)}
         prepared = [
             (row, self._vault.digest(row.key.reveal()), self._own_digest(row), self._has_changed(row, before))
@@ -190,24 +194,26 @@ class AccountsFile:
         ]
         now = self._clock()
 
-        def work(transaction: Transaction) -> int:
+        def work(transaction: Transaction) -> tuple[int, int]:
+            managed = 0
             for row, key, own_digest, changed in prepared:
                 identity = AccountIdentity(row.email, row.host, row.port, row.username)
-                if transaction.accounts.is_managed(identity):
+                if _is_managed(transaction, identity, own_digest):
+                    managed += 1
                     continue  # a file from before it was taken over, or on another host, changes nothing
                 account_id = transaction.accounts.upsert(
                     identity,
                     row.account_settings,
                     sealing(row.password, self._vault),
-                    source=_SOURCE,
+                    source=SOURCE,
                     now=now,
                 )
                 if changed:
                     transaction.accounts.resume(account_id, now)
-                transaction.keys.grant(account_id, key, own_digest=own_digest, source=_SOURCE, now=now)
-            revoked = transaction.keys.revoke_except({item[1] for item in prepared}, source=_SOURCE, now=now)
+                transaction.keys.grant(account_id, key, own_digest=own_digest, source=SOURCE, now=now)
+            revoked = transaction.keys.revoke_except({item[1] for item in prepared}, source=SOURCE, now=now)
             transaction.settings.set(FILE_DIGEST, digest)
-            return revoked
+            return revoked, managed
 
         return self._store.write(work)
 
@@ -233,6 +239,14 @@ class AccountsFile:
             return None
 
 
+def _is_managed(transaction: Transaction, identity: AccountIdentity, own_digest: bytes | None) -> bool:
+    """Whether the account of a row was taken over, by its mailbox and server or, where those have changed, by its key."""
+    if transaction.accounts.is_managed(identity):
+        return True
+    issued = None if own_digest is None else transaction.issued_keys.by_digest(own_digest)
+    return issued is not None and issued.source == SOURCE
+
+
 def _identity(account: Account) -> tuple[object, ...]:
     return account.email, account.host, account.port, account.username
 
@@ -256,7 +270,8 @@ def report(found: SyncReport | None) -> None:
         log.warning("%s was not read; the accounts stay as they were", found.path)
     else:
         rows, keys = counted(found.accepted, "row"), counted(found.revoked, "key")
-        log.info("%s: %s in force, %s stopped working", found.path, rows, keys)
+        managed = f", {counted(found.managed, 'row')} taken over and not read" if found.managed else ""
+        log.info("%s: %s in force, %s stopped working%s", found.path, rows, keys, managed)
 
 
 def _named_lines(lines: Sequence[int]) -> str:

@@ -26,7 +26,7 @@ from postroom.store.aliases import Alias
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
-_ORDER: Final = (
+ORDER: Final = (
     "accounts_order"  # setting: written by each new account, so that two of one identity wait for each other
 )
 _PAUSED: Final = "paused by {}"
@@ -76,7 +76,7 @@ class AccountManagement:
         now = self._clock()
 
         def work(transaction: Transaction) -> AccountView:
-            transaction.settings.set(_ORDER, str(now))
+            transaction.settings.set(ORDER, str(now))
             _refuse_twice(transaction, wanted)
             id_ = transaction.accounts.insert(
                 wanted.identity, wanted.settings, sealing(wanted.password, self._vault), source="api", now=now
@@ -130,7 +130,7 @@ class AccountManagement:
         present = AccountIdentity(account.email, account.host, account.port, account.username)
         if wanted.identity != present:
             self._check_host(wanted.row.host, actor)
-            transaction.settings.set(_ORDER, str(now))
+            transaction.settings.set(ORDER, str(now))
             _refuse_twice(transaction, wanted)
             transaction.managed_accounts.move(account.id, wanted.identity, now)
         credential = stored.credential

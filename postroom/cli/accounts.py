@@ -1,4 +1,4 @@
-"""`postroom accounts`: lists the accounts with state, limit and reason; `import`, `check` and `resume`."""
+"""`postroom accounts`: lists the accounts with state, limit and reason, and checks that each can log in."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final, TypedDict
 
 import click
 
+from postroom.cli.accounts_changed import add, pause, remove, resume, set_, show, verify
+from postroom.cli.accounts_file import export, import_
+from postroom.cli.accounts_named import is_in_use
 from postroom.cli.completion import mailboxes
-from postroom.cli.listing import known_mailbox
 from postroom.core.account import AccountState
 from postroom.core.clock import SECOND, rfc3339, system_clock
 from postroom.core.errors import ConfigError
@@ -29,15 +31,15 @@ if TYPE_CHECKING:
     from postroom.runtime.installation import Service
     from postroom.store.accounts import StoredAccount
     from postroom.store.messages import JobCounts
-    from postroom.store.transaction import Transaction
 
 _INDENT: Final = " " * 9
 _COLOURS: Final = {
     "active": "green", "removed": "bright_black", "parked": "yellow", "paused": "red", "failing": "red",
+    "closing": "bright_black",
 }  # fmt: skip
 
 
-class _Lacks(TypedDict):
+class ServerDocument(TypedDict):
     """The extensions that an account's server offers and does not accept."""
 
     server: str
@@ -46,10 +48,12 @@ class _Lacks(TypedDict):
     since: str
 
 
-class _Row(TypedDict):
+class AccountDocument(TypedDict):
     """An account as `--json` prints it."""
 
     account: str
+    id: str
+    source: str  # csv or api
     server: str
     state: str
     reason: str | None
@@ -60,7 +64,7 @@ class _Row(TypedDict):
     daily_limit: int | None
     messages: dict[str, int]
     messages_per_minute: float | None
-    server_lacks: _Lacks | None
+    server_lacks: ServerDocument | None
 
 
 @click.group(invoke_without_command=True)
@@ -72,11 +76,12 @@ def accounts(context: click.Context, as_json: bool) -> None:
     \b
     active   works, or has had nothing to send yet   parked    rests for a limit
     failing  has never worked                        removed   has left data.csv
-    paused   does not work any more
+    paused   does not work any more, or by a person  closing   is being deleted
 
     \b
     postroom accounts                        all of them
     postroom accounts check                  log in as each, and send nothing
+    postroom accounts add ann@gmail.com      add one, and ask for its password
     postroom accounts resume ann@gmail.com   try a paused or parked one again now
     """
     if context.invoked_subcommand is not None:
@@ -84,33 +89,17 @@ def accounts(context: click.Context, as_json: bool) -> None:
     from postroom.runtime import installation
 
     service = installation.open_service()
-    in_use = set(service.store.read(Keys.active).values())
+    in_file = set(service.store.read(Keys.active).values())
     counts = service.store.read(Messages.counts)
-    rows = [_row(service, stored, in_use, counts) for stored in service.store.read(Accounts.all)]
+    rows = [_row(service, stored, in_file, counts) for stored in service.store.read(Accounts.all)]
     if as_json:
         click.echo(json.dumps(rows))
     elif not rows:
-        click.echo("there are no accounts; add a row to data.csv", err=True)
+        click.echo(
+            "there are no accounts; add one: postroom accounts add EMAIL, or a row of data.csv", err=True
+        )
     else:
         _print_rows(rows)
-
-
-@accounts.command("import")
-def import_() -> None:
-    """Take data.csv into the database now. A worker does so by itself within a second of each change."""
-    from postroom.runtime import installation
-    from postroom.runtime.accounts_file import read_accounts_file
-
-    service = installation.open_service(serving=True)
-    path = service.settings.accounts_csv
-    if not path.exists():
-        raise ConfigError("POSTROOM_ACCOUNTS_CSV", f"there is no file {path}")
-    found = read_accounts_file(service)
-    service.store.close()
-    if found is None:
-        click.echo(printable(f"{path} holds nothing new"), err=True)
-    elif any(fault.fatal for fault in found.faults):
-        sys.exit(1)
 
 
 @accounts.command()
@@ -144,31 +133,13 @@ def check(mailbox: str | None) -> None:
         sys.exit(1)
 
 
-@accounts.command()
-@click.argument("mailbox", shell_complete=mailboxes)
-def resume(mailbox: str) -> None:
-    """Let a parked or paused account send at once; its next message shows whether that works."""
-    from postroom.runtime import installation
-
-    service = installation.open_service()
-    known = known_mailbox(service.store, mailbox)
-    found = [stored.account for stored in service.store.read(Accounts.all) if stored.account.email == known]
-    for account in found:
-        _resume(service, account.id)
-        click.echo(f"{account.email} is active; it was {account.state.value}", err=True)
-
-
-def _resume(service: Service, account_id: int) -> None:
-    def work(transaction: Transaction) -> None:
-        transaction.accounts.forget_refused_password(account_id)
-        transaction.accounts.resume(account_id, system_clock())
-
-    service.store.write(work)
+for _command in (add, show, set_, remove, verify, pause, resume, import_, export):
+    accounts.add_command(_command)
 
 
 def _row(
-    service: Service, stored: StoredAccount, in_use: Collection[int], counts: Mapping[int, JobCounts]
-) -> _Row:
+    service: Service, stored: StoredAccount, in_file: set[int], counts: Mapping[int, JobCounts]
+) -> AccountDocument:
     from postroom.providers import ServerUndecided, server_for
     from postroom.store.messages import NO_JOBS
 
@@ -181,9 +152,11 @@ def _row(
     except ConfigError as error:
         where, daily_limit = str(error), account.daily_limit
     used = None if daily_limit is None else service.store.read(Usage.recipients_used, account.id, now)
-    state, reason = _state(service, account, in_use)
+    state, reason = _state(service, account, in_file)
     return {
         "account": account.email,
+        "id": account.uid,
+        "source": account.source,
         "server": where,
         "state": state,
         "reason": reason,
@@ -198,7 +171,7 @@ def _row(
     }
 
 
-def _lacks(account: Account) -> _Lacks | None:
+def _lacks(account: Account) -> ServerDocument | None:
     """Return the extensions that the account's server offers and does not accept."""
     lacks = account.server_lacks
     if lacks is None:
@@ -211,15 +184,17 @@ def _lacks(account: Account) -> _Lacks | None:
     }
 
 
-def _reason(row: _Row) -> str:
+def _reason(row: AccountDocument) -> str:
     lacks = row["server_lacks"]
     without = f"without {' and '.join(lacks['extensions'])}: {lacks['said']}" if lacks else ""
     return "; ".join(part for part in (row["reason"], without) if part)
 
 
-def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple[str, str | None]:
+def _state(service: Service, account: Account, in_file: set[int]) -> tuple[str, str | None]:
     """Return an account's state and its reason. An account that never worked has its newest message's reason."""
-    if account.id not in in_use:
+    if account.closing_at is not None:
+        return "closing", "it is being deleted; its last messages are still sent"
+    if not is_in_use(account, in_file):
         return "removed", "no row of data.csv names it; what was accepted before still goes out"
     if account.state is AccountState.ACTIVE and account.worked_at is None:
         reason = service.store.read(Accounts.last_reason, account.id)
@@ -227,7 +202,7 @@ def _state(service: Service, account: Account, in_use: Collection[int]) -> tuple
     return account.state.value, account.state_reason
 
 
-def _print_rows(rows: list[_Row]) -> None:
+def _print_rows(rows: list[AccountDocument]) -> None:
     """Print a line for each account; details that do not fit beside it, and the reason, go on lines below."""
     width = shutil.get_terminal_size().columns
     coloured = False if os.environ.get("NO_COLOR") else None  # None: on a terminal only
@@ -241,7 +216,7 @@ def _print_rows(rows: list[_Row]) -> None:
         click.echo("\n".join((shown, *below)), color=coloured)
 
 
-def _details(row: _Row) -> str:
+def _details(row: AccountDocument) -> str:
     limit = row["daily_limit"]
     parts = [
         row["server"],

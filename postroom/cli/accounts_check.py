@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from postroom.cli.accounts_named import in_use
 from postroom.core.errors import NotFound
 from postroom.core.text import printable
-from postroom.store.accounts import Accounts
-from postroom.store.keys import Keys
 
 if TYPE_CHECKING:
     from postroom.runtime.installation import Service
@@ -20,12 +19,11 @@ _MARKS = {True: "ok", False: "failed", None: "skipped"}
 
 
 def accounts_in_use(service: Service, mailbox: str | None) -> list[StoredAccount]:
-    """Return the accounts that data.csv names, or the one with this mailbox. Raises NotFound where there is none."""
-    in_use = set(service.store.read(Keys.active).values())
+    """Return the accounts in use, or those with this mailbox. Raises NotFound where there is none."""
     chosen = [
         stored
-        for stored in service.store.read(Accounts.all)
-        if stored.account.id in in_use and (mailbox is None or stored.account.email == mailbox.lower())
+        for stored in in_use(service.store)
+        if mailbox is None or stored.account.email == mailbox.lower()
     ]
     if not chosen:
         raise NotFound(f"there is no account {mailbox!r}" if mailbox else "there are no accounts")
@@ -40,8 +38,13 @@ async def check_all(
     service: Service,
     chosen: Sequence[StoredAccount],
     tell: Callable[[StoredAccount, bool | None, str], None] = _print,
+    *,
+    resumes: bool = False,
 ) -> list[bool | None]:
-    """Log in as each account and tell the result; True where that worked, None where it was not tried."""
+    """Log in as each account and tell the result; True where that worked, None where it was not tried.
+
+    With `resumes` an account that works goes on, unless a person has paused it.
+    """
     from postroom.runtime import account_login
 
-    return await account_login.check_all(service, chosen, tell)
+    return await account_login.check_all(service, chosen, tell, resumes=resumes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from postroom.cli.accounts_named import in_use
 from postroom.core.errors import Conflict, NotFound
 from postroom.store.accounts import Accounts
 from postroom.store.pools import Pools
@@ -21,6 +22,9 @@ def account_named(store: Store, given: str) -> Account:
     found = [stored.account for stored in store.read(Accounts.all) if stored.account.email == given.lower()]
     if not found:
         raise NotFound(f"there is no account {given!r}")
+    if len(found) > 1:  # one that left data.csv is meant only where no other has its mailbox
+        used = {stored.account.id for stored in in_use(store)}
+        found = [account for account in found if account.id in used] or found
     if len(found) > 1:
         ids = ", ".join(account.uid for account in found)
         raise Conflict(f"several accounts have the mailbox {given}: name one by its id: {ids}")

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from postroom.cli.accounts_named import in_use
 from postroom.cli.completion import mailboxes
 from postroom.cli.exits import EX_IOERR, EX_TEMPFAIL, fail, words_of
 from postroom.cli.messages import print_status
 from postroom.core.clock import system_clock
 from postroom.core.errors import QuotaExceeded, Rejected, StoreError
 from postroom.core.text import printable
-from postroom.store.accounts import Accounts
 from postroom.store.aliases import Aliases
-from postroom.store.keys import Keys
 from postroom.store.messages import Messages
 
 if TYPE_CHECKING:
@@ -144,8 +143,7 @@ def _standard_input(most: int) -> str:
 
 
 def _account(service: Service, sender: str | None) -> Account:
-    in_use = set(service.store.read(Keys.active).values())
-    accounts = [stored.account for stored in service.store.read(Accounts.all) if stored.account.id in in_use]
+    accounts = [stored.account for stored in in_use(service.store)]
     matching = [account for account in accounts if sender is None or account.email == sender.lower()]
     if not matching and sender is not None:
         owners = service.store.read(Aliases.owners, sender.lower())
@@ -154,7 +152,7 @@ def _account(service: Service, sender: str | None) -> Account:
         return matching[0]
     known = (
         ", ".join(sorted({account.email for account in accounts}))
-        or "none yet; add one to data.csv, then postroom accounts import"
+        or "none yet; add one: postroom accounts add, or a row of data.csv"
     )
     what = (
         "--from names none of the accounts, nor an alias of one"

@@ -99,6 +99,14 @@ def write_plain(path: Path, content: bytes) -> None:
         raise
 
 
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file of mode 0600 that is not there yet. Raises FileExistsError, and other OSErrors."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _FLAGS, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o600)  # whatever the umask
+        file.write(content)
+
+
 def _too_large(path: Path, most: int) -> NotPlain:
     bound = f"{most // MEBIBYTE} MiB" if most >= MEBIBYTE else f"{most} octets"
     return NotPlain(errno.EFBIG, f"it has more than {bound}", str(path))

@@ -9,6 +9,7 @@ from postroom.accounts.csv_sync import AccountsFile, SyncReport, has_been_read, 
 from postroom.core.errors import ConfigError
 from postroom.core.files import MAY_PASS, reason_of
 from postroom.runtime.installation import Service
+from postroom.store.accounts import Accounts
 
 
 def read_accounts_file(service: Service) -> SyncReport | None:
@@ -22,10 +23,11 @@ def read_accounts_file(service: Service) -> SyncReport | None:
 def write_demo_accounts(service: Service) -> str | None:
     """Write a first data.csv with a key for the built-in inbox; return the key.
 
-    None where there is a file, or was one: a new one in its place would end all keys. Raises ConfigError.
+    None where there is a file, or was one: a new one in its place would end all keys. None too where there are accounts
+    without one. Raises ConfigError.
     """
     path = service.settings.accounts_csv
-    if has_been_read(service.store):
+    if has_been_read(service.store) or service.store.read(Accounts.page, 1):
         return None
     if not path.parent.exists():
         raise ConfigError(

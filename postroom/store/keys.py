@@ -53,6 +53,20 @@ class Keys(Noun):
             self._tx.change("revoke_key", digest=digest, now=now)
         return len(gone)
 
+    def owner_of(self, digests: Iterable[bytes]) -> int | None:
+        """Return the row of the account that a key of data.csv works for, by any of its digests; None: it does not work."""
+        found = (self._tx.value(int, "owner_of_file_key", digest=digest) for digest in digests)
+        return next((account_id for account_id in found if account_id is not None), None)
+
+    def count_of_account(self, account_id: int) -> int:
+        """Count the working keys of data.csv of an account."""
+        return self._tx.value(int, "count_keys_of_account", account_id=account_id) or 0
+
+    def revoke_of_account(self, account_id: int, now: Instant) -> int:
+        """Revoke every key of data.csv of an account; return how many."""
+        self._tx.note_keys_changed()
+        return self._tx.count_changed("revoke_keys_of_account", account_id=account_id, now=now)
+
     def move(self, digest: bytes, own_digest: bytes) -> None:
         """Have a key be known by its digest under the installation's own key too, which outlives the secret key."""
         self._tx.note_keys_changed()

@@ -57,6 +57,12 @@ COMMANDS = [
     ("accounts",),
     ("accounts", "resume"),
     ("accounts", "import"),
+    ("accounts", "add"),
+    ("accounts", "set"),
+    ("accounts", "export"),
+    ("keys", "add"),
+    ("pools", "add"),
+    ("audit",),
     ("secret", "replace"),
     ("secrets", "replace"),
     ("secrets", "rotate"),
@@ -187,7 +193,13 @@ def test_wrong_usage_is_2(folder: Folder, arguments: tuple[str, ...], said: str)
 
 def test_an_unknown_mailbox_is_1_everywhere(folder: Folder) -> None:
     folder.prepare()
-    for arguments in (("accounts", "resume"), ("accounts", "check"), ("list", "--account")):
+    for arguments in (
+        ("accounts", "resume"),
+        ("accounts", "check"),
+        ("accounts", "verify"),
+        ("keys", "add", "--account"),
+        ("list", "--account"),
+    ):
         check_failed(folder.run(*arguments, "eve@example.com"), 1, "there is no account 'eve@example.com'")
 
 

@@ -60,7 +60,10 @@ def test_a_folder_without_an_installation_is_named(
 
 
 def test_home_is_entered_for_every_command(call: ApiRequest, home: Path) -> None:
-    assert call("--home", str(home), "accounts") == (0, "there are no accounts; add a row to data.csv\n")
+    assert call("--home", str(home), "accounts") == (
+        0,
+        "there are no accounts; add one: postroom accounts add EMAIL, or a row of data.csv\n",
+    )
     assert os.environ.pop("POSTROOM_HOME") == str(Path.cwd()) == str(home)
 
 

@@ -38,6 +38,15 @@ SELECT digest FROM api_key WHERE source = :source AND revoked_at IS NULL;
 -- name: revoke_key!
 UPDATE api_key SET revoked_at = :now WHERE digest = :digest AND revoked_at IS NULL;
 
+-- name: owner_of_file_key$
+SELECT account_id FROM api_key WHERE (digest = :digest OR own_digest = :digest) AND revoked_at IS NULL;
+
+-- name: count_keys_of_account$
+SELECT count(*) FROM api_key WHERE account_id = :account_id AND revoked_at IS NULL;
+
+-- name: revoke_keys_of_account!
+UPDATE api_key SET revoked_at = :now WHERE account_id = :account_id AND revoked_at IS NULL;
+
 -- name: forget_own_digests!
 UPDATE api_key SET own_digest = NULL WHERE own_digest IS NOT NULL;
 
