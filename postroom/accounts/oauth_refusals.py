@@ -23,7 +23,7 @@ _GOOGLE_CAUSES: Final = (
 _SHOWN: Final = 160  # characters of the provider's own words
 _AADSTS: Final = re.compile(r"\bAADSTS(\d{4,9})\b")
 # Errors that pass by themselves.
-TEMPORARY: Final = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
+TEMPORARY: Final = frozenset({"temporarily_unavailable", "server_error"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import click
 from postroom.cli.accounts_changed import add, pause, remove, resume, set_, show, verify
 from postroom.cli.accounts_file import export, import_
 from postroom.cli.accounts_named import is_in_use
+from postroom.cli.authorize import authorize
 from postroom.cli.completion import mailboxes
 from postroom.core.account import AccountState
 from postroom.core.clock import SECOND, rfc3339, system_clock
@@ -100,6 +101,9 @@ def accounts(context: click.Context, as_json: bool) -> None:
         )
     else:
         _print_rows(rows)
+
+
+accounts.add_command(authorize)
 
 
 @accounts.command()

@@ -15,6 +15,7 @@ from postroom.core.errors import (
     SchemaMismatch,
     StoreDamaged,
     StoreUnavailable,
+    TokenUnavailable,
 )
 from postroom.core.files import MAY_PASS, NotPlain, reason_of
 from postroom.core.text import printable_lines
@@ -27,7 +28,11 @@ def status_of(error: PostroomError | ConfigError) -> int:
     """Return the exit status of a command that this error ends."""
     if isinstance(error, (ConfigError, SchemaMismatch, StoreDamaged)):
         return EX_CONFIG
-    return EX_TEMPFAIL if isinstance(error, (StoreUnavailable, PlaceTaken, QuotaExceeded)) else 1
+    return (
+        EX_TEMPFAIL
+        if isinstance(error, (StoreUnavailable, PlaceTaken, QuotaExceeded, TokenUnavailable))
+        else 1
+    )
 
 
 def words_of(error: OSError) -> tuple[str, int]:

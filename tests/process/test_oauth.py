@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
-import trustme
 
 from postroom.accounts.oauth import context
 from postroom.accounts.vault import Vault
@@ -18,39 +15,13 @@ from postroom.settings import Settings
 from postroom.store.accounts import Accounts
 from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.store import open_store
-from tests.servers.installation import KEY, Installation
+from tests.servers.installation import Installation
 from tests.servers.postfix import Postfix
 from tests.servers.token_server import CLIENT_ID, CLIENT_SECRET, TokenServer
 from tests.servers.waiting import eventually
 
 pytestmark = pytest.mark.postfix
 ALICE = "alice@postroom.example"
-
-
-@pytest.fixture
-def token_server() -> Iterator[TokenServer]:
-    with TokenServer() as server:
-        yield server
-
-
-@pytest.fixture
-def submission(ca: trustme.CA, token_server: TokenServer) -> Iterator[Postfix]:
-    with Postfix(ca, tokens=token_server.url) as server:
-        yield server
-
-
-@pytest.fixture
-def service(tmp_path: Path, submission: Postfix) -> Installation:
-    rows = [
-        "key,email,app_password,host,port,security",
-        f"{KEY},{ALICE},,localhost,{submission.port},starttls",
-    ]
-    return Installation(
-        tmp_path,
-        rows,
-        POSTROOM_SMTP_CA_FILE=str(submission.ca_file),
-        POSTROOM_RETRY_SCHEDULE="200ms",
-    )
 
 
 def grant(service: Installation, server: TokenServer, provider: str = "custom") -> None:

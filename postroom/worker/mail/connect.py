@@ -8,6 +8,7 @@ from pathlib import Path
 
 from postroom.accounts.csv_sync import unlock
 from postroom.accounts.oauth import AccessToken, AccessTokens
+from postroom.accounts.oauth_providers import may_have_token
 from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account, Secret
 from postroom.core.clock import SECOND
@@ -22,7 +23,7 @@ from postroom.smtp.exchangers import Exchangers
 from postroom.smtp.own_name import OwnName
 from postroom.store.accounts import StoredAccount
 from postroom.store.store import Store
-from postroom.worker.mail.tokens import LoginTokens, is_refused_token
+from postroom.worker.mail.tokens import LoginTokens, is_refused_token, not_for
 
 
 class ServerConnector:
@@ -77,6 +78,16 @@ class ServerConnector:
             if fault.kind is FaultKind.NO_SUCH_HOST and server.provider is not None:
                 raise _no_provider(server.host) from fault
             raise
+
+    async def ask_server(self, account: Account) -> Server:
+        """Return the account's server; its domain's MX is asked where nobody has named it. Raises ConfigError, SMTPFault."""
+        return await self._server(account)
+
+    async def log_in_with(self, account: Account, server: Server, token: AccessToken) -> Connection:
+        """Open a connection with this token, whatever the account has otherwise. Raises SMTPFault."""
+        if not may_have_token(token.provider, server.host):
+            raise not_for(token.provider, server.host)
+        return await Connection.open(self._endpoint(account, server, await self._own_name.get(), token))
 
     def has_login(self, stored: StoredAccount) -> bool:
         """Whether log-ins as this account count for its pace."""

@@ -39,7 +39,7 @@ class LoginTokens:
         self._granted.add(account.id)
         token = token or await self._run(self._asking, lambda: self._tokens.get(account))
         if token is not None and not may_have_token(token.provider, host):
-            raise _not_for(token.provider, host)
+            raise not_for(token.provider, host)
         return token
 
     async def replace(self, account: Account, host: str, refused: AccessToken) -> AccessToken | None:
@@ -64,7 +64,7 @@ def is_refused_token(fault: SMTPFault) -> bool:
     return refused and fault.reply is not None and fault.reply.permanent
 
 
-def _not_for(provider: str, host: str) -> SMTPFault:
+def not_for(provider: str, host: str) -> SMTPFault:
     message = (
         f"a token of {provider} is for its own mail servers, and {host} is none of them; nothing was sent to it. "
         "Set the account's host, or authorize the account again: postroom accounts authorize EMAIL --provider custom"
