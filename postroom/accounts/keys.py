@@ -201,7 +201,7 @@ class ApiKeys:
         keys = {}
         for row in self._store.read(Keys.working):
             digest = row.digest if row.own_digest is None else row.own_digest
-            keys[digest] = ApiKey(digest=digest, account_id=row.account_id)
+            keys[digest] = ApiKey(digest=digest, account_id=row.account_id, file_id=row.id)
         issued = self._store.read(IssuedKeys.working, self._clock())
         keys |= {each.key.digest: each.key for each in issued}
         self._accounts = {stored.account.id: stored.account for stored in self._store.read(Accounts.all)}

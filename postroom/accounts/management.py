@@ -112,7 +112,7 @@ class AccountManagement:
                 {**values_of(account), **changes, "email": account.email},
                 password=password,
                 aliases=aliases,
-                has_secret=stored.credential is not None,
+                has_secret=stored.credential is not None or _has_grant(transaction, account),
             )
             self._apply(transaction, stored, wanted, actor)
             told = {**_told(changes), **({"password": "changed"} if password else {})}
@@ -125,7 +125,7 @@ class AccountManagement:
         self, transaction: Transaction, stored: StoredAccount, wanted: AccountValues, actor: Actor
     ) -> None:
         account, now = stored.account, self._clock()
-        if stored.credential is not None and wanted.password is None:
+        if _has_grant(transaction, account) or (stored.credential is not None and wanted.password is None):
             check_secret_stays(account, wanted)
         present = AccountIdentity(account.email, account.host, account.port, account.username)
         if wanted.identity != present:
@@ -240,6 +240,11 @@ def _managed(transaction: Transaction, uid: str) -> StoredAccount:
             "postroom accounts import data.csv"
         )
     return stored
+
+
+def _has_grant(transaction: Transaction, account: Account) -> bool:
+    """Whether the account logs in by OAuth2: what its provider gave is for its server alone."""
+    return transaction.oauth_grants.get(account.id) is not None
 
 
 def _refuse_twice(transaction: Transaction, wanted: AccountValues) -> None:

@@ -45,6 +45,7 @@ class ApiKey:
     networks: tuple[Network, ...] | None = None
     daily_limit: int | None = None  # recipients in a rolling 24 h
     expires_at: Instant | None = None
+    file_id: int | None = None  # the row of a key of data.csv
     # Of a key of data.csv that is stored by the secret key's digest alone: the one by the installation's own key.
     own_digest: bytes | None = field(default=None, repr=False)
 

@@ -164,7 +164,7 @@ class IssuedKeys(Noun):
 
     def _hold(self, key: ApiKey, now: Instant) -> None:
         if key.id is None:
-            changed = self._tx.change("hold_file_key", digest=key.digest, account_id=key.account_id)
+            changed = self._tx.change("hold_file_key", file_id=key.file_id, account_id=key.account_id)
         elif key.daily_limit is None:
             changed = self._tx.change("hold_issued_key", key_id=key.id, now=now)
         else:

@@ -12,6 +12,7 @@ from postroom.store.noun import Noun
 class FileKey(NamedTuple):
     """A working key of data.csv; `own_digest`: under the installation's own key, None before it was set up."""
 
+    id: int
     digest: bytes
     own_digest: bytes | None
     account_id: int

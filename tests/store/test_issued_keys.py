@@ -17,6 +17,7 @@ from postroom.core.message import Accepted, NewMessage
 from postroom.store.acceptance import Acceptance
 from postroom.store.holds import Holds
 from postroom.store.issued_keys import IssuedKeys
+from postroom.store.keys import Keys
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction, work
 from tests.store.database import NOW, Database, Post, new_message
@@ -98,7 +99,8 @@ def test_an_expired_key_is_refused_by_the_commit(post: Post) -> None:
 
 def test_a_key_of_the_file_that_was_revoked_is_refused_by_the_commit(post: Post) -> None:
     post.store.write(lambda t: t.keys.grant(post.anna, b"of the file", source="csv", now=NOW))
-    key = ApiKey(digest=b"of the file", account_id=post.anna)
+    [row] = post.store.read(Keys.working)
+    key = ApiKey(digest=b"of the file", account_id=post.anna, file_id=row.id)
     assert isinstance(post.store.write(Acceptance.accept, message_with(post, key)), Accepted)
     post.store.write(lambda t: t.keys.revoke_except([], source="csv", now=NOW))
     with pytest.raises(KeyStopped):

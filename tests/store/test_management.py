@@ -22,12 +22,14 @@ from postroom.core.audit import Actor
 from postroom.core.clock import SECOND
 from postroom.core.errors import Conflict, InvalidSubmission, NotAuthenticated, NotFound, NotPermitted
 from postroom.core.message import Accepted
+from postroom.core.oauth_grant import GrantKind, OAuthGrant
 from postroom.settings import Settings
 from postroom.store.acceptance import Acceptance
 from postroom.store.accounts import Accounts
 from postroom.store.audit import Audit
 from postroom.store.closing import Closings
 from postroom.store.messages import Messages
+from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.store import Store
 from tests.store.database import NOW, Database, Post, new_message
 
@@ -322,3 +324,28 @@ def test_refusals_are_audited_once_a_minute_and_source(office: Office) -> None:
 )  # fmt: skip
 def test_a_private_host_is_known_by_its_name_or_address(host: str | None, expected: bool) -> None:
     assert is_private(host) is expected
+
+
+def test_an_account_with_a_grant_keeps_its_server_whatever_is_given(office: Office) -> None:
+    """What its provider gave would go to another server, and a password given beside it changes nothing about that."""
+    account = office.accounts.create({"email": "ann@gmail.com"}, ADMIN, will_log_in_by_oauth=True).account
+    grant = OAuthGrant(
+        account_id=account.id,
+        provider="google",
+        kind=GrantKind.REFRESH_TOKEN,
+        token_endpoint="https://oauth2.googleapis.com/token",
+        client_id="id",
+        client_secret=None,
+        scope="https://mail.google.com/",
+        grant_secret=b"sealed",
+        access_token=None,
+        expires_at=None,
+        updated_at=NOW,
+        refused=None,
+    )
+    office.store.write(OAuthGrants.set, grant, NOW)
+    for password in (None, Secret("given")):
+        with pytest.raises(InvalidSubmission) as caught:
+            office.accounts.change(account.uid, {"host": "evil.example"}, ADMIN, password=password)
+        assert caught.value.field == "host"
+    assert office.accounts.change(account.uid, {"name": "Ann"}, ADMIN).account.name == "Ann"

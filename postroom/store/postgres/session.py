@@ -19,6 +19,8 @@ from postroom.store.transaction import Transaction
 V = TypeVar("V")
 # The statements that also have a form for many at once, each with the key that tells its rows apart.
 MANY_AT_ONCE = {
+    "hold_issued_key": "key_id",
+    "hold_file_key": "file_id",
     "accept_message": "request_id",
     "add_idempotency": "request_id",
     "claim_job": "job_id",

@@ -1,7 +1,7 @@
 -- API keys, as digests.
 
 -- name: active_keys
-SELECT digest, own_digest, account_id FROM api_key WHERE revoked_at IS NULL;
+SELECT id, digest, own_digest, account_id FROM api_key WHERE revoked_at IS NULL;
 
 -- name: file_key_works$
 SELECT count(*) FROM api_key

@@ -10,4 +10,4 @@ UPDATE issued_key SET id = id WHERE id = :key_id AND revoked_at IS NULL AND (exp
   AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
 
 -- name: hold_file_key!
-UPDATE api_key SET id = id WHERE (digest = :digest OR own_digest = :digest) AND account_id = :account_id AND revoked_at IS NULL;
+UPDATE api_key SET id = id WHERE id = :file_id AND account_id = :account_id AND revoked_at IS NULL;
