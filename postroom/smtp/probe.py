@@ -86,9 +86,11 @@ async def look_at_server(endpoint: Endpoint) -> ServerShown:
 async def ports_that_answer(host: str, ports: Iterable[int], seconds: float) -> tuple[int, ...]:
     """Return at which of these ports something accepts a connection; nothing is said to it."""
 
+    no_credentials = None  # nothing that it says is read
+
     async def answers(port: int) -> bool:
         try:
-            wire = await connect(host, port, seconds)
+            wire = await connect(host, port, seconds, no_credentials)
         except SMTPFault:
             return False
         wire.abort()

@@ -51,6 +51,7 @@ KNOWN = {
     },  # the system's own
     "worker/log_stream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
     "core/files.py": {
+        "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _FLAGS, 384)",  # new
         "os.open(path, flags | _FLAGS, mode)",
         "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
         "os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 384)",
