@@ -48,6 +48,7 @@ KNOWN = {
     "core/address.py": ["domain.rpartition('.')[2].isdigit()"],
     "runtime/backup.py": ["int(time.time())"],
     "accounts/doctor/clock.py": ["int(said.timestamp())"],
+    "accounts/oauth_authorize.py": ["float(interval)", "float(expires_in)"],  # numbers of JSON, bounded
     "accounts/oauth_requests.py": [
         "int(parsedate_to_datetime(answer.headers.get('date', '')).timestamp())",
     ],
