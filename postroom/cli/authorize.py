@@ -96,7 +96,7 @@ def authorize(mailbox: str, provider: str | None, **options: object) -> None:
     wish = _Wish(**options)  # type: ignore[arg-type]
     if sum((wish.paste, wish.device, wish.application, wish.key_file is not None)) > 1:
         raise click.UsageError("give one of --paste, --device, --client-credentials and --service-account")
-    service = installation.open_service()
+    service = installation.open_service(serving=True)
     try:
         asyncio.run(_authorize(service, _account(service, mailbox), provider, wish))
     finally:

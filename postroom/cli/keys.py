@@ -52,7 +52,7 @@ def _management() -> Iterator[tuple[Store, KeyManagement]]:
     from postroom.accounts.key_management import KeyManagement
     from postroom.runtime import installation
 
-    service = installation.open_service()
+    service = installation.open_service(serving=True)
     try:
         yield service.store, KeyManagement(service.store, service.vault)
     finally:
@@ -186,7 +186,7 @@ def admin(is_new: bool) -> None:
     from postroom.core.errors import ConfigError
     from postroom.runtime import installation
 
-    service = installation.open_service()
+    service = installation.open_service(serving=is_new)
     try:
         if is_new:
             if service.settings.admin_token is not None:

@@ -257,3 +257,11 @@ def test_help(tmp_path: Path, command: tuple[str, ...]) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: postroom")
     assert list(tmp_path.iterdir()) == [], "help leaves nothing behind"
+
+
+def test_a_key_is_issued_before_the_first_start(tmp_path: Path) -> None:
+    """`postroom migrate` alone has made the database: what digests keys is made with the first of them."""
+    folder = Folder(tmp_path)
+    assert folder.run("migrate").returncode == 0
+    done = folder.run("keys", "add", "--installation", "--name", "ci", "--scope", "accounts")
+    assert (done.returncode, KEY.fullmatch(done.stdout) is not None) == (0, True), done.stderr
