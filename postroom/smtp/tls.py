@@ -137,7 +137,7 @@ def _certificate(error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code in _OTHER_NAME:
         return f"{words}; the host must be a name that it is for"
     if error.verify_code == _EXPIRED:
-        return f"{words}; whoever runs the server must renew it"
+        return f"{words}; the people who run the server must renew it"
     if error.verify_code == _NOT_YET_VALID:
         return f"{words}; is the clock of this machine right?"
     return words

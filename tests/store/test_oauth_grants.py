@@ -1,4 +1,4 @@
-"""OAuth2 grants in the database: one claim at a time, and a token is stored by whoever has the claim alone."""
+"""OAuth2 grants in the database: one claim at a time, and a token is stored by the process that has the claim alone."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def _fix_of(server: Server, fault: SMTPFault) -> str:
     fix = ""
     if fault.reply is not None:
         fix = read(fault.reply, Place.of(fault.verb), Circumstances(server.host)).fix
-    return fix or "try again later; if it stays so, ask whoever runs the server with these words"
+    return fix or "try again later; if it stays so, show these words to the people who run the server"
 
 
 def _unresolved(server: Server, reach: Reach, reason: str) -> Finding:
@@ -143,7 +143,7 @@ def _tls_fix(server: Server, shown: ServerShown, fault: SMTPFault, now: Instant)
         names = [name for name in certificate.names if "*" not in name] if certificate else []
         return f"set the account's host to {names[0] if names else 'a name that the certificate is for'}"
     if fault.kind is not FaultKind.INSECURE:
-        return "try again later; if it stays so, ask whoever runs the server with these words"
+        return "try again later; if it stays so, show these words to the people who run the server"
     if server.security is Security.TLS:
         return "if the server begins in clear, set the account's security to starttls and its port to 587"
     return (
