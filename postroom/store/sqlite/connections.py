@@ -36,11 +36,11 @@ READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA cache_size = -1024")
 
 
 class _Adapter(SQLite3Adapter):
-    """Teaches aiosql that APSW counts changed rows on the connection, not on the cursor."""
+    """Teaches aiosql that APSW counts changed rows on the connection, not on the cursor; a SELECT's rows count too."""
 
     def insert_update_delete(self, conn: apsw.Connection, query_name: str, sql: str, parameters: Any) -> int:
-        conn.execute(sql, parameters)
-        return conn.changes()
+        cursor = conn.execute(sql, parameters)
+        return len(cursor.fetchall()) if sql.startswith("SELECT") else conn.changes()
 
 
 @cache
