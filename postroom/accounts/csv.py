@@ -52,6 +52,7 @@ class AccountFile:
 
     rows: tuple[AccountRow, ...]
     faults: tuple[RowFault, ...]
+    refused: int = 0  # rows
 
     @property
     def fatal(self) -> bool:
@@ -100,7 +101,8 @@ def read_accounts(data: bytes, *, needs_keys: bool = True) -> AccountFile:
         at += reader.read(lines, at)
         if reader.refused > _MOST_REFUSED:
             return AccountFile((), (_too_many(_MOST_REFUSED, "refused rows"), *reader.faults[:1]))
-    return AccountFile(tuple(reader.rows), (*_unknown_columns(header), *reader.faults, *reader.untold()))
+    faults = (*_unknown_columns(header), *reader.faults, *reader.untold())
+    return AccountFile(tuple(reader.rows), faults, reader.refused)
 
 
 def demo_csv(key: str) -> str:

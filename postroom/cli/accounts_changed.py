@@ -69,12 +69,14 @@ def account_options(command: Command) -> Command:
 @click.argument("email")
 @account_options
 @click.option("--oauth", "is_oauth", is_flag=True, help="It logs in by OAuth2; there is no password.")
+@click.option("--no-password", is_flag=True, help="Its server asks for no log-in.")
 def add(
     email: str,
     password_file: Path | None,
     from_stdin: bool,
     aliases: tuple[str, ...],
     is_oauth: bool,
+    no_password: bool,
     **given: str | None,
 ) -> None:
     """Add an account to the database, and print its id.
@@ -84,7 +86,11 @@ def add(
     """
     service = _open(stores_secrets=True)
     with faults_are_usage():
-        password = _password(password_file, from_stdin, is_asked_for=not is_oauth)
+        password = _password(password_file, from_stdin, is_asked_for=not (is_oauth or no_password))
+        if password is None and not (is_oauth or no_password):
+            raise click.UsageError(
+                "give the password by --password-stdin or --password-file, or say --no-password or --oauth"
+            )
         added = _management(service).create(
             {"email": email, **_settings(given)},
             actor(),

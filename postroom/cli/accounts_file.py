@@ -65,6 +65,9 @@ def _take_over(path: Path, *, is_dry: bool) -> None:
         click.echo(printable(f"{path}{where} {fault.message}"), err=True)
     if file.fatal:
         sys.exit(1)
+    if file.refused and not is_dry:  # the key of such a row would stop working
+        click.echo("nothing was changed: mend these rows first, or take them out", err=True)
+        sys.exit(1)
     if is_dry:
         found = look(service.store, service.vault, file.rows)
     else:
@@ -77,6 +80,8 @@ def _take_over(path: Path, *, is_dry: bool) -> None:
         f"{counted(len(found), 'account')} {words if len(found) != 1 else words.replace('are', 'is')}",
         err=True,
     )
+    if file.refused:
+        sys.exit(1)
 
 
 def _line(found: Difference) -> str:

@@ -38,11 +38,23 @@ def works(folder: Folder, *arguments: str, stdin: str = "") -> str:
 
 
 def test_an_account_lives_and_ends(folder: Folder) -> None:
-    fails(folder, 2, "password is empty", "accounts", "add", MAILBOX, "--host", "smtp.gmail.com")
+    fails(folder, 2, "--password-stdin", "accounts", "add", MAILBOX, "--host", "inbox")
+    at_gmail = ("--host", "smtp.gmail.com", "--no-password")
+    fails(folder, 2, "password is empty", "accounts", "add", MAILBOX, *at_gmail)
     [uid] = works(
-        folder, "accounts", "add", MAILBOX, "--host", "inbox", "--alias", "a@x.example", "--daily-limit", "5"
+        folder,
+        "accounts",
+        "add",
+        MAILBOX,
+        "--host",
+        "inbox",
+        "--no-password",
+        "--alias",
+        "a@x.example",
+        "--daily-limit",
+        "5",
     ).split()
-    fails(folder, 1, "there is an account", "accounts", "add", MAILBOX, "--host", "inbox")
+    fails(folder, 1, "there is an account", "accounts", "add", MAILBOX, "--host", "inbox", "--no-password")
     shown = json.loads(works(folder, "accounts", "show", MAILBOX, "--json"))
     assert shown["id"] == uid
     assert (shown["source"], shown["daily_limit"], shown["aliases"]) == ("api", 5, ["a@x.example"])
@@ -148,7 +160,7 @@ def _set_password(service: Installation, mailbox: str, password: str) -> None:
 
 
 def test_no_first_file_is_written_where_there_are_accounts(folder: Folder) -> None:
-    works(folder, "accounts", "add", MAILBOX, "--host", "inbox")
+    works(folder, "accounts", "add", MAILBOX, "--host", "inbox", "--no-password")
     (folder.path / "data.csv").unlink(missing_ok=True)
     service = Installation(folder.path, [])
     (folder.path / "data.csv").unlink()
@@ -156,3 +168,17 @@ def test_no_first_file_is_written_where_there_are_accounts(folder: Folder) -> No
         [key] = service.command("keys", "add", "--account", MAILBOX).split()
         service.wait_for(service.send(key=key))
         assert not (folder.path / "data.csv").exists()
+
+
+def test_a_file_with_a_row_that_is_refused_is_taken_over_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    """The key of such a row would stop working with the rest of its account's."""
+    folder = Folder(tmp_path)
+    rows = f"key,email,app_password,host\nthe-key-of-ann-1234,{MAILBOX},,inbox\n"
+    (tmp_path / "data.csv").write_text(rows)
+    folder.prepare()
+    (tmp_path / "data.csv").write_text(f"{rows}another-key-of-ann-1,{MAILBOX},,no host\n")
+    for words in (("data.csv", "--dry-run"), ("data.csv",)):
+        done = folder.run("accounts", "import", *words)
+        assert done.returncode == 1, done
+        assert "line 3: host" in done.stderr
+    assert '"source": "csv"' in works(folder, "accounts", "--json")
