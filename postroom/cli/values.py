@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import click
 
-from postroom.core.clock import SECOND
+from postroom.core.clock import parse_rfc3339
 from postroom.core.errors import InvalidSubmission
 from postroom.core.numbers import whole_number
 
@@ -54,11 +53,8 @@ class Expiry(click.ParamType[int]):
         except ValueError:
             pass
         try:
-            moment = datetime.fromisoformat(value)
-            if moment.tzinfo is None:
-                raise ValueError
-            return round(moment.timestamp() * SECOND)
-        except (ValueError, OverflowError):
+            return parse_rfc3339(value)
+        except ValueError:
             self.fail(
                 f"{value!r} is neither a duration such as 30d nor a time with its zone such as 2027-01-31T12:00:00Z",
                 param,
