@@ -79,6 +79,7 @@ _TABLES = {
     "connection": ("id",),
     "pace": ("account_id",),
     "job_count": ("account_id", "state"),
+    "counter": ("name", "label"),
     "setting": ("name",),
 }
 

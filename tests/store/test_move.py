@@ -86,6 +86,7 @@ _KEYS_AND_POOLS = (
     "INSERT INTO stopped_key VALUES (1, 7)",
     "INSERT INTO audit VALUES (1, 7, 'admin token', '127.0.0.1', 'key.issue', 'shop', '{}', 0)",
     "INSERT INTO finding VALUES (1, 7, '[]')",
+    "INSERT INTO counter VALUES ('attempts', 'sent', 7)",
 )
 
 

@@ -19,7 +19,7 @@ CREATE TABLE account (
     resume_at    INTEGER,
     worked_at    INTEGER,                               -- its last accepted AUTH; NULL: never
     created_at   INTEGER NOT NULL,
-    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT, uid TEXT, paused_by TEXT, dkim_selector TEXT, closing_at BIGINT, deleted_at BIGINT,
+    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT, uid TEXT, paused_by TEXT, dkim_selector TEXT, closing_at BIGINT, deleted_at BIGINT, hold SMALLINT,
     CHECK ((state = 'active') = (state_since IS NULL)),
     CHECK (state <> 'parked' OR resume_at IS NOT NULL)
 );
@@ -65,7 +65,7 @@ CREATE TABLE attempt (
     reply_code     INTEGER,
     reply_enhanced TEXT,
     reply_text     TEXT
-);
+, blame TEXT, phase TEXT, dialogue TEXT);
 
 CREATE INDEX attempt_job ON attempt (job_id);
 
@@ -102,6 +102,13 @@ CREATE TABLE content_piece (
     number   INTEGER NOT NULL,                          -- from 0
     octets   BLOB NOT NULL,
     UNIQUE (upload, number)
+);
+
+CREATE TABLE counter (
+    name  TEXT NOT NULL,                                -- of the metric, without its prefix and unit
+    label TEXT NOT NULL DEFAULT '',                     -- values of its labels, in their order, one space between them
+    value BIGINT NOT NULL
+    , PRIMARY KEY (name, label)
 );
 
 CREATE TABLE delivery (
@@ -253,7 +260,7 @@ CREATE TABLE message (
     size         INTEGER NOT NULL,                      -- octets of the RFC 5322 message
     smtputf8     INTEGER NOT NULL CHECK (smtputf8 IN (0, 1)),
     accepted_at  INTEGER NOT NULL
-, in_doubt TEXT CHECK (in_doubt = 'retry' OR in_doubt = 'hold' OR in_doubt = 'fail'), key_id BIGINT, test SMALLINT);
+, in_doubt TEXT CHECK (in_doubt = 'retry' OR in_doubt = 'hold' OR in_doubt = 'fail'), key_id BIGINT, test SMALLINT, traceparent TEXT);
 
 CREATE INDEX message_account ON message (account_id);
 

@@ -1,0 +1,35 @@
+-- What an operator sees: counters, the dialogue of each attempt, lists, notices; and what is kept of a person.
+-- A process of the version before goes on beside it: all columns may be empty, and what it writes counts as before.
+
+-- == attempts: what `postroom status` and the API show of each
+
+ALTER TABLE attempt ADD COLUMN blame TEXT;              -- recipient, message, connection, account; NULL: sent, or an earlier version
+ALTER TABLE attempt ADD COLUMN phase TEXT;              -- the verb of the step at which it ended: CONNECT, EHLO, AUTH, RCPT, ...
+ALTER TABLE attempt ADD COLUMN dialogue TEXT;           -- commands and replies, secrets struck; NULL: none, or its time of keeping is over
+
+-- == counters: totals of the installation, raised by the transaction that causes them
+
+CREATE TABLE counter (
+    name  TEXT NOT NULL,                                -- of the metric, without its prefix and unit
+    label TEXT NOT NULL DEFAULT '',                     -- values of its labels, in their order, one space between them
+    value BIGINT NOT NULL
+    -- only sqlite
+    , PRIMARY KEY (name, label)
+    -- end
+);                                                      -- on PostgreSQL rows are added, and folded each minute
+
+-- only postgres
+CREATE INDEX counter_name ON counter (name, label);
+-- end
+
+-- == lists
+
+-- == notices: what the admins were told
+
+-- == traces
+
+ALTER TABLE message ADD COLUMN traceparent TEXT;        -- W3C Trace Context, of the request that it was accepted with
+
+-- == personal data
+
+ALTER TABLE account ADD COLUMN hold SMALLINT;           -- 1: retention deletes nothing of its messages
