@@ -141,6 +141,8 @@ lock:
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/run.txt requirements/run.in
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
+	  --custom-compile-command 'make lock' --upgrade -o requirements/otel.txt requirements/otel.in
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/dev.txt requirements/dev.in
 	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-emit-index-url \
 	  --custom-compile-command 'make lock' --upgrade -o requirements/bench.txt requirements/bench.in
