@@ -52,7 +52,8 @@ IN_DOUBT = InDoubt("no answer")
 TABLES = (
     "setting", "account", "api_key", "message", "content", "content_piece", "pieced_content", "upload", "delivery", "job",
     "attempt", "event", "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace",
-    "job_count", "counter", "account_alias", "oauth_grant", "pool", "pool_member", "issued_key", "issued_key_usage", "stopped_key",
+    "job_count", "counter",
+    "account_alias", "oauth_grant", "pool", "pool_member", "issued_key", "issued_key_usage", "stopped_key",
     "audit", "finding",
 )  # fmt: skip
 
