@@ -321,6 +321,13 @@ class Postfix:
         if self._dovecot is not None:
             self._start_dovecot()
 
+    def take_password_away(self, user: str, password: str) -> None:
+        """Give a user another password, as a provider does: connections that have logged in end too."""
+        self.users[user] = password
+        self._write_users()
+        self.kill()
+        self.start()
+
     def start(self) -> None:
         """Start both and wait until they answer; the first start picks the ports, later ones use the same."""
         for name in ("mail.log", "dovecot.log"):
