@@ -8,6 +8,7 @@ from enum import Enum
 from postroom.core.account import Account
 from postroom.core.api_key import ApiKey
 from postroom.core.clock import Instant
+from postroom.core.status_word import StatusWord
 
 
 class InDoubtPolicy(Enum):
@@ -100,6 +101,18 @@ class MessageStatus:
     key_id: int | None = None  # the issued key that it was accepted with
     is_test: bool = False
     sender: str = ""  # the mailbox that it is sent from
+    is_held: bool = False  # waits for a person
+    not_before: Instant | None = None  # nothing is sent before; None: at once
+    was_deferred: bool = False  # a recipient that still waits has a reason of its own
+
+    def word(self, now: Instant) -> StatusWord:
+        """Return its status in one word."""
+        if self.is_held:
+            return StatusWord.HELD
+        waits = self.state in (MessageState.QUEUED, MessageState.DEFERRED)
+        if waits and not self.was_deferred and self.not_before is not None and self.not_before > now:
+            return StatusWord.SCHEDULED
+        return StatusWord(self.state.value)
 
     def __str__(self) -> str:
         return f"{self.state.value} ({self.reason})" if self.reason else self.state.value

@@ -61,6 +61,7 @@ class _JobState(NamedTuple):
     key_id: int | None
     test: int | None
     sender: str
+    not_before: Instant | None
 
 
 class _ListedRow(NamedTuple):
@@ -79,6 +80,7 @@ class _ListedRow(NamedTuple):
     key_id: int | None
     test: int | None
     sender: str
+    not_before: Instant | None
     forward_path: str
     state: str
     reason: str | None
@@ -176,6 +178,7 @@ def _listed(rows: list[_ListedRow]) -> Listed:
         first.key_id,
         first.test,
         first.sender,
+        first.not_before,
     )
     deliveries = [
         DeliveryState(row.forward_path, row.state, row.reason, row.possible_duplicate) for row in rows
@@ -186,6 +189,7 @@ def _listed(rows: list[_ListedRow]) -> Listed:
 
 def _status(request_id: str, found: _JobState, deliveries: Sequence[DeliveryState]) -> MessageStatus:
     state, reason = overall(found.job_state, deliveries)
+    was_deferred = state is MessageState.DEFERRED
     waits_for_account = found.job_state == "queued" and not found.held and not found.test
     if waits_for_account and found.paused_for is not None:
         state, reason = MessageState.DEFERRED, f"account paused: {found.paused_for}"
@@ -202,6 +206,9 @@ def _status(request_id: str, found: _JobState, deliveries: Sequence[DeliveryStat
         found.key_id,
         bool(found.test),
         found.sender,
+        bool(found.held),
+        found.not_before,
+        was_deferred,
     )
 
 

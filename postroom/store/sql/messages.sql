@@ -27,7 +27,7 @@ SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :las
 -- name: message_state^
 SELECT message.id AS message_id, message.account_id, job.state AS job_state, job.held, job.due_at, account.resume_at,
        CASE WHEN account.state = 'paused' THEN account.state_reason END AS paused_for,
-       message.key_id, message.test, message.reverse_path AS sender
+       message.key_id, message.test, message.reverse_path AS sender, job.not_before
 FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
 WHERE message.request_id = :request_id;
 

@@ -4,7 +4,7 @@
 -- Messages of a list, a row for each recipient: what `message_state` and `deliveries_of` say of one.
 SELECT message.id AS message_id, message.request_id, account.email, message.accepted_at, message.account_id, job.state AS job_state, job.held, job.due_at,
        account.resume_at, CASE WHEN account.state = 'paused' THEN account.state_reason END AS paused_for, message.key_id, message.test,
-       message.reverse_path AS sender,
+       message.reverse_path AS sender, job.not_before,
        delivery.forward_path, delivery.state, delivery.reason, delivery.possible_duplicate
 FROM json_array_elements_text(CAST(:messages AS json)) AS listed JOIN message ON message.id = CAST(listed.value AS bigint)
      JOIN account ON account.id = message.account_id
