@@ -12,6 +12,7 @@ from postroom.accounts.csv_row import AccountRow, Fault, row_of
 from postroom.core.account import Account, AccountSettings, Secret, Security
 from postroom.core.address import InvalidAddress, parse_mailbox
 from postroom.core.errors import InvalidSubmission
+from postroom.core.setting_values import parse_truth
 from postroom.settings import INBOX
 from postroom.store.accounts import AccountIdentity
 
@@ -32,6 +33,7 @@ class AccountValues:
     password: Secret | None
     aliases: tuple[str, ...] | None
     dkim_selector: str | None
+    hold: bool
 
     @property
     def identity(self) -> AccountIdentity:
@@ -66,6 +68,7 @@ def account_values(
         password=row.password if password else None,
         aliases=None if aliases is None else _aliases(aliases),
         dkim_selector=_selector(given.get("dkim_selector")),
+        hold=hold_of(given.get("hold")),
     )
 
 
@@ -84,6 +87,7 @@ def values_of(account: Account) -> dict[str, Value]:
         "pipelining": account.pipelining,
         "chunking": account.chunking,
         "dkim_selector": account.dkim_selector,
+        "hold": account.hold,
     }
 
 
@@ -147,3 +151,13 @@ def _selector(value: Value) -> str | None:
             "must be the name in front of ._domainkey, such as google", field="dkim_selector"
         )
     return value
+
+
+def hold_of(value: Value) -> bool:
+    """Return whether an account is on hold, as it was given; nothing is no. Raises InvalidSubmission."""
+    if isinstance(value, str) and value:
+        try:
+            return parse_truth(value)
+        except ValueError:
+            raise InvalidSubmission("must be true or false", field="hold") from None
+    return bool(value)

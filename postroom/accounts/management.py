@@ -11,6 +11,7 @@ from postroom.accounts.account_values import (
     Value,
     account_values,
     check_secret_stays,
+    hold_of,
     is_private,
     values_of,
 )
@@ -82,6 +83,8 @@ class AccountManagement:
                 wanted.identity, wanted.settings, sealing(wanted.password, self._vault), source="api", now=now
             )
             _write_rest(transaction, id_, wanted)
+            if wanted.hold:
+                transaction.managed_accounts.set_hold(id_, hold=True)
             transaction.audit.append(actor, "account.create", wanted.row.email, now, _told(given))
             return _view(transaction, _required(transaction.accounts.get(id_)))
 
@@ -101,6 +104,8 @@ class AccountManagement:
         Raises InvalidSubmission naming the field, also where a stored password would go to another server;
         Conflict for an account of data.csv, or where there is another one of this mailbox and server; NotFound.
         """
+        if changes.keys() == {"hold"} and password is None and aliases is None:
+            return self.set_hold(uid, hold_of(changes["hold"]), actor)
         if changes.get("email") is not None:
             raise InvalidSubmission("an account keeps its mailbox; add another account", field="email")
         now = self._clock()
@@ -141,6 +146,21 @@ class AccountManagement:
         if wanted.password is not None or wanted.settings.daily_limit != account.daily_limit:
             transaction.accounts.resume(account.id, now)
         _write_rest(transaction, account.id, wanted)
+        if wanted.hold != account.hold:
+            transaction.managed_accounts.set_hold(account.id, hold=wanted.hold)
+
+    def set_hold(self, uid: str, hold: bool, actor: Actor) -> AccountView:
+        """Have retention keep or delete an account's messages, also of one of data.csv. Raises NotFound."""
+        now = self._clock()
+
+        def work(transaction: Transaction) -> AccountView:
+            account = _existing(transaction, uid).account
+            if account.hold != hold:
+                transaction.managed_accounts.set_hold(account.id, hold=hold)
+                transaction.audit.append(actor, "account.change", account.email, now, {"hold": hold})
+            return _view(transaction, _required(transaction.accounts.get(account.id)))
+
+        return self._store.write(work)
 
     def pause(self, uid: str, actor: Actor) -> AccountView:
         """Have an account send nothing until a person lets it go on; what is sent to it is accepted and waits."""

@@ -152,7 +152,7 @@ def _changes(stored: StoredAccount | None, row: AccountRow, vault: Vault) -> tup
     if stored is None:
         return ()
     if _keeps_password(stored, row):
-        check_secret_stays(stored.account, AccountValues(row, None, None, None))
+        check_secret_stays(stored.account, AccountValues(row, None, None, None, hold=False))
     wanted = asdict(row.account_settings)
     changes = [name for name, value in wanted.items() if value != getattr(stored.account, name)]
     if not _keeps_password(stored, row) and row.password != _password(stored, vault):

@@ -39,6 +39,7 @@ _OPTIONS: Final = {
     "pipelining": "false: one command at a time.",
     "chunking": "false: DATA only.",
     "dkim_selector": "The name in front of ._domainkey, for the doctor.",
+    "hold": "true: retention deletes nothing of its messages.",
 }
 
 
@@ -239,6 +240,7 @@ def document_of(view: AccountView) -> dict[str, object]:
         "pipelining": account.pipelining,
         "chunking": account.chunking,
         "dkim_selector": account.dkim_selector,
+        "hold": account.hold,
         "aliases": [alias.email for alias in view.aliases],
         "created_at": _time(account.created_at),
         "worked_at": _time(account.worked_at),

@@ -108,3 +108,4 @@ class Account:
     gap: int | None = None  # between messages, in microseconds; None: no pause
     paid_until: Instant | None = None  # no job is claimed before, by that pace
     server_lacks: ServerLacks | None = None
+    hold: bool = False  # retention deletes nothing of its messages

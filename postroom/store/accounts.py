@@ -71,6 +71,7 @@ class _AccountRow(NamedTuple):
     gap: int | None
     paid_until: Instant | None
     server_lacks: str | None
+    hold: int | None
 
 
 class KnownAccount(NamedTuple):
@@ -376,6 +377,7 @@ def _stored_account(row: _AccountRow) -> StoredAccount:
         gap=row.gap,
         paid_until=row.paid_until,
         server_lacks=_server_lacks(row.server_lacks),
+        hold=bool(row.hold),
     )
     return StoredAccount(account, row.credential)
 

@@ -1,4 +1,4 @@
-"""Changes of accounts that only people make: another server, the take-over from data.csv, a DKIM selector."""
+"""Changes of accounts that only people make: another server, the take-over from data.csv, a DKIM selector, a hold."""
 
 from __future__ import annotations
 
@@ -25,3 +25,9 @@ class ManagedAccounts(Noun):
 
     def set_dkim_selector(self, account_id: int, selector: str | None) -> None:
         self._tx.change("set_dkim_selector", account_id=account_id, selector=selector)
+
+    def set_hold(self, account_id: int, *, hold: bool) -> None:
+        """Have retention keep all that is known of an account's messages, or delete it again in its time."""
+        self._tx.change("set_hold", account_id=account_id, hold=1 if hold else 0)
+        if not hold:
+            self._tx.pruning.begin_anew()

@@ -7,18 +7,24 @@ from typing import NamedTuple
 from postroom.core.clock import Instant
 from postroom.store.noun import Noun
 
-_BODIES_PRUNED = "bodies_pruned"  # setting: the end and the job up to which contents were dropped
+# Settings: the end and the job up to which contents were dropped, and up to which messages are kept by holds.
+_BODIES_PRUNED = "bodies_pruned"
+_HISTORY_PASSED = "history_passed"
+_BEGINNING = "0:0"
+
+
+class Pruned(NamedTuple):
+    """What one batch has done: how much was dropped, and how much of the way is behind it."""
+
+    dropped: int
+    passed: int
 
 
 class _Over(NamedTuple):
     job_id: int
     message_id: int
     finished_at: Instant
-
-
-class _OverAndLogged(NamedTuple):
-    job_id: int
-    message_id: int
+    hold: int | None  # of its account: nothing of it is deleted
 
 
 class _OldKey(NamedTuple):
@@ -27,33 +33,54 @@ class _OldKey(NamedTuple):
 
 
 class Pruning(Noun):
-    def prune_bodies(self, until: Instant, most: int) -> int:
-        """Drop the content of up to `most` messages that were over by then; return of how many.
+    def prune_bodies(self, until: Instant, most: int) -> Pruned:
+        """Drop the content of messages that were over by then, of the next `most`.
 
         How far that has come is remembered, so that the next time goes on from there.
         """
-        mark = self._tx.settings.get(_BODIES_PRUNED) or "0:0"
-        after, _, after_id = mark.partition(":")
-        rows = self._tx.rows(
-            _Over, "over_after", after=int(after), after_id=int(after_id), until=until, count=most
-        )
-        for row in rows:
+        after, after_id = self._mark(_BODIES_PRUNED)
+        rows = self._tx.rows(_Over, "over_after", after=after, after_id=after_id, until=until, count=most)
+        dropped = [row for row in rows if not row.hold]
+        for row in dropped:
             self._tx.contents.delete(row.message_id)
         if rows:
-            self._tx.settings.set(_BODIES_PRUNED, f"{rows[-1].finished_at}:{rows[-1].job_id}")
-        return len(rows)
+            self._remember(_BODIES_PRUNED, rows[-1])
+        return Pruned(len(dropped), len(rows))
 
-    def prune_history(self, until: Instant, most: int) -> int:
-        """Drop all that is known of up to `most` messages that were over by then and are in the log; return how many."""
-        rows = self._tx.rows(_OverAndLogged, "over_and_logged", until=until, count=most)
-        for row in rows:
+    def prune_history(self, until: Instant, most: int) -> Pruned:
+        """Drop all that is known of messages that were over by then and are in the log, of the next `most`."""
+        after, after_id = self._mark(_HISTORY_PASSED)
+        rows = self._tx.rows(
+            _Over, "over_and_logged", after=after, after_id=after_id, until=until, count=most
+        )
+        dropped = [row for row in rows if not row.hold]
+        for row in dropped:
             self._tx.change("delete_attempts", job_id=row.job_id)
             self._tx.change("delete_events", message_id=row.message_id)
             self._tx.contents.delete(row.message_id)
             self._tx.change("delete_deliveries", message_id=row.message_id)
             self._tx.change("delete_job", job_id=row.job_id)
             self._tx.change("delete_message", message_id=row.message_id)
-        return len(rows)
+        if len(dropped) < len(rows) == most and not self._waits_for_log(rows[-1].finished_at):
+            self._remember(_HISTORY_PASSED, rows[-1])  # or what is kept would be looked at each time
+        return Pruned(len(dropped), len(rows))
+
+    def begin_anew(self) -> None:
+        """Have the next pruning look at all messages again: a hold was lifted."""
+        self._tx.settings.set(_BODIES_PRUNED, _BEGINNING)
+        self._tx.settings.set(_HISTORY_PASSED, _BEGINNING)
+
+    def _mark(self, name: str) -> tuple[Instant, int]:
+        """Return the end and the job up to which pruning has come."""
+        finished_at, _, job_id = (self._tx.settings.get(name) or _BEGINNING).partition(":")
+        return int(finished_at), int(job_id)
+
+    def _waits_for_log(self, until: Instant) -> bool:
+        """Whether a message that was over by then is not in the log yet."""
+        return bool(self._tx.value(int, "waits_for_log", until=until))
+
+    def _remember(self, mark: str, row: _Over) -> None:
+        self._tx.settings.set(mark, f"{row.finished_at}:{row.job_id}")
 
     def prune_uploads(self, until: Instant, most: int) -> int:
         """Drop up to `most` contents that were begun by then and belong to no message; return how many."""

@@ -19,7 +19,7 @@ from postroom.settings import Settings
 from postroom.store.chores import ChoreJobs
 from postroom.store.closing import Closings
 from postroom.store.issued_keys import IssuedKeys
-from postroom.store.retention import Pruning
+from postroom.store.retention import Pruned, Pruning
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 from postroom.store.usage import Usage
@@ -93,7 +93,7 @@ class Retention:
         if history is not None:
             until = self._clock() - history
             mails = self._repeat(lambda transaction: transaction.pruning.prune_history(until, BATCH))
-            keys = self._repeat(lambda transaction: transaction.pruning.prune_keys(until, BATCH))
+            keys = self._repeat(lambda transaction: _all_of(transaction.pruning.prune_keys(until, BATCH)))
             if mails or keys:
                 log.info(
                     "pruned %s and %s that were kept for long enough",
@@ -116,17 +116,21 @@ class Retention:
     def _prune_audit(self) -> None:
         if self._settings.keep_audit is not None:
             until = self._clock() - self._settings.keep_audit
-            self._repeat(lambda transaction: transaction.audit.prune(until, BATCH))
+            self._repeat(lambda transaction: _all_of(transaction.audit.prune(until, BATCH)))
 
-    def _repeat(self, step: Callable[[Transaction], int]) -> int:
+    def _repeat(self, step: Callable[[Transaction], Pruned]) -> int:
         total = 0
         for _ in range(_MOST_BATCHES):
             done = self._store.write(step)
-            total += done
-            if done < BATCH or self._stopping():
+            total += done.dropped
+            if done.passed < BATCH or self._stopping():
                 break
             time.sleep(_PAUSE_S)
         return total
+
+
+def _all_of(dropped: int) -> Pruned:
+    return Pruned(dropped, dropped)
 
 
 def _end_account(transaction: Transaction, account_id: int, due_by: Instant, now: Instant) -> None:

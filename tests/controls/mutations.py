@@ -22,6 +22,13 @@ class Control:
 
 CONTROLS = (
     Control(
+        "what a hold keeps does not hide a message that is not in the log yet",
+        "postroom/store/retention.py",
+        "and not self._waits_for_log(rows[-1].finished_at)",
+        "and True",
+        "tests/store/test_retention.py::TestHolds::test_a_message_that_is_not_logged_yet_is_not_passed_over[sqlite]",
+    ),
+    Control(
         "an acceptance holds its key",
         "postroom/store/acceptance.py",
         "        if message.key is not None:\n",

@@ -155,7 +155,7 @@ def test_a_large_one_is_shown_whole_until_its_content_is_pruned(
     test = add(post, key, body=body)
     end_all(post)
     assert read_any(tmp_path, post.store, test).raw == HEAD + body
-    assert post.store.write(Pruning.prune_bodies, LATER, 100) == 1
+    assert post.store.write(Pruning.prune_bodies, LATER, 100).dropped == 1
     assert list_all(tmp_path, post.store, 10) == []
     with pytest.raises(NotFound):
         read_any(tmp_path, post.store, test)

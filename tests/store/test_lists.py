@@ -103,7 +103,7 @@ def test_counts_per_account_outlive_the_messages(post: Post) -> None:
         "a row for each state"
     )
     post.database.change("DELETE FROM log_line")
-    pruned = post.store.write(Pruning.prune_history, FAR, 100)
+    pruned = post.store.write(Pruning.prune_history, FAR, 100).dropped
     assert pruned == 3
     assert post.store.read(Messages.status, ids["sent"]) is None
     assert post.store.read(Messages.counts)[1] == of_anna, "what was sent stays counted when it is deleted"

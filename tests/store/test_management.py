@@ -76,6 +76,14 @@ def office(database: Database) -> Iterator[Office]:
 
 
 class TestAnAccount:
+    def test_of_the_file_can_be_held_and_nothing_else_of_it_is_changed(self, office: Office) -> None:
+        [csv] = [stored.account for stored in office.store.read(Accounts.all)]
+        assert csv.source == "csv"
+        assert office.accounts.change(csv.uid, {"hold": True}, ADMIN).account.hold
+        with pytest.raises(Conflict):
+            office.accounts.change(csv.uid, {"hold": False, "name": "Ann"}, ADMIN)
+        assert office.accounts.change(csv.uid, {"hold": None}, ADMIN).account.hold is False
+
     def test_is_added_with_its_secret_sealed_and_audited(self, office: Office) -> None:
         added = office.add(name="Ann", daily_limit=50)
         stored = office.store.read(Accounts.by_uid, added.account.uid)

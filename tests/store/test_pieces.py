@@ -155,9 +155,9 @@ def test_pieces_go_with_their_content(post: Post, database: Database) -> None:
         post.finish(job, SENT)
     log(post.store)
     accept_message(large(post), post.store.write)
-    assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + HOUR, 1)) == 1
+    assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + HOUR, 1)).dropped == 1
     assert counts(database) == (2, 6, 0)
-    assert post.store.write(lambda t: t.pruning.prune_history(NOW + HOUR, 100)) == 2
+    assert post.store.write(lambda t: t.pruning.prune_history(NOW + HOUR, 100)).dropped == 2
     assert counts(database) == (1, 3, 0)
 
 

@@ -12,8 +12,10 @@ from postroom.settings import Settings
 from postroom.store.chores import ChoreJobs
 from postroom.store.holds import Holds
 from postroom.store.log_lines import LogLines
+from postroom.store.managed_accounts import ManagedAccounts
 from postroom.store.messages import Messages
 from postroom.store.queue import Queue
+from postroom.store.retention import Pruning
 from postroom.store.store import Store
 from postroom.worker.retention import PERIOD, Retention, RetentionJob
 from tests.store.database import DEFERRED, FAILED, FAR, LATER, NOW, SENT, Database, Post, new_message
@@ -45,7 +47,7 @@ class TestBodies:
     def test_go_when_they_have_been_over_for_long_enough(self, post: Post, database: Database) -> None:
         old, new = finished(post, NOW), finished(post, NOW + 2 * DAY)
         waiting = post.add(at=NOW)
-        assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + DAY, 100)) == 1
+        assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + DAY, 100)).dropped == 1
         left = database.rows(
             "SELECT request_id FROM message JOIN content ON message_id = message.id ORDER BY id"
         )
@@ -54,7 +56,7 @@ class TestBodies:
 
     def test_of_one_moment_all_go_however_small_the_batches(self, post: Post, database: Database) -> None:
         finished(post, NOW, count=25)
-        steps = [post.store.write(lambda t: t.pruning.prune_bodies(NOW + DAY, 10)) for _ in range(4)]
+        steps = [post.store.write(lambda t: t.pruning.prune_bodies(NOW + DAY, 10)).dropped for _ in range(4)]
         assert steps == [10, 10, 5, 0]
         assert counts(database)["content"] == 0
 
@@ -63,7 +65,7 @@ class TestBodies:
         post.finish(post.claim_one(), DEFERRED)
         post.add()
         post.claim()
-        assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + 1000 * DAY, 100)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_bodies(NOW + 1000 * DAY, 100)).dropped == 0
         assert counts(database)["content"] == 2
 
 
@@ -74,7 +76,7 @@ class TestHistory:
         post.finish(post.claim_one(), SENT, FAILED, now=NOW)
         log(post.store)
         [new] = finished(post, NOW + 2 * DAY)
-        assert post.store.write(lambda t: t.pruning.prune_history(NOW + DAY, 100)) == 2
+        assert post.store.write(lambda t: t.pruning.prune_history(NOW + DAY, 100)).dropped == 2
         assert post.store.read(Messages.status, old[0]) is None
         assert post.status(new) == "sent"
         assert counts(database) == {
@@ -84,9 +86,9 @@ class TestHistory:
     def test_waits_for_its_line_in_the_log(self, post: Post, database: Database) -> None:
         post.add()
         post.finish(post.claim_one(), SENT)
-        assert post.store.write(lambda t: t.pruning.prune_history(LATER + DAY, 100)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_history(LATER + DAY, 100)).dropped == 0
         log(post.store)
-        assert post.store.write(lambda t: t.pruning.prune_history(LATER + DAY, 100)) == 1
+        assert post.store.write(lambda t: t.pruning.prune_history(LATER + DAY, 100)).dropped == 1
         assert set(counts(database).values()) == {0}
 
     def test_of_keys_goes_too(self, post: Post, database: Database) -> None:
@@ -95,7 +97,7 @@ class TestHistory:
         for job in post.claim(now=NOW + 3 * DAY, most=4):
             post.finish(job, SENT)
         log(post.store)
-        assert post.store.write(lambda t: t.pruning.prune_history(LATER, 100)) == 4
+        assert post.store.write(lambda t: t.pruning.prune_history(LATER, 100)).dropped == 4
         assert post.store.write(lambda t: t.pruning.prune_keys(NOW + 2 * DAY, 2)) == 2
         assert post.store.write(lambda t: t.pruning.prune_keys(NOW + 2 * DAY, 2)) == 1
         assert counts(database)["idempotency"] == 2
@@ -235,7 +237,7 @@ class TestTheJob:
         assert post.claim(now=FAR, worker=post.add_worker()) == []
         assert post.store.write(lambda t: t.holds.hold_queued(FAR, until=FAR, claimed=True)) == 0
         assert post.store.write(Queue.repair_due_times, NOW, SECOND, 100) == 0
-        assert post.store.write(lambda t: t.pruning.prune_history(FAR + 1000 * DAY, 100)) == 0
+        assert post.store.write(lambda t: t.pruning.prune_history(FAR + 1000 * DAY, 100)).dropped == 0
 
 
 class TestAClockThatIsSet:
@@ -279,3 +281,43 @@ class TestAClockThatIsSet:
     def test_before_the_worker_started_is_none_of_its_business(self, post: Post, database: Database) -> None:
         self._prune(post, set_by=0, later=365 * DAY)
         assert not self._kept(database)
+
+
+class TestHolds:
+    def test_nothing_of_an_account_on_hold_is_deleted(self, post: Post) -> None:
+        finished(post, NOW)
+        hold(post, True)
+        bodies = post.store.write(Pruning.prune_bodies, FAR, 100)
+        history = post.store.write(Pruning.prune_history, FAR, 100)
+        assert (bodies, history) == ((0, 1), (0, 1))
+
+    def test_what_was_held_goes_once_the_hold_is_lifted(self, post: Post) -> None:
+        finished(post, NOW, 2)
+        hold(post, True)
+        for _ in range(2):
+            post.store.write(Pruning.prune_bodies, FAR, 1)
+            post.store.write(Pruning.prune_history, FAR, 1)
+        assert (
+            post.store.write(Pruning.prune_history, FAR, 1).passed == 0
+        )  # what is kept is not looked at again
+        hold(post, False)
+        assert post.store.write(Pruning.prune_bodies, FAR, 100).dropped == 2
+        assert post.store.write(Pruning.prune_history, FAR, 100).dropped == 2
+
+    def test_a_message_that_is_not_logged_yet_is_not_passed_over(self, post: Post) -> None:
+        finished(post, NOW)
+        finished(post, LATER)
+        hold(post, True)
+        carla = post.add_account("carla@example.com")
+        waits = post.add(account=carla, at=NOW)
+        [job] = post.claim(account=carla)
+        post.finish(job, SENT, now=NOW + SECOND)
+        for _ in range(3):
+            post.store.write(Pruning.prune_history, FAR, 1)
+        log(post.store)
+        post.store.write(Pruning.prune_history, FAR, 1)
+        assert post.store.read(Messages.status, waits) is None
+
+
+def hold(post: Post, is_held: bool) -> None:
+    post.store.write(ManagedAccounts.set_hold, post.anna, hold=is_held)

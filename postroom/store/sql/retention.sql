@@ -1,14 +1,19 @@
 -- Deletes contents, history and keys whose time of keeping is over.
 
 -- name: over_after
-SELECT id AS job_id, message_id, finished_at FROM job
+SELECT id AS job_id, message_id, finished_at, (SELECT hold FROM account WHERE account.id = job.lane) AS hold FROM job
 WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :after_id) AND finished_at <= :until
 ORDER BY finished_at, id LIMIT :count;
 
 -- name: over_and_logged
-SELECT id AS job_id, message_id FROM job
-WHERE finished_at <= :until AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)
+-- An account's hold keeps its messages; those are passed over once.
+SELECT id AS job_id, message_id, finished_at, (SELECT hold FROM account WHERE account.id = job.lane) AS hold FROM job
+WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :after_id) AND finished_at <= :until
+  AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)
 ORDER BY finished_at, id LIMIT :count;
+
+-- name: waits_for_log$
+SELECT EXISTS (SELECT 1 FROM log_line JOIN job ON job.message_id = log_line.message_id WHERE job.finished_at <= :until);
 
 -- name: delete_attempts!
 DELETE FROM attempt WHERE job_id = :job_id;

@@ -60,9 +60,14 @@ class _Settings(RequestModel):
         default=None, description="The name in front of ._domainkey, where it is not a known provider's"
     )
 
+    hold: bool | None = Field(
+        default=None,
+        description="true: retention deletes nothing of its messages; also for accounts of data.csv",
+    )
+
     def given(self) -> dict[str, str | int | bool | None]:
         """Return what was given by the names of data.csv's columns."""
-        names = (*COLUMNS, "email", "dkim_selector")
+        names = (*COLUMNS, "email", "dkim_selector", "hold")
         return {name: getattr(self, name) for name in names if name in self.model_fields_set}
 
     @property
@@ -136,6 +141,7 @@ class AccountAnswer(AnswerModel):
     chunking: bool | None
     aliases: list[AliasAnswer]
     dkim_selector: str | None
+    hold: bool
     source: Literal["csv", "api"] = Field(description="csv: it stands in data.csv and is changed there")
     state: State
     reason: str | None = Field(description="Why it is parked or paused")
@@ -245,6 +251,7 @@ def _answer(asked: AdminRequest, view: AccountView) -> AccountAnswer:
             for alias in view.aliases
         ],
         dkim_selector=account.dkim_selector,
+        hold=account.hold,
         source="csv" if account.source == "csv" else "api",
         state=state_of(view),
         reason=account.state_reason,
