@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
-from typing import TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from postroom.core.clock import Instant
 from postroom.core.errors import InvalidSubmission, NotPermitted
@@ -89,17 +89,25 @@ def _matches(path: str, allowed: str) -> bool:
     return path == allowed
 
 
-def is_visible(key: ApiKey, account_id: int, key_id: int | None) -> bool:
-    """Whether a key may read a message of this account that was accepted with the issued key `key_id`.
+class Sight(NamedTuple):
+    """Which messages a key may read: those of an account, those that were accepted with an issued key; None: of any."""
+
+    account_id: int | None = None
+    key_id: int | None = None
+
+
+ALL_MESSAGES: Final = Sight()
+
+
+def sight_of(key: ApiKey) -> Sight:
+    """Return what a key may read.
 
     A pool's key sees what was sent with it, and nothing else of the pool's members; a key of the installation sees
     everything.
     """
     if key.pool_id is not None:
-        return key_id == key.id
-    if key.account_id is not None:
-        return key.account_id == account_id
-    return True
+        return Sight(key_id=key.id or 0)
+    return Sight(account_id=key.account_id)
 
 
 def parse_scopes(words: list[str] | tuple[str, ...]) -> frozenset[Scope]:

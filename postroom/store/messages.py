@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+from postroom.core.api_key import ALL_MESSAGES, Sight
 from postroom.core.classify import summarise
 from postroom.core.clock import Instant
 from postroom.core.message import MessageState, MessageStatus
@@ -106,9 +107,15 @@ class NewestMessage(NamedTuple):
 
 
 class Messages(Noun):
-    def status(self, request_id: str) -> MessageStatus | None:
-        """Return what became of a message so far, or None when there is none by that id."""
-        found = self._tx.row(_JobState, "message_state", request_id=request_id)
+    def status(self, request_id: str, sight: Sight = ALL_MESSAGES) -> MessageStatus | None:
+        """Return what became of a message so far, or None when there is none by that id in sight of a key."""
+        found = self._tx.row(
+            _JobState,
+            "message_state",
+            request_id=request_id,
+            account_id=sight.account_id,
+            key_id=sight.key_id,
+        )
         if found is None:
             return None
         deliveries = self._tx.rows(DeliveryState, "deliveries_of", message_id=found.message_id)

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, request
 
 from postroom.accounts.keys import Principal
 from postroom.core import failpoint
-from postroom.core.api_key import Scope, is_visible
+from postroom.core.api_key import ALL_MESSAGES, Scope, sight_of
 from postroom.core.clock import Instant, rfc3339
 from postroom.core.errors import NotFound
 from postroom.core.message import MessageStatus
@@ -76,10 +76,7 @@ def _status_for(
     """Return the status of a message, if a key that is given may read it. Raises KeyStopped for one that works no more."""
     if principal is not None:
         check_works(transaction, principal.key, now)
-    status = transaction.messages.status(request_id)
-    if status is None or principal is None or is_visible(principal.key, status.account_id, status.key_id):
-        return status
-    return None
+    return transaction.messages.status(request_id, sight_of(principal.key) if principal else ALL_MESSAGES)
 
 
 async def _found(asked: ApiRequest, request_id: str, shared: Services, waits: AtOnce) -> Answer:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from postroom.core.api_key import ALL_MESSAGES, Sight
 from postroom.core.message import MessageStatus
 from postroom.runtime.installation import Service
 from postroom.store.messages import Messages
@@ -57,7 +58,7 @@ def test_posts_are_accepted_while_queries_run(
         return 1
 
     @wraps(Messages.status)
-    def slow(self: Messages, request_id: str) -> MessageStatus | None:
+    def slow(self: Messages, request_id: str, sight: Sight = ALL_MESSAGES) -> MessageStatus | None:
         db: Any = self._tx.connection
         db.create_scalar_function("wait", wait)
         assert db.execute("SELECT wait()").fetchall() == [(1,)]

@@ -25,11 +25,14 @@ SELECT lane AS account_id, count(*) AS jobs FROM job WHERE held = 1 AND message_
 SELECT request_id FROM message WHERE request_id >= :first AND request_id <= :last ORDER BY request_id LIMIT :most;
 
 -- name: message_state^
+-- With an account or a key: of their messages alone. A foreign one is then as unknown as any, in statements and time too.
 SELECT message.id AS message_id, message.account_id, job.state AS job_state, job.held, job.due_at, account.resume_at,
        CASE WHEN account.state = 'paused' THEN account.state_reason END AS paused_for,
        message.key_id, message.test, message.reverse_path AS sender, job.not_before
 FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
-WHERE message.request_id = :request_id;
+WHERE message.request_id = :request_id
+  AND (CAST(:account_id AS BIGINT) IS NULL OR message.account_id = :account_id)
+  AND (CAST(:key_id AS BIGINT) IS NULL OR message.key_id = :key_id);
 
 -- name: deliveries_of
 SELECT forward_path, state, reason, possible_duplicate FROM delivery WHERE message_id = :message_id ORDER BY id;
