@@ -22,6 +22,13 @@ class Control:
 
 CONTROLS = (
     Control(
+        "accounts without jobs cost a look nothing",
+        "postroom/store/sql/sqlite/accounts.sql",
+        "FROM waiting CROSS JOIN account ON account.id = waiting.lane\n",
+        "FROM account\n",
+        "tests/store/test_wide.py::test_accounts_without_jobs_cost_a_look_nothing[sqlite]",
+    ),
+    Control(
         "what a hold keeps does not hide a message that is not in the log yet",
         "postroom/store/retention.py",
         "and not self._waits_for_log(rows[-1].finished_at)",

@@ -131,12 +131,3 @@ UPDATE account SET resume_at = :now WHERE resume_at > :latest;
 
 -- name: accounts_of
 SELECT id FROM account WHERE email = :email;
-
--- name: accounts_due
--- With those that may send soon: their jobs are due already, and must not be forgotten (store/watermarks.py).
-SELECT {account_columns}
-FROM account
-WHERE (state = 'active' OR resume_at <= :soon)
-  AND EXISTS (SELECT 1 FROM job
-              WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0
-                AND job.due_at BETWEEN :due_from AND :now);
