@@ -12,6 +12,7 @@ from postroom.core.message import Accepted, NewMessage
 from postroom.store.envelopes import envelope_checksum
 from postroom.store.noun import Noun
 from postroom.store.queries import Changed
+from postroom.store.totals import TESTS_ACCEPTED
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,8 @@ class Acceptance(Noun):
         self._insert(message, upload)
         if not message.is_test:
             self._tx.accepted[message.account_id] += 1
+        else:
+            self._tx.totals.add(TESTS_ACCEPTED)
         failpoint.hit("accept.inserted")
         self._tx.has_new_work = True
         return Accepted(message.request_id)

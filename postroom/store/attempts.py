@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from postroom.core import failpoint
 from postroom.core.clock import Instant
 from postroom.core.decide import Decision, DeliveryResult, DeliveryState, NextTry, kind_of
+from postroom.core.events import EventKind
 from postroom.core.job import Claim, JobRef
-from postroom.core.outcome import InDoubt, Outcome, Reply, Sent
+from postroom.core.outcome import Deferred, Failed, InDoubt, Outcome, Reply, Sent
 from postroom.store.noun import Noun
+from postroom.store.totals import ATTEMPTS, EVENTS
+
+NOBODY: Final = "none"  # is to blame: it was sent, or nothing is known of it
+_OF_SENT: Final = (EventKind.SENT.value, NOBODY)
 
 
 class _ReplyColumns(NamedTuple):
@@ -81,6 +86,8 @@ class Attempts(Noun):
             detail=decision.events[0].detail,
         )
         self._tx.guard(completed)
+        self._tx.totals.add(ATTEMPTS, *_OF_SENT)
+        self._tx.totals.add(EVENTS, EventKind.SENT.value)
         failpoint.hit("finish.inside")
 
     def _end(self, job: JobRef, decision: Decision, now: Instant) -> None:
@@ -132,6 +139,13 @@ class Attempts(Noun):
             reply_enhanced=said.enhanced,
             reply_text=said.text,
         )
+        self._tx.totals.add(ATTEMPTS, *labels_of(outcome))
+
+
+def labels_of(outcome: Outcome) -> tuple[str, str]:
+    """Return the labels of an attempt in the totals: its outcome, and who is to blame for it."""
+    blame = outcome.blame.value if isinstance(outcome, Deferred | Failed) else NOBODY
+    return kind_of(outcome).value, blame
 
 
 def _columns(reply: Reply | None) -> _ReplyColumns:

@@ -10,6 +10,7 @@ from postroom.core.clock import Instant
 from postroom.core.job import LargeContent
 from postroom.core.stored_text import PIECE
 from postroom.store.noun import Noun
+from postroom.store.totals import TESTS_CAPTURED
 
 CAPTURED = "kept in the inbox of the database: its key is a test key, and nothing was sent to a server"
 
@@ -62,6 +63,8 @@ class Captures(Noun):
             self._tx.change("add_capture_events", message_id=row.message_id, now=now, detail=CAPTURED)
             self._tx.change("end_capture_deliveries", message_id=row.message_id, now=now)
             self._tx.log_lines.add(row.message_id)
+        if ended:
+            self._tx.totals.add(TESTS_CAPTURED, amount=len(ended))
         failpoint.hit("capture.inside")
         return ended
 

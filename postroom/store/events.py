@@ -7,6 +7,7 @@ from typing import NamedTuple
 from postroom.core.clock import Instant
 from postroom.core.events import NewEvent
 from postroom.store.noun import Noun
+from postroom.store.totals import EVENTS
 
 
 class Event(NamedTuple):
@@ -29,6 +30,7 @@ class Events(Noun):
             kind=event.kind.value,
             detail=event.detail,
         )
+        self._tx.totals.add(EVENTS, event.kind.value)
 
     def of_message(self, request_id: str) -> list[Event]:
         """Return everything that happened to a message, oldest first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from postroom.core.clock import Instant
 from postroom.core.events import EventKind, NewEvent, sent_again
 from postroom.store.noun import Noun
+from postroom.store.totals import EVENTS
 
 STEPPED_BACK = (
     "held: the database was restored or has lost its newest state, and this may have been sent already"
@@ -19,7 +20,9 @@ class Holds(Noun):
         """
         self._tx.change("doubt_deliveries", reason=STEPPED_BACK, until=until, claimed=int(claimed))
         self._tx.change("add_held_events", now=now, reason=STEPPED_BACK, until=until, claimed=int(claimed))
-        return self._tx.count_changed("hold_jobs", until=until, claimed=int(claimed))
+        held = self._tx.count_changed("hold_jobs", until=until, claimed=int(claimed))
+        self._tx.totals.add(EVENTS, EventKind.HELD.value, amount=held)
+        return held
 
     def release(self, request_id: str, now: Instant) -> bool:
         """Send a message that waits for a person after all; False when it does not wait for one."""

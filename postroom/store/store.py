@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from postroom.core.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
+from postroom.core.measures import Measures
 from postroom.store import migrate as _migrate
 from postroom.store.engine import Engine, Server
 from postroom.store.settings import StoredSettings
@@ -54,7 +55,8 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.is_remote = engine.is_remote  # whether reading means to wait for a server
-        self._group_commit = GroupCommit(self._commit)
+        self.measures = Measures()  # of this process: the one thing that all its parts have is the store
+        self._group_commit = GroupCommit(self._commit, measures=self.measures)
         self._newest: tuple[float, StoreError | None] = (float("-inf"), None)  # when, and what became of it
 
     # -- life

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeAlias, TypeVar, cast
 
 from aiosql.queries import Queries
 
@@ -44,6 +44,7 @@ from postroom.store.recovery import Recovery
 from postroom.store.retention import Pruning
 from postroom.store.server_words import ServerWords
 from postroom.store.settings import StoredSettings
+from postroom.store.totals import Totals
 from postroom.store.usage import Usage
 from postroom.store.watermarks import Watermarks
 from postroom.store.workers import Workers
@@ -52,6 +53,7 @@ from postroom.store.writer import Work
 P = ParamSpec("P")
 T = TypeVar("T")
 KEYS_REVISION = "accounts_version"  # setting: a number that every change of keys or their accounts raises
+Counts: TypeAlias = tuple[Counter[int], Counter[tuple[str, str]]]
 Over = TypeVar("Over", bound="Noun | Transaction")
 
 
@@ -93,15 +95,26 @@ class Transaction(Session):
         self.has_new_work = False  # whether there are jobs that a worker may take now
         self.held_keys: set[bytes] = set()  # digests of API keys that work until the commit
         self._keys_changed = False
-        self.accepted: Counter[int] = Counter()  # messages by account; written by `count_accepted`
+        self.accepted: Counter[int] = Counter()  # messages by account; written by `write_counts`
+        self.totalled: Counter[tuple[str, str]] = Counter()  # by name and label; written by `write_counts`
         self.left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
 
-    def count_accepted(self) -> None:
-        """Write once for all works, before the commit: what they have accepted, and that keys have changed."""
+    def write_counts(self) -> None:
+        """Write once for all works, before the commit: what they have counted, and that keys have changed."""
         if self._keys_changed:
             self.change("raise_revision", name=KEYS_REVISION)
         for account_id, jobs in self.accepted.items():
             self.change("count_accepted", account_id=account_id, jobs=jobs)
+        for (name, label), value in self.totalled.items():
+            if value:
+                self.change("raise_total", name=name, label=label, value=value)
+
+    def counted(self) -> Counts:
+        """Return what was counted up to here, to go back to (`restore`) where the next work is undone."""
+        return self.accepted.copy(), self.totalled.copy()
+
+    def restore(self, counts: Counts) -> None:
+        self.accepted, self.totalled = counts
 
     def note_keys_changed(self) -> None:
         """Have every web process read the keys again after this commit (KEYS_REVISION).
@@ -223,6 +236,10 @@ class Transaction(Session):
     @property
     def settings(self) -> StoredSettings:
         return StoredSettings(self)
+
+    @property
+    def totals(self) -> Totals:
+        return Totals(self)
 
     @property
     def usage(self) -> Usage:

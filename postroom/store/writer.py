@@ -10,6 +10,7 @@ pays for one flush and nothing else.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from postroom.core.errors import StoreUnavailable
+from postroom.core.measures import Measures
 
 if TYPE_CHECKING:
     from postroom.store.transaction import Transaction
@@ -63,9 +65,11 @@ class GroupCommit:
         commit_batch: Callable[[Callable[[], Sequence[Work[object]]]], list[WorkResult]],
         *,
         most: int = 256,
+        measures: Measures | None = None,
     ) -> None:
         self._commit_batch = commit_batch
         self._most = most
+        self._measures = measures or Measures()
         self._mutex = threading.Lock()
         self._waiting: deque[_Follower] = deque()
         self._busy = False
@@ -121,6 +125,7 @@ class GroupCommit:
                 take()
             self._hand_out(batch, sizes, [WorkResult(error=error)] * sum(sizes))
 
+        began = time.perf_counter()
         try:
             results = self._commit_batch(take)
         except Exception as error:
@@ -130,6 +135,8 @@ class GroupCommit:
             raise
         else:
             self._hand_out(batch, sizes, results)
+            self._measures.observe("commit_duration_seconds", time.perf_counter() - began)
+            self._measures.observe("commit_works", len(results))
 
     def _hand_out(self, batch: list[_Follower], sizes: list[int], results: list[WorkResult]) -> None:
         assert len(results) == sum(sizes)

@@ -1335,7 +1335,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "what is undone is not counted",
         "postroom/store/postgres/batch.py",
-        "                transaction.accepted = accepted\n",
+        "                transaction.restore(counts)\n",
         "",
         "tests/store/test_lists.py::test_counts_of_a_batch_are_those_of_its_works[postgres]",
     ),

@@ -53,7 +53,7 @@ class Batch:
                     session, self._queries, guards.append, self._watermarks, results_deferred=True
                 )
                 values = [work(transaction) for work in works]
-                transaction.count_accepted()
+                transaction.write_counts()
                 session.send()
                 evidence = self._writing.prepare_commit(connection, transaction)
                 pipeline.sync()
@@ -86,7 +86,7 @@ class Batch:
         results = []
         for work in works:
             connection.execute("SAVEPOINT work")
-            accepted = transaction.accepted.copy()
+            counts = transaction.counted()
             try:
                 with translated(self._where):
                     results.append(WorkResult(work(transaction)))
@@ -95,14 +95,14 @@ class Batch:
                 if isinstance(fault, Exception) and _is_everybodys(fault, is_new=is_new):
                     raise fault from error  # the fault is the database's, so nobody's work can be committed
                 results.append(WorkResult(error=error))
-                transaction.accepted = accepted
+                transaction.restore(counts)
                 connection.execute("ROLLBACK TO SAVEPOINT work")
                 transaction.held_keys.clear()
                 if isinstance(fault, HELD_UP):  # the next work may need the same: it has waited long enough
                     connection.execute("SET LOCAL lock_timeout = '100ms'")
             else:
                 connection.execute("RELEASE SAVEPOINT work")
-        transaction.count_accepted()
+        transaction.write_counts()
         evidence = self._writing.prepare_commit(connection, transaction)
         self._writing.commit(connection, evidence.xid, evidence.mark)
         transaction.committed()

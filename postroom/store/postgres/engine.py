@@ -53,14 +53,20 @@ FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) A
 WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_migration'))
   AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'content_piece', 'pieced_content', 'upload',
                   'worker', 'delivery', 'job', 'attempt', 'event', 'idempotency', 'log_batch', 'log_line',
-                  'account_usage', 'connection', 'pace', 'job_count', 'commit_mark')
+                  'account_usage', 'connection', 'pace', 'job_count', 'commit_mark', 'counter')
   AND NOT has_table_privilege(oid, needed)
 GROUP BY relname ORDER BY relname
 """.replace("%%", "%")
-_FOLD = """
+_FOLDS: tuple[LiteralString, ...] = (
+    """
 WITH folded AS (DELETE FROM job_count RETURNING account_id, state, jobs)
 INSERT INTO job_count SELECT account_id, state, sum(jobs) FROM folded GROUP BY account_id, state
-"""
+""",
+    """
+WITH folded AS (DELETE FROM counter RETURNING name, label, value)
+INSERT INTO counter SELECT name, label, sum(value) FROM folded GROUP BY name, label
+""",
+)
 
 
 class PostgresEngine:
@@ -194,8 +200,9 @@ class PostgresEngine:
         self._tidy("DELETE FROM commit_mark WHERE at < now() - %s::interval", _MARKS_KEPT)
 
     def fold_counts(self) -> None:
-        """Put the rows that count an account's jobs together to one for each state."""
-        self._tidy(_FOLD)
+        """Put the rows that count together: to one for each state of an account's jobs, and to one for each total."""
+        for statement in _FOLDS:
+            self._tidy(statement)
 
     def _tidy(self, statement: LiteralString, *parameters: str) -> None:
         with self._mutex, translated(self.where):

@@ -26,6 +26,7 @@ MANY_AT_ONCE = {
     "claim_job": "job_id",
     "mark_dot": "job_id",
     "complete_sent": "job_id",
+    "raise_total": "name",
 }
 _LARGE = 262_144  # octets of a message that goes alone
 # Both run while the server reads a statement: the first where others are under way with it, the second where none is.

@@ -45,7 +45,7 @@ def _try_batch(
             results[index] = result = _run(work, transaction, path)
             if result.error is not None:
                 return False
-        transaction.count_accepted()
+        transaction.write_counts()
         if connection.total_changes() != changes:
             lock.note_write()  # before the commit, which may checkpoint too
         failpoint.hit("store.commit")

@@ -1,0 +1,78 @@
+"""Totals of the installation: raised by the transaction that causes them, and read, with what there is now, for metrics."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from postroom.core.clock import Instant
+from postroom.store.noun import Noun
+from postroom.store.usage import BUCKETS_A_DAY, bucket_of
+
+ATTEMPTS: Final = "attempts"  # by outcome and blame
+EVENTS: Final = "message_events"  # by kind
+TESTS_ACCEPTED: Final = "test_messages_accepted"
+TESTS_CAPTURED: Final = "test_messages_captured"
+MOST_HELD: Final = 100_000  # held messages that are counted: all after a database has stepped back
+
+
+class Total(NamedTuple):
+    """A total of the installation, of one value of each of its labels."""
+
+    name: str
+    label: str
+    value: int
+
+
+class _Jobs(NamedTuple):
+    state: str
+    jobs: int
+
+
+class _Accounts(NamedTuple):
+    state: str
+    accounts: int
+
+
+class LimitUsed(NamedTuple):
+    """How many recipients an account has used of its daily limit."""
+
+    account_id: int
+    recipients: int
+
+
+class Totals(Noun):
+    def add(self, name: str, *labels: str, amount: int = 1) -> None:
+        """Raise a total in this transaction: written once for all its works, and undone with a work that is undone."""
+        self._tx.totalled[name, " ".join(labels)] += amount
+
+    def all(self) -> list[Total]:
+        return self._tx.rows(Total, "totals")
+
+    def jobs(self) -> dict[str, int]:
+        """Return how many messages were ever accepted, and how many have ended, by state; without those of test keys."""
+        return dict(self._tx.rows(_Jobs, "job_totals"))
+
+    def accounts(self) -> dict[str, int]:
+        """Return the number of accounts by state."""
+        return dict(self._tx.rows(_Accounts, "account_states"))
+
+    def oldest_due(self) -> Instant | None:
+        """Return since when the message has been due that has waited longest, of the accounts that may send now."""
+        return self._tx.value(int, "oldest_due")
+
+    def held(self) -> int:
+        """Return how many messages wait for a person, up to MOST_HELD."""
+        return self._tx.value(int, "held_up_to", most=MOST_HELD) or 0
+
+    def sending(self) -> int:
+        return self._tx.value(int, "claimed_jobs") or 0
+
+    def limits_used(self, now: Instant) -> list[LimitUsed]:
+        """Return what each account has used of its daily limit, of those that have sent within a day."""
+        current = bucket_of(now)
+        return self._tx.rows(
+            LimitUsed,
+            "limits_used",
+            bucket=current - BUCKETS_A_DAY + 1,
+            latest=current + BUCKETS_A_DAY,
+        )
