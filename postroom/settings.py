@@ -274,6 +274,9 @@ class Settings(BaseModel):
     oauth_scope: Annotated[str | None, _from_text(parse_visible)] = None
     drain: Annotated[int, _from_text(parse_drain)] = parse_duration("500ms")
     web_concurrency: Annotated[int, _from_text(whole_between(1, 1024))] = 1
+    metrics_port: Annotated[int | None, _from_text(parse_port)] = None
+    metrics_host: Annotated[str, _from_text(parse_host)] = "127.0.0.1"
+    metrics_accounts: Annotated[bool, _from_text(parse_truth)] = False
     log_level: Annotated[str, _from_text(parse_log_level)] = "INFO"
 
     def __init__(self, *, _dot_env_file: Path | str = _DOT_ENV, **given: object) -> None:
@@ -297,6 +300,10 @@ def load_settings(dot_env: Path = _DOT_ENV) -> Settings:
     if settings.smtp_security is Security.NONE:
         check_plaintext(
             settings.smtp_host or "the server of each sender's domain", "POSTROOM_SMTP_SECURITY", settings
+        )
+    if settings.metrics_port == settings.port:
+        raise ConfigError(
+            "POSTROOM_METRICS_PORT", "is the port of HTTP too (PORT); give the metrics another one"
         )
     return settings
 

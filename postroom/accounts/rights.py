@@ -74,6 +74,7 @@ RIGHTS: Final = (
     ),
     *_managing(
         Scope.ADMIN,
+        "GET /metrics",
         "GET /v1/audit",
         "POST /v1/pools",
         "GET /v1/pools",

@@ -178,12 +178,15 @@ def web_application() -> RSGIServer:
     from postroom.runtime import installation
     from postroom.runtime.account_login import verify
     from postroom.runtime.memory import tune_memory
+    from postroom.telemetry.metrics.exposition import metrics_of
     from postroom.web.app import create_server
 
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
     service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
+    told = metrics_of(service.settings, service.store, installation.VAR, "web")
+    told.start()
     server = create_server(
         service.settings,
         service.store,
@@ -191,6 +194,7 @@ def web_application() -> RSGIServer:
         _is_stopping,
         report_ready_when_it_listens,
         partial(verify, service),
+        told=told,
     )
     tune_memory()
     return server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from postroom.core.account import Secret, Security
@@ -32,9 +33,15 @@ class Timeouts:
         return replace(ours, **{name: min(getattr(self, name), seconds) for name in names})
 
 
+def _unmeasured(phase: str, seconds: float) -> None:
+    """Forget how long a step took."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where to connect, and as whom. `tls` must be given unless `security` is NONE.
+
+    `observe` is told how long each step took: CONNECT, TLS, and the wait for the reply to each verb.
 
     `ehlo_name` is this machine's fully qualified name, where it has one. `pipelining` and
     `chunking` say whether to make use of them where they are offered.
@@ -51,6 +58,7 @@ class Endpoint:
     pipelining: bool = True
     chunking: bool = True
     access_token: Secret = field(default=Secret(""), repr=False)  # in place of the password (OAuth2)
+    observe: Callable[[str, float], None] = field(default=_unmeasured, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.host}:{self.port}"

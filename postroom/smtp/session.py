@@ -7,6 +7,7 @@ reply can never be taken for the answer to something else.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Sequence
 from typing import Self
 
@@ -64,7 +65,10 @@ class Session(Conversation):
     @classmethod
     async def _open(cls, endpoint: Endpoint) -> Self:
         credentials = credentials_of(endpoint.username, endpoint.password, endpoint.access_token)
+        began = time.perf_counter()
         wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect, credentials)
+        endpoint.observe("CONNECT", time.perf_counter() - began)
+        wire.observe = endpoint.observe
         session = cls(endpoint, wire)
         try:
             await session._greet()
@@ -208,8 +212,10 @@ class Session(Conversation):
     async def _secure(self) -> None:
         endpoint = self._endpoint
         assert endpoint.tls is not None
+        began = time.perf_counter()
         try:
             await self._wire.start_tls(endpoint.tls, endpoint.host, str(endpoint), self._timeouts.connect)
+            endpoint.observe("TLS", time.perf_counter() - began)
         except SMTPFault as fault:
             if not is_for_another_name(fault.__cause__):
                 raise

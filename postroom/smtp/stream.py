@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from postroom.core.classify import parse_enhanced
@@ -38,6 +39,7 @@ class Wire(asyncio.Protocol):
     """Bytes to replies. The only place where bytes move."""
 
     def __init__(self, credentials: Credentials | None = None) -> None:
+        self.observe: Callable[[str, float], None] | None = None  # told how long each reply was waited for
         self.credentials = credentials  # struck from whatever the server says
         self.as_it_came = ""  # the words of the last reply to EHLO or AUTH: acted on, never kept or shown
         self.transport: asyncio.Transport | None = None
@@ -140,7 +142,10 @@ class Wire(asyncio.Protocol):
     async def reply(self, verb: str, seconds: float) -> Reply:
         """Return the next whole reply. Raises SMTPFault; after that the connection is dead."""
         if not self._replies:
+            began = time.perf_counter()
             await self._wait(verb, seconds)
+            if self.observe is not None:
+                self.observe(verb, time.perf_counter() - began)
         if not self._replies:
             raise self._fault(verb)
         reply = self._replies.popleft()

@@ -24,7 +24,7 @@ class Answer:
 class Problem(Answer):
     """A refusal as a problem document, with what the log says of it."""
 
-    __slots__ = ("faults", "reason")
+    __slots__ = ("code", "faults", "reason")
 
     def __init__(
         self,
@@ -33,8 +33,10 @@ class Problem(Answer):
         body: bytes,
         reason: str = "",
         faults: tuple[tuple[str, str], ...] = (),
+        code: str = "",
     ) -> None:
         super().__init__(status, headers, body)
+        self.code = code  # the end of its type
         self.reason = reason
         self.faults = faults
 

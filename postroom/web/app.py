@@ -12,10 +12,12 @@ from postroom.accounts.keys import ApiKeys
 from postroom.accounts.pool_accounts import PoolAccounts
 from postroom.accounts.vault import Vault
 from postroom.core.clock import Clock, system_clock
+from postroom.core.measures import Measures
 from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
 from postroom.store.store import Store
-from postroom.web import docs, flask_views, front, health, problems
+from postroom.telemetry.metrics.exposition import Metrics
+from postroom.web import docs, flask_views, front, health, metrics, problems
 from postroom.web.admin import views
 from postroom.web.answers import ProblemResponse
 from postroom.web.api_request import request_of
@@ -49,7 +51,8 @@ class Application(Flask):
     def wsgi_app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         # Ignored (RFC 9110 §7.8); werkzeug would look for a WebSocket's route.
         environ.pop("HTTP_UPGRADE", None)
-        return super().wsgi_app(environ, _unkept(start_response))
+        measures: Measures = self.extensions["postroom"].store.measures
+        return super().wsgi_app(environ, metrics.measured(environ, _unkept(start_response), measures))
 
     def handle_http_exception(self, e: HTTPException) -> HTTPException | ResponseReturnValue:
         problems.forget_frames(e)  # a redirection is an error that becomes the answer
@@ -96,31 +99,7 @@ def _never() -> bool:
     return False
 
 
-def create_app(
-    settings: Settings,
-    store: Store,
-    vault: Vault,
-    clock: Clock = system_clock,
-    is_stopping: Callable[[], bool] = _never,
-    verify: Verify | None = None,
-) -> Flask:
-    """Build the application on an open store. It holds no state but caches.
-
-    `is_stopping` tells whether the listener will be closed soon; `/readyz` says so. `verify` logs in as an account.
-    """
-    app = Application("postroom", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
-    if settings.trusted_proxies:
-        count = settings.trusted_proxies
-        app.wsgi_app = _Proxied(app.wsgi_app, x_for=0, x_proto=count, x_host=count)  # type: ignore[method-assign]
-    app.url_map.merge_slashes = False  # an address is what it says: no redirection to another one
-    keys = ApiKeys(store, vault)
-    pools = PoolAccounts(store, settings, keys.account_of, clock)
-    limits = RateLimits(settings, keys)
-    shares = DiskShares(store)
-    app.extensions["postroom"] = Services(
-        settings, store, vault, keys, pools, clock, shares, limits, Refusals(), is_stopping, verify=verify
-    )
+def _register_views(app: Flask) -> None:
     app.extensions["postroom.readiness"] = health.Readiness()
     problems.install(app)
     for blueprint in (
@@ -129,8 +108,47 @@ def create_app(
         docs.blueprint,
         front.blueprint,
         health.blueprint,
+        metrics.blueprint,
     ):
         app.register_blueprint(blueprint)
+
+
+def create_app(
+    settings: Settings,
+    store: Store,
+    vault: Vault,
+    clock: Clock = system_clock,
+    is_stopping: Callable[[], bool] = _never,
+    verify: Verify | None = None,
+    told: Metrics | None = None,
+) -> Flask:
+    """Build the application on an open store. It holds no state but caches.
+
+    `is_stopping` tells whether the listener will be closed soon; `/readyz` says so. `verify` logs in as an account;
+    `told` is what `/metrics` answers with.
+    """
+    app = Application("postroom", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
+    if settings.trusted_proxies:
+        count = settings.trusted_proxies
+        app.wsgi_app = _Proxied(app.wsgi_app, x_for=0, x_proto=count, x_host=count)  # type: ignore[method-assign]
+    app.url_map.merge_slashes = False  # an address is what it says: no redirection to another one
+    keys = ApiKeys(store, vault)
+    app.extensions["postroom"] = Services(
+        settings=settings,
+        store=store,
+        vault=vault,
+        keys=keys,
+        pools=PoolAccounts(store, settings, keys.account_of, clock),
+        clock=clock,
+        shares=DiskShares(store),
+        limits=RateLimits(settings, keys),
+        refusals=Refusals(measures=store.measures),
+        is_stopping=is_stopping,
+        metrics=told or Metrics(settings, store),
+        verify=verify,
+    )
+    _register_views(app)
     app.before_request(_check_headers)
     app.after_request(_note_refusal)
     return app
@@ -143,9 +161,10 @@ def create_server(
     is_stopping: Callable[[], bool] = _never,
     on_start: Callable[[AbstractEventLoop], None] = lambda loop: None,
     verify: Verify | None = None,
+    told: Metrics | None = None,
 ) -> RSGIServer:
     """Build what granian serves, on an event loop. `on_start` is called when the loop is there."""
-    app = create_app(settings, store, vault, is_stopping=is_stopping, verify=verify)
+    app = create_app(settings, store, vault, is_stopping=is_stopping, verify=verify, told=told)
     return RSGIServer(
         app,
         DOORWAYS,

@@ -92,6 +92,10 @@ class Connections:
             self._asked.add(client)  # first: in one of both it is always
         self._in_hand.discard(client)
 
+    def in_progress(self) -> int:
+        """Count the requests that are being answered."""
+        return len(self._in_hand)
+
     def _begin_look(self) -> None:
         """Look in a thread. It is the loop that begins, so that a request which it has not seen yet is not late."""
         if self._loop is not None:

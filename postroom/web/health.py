@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import cast
 
 from flask import Blueprint, Response, current_app, request
 
-from postroom.core.clock import Instant
 from postroom.core.errors import DiskFull, InvalidSubmission, StoreError, StoreUnavailable
 from postroom.intake.checks import check_disk_space
 from postroom.store.connections import Connections
-from postroom.store.workers import WorkerRecord, Workers
+from postroom.store.workers import Workers
+from postroom.telemetry.living_workers import Leases
 from postroom.web.services import Services, services
 
 blueprint = Blueprint("health", __name__)
@@ -23,34 +23,11 @@ blueprint = Blueprint("health", __name__)
 _FRESH_FOR_S = 1.0  # asking often costs the database nothing
 _TRUE_FOR_S = 5.0
 _WAIT_S = 2.0
-_RENEWED_WITHIN_S = 15.0  # workers renew their leases every ten seconds
-_LEASE_S = 60.0
 _WELL = {"database": "ok", "schema": "ok", "workers": "ok", "disk": "ok"}
 _STOPPING = {"status": "stopping"}
 _PARTS = ("all", "web")
 _UNREADABLE = "cannot be read"
 _UNWRITABLE = "cannot be written: nothing is accepted or sent"
-
-
-class Leases:
-    """Which workers are alive. As with the workers themselves, a clock that is wrong makes nobody dead."""
-
-    def __init__(self) -> None:
-        # Each worker's lease, and since when it is the same.
-        self._seen: dict[int, tuple[Instant, float]] = {}
-
-    def alive(self, records: Sequence[WorkerRecord], now: Instant) -> int:
-        """Count the workers whose lease was renewed of late, or, at the first look, is not over by the clock."""
-        before, self._seen = self._seen, {}
-        return sum([self._is_alive(record, before.get(record.id), now) for record in records])
-
-    def _is_alive(self, record: WorkerRecord, seen: tuple[Instant, float] | None, now: Instant) -> bool:
-        looked, over = time.monotonic(), record.lease_until <= now
-        since = looked if seen is not None or not over else float("-inf")
-        if seen is not None and seen[0] == record.lease_until:
-            since = seen[1]
-        self._seen[record.id] = record.lease_until, since
-        return looked - since < (_RENEWED_WITHIN_S if over else _LEASE_S)
 
 
 class Readiness:

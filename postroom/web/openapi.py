@@ -78,6 +78,7 @@ def document(calls: Iterable[AdminCall]) -> Document:
     paths: dict[str, Document] = {
         "/send-email": {"post": _send_email()},
         "/email-status/{request_id}": {"get": _email_status()},
+        "/metrics": {"get": _metrics()},
     }
     for call in calls:
         paths.setdefault(call.path, {})[call.method.lower()] = _operation(call, schemas)
@@ -221,4 +222,17 @@ def _email_status() -> Document:
         "parameters": [{"name": "request_id", "in": "path", "required": True, "schema": schema}],
         "responses": {"200": _answer(StatusAnswer), **_refusals({*_OF_EVERY_CALL, 404})},
         "security": _security(right_for("GET", path)),
+    }
+
+
+def _metrics() -> Document:
+    said = "Metrics for Prometheus, as text or, where `Accept` asks for it, as OpenMetrics"
+    return {
+        "operationId": "metrics",
+        "summary": "Tell how the service is doing",
+        "responses": {
+            "200": {"description": said, "content": {"text/plain": {"schema": {"type": "string"}}}},
+            **_refusals(_OF_EVERY_CALL),
+        },
+        "security": _security(right_for("GET", "/metrics")),
     }

@@ -68,16 +68,16 @@ def problem(
     headers: Mapping[str, str] | None = None,
 ) -> Problem:
     """Build a problem document; `errors` are (field, message) pairs."""
-    faults = tuple(errors)
+    faults, code = tuple(errors), code.replace("_", "-")
     document: dict[str, object] = {
-        "type": f"urn:problem:postroom:{code.replace('_', '-')}",
+        "type": f"urn:problem:postroom:{code}",
         "title": title,
         "status": status,
         "detail": printable(detail),
         "errors": [{"field": printable(field), "message": printable(message)} for field, message in faults],
     }
     body = (json.dumps(document) + "\n").encode()
-    return Problem(status, [_CONTENT_TYPE, *(headers or {}).items()], body, detail, faults)
+    return Problem(status, [_CONTENT_TYPE, *(headers or {}).items()], body, detail, faults, code)
 
 
 def too_slow(seconds: float) -> Problem:

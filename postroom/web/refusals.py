@@ -9,6 +9,7 @@ from collections import Counter
 from ipaddress import ip_network
 from typing import Final
 
+from postroom.core.measures import Measures
 from postroom.core.text import counted, printable
 from postroom.web.answers import Problem
 from postroom.web.api_request import ApiRequest
@@ -29,7 +30,8 @@ _LONGEST_PATH, _LONGEST_REASON = 100, 300
 class Refusals:
     """Logs refusals, so many in a minute; the rest is counted, and the count is said at the end of the minute."""
 
-    def __init__(self, period: float = _PERIOD_S) -> None:
+    def __init__(self, period: float = _PERIOD_S, measures: Measures | None = None) -> None:
+        self._measures = measures or Measures()
         self._period = period
         self._lock = threading.Lock()
         self._lines: Counter[str] = Counter()
@@ -40,6 +42,7 @@ class Refusals:
 
     def note(self, request: ApiRequest, problem: Problem) -> None:
         """Log a refusal, or count it. An account is known from its key; without one it is a stranger's."""
+        self._measures.count("http_refusals_total", problem.code)
         is_incident = problem.status == _INCIDENT
         if is_incident:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,7 @@ from postroom.web.deadlines import Deadlines
 from postroom.web.doorway import Doorway, run
 from postroom.web.head import Head, environ_of, excess_of, fault_of, head_of, length_of
 from postroom.web.loop import ANSWER_WITHIN_S, FromThread, OnLoop, RequestLoop
+from postroom.web.metrics import OTHER, note_request
 from postroom.web.problems import overloaded, too_long, too_slow, unreadable
 from postroom.web.turns import Turns
 from postroom.web.upload import (
@@ -95,6 +97,8 @@ class RSGIServer:
         self._services: Services = app.extensions["postroom"]
         self._connections = connections or Connections(0)
         self._proxies = self._services.settings.trusted_proxies
+        self._measures = self._services.store.measures
+        self._measures.gauge("http_requests_in_progress", self._connections.in_progress)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop.start(loop)
@@ -106,6 +110,7 @@ class RSGIServer:
         self._connections.close()
         self._bodies.close()
         self._services.limits.close()
+        self._services.metrics.close()
         self._loop.close()
 
     async def __rsgi__(self, scope: Scope, protocol: Exchange) -> None:
@@ -117,6 +122,7 @@ class RSGIServer:
             self._connections.has_ended(client)
 
     async def _handle(self, head: Head, protocol: Exchange) -> None:
+        began = time.perf_counter()
         if self._proxies:
             head.take_forwarded_address(self._proxies)
         upload = Upload(protocol, length_of(head), is_awaited="expect" in head.headers)
@@ -124,6 +130,7 @@ class RSGIServer:
             answer = await self._answer(head, upload)
         except _Refused as refused:
             answer = refused.problem
+            note_request(self._measures, OTHER, head.method, answer.status, began)
             self._services.refusals.note(ApiRequest(head, bytes), answer)
         if not any(name == "Cache-Control" for name, _ in answer.headers):
             answer.headers.append(NO_STORE)
@@ -160,7 +167,10 @@ class RSGIServer:
             call = partial(self._in_flask, head, body)
             return await self._loop.in_flask(call, is_probe=head.path in _PROBES)
         waits = OnLoop(self._loop, self._loop.loop.time() + ANSWER_WITHIN_S)
-        return await run(doorway, _request(head, body), self._services, waits)
+        began = time.perf_counter()
+        answer = await run(doorway, _request(head, body), self._services, waits)
+        note_request(self._measures, doorway.path, head.method, answer.status, began)
+        return answer
 
     async def _serve_large(self, head: Head, upload: Upload) -> Answer:
         client = self._client(head)
@@ -191,8 +201,10 @@ class RSGIServer:
         doorway = self._doorways.get(head.path) if head.method == "POST" else None
         if doorway is None:
             return self._in_flask(head, body)
-        waits = FromThread(self._loop, answer_by)
-        return at_once(run(doorway, _request(head, body), self._services, waits))
+        waits, began = FromThread(self._loop, answer_by), time.perf_counter()
+        answer = at_once(run(doorway, _request(head, body), self._services, waits))
+        note_request(self._measures, doorway.path, head.method, answer.status, began)
+        return answer
 
     def _check_key(self, head: Head) -> Answer:
         """Have Flask look at the key of a request to /v1, before its body is read: a refusal, or CONTINUE."""

@@ -17,6 +17,7 @@ from postroom.intake.disk_share import DiskShares
 from postroom.settings import Settings
 from postroom.store.accounts import StoredAccount
 from postroom.store.store import Store
+from postroom.telemetry.metrics.exposition import Metrics
 from postroom.web.admin.refused import RefusedCalls
 from postroom.web.rate_limits import RateLimits
 from postroom.web.refusals import Refusals
@@ -38,6 +39,7 @@ class Services:
     limits: RateLimits
     refusals: Refusals
     is_stopping: Callable[[], bool]
+    metrics: Metrics
     refused_calls: RefusedCalls = field(default_factory=RefusedCalls)
     verify: Verify | None = None  # logs in as an account; None: this process cannot
 

@@ -21,6 +21,7 @@ from postroom.settings import Settings
 from postroom.store import position
 from postroom.store.async_writer import AsyncWriter
 from postroom.store.store import Store
+from postroom.telemetry.metrics.exposition import metrics_of
 from postroom.worker.chores import Chores
 from postroom.worker.dispatch import Dispatcher
 from postroom.worker.liveness import Registration
@@ -146,6 +147,9 @@ def run_worker(
 
     raise_descriptor_limit()
 
+    told = metrics_of(settings, store, var, "worker")
+    told.start()
+
     async def main() -> None:
         worker = Worker(settings, store, vault, var=var)
         loop = asyncio.get_running_loop()
@@ -157,4 +161,7 @@ def run_worker(
         Pulse(worker.stalled_s).start(loop)
         await worker.run()
 
-    uvloop.run(main())
+    try:
+        uvloop.run(main())
+    finally:
+        told.close()

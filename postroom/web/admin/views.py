@@ -37,7 +37,7 @@ CONTINUE: Final = 100  # the status of its answer when the body may be read
 MOST_BYTES: Final = 65_536  # of a body
 _NO_KEY: Final = (
     "there is no key in this request: give it as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; "
-    "under /v1 it is not read from the body"
+    "it is not read from the body"
 )
 CALLS: Final[tuple[AdminCall, ...]] = (*ACCOUNT_CALLS, *HEALTH_CALLS, *KEY_CALLS, *POOL_CALLS, *AUDIT_CALLS)
 
@@ -78,26 +78,34 @@ def view_of(call: AdminCall) -> Callable[..., Response]:
         shared, asked = services(), request_of(request)
         asked.has_key_in_header_only = True
         request.max_content_length = MOST_BYTES
-        return response_of(at_once(_answered(call, asked, named.get("id", ""), shared)))
+        right = right_for(call.method, call.path)
+
+        def handle(made: AdminRequest) -> Answer:
+            return _document(_handled(call, made, asked))
+
+        return response_of(at_once(answered(right, asked, shared, handle, named.get("id", ""))))
 
     return view
 
 
-async def _answered(call: AdminCall, asked: ApiRequest, id_: str, shared: Services) -> Answer:
+async def answered(
+    right: Right, asked: ApiRequest, shared: Services, handle: Callable[[AdminRequest], Answer], id_: str = ""
+) -> Answer:
+    """Answer a call by `handle`, once its key was found to have the right; a refusal is in the audit."""
     waits = AtOnce(shared.store)
     answer: Answer
     try:
         await admit(asked, Kind.STATUS, shared, waits)
-        principal = authenticate(asked, right_for(call.method, call.path), shared)
+        principal = authenticate(asked, right, shared)
         if ONLY_KEY in request.environ:
             return Answer(CONTINUE, [], b"")
         made = AdminRequest(shared, principal, actor_of(principal, asked, shared), id_)
-        answer = _document(_handled(call, made, asked))
+        answer = handle(made)
         if principal.is_new:
             await note_use(principal, shared, waits)
     except Exception as error:
         if isinstance(error, (NotAuthenticated, NotPermitted)):
-            _note_refusal(call, asked, shared)
+            _note_refusal(right, asked, shared)
         answer = answer_to(error)
     return await complete(asked, answer, shared, waits)
 
@@ -134,9 +142,9 @@ def _name_of(principal: Principal, shared: Services) -> str:
     return f"key {key.name}" if key.name else "key of data.csv"
 
 
-def _note_refusal(call: AdminCall, asked: ApiRequest, shared: Services) -> None:
+def _note_refusal(right: Right, asked: ApiRequest, shared: Services) -> None:
     actor = Actor(asked.account or "unknown key", asked.source, frozenset())
-    shared.refused_calls.note(shared.store, actor, f"{call.method} {call.path}", shared.clock)
+    shared.refused_calls.note(shared.store, actor, f"{right.method} {right.path}", shared.clock)
 
 
 def _document(reply: Reply) -> Answer:

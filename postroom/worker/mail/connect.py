@@ -13,6 +13,7 @@ from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account, Secret
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError, FaultKind, SMTPFault
+from postroom.core.measures import Measures
 from postroom.inbox.maildrop import inbox_port
 from postroom.providers import Server, ServerUndecided, domain_of, server_for, unnamed_server
 from postroom.settings import INBOX, Settings
@@ -24,6 +25,18 @@ from postroom.smtp.own_name import OwnName
 from postroom.store.accounts import StoredAccount
 from postroom.store.store import Store
 from postroom.worker.mail.tokens import LoginTokens, is_refused_token, not_for
+
+# What a step is called in the metrics: by its verb, and the greeting and the answer to a whole message besides.
+_PHASES = {
+    "greeting": "GREETING",
+    "dot": "DOT",
+    **{
+        verb: verb
+        for verb in (
+            "CONNECT", "TLS", "EHLO", "HELO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "HELP", "QUIT",
+        )
+    },
+}  # fmt: skip
 
 
 class ServerConnector:
@@ -37,12 +50,14 @@ class ServerConnector:
         inbox: Path,
         exchangers: Exchangers | None = None,
         tokens: LoginTokens | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self._settings = settings
         self._exchangers = exchangers or Exchangers()
         self._vault = vault
         self._inbox = inbox
         self._tokens = tokens
+        self._measures = measures or Measures()
         self._tls = make_tls_context(settings)
         self._own_name = OwnName(settings.ehlo_name)
 
@@ -135,13 +150,17 @@ class ServerConnector:
             pipelining=server.pipelining,
             chunking=server.chunking,
             access_token=Secret("") if token is None else token.secret,
+            observe=self._observe,
         )
+
+    def _observe(self, phase: str, seconds: float) -> None:
+        self._measures.observe("smtp_phase_duration_seconds", seconds, _PHASES.get(phase, "OTHER"))
 
 
 def connector_for(settings: Settings, store: Store, vault: Vault, inbox: Path) -> ServerConnector:
     """Return what connects for the accounts of an installation, with their access tokens."""
     tokens = LoginTokens(AccessTokens(store, vault, settings))
-    return ServerConnector(settings, vault, inbox=inbox, tokens=tokens)
+    return ServerConnector(settings, vault, inbox=inbox, tokens=tokens, measures=store.measures)
 
 
 def _no_provider(host: str) -> SMTPFault:

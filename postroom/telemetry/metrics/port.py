@@ -1,0 +1,141 @@
+"""The port of metrics (POSTROOM_METRICS_PORT): one process of the host has it and answers for all; another takes it over."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import ClassVar, Final
+
+from postroom.core.files import reason_of
+from postroom.telemetry.metrics.values import Page
+
+log = logging.getLogger(__name__)
+
+_AGAIN_S: Final = 0.5  # until a process looks whether the port has become free
+_ANSWER_WITHIN_S: Final = 10.0
+_MOST_AT_ONCE: Final = 8  # scrapes, each in a thread
+
+
+class _Server(ThreadingHTTPServer):
+    """A server of few threads, each with a deadline."""
+
+    daemon_threads = True
+
+    def __init__(self, family: int, address: tuple[str, int], page: Callable[[str], Page]) -> None:
+        self.address_family = family
+        self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
+        handler = type("Handler", (_Handler,), {"page": staticmethod(page)})
+        super().__init__(address, handler)
+
+    def server_bind(self) -> None:
+        TCPServer.server_bind(self)  # HTTPServer's asks DNS for the name of this machine
+
+    def process_request(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        if self._turns.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(
+        self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
+    ) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._turns.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        log.debug("a scrape from %s failed", client_address, exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers `GET /metrics`, and nothing else."""
+
+    page: ClassVar[Callable[[str], Page]]
+    timeout = _ANSWER_WITHIN_S
+    server_version = "Postroom"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        if self.path.partition("?")[0] != "/metrics":
+            self._send(404, "text/plain; charset=utf-8", b"the metrics are at /metrics\n")
+            return
+        page = type(self).page(self.headers.get("Accept", ""))
+        self._send(200, page.content_type, page.body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the library's
+        """Say nothing of a scrape."""
+
+
+class MetricsPort:
+    """Takes the port as soon as it is free, and serves `page` on it. `is_taken`: whether another process of ours has it."""
+
+    def __init__(
+        self, host: str, port: int, page: Callable[[str], Page], is_taken: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._host = host
+        self._port = port
+        self._page = page
+        self._is_taken = is_taken
+        self._server: _Server | None = None
+        self._closed = threading.Event()
+        self._has_warned = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._server is not None
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, daemon=True, name="metrics port").start()
+
+    def _run(self) -> None:
+        while not self._closed.is_set():
+            try:
+                self._server = self._bound()
+            except OSError as error:
+                self._note(error)
+                self._closed.wait(_AGAIN_S)
+                continue
+            log.info("metrics are at http://%s:%d/metrics", self._host, self._port)
+            self._server.serve_forever()
+            return
+
+    def _bound(self) -> _Server:
+        family, _, _, _, address = socket.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return _Server(family, (str(address[0]), self._port), self._page)
+
+    def _note(self, error: OSError) -> None:
+        """Warn, once, of a port that cannot be had, unless another process of ours has it."""
+        if self._has_warned or (error.errno == errno.EADDRINUSE and self._is_taken()):
+            return
+        self._has_warned = True
+        log.warning("metrics cannot be served on %s:%d: %s", self._host, self._port, reason_of(error))
+
+    def close(self) -> None:
+        self._closed.set()
+        if self._server is not None:
+            threading.Thread(
+                target=self._server.shutdown, daemon=True
+            ).start()  # it would wait for `serve_forever`
+            self._server.server_close()

@@ -1,0 +1,144 @@
+"""The table of metrics: names and units as Prometheus recommends, the documentation, and what processes tell each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client.metrics_core import Metric as Family
+
+from postroom.core.measures import Histogram, Measures, bounds_of
+from postroom.telemetry.metrics.neighbours import Neighbours
+from postroom.telemetry.metrics.port import MetricsPort
+from postroom.telemetry.metrics.process import own_values
+from postroom.telemetry.metrics.table import METRICS
+from postroom.telemetry.metrics.values import Page, Value, families, read, written
+from tests.servers.installation import ROOT
+from tests.servers.programs import free_port
+from tests.servers.waiting import eventually
+
+DOCUMENT = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(postroom_\w+|process_\w+)` \| (\w+) \| (.+?) \| (.+) \|$", re.MULTILINE)
+UNITS = ("_seconds", "_bytes", "_ratio", "_messages", "_recipients", "_works", "_info", "_fds")
+
+
+def test_the_documentation_lists_what_there_is() -> None:
+    there = [
+        (each.full_name, each.type, ", ".join(f"`{label}`" for label in each.all_labels), each.meaning)
+        for is_own in (False, True)
+        for each in METRICS
+        if each.is_own == is_own
+    ]
+    assert ROW.findall(DOCUMENT) == there
+
+
+def test_names_are_as_prometheus_recommends() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    for metric in METRICS:
+        assert re.fullmatch(r"(postroom|process)_[a-z_]+", metric.full_name)
+        assert metric.name.endswith("_total") == (metric.type == "counter"), metric.name
+        assert metric.type != "histogram" or metric.name.endswith(UNITS), metric.name
+        assert metric.meaning.endswith("."), metric.name
+
+
+def test_values_come_to_another_process_as_they_are() -> None:
+    measures = Measures()
+    measures.count("http_refusals_total", "too-large", amount=3)
+    measures.observe("commit_works", 5)
+    measures.observe("commit_duration_seconds", 0.004)
+    measures.gauge("http_requests_in_progress", lambda: 2)
+    own = list(own_values(measures, "web-0", database="SQLite"))
+    said = read(written(own, has_port=True))
+    assert said.has_port
+    assert _texts(families(said.values)) == _texts(families(own))
+
+
+def _texts(found: Iterator[Family]) -> list[tuple[str, list[object]]]:
+    return [(family.name, list(family.samples)) for family in found]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"{}",
+        json.dumps({"has_port": False, "values": [1]}).encode(),
+        json.dumps({"has_port": False, "values": [["of_another_version", [], 1]]}).encode(),
+        json.dumps({"has_port": False, "values": [["queue_messages", [], 1]]}).encode(),
+        json.dumps({"has_port": False, "values": [["commit_works", ["web-0"], [[1], 2]]]}).encode(),
+        json.dumps({"has_port": False, "values": [["commit_works", ["web-0"], 1]]}).encode(),
+        json.dumps({"has_port": False, "values": [["build_info", ["a", "b", "c", "d"], [[1], 2]]]}).encode(),
+    ],
+)
+def test_what_another_version_says_is_left_out(said: bytes) -> None:
+    assert read(said).values == []
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    histogram = Histogram(bounds_of("commit_works"))
+    for number in (1, 2, 3, 1000):
+        histogram.observe(number)
+    [family] = families([Value("commit_works", ("web-0",), histogram)])
+    buckets = {each.labels["le"]: each.value for each in family.samples if each.name.endswith("_bucket")}
+    assert (buckets["1"], buckets["2"], buckets["4"], buckets["256"], buckets["+Inf"]) == (1, 2, 3, 3, 4)
+    assert [each.value for each in family.samples if each.name.endswith(("_sum", "_count"))] == [4, 1006]
+
+
+@contextmanager
+def neighbour(folder: Path, kind: str, says: bytes) -> Iterator[Neighbours]:
+    one = Neighbours(folder, kind)
+    one.start(lambda: says)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def test_processes_have_names_and_tell_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "metrics"
+    with neighbour(folder, "web", b"A") as first, neighbour(folder, "web", b"B") as second:
+        with neighbour(folder, "worker", b"C") as third:
+            assert [one.name for one in (first, second, third)] == ["web-0", "web-1", "worker-0"]
+            assert [list(one.ask()) for one in (first, second, third)] == [
+                [b"B", b"C"],
+                [b"A", b"C"],
+                [b"A", b"B"],
+            ]
+        assert list(first.ask()) == [b"B"]
+        (folder / "worker-0.sock").touch()  # of one that was killed there is a socket left
+        assert list(first.ask()) == [b"B"]
+        with neighbour(folder, "worker", b"D") as after:
+            assert after.name == "worker-0"
+            assert list(first.ask()) == [b"B", b"D"]
+
+
+def got(port: int, path: str = "/metrics") -> bytes | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            body: bytes = answer.read()
+            return body
+    except OSError:
+        return None
+
+
+def _saying(body: bytes) -> Callable[[str], Page]:
+    return lambda accept: Page("text/plain", body)
+
+
+def test_the_port_is_taken_over_when_its_process_ends() -> None:
+    number = free_port()
+    ports = [MetricsPort("127.0.0.1", number, _saying(body)) for body in (b"1", b"2")]
+    ports[0].start()
+    assert eventually(lambda: got(number)) == b"1"
+    assert got(number, "/other") is None
+    ports[1].start()
+    ports[0].close()
+    assert eventually(lambda: got(number) == b"2")
+    ports[1].close()
