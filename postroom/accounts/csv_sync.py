@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = "csv"  # of accounts and keys
 FILE_DIGEST = "accounts_csv"  # setting: what was last read from data.csv
+_FAULTLESS = "faultless_csv"  # setting: the data.csv in which nothing was wrong
 # Of data.csv's reader. A higher number has an unchanged file read again, for rows that were refused before.
 _READER = 3
 _LARGEST = 64 * MEBIBYTE
@@ -149,12 +150,22 @@ class AccountsFile:
         return SyncReport(self._path, 0, (fault,))
 
     def review(self) -> SyncReport | None:
-        """Read the file without taking anything in; None when it is not there or nothing is wrong with it."""
+        """Read the file without taking anything in; None when it is not there or nothing is wrong with it.
+
+        One that was found to be in order is not parsed again.
+        """
         try:
-            file = file_at(self._path)
+            data = read_plain(self._path, _LARGEST)
         except OSError:
             return None
-        return SyncReport(self._path, len(file.rows), file.faults) if file.faults else None
+        digest = self._digests(data)[0]
+        if digest == self._store.read(StoredSettings.get, _FAULTLESS):
+            return None
+        file = read_accounts(data)
+        if file.faults:
+            return SyncReport(self._path, len(file.rows), file.faults)
+        self._store.write(StoredSettings.set, _FAULTLESS, digest)
+        return None
 
     def is_taken_in(self) -> bool:
         """Whether the database holds the file as it is now; a file that cannot be read has nothing to take in."""
@@ -175,6 +186,8 @@ class AccountsFile:
         if file.fatal:
             return SyncReport(self._path, 0, file.faults)
         revoked, managed = self._apply(file.rows, digest)
+        if not file.faults:
+            self._store.write(StoredSettings.set, _FAULTLESS, digest)
         accepted = len(file.rows) - managed
         return SyncReport(self._path, accepted, file.faults, revoked, file.short_keys, managed)
 

@@ -16,12 +16,13 @@ from postroom.accounts.vault import Vault
 from postroom.core.clock import system_clock
 from postroom.core.errors import ConfigError
 from postroom.core.text import is_text
-from postroom.providers import server_for, unnamed_server, unusual_port
+from postroom.providers import unnamed_server, unusual_port
 from postroom.runtime import own_files, secret_key
 from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
 from postroom.settings import INBOX, Settings, former_variables, load_settings, unknown_variables
 from postroom.store import position
+from postroom.store.account_servers import AccountServers
 from postroom.store.accounts import Accounts
 from postroom.store.settings import StoredSettings
 from postroom.store.store import MOVED, MOVING, Store, open_store
@@ -142,11 +143,10 @@ def check_position(store: Store, settings: Settings, *, accept: bool = False) ->
 
 def note_servers(store: Store, settings: Settings) -> None:
     """Store the server that each account has worked with, where that is unknown, so that none stops at an update."""
-    for stored in store.read(Accounts.all):
-        account = stored.account
-        if account.worked_with == "":
-            host = unnamed_server(account, settings)
-            store.write(Accounts.keep_server, account.id, host)
+    for account_id in store.read(AccountServers.unknown):
+        stored = store.read(Accounts.get, account_id)
+        if stored is not None and stored.account.worked_with == "":
+            store.write(Accounts.keep_server, account_id, unnamed_server(stored.account, settings))
 
 
 def check_folder() -> None:
@@ -203,13 +203,8 @@ def warn_of_oversights(settings: Settings) -> None:
 
 def uses_inbox(service: Service) -> bool:
     """Whether any account sends to the built-in inbox, by its own host or by the configured one."""
-    for stored in service.store.read(Accounts.all):
-        try:
-            if server_for(stored.account, service.settings).host == INBOX:
-                return True
-        except ConfigError:  # the status of its messages will say so
-            continue
-    return False
+    hosts = service.store.read(AccountServers.hosts)
+    return INBOX in hosts or ("" in hosts and (service.settings.smtp_host or "").lower() == INBOX)
 
 
 def child_commands(service: Service) -> list[str]:

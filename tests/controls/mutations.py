@@ -22,6 +22,13 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a data.csv that was in order is not parsed again at a start",
+        "postroom/accounts/csv_sync.py",
+        "        if digest == self._store.read(StoredSettings.get, _FAULTLESS):\n",
+        "        if not digest:\n",
+        "tests/unit/test_start.py::test_a_file_in_order_is_not_parsed_again",
+    ),
+    Control(
         "accounts without jobs cost a look nothing",
         "postroom/store/sql/sqlite/accounts.sql",
         "FROM waiting CROSS JOIN account ON account.id = waiting.lane\n",
