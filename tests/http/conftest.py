@@ -1,4 +1,8 @@
-"""The HTTP doorway without a socket: Flask's test client on a real store with two tenants, through both runners."""
+"""The HTTP doorway without a socket: Flask's test client on a real store with two tenants, through both runners.
+
+Tests of the two doorways take `client`, which is a client of each runner: there the runners differ. Tests of a plain
+Flask view take `served`: the server that granian calls hands these to the same view, so that they show both.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ import apsw
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.routing import Rule
 from werkzeug.test import TestResponse
 
 from postroom.accounts.csv_sync import AccountsFile
@@ -33,6 +38,23 @@ key,email,app_password,host
 {BOB},bob@example.org,,inbox
 """
 MOST_BYTES = 1_000_000
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _routes_compiled_once() -> Iterator[None]:
+    """Compile the builder of each route's URL once, not for each application: that was half of what one costs."""
+    compiled: dict[tuple[Any, ...], Any] = {}
+
+    def compile_builder(rule: Rule, append_unknown: bool = True) -> Any:
+        key = rule.rule, tuple(rule._trace), repr(rule.defaults), append_unknown
+        if key not in compiled:
+            compiled[key] = original(rule, append_unknown)
+        return compiled[key]
+
+    original = Rule._compile_builder
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Rule, "_compile_builder", compile_builder)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -101,9 +123,26 @@ class Travelling(FlaskClient):
         return super().open(*args, **kwargs)
 
 
+each_runner = pytest.mark.parametrize("runner", ["flask", "rsgi"])
+
+
+@pytest.fixture
+def runner() -> str:
+    """The runner of `served`; a test with the mark `each_runner` has both in turn."""
+    return "rsgi"
+
+
+@pytest.fixture
+def served(app: Flask, runner: str) -> Iterator[FlaskClient]:
+    """A client of one runner: a view of Flask, or the server that granian calls."""
+    app.test_client_class = Travelling
+    with through_rsgi(app) if runner == "rsgi" else nullcontext():
+        yield app.test_client()
+
+
 @pytest.fixture(params=["flask", "rsgi"])
 def client(app: Flask, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
-    """A client of each runner: a view of Flask, and the server that granian calls."""
+    """A client of each runner in turn."""
     app.test_client_class = Travelling
     with through_rsgi(app) if request.param == "rsgi" else nullcontext():
         yield app.test_client()

@@ -1,4 +1,7 @@
-"""The admin API through both runners: keys and rights before anything else, then each call."""
+"""The admin API through the server that granian calls: keys and rights before anything else, then each call.
+
+The calls are plain Flask views. What a runner could change (no key, the method, the body) is shown through both.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from postroom.runtime.installation import Service
 from postroom.web.admin.call import Nothing, Reply, admin_call
 from postroom.web.admin.views import CALLS, add_call
 from tests.http.admin import ACCOUNT, TOKEN, Admin, bearer, prepare
+from tests.http.conftest import each_runner
 
 NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
@@ -27,8 +31,8 @@ def app(service: Service, make_app: Any) -> Flask:
 
 
 @pytest.fixture
-def admin(client: FlaskClient) -> Admin:
-    return Admin(client)
+def admin(served: FlaskClient) -> Admin:
+    return Admin(served)
 
 
 def calls() -> list[tuple[str, str]]:
@@ -38,6 +42,7 @@ def calls() -> list[tuple[str, str]]:
 # --- Who may call.
 
 
+@each_runner
 @pytest.mark.parametrize(("method", "path"), calls())
 def test_without_a_key_it_is_401_and_with_one_that_lacks_the_scope_403(
     admin: Admin, alice: str, method: str, path: str
@@ -94,6 +99,7 @@ def test_the_table_names_the_calls_that_there_are_and_no_others(app: Flask) -> N
     assert len(table()) == len(RIGHTS)
 
 
+@each_runner
 def test_an_unknown_method_is_405(admin: Admin) -> None:
     assert admin.call("PUT", "/v1/accounts").status_code == 405
     assert admin.call("OPTIONS", "/v1/accounts").status_code == 405
@@ -102,6 +108,7 @@ def test_an_unknown_method_is_405(admin: Admin) -> None:
 # --- Accounts.
 
 
+@each_runner
 def test_an_account_is_added_shown_listed_and_changed(admin: Admin) -> None:
     made = admin.add(name="Carol", daily_limit=10, aliases=["sales@example.com"])
     assert made["state"] == "active"
@@ -225,6 +232,7 @@ def test_a_query_that_is_none_is_400(admin: Admin, query: str) -> None:
     assert admin.call("GET", f"/v1/accounts?{query}").status_code == 400
 
 
+@each_runner
 def test_a_body_that_is_no_json_or_too_large_is_refused(admin: Admin) -> None:
     assert admin.call("POST", "/v1/accounts", data=b"{", content_type="application/json").status_code == 400
     assert admin.call("POST", "/v1/accounts", data=b"{}", content_type="text/plain").status_code == 415
@@ -243,6 +251,7 @@ def test_an_unknown_id_is_404(admin: Admin, method: str, path: str, id_: str) ->
 # --- Keys.
 
 
+@each_runner
 def test_a_key_is_issued_used_listed_rotated_and_revoked(admin: Admin) -> None:
     account = admin.add()
     made = admin.issue(account["id"], allowed_recipients=["*@example.com"], networks=["0.0.0.0/0"])
@@ -370,6 +379,7 @@ def test_a_pool_of_unknown_accounts_is_refused(admin: Admin, members: list[str])
 # --- The audit.
 
 
+@each_runner
 def test_the_audit_names_who_changed_what_and_who_was_refused(admin: Admin, alice: str) -> None:
     named = admin.as_key(admin.issue(name="ci", scopes=["admin"])["key"])
     made = named.add()

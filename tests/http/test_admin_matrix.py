@@ -59,8 +59,8 @@ def app(service: Service, make_app: Callable[..., Flask]) -> Flask:
 
 
 @pytest.fixture
-def two(client: FlaskClient) -> Two:
-    admin = Admin(client)
+def two(served: FlaskClient) -> Two:
+    admin = Admin(served)
     found = {each["email"]: each["id"] for each in admin.done("GET", "/v1/accounts")["data"]}
     one = _tenant(admin, found["alice@example.com"], ALICE)
     other = _tenant(admin, found["bob@example.org"], BOB)

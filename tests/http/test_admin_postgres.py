@@ -47,17 +47,28 @@ __all__ = [
 ]  # pytest finds them here
 
 
+@pytest.fixture(scope="session")
+def migrated(postgres_server: Postgres) -> str:
+    """A database that is up to date, to copy."""
+    name = postgres_server.create_database()
+    store = open_store(postgres_server.url(name))
+    store.migrate()
+    store.close()
+    return name
+
+
 @pytest.fixture
-def service(tmp_path: Path, postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+def service(
+    tmp_path: Path, postgres_server: Postgres, migrated: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Service]:
     """As in conftest, on PostgreSQL."""
     for setting in Settings.model_fields:
         for name in variables(setting):
             monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data.csv").write_text(ROWS, encoding="utf-8")
-    name = postgres_server.create_database()
+    name = postgres_server.create_database(migrated)
     store = open_store(postgres_server.url(name))
-    store.migrate()
     settings = Settings(rate_limit="", max_message_bytes=MOST_BYTES)
     vault = Vault.open(settings, tmp_path / "var")
     AccountsFile(store, vault, tmp_path / "data.csv").sync()

@@ -18,8 +18,8 @@ from tests.servers.installation import ROOT
 
 
 @pytest.fixture
-def document(client: FlaskClient) -> Any:
-    answer = client.get("/openapi.json")
+def document(served: FlaskClient) -> Any:
+    answer = served.get("/openapi.json")
     assert answer.status_code == 200
     assert answer.content_type == "application/json"
     return answer.get_json()
