@@ -10,6 +10,8 @@ SEED ?=
 SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
 REPORT ?=
 SECONDS ?= 30
+# Bytecode is kept: without it, each worker of the tests and each process that they start would compile every module anew.
+unexport PYTHONDONTWRITEBYTECODE
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness,slow,tenant,values,sizes
 
 .PHONY: run install test quick check controls servers databases clients deploy-test soak fuzz bench peers lint types imports picture pythons lock clean
