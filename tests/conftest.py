@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from postroom.telemetry.repeats import unquieten
+from tests.order import arrange
 from tests.reporting import (
     pytest_configure,
     pytest_runtest_makereport,
@@ -45,12 +46,13 @@ _SERVERS = {"postgres", "postgres_server", "postfix_server", "redis_server", "me
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, which `make quick` leaves out."""
+    """Mark what needs a server, which `make quick` leaves out; and put the tests in order for those who share them."""
     for item in items:
         parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
         used = {*getattr(item, "fixturenames", ()), *(each for each in parameters if isinstance(each, str))}
         if used & _SERVERS:
             item.add_marker("server")
+    arrange(items)
 
 
 @pytest.fixture(autouse=True)
