@@ -40,7 +40,8 @@ class Server:
     the account. `provider` names a provider whose limits are known; it follows from
     the server, never from the sender's domain. `daily_limit` is in recipients of any
     24 hours; for it and `logins_per_minute`, None: no limit. `pipelining` and `chunking`
-    say whether to make use of them where the server offers them.
+    say whether to make use of them where the server offers them. `is_confined`: the
+    host may lead to public addresses only.
     """
 
     host: str
@@ -53,6 +54,7 @@ class Server:
     logins_per_minute: int | None = None
     pipelining: bool = True
     chunking: bool = True
+    is_confined: bool = False
 
 
 _GMAIL: Final = _Endpoint("smtp.gmail.com", 587, Security.STARTTLS)
@@ -138,6 +140,10 @@ def server_for(account: Account, settings: Settings, by_exchangers: str | None =
         logins_per_minute=account.logins_per_minute or (_LOGINS_PER_MINUTE if provider else None),
         pipelining=account.pipelining is not False,
         chunking=account.chunking is not False,
+        is_confined=account.is_confined
+        and account.host is not None
+        and endpoint.host != INBOX
+        and not settings.smtp_allow_private,
     )
 
 

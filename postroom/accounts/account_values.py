@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from typing import Final
 
 from postroom.accounts.csv_row import AccountRow, Fault, row_of
 from postroom.core.account import Account, AccountSettings, Secret, Security
 from postroom.core.address import InvalidAddress, parse_mailbox
 from postroom.core.errors import InvalidSubmission
+from postroom.core.networks import is_public
 from postroom.core.setting_values import parse_truth
 from postroom.settings import INBOX
 from postroom.store.accounts import AccountIdentity
@@ -111,16 +111,18 @@ def check_secret_stays(account: Account, wanted: AccountValues) -> None:
 
 
 def is_private(host: str | None) -> bool:
-    """Whether a host is this machine or in a private network, by its name or address alone (RFC 1918, RFC 4193)."""
+    """Whether a host is this machine or in a private network, by its name or address alone (RFC 1918, RFC 4193).
+
+    Where another name leads is looked at by each connection (`Account.is_confined`).
+    """
     if host is None:
         return False
     if host == INBOX or host.lower().rstrip(".").endswith(("localhost", ".local", ".internal")):
         return True
     try:
-        address = ip_address(host.strip("[]"))
+        return not is_public(host.strip("[]"))
     except ValueError:
         return "." not in host.rstrip(".")
-    return not address.is_global
 
 
 def _text(value: Value) -> str:

@@ -82,6 +82,7 @@ class AccountManagement:
             id_ = transaction.accounts.insert(
                 wanted.identity, wanted.settings, sealing(wanted.password, self._vault), source="api", now=now
             )
+            transaction.managed_accounts.confine(id_, is_confined=not actor.is_admin)
             _write_rest(transaction, id_, wanted)
             if wanted.hold:
                 transaction.managed_accounts.set_hold(id_, hold=True)
@@ -120,6 +121,8 @@ class AccountManagement:
                 has_secret=stored.credential is not None or _has_grant(transaction, account),
             )
             self._apply(transaction, stored, wanted, actor)
+            if "host" in changes and actor.is_admin:
+                transaction.managed_accounts.confine(account.id, is_confined=False)
             told = {**_told(changes), **({"password": "changed"} if password else {})}
             transaction.audit.append(actor, "account.change", account.email, now, told)
             return _view(transaction, _required(transaction.accounts.get(account.id)))
@@ -138,6 +141,8 @@ class AccountManagement:
             transaction.settings.set(ORDER, str(now))
             _refuse_twice(transaction, wanted)
             transaction.managed_accounts.move(account.id, wanted.identity, now)
+            if not actor.is_admin:
+                transaction.managed_accounts.confine(account.id, is_confined=True)
         credential = stored.credential
         if wanted.password is not None:
             credential = sealing(wanted.password, self._vault)(account.uid)

@@ -109,3 +109,4 @@ class Account:
     paid_until: Instant | None = None  # no job is claimed before, by that pace
     server_lacks: ServerLacks | None = None
     hold: bool = False  # retention deletes nothing of its messages
+    is_confined: bool = False  # to public addresses: a key without the scope admin has named its host

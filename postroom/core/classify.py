@@ -71,7 +71,7 @@ def _blame(meaning: Meaning, reply: Reply, place: Place) -> Blame:
     return Blame.RECIPIENT if place is Place.RCPT else Blame.MESSAGE
 
 
-_ACCOUNT_FAULTS = frozenset({FaultKind.INSECURE, FaultKind.NO_SUCH_HOST})
+_ACCOUNT_FAULTS = frozenset({FaultKind.INSECURE, FaultKind.NO_SUCH_HOST, FaultKind.PRIVATE})
 
 
 def classify_fault(fault: SMTPFault, circumstances: Circumstances = UNKNOWN) -> Outcome:

@@ -243,6 +243,7 @@ class FaultKind(Enum):
     UNDECRYPTABLE = "undecryptable"  # the stored password cannot be read with our secret key
     NO_TOKEN = "no_token"  # noqa: S105  # no access token just now: the token endpoint is in trouble
     GRANT_REFUSED = "grant_refused"  # the provider gives this account no access token any more
+    PRIVATE = "private"  # the name leads into a private network, where the account may not go
     UNSUPPORTED = "unsupported"  # the server lacks what the message or the account needs
 
 

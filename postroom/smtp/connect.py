@@ -17,6 +17,7 @@ from typing import TypeAlias
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.networks import is_public
 from postroom.core.text import printable
 from postroom.smtp.credentials import Credentials
 from postroom.smtp.stream import Wire
@@ -116,9 +117,17 @@ class _Memory:
 _memory = _Memory()
 
 
-async def connect(host: str, port: int, seconds: float, credentials: Credentials | None = None) -> Wire:
+async def connect(
+    host: str,
+    port: int,
+    seconds: float,
+    credentials: Credentials | None = None,
+    *,
+    is_confined: bool = False,
+) -> Wire:
     """Connect to the address of the host that answers first, all within `seconds`. Raises SMTPFault.
 
+    `is_confined`: to public addresses only, of those that the name has at this moment.
     The credentials are struck from whatever is heard of the server, its addresses among that.
     """
     now = asyncio.get_running_loop().time
@@ -126,6 +135,8 @@ async def connect(host: str, port: int, seconds: float, credentials: Credentials
     found = await _resolve(host, port, seconds)
     if not found:
         raise SMTPFault(FaultKind.UNRESOLVED, "connect", f"the server {host} has no address")
+    if is_confined:
+        found = _public(host, found)
     addresses = ", ".join(dict.fromkeys(str(info[4][0]) for info in found))
     shown = credentials.strike(addresses) if credentials else addresses
     where = f"{host}:{port}" if addresses == host else f"{host}:{port} ({shown})"
@@ -140,6 +151,18 @@ async def connect(host: str, port: int, seconds: float, credentials: Credentials
         raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
     _memory.note((host, port), address, good=True)
     return wire
+
+
+def _public(host: str, found: Sequence[AddrInfoType]) -> list[AddrInfoType]:
+    """Return the public ones of a host's addresses. Raises SMTPFault where there is none; it does not tell the others."""
+    public = [info for info in found if is_public(str(info[4][0]))]
+    if not public:
+        message = (
+            f"the server {host} is on this machine or in a private network: name it with the admin token, or set "
+            "POSTROOM_SMTP_ALLOW_PRIVATE=true"
+        )
+        raise SMTPFault(FaultKind.PRIVATE, "connect", message)
+    return public
 
 
 def _reason(error: Exception, credentials: Credentials | None) -> str:

@@ -57,6 +57,7 @@ class Endpoint:
     ehlo_name: str | None = None
     pipelining: bool = True
     chunking: bool = True
+    is_confined: bool = False  # to public addresses
     access_token: Secret = field(default=Secret(""), repr=False)  # in place of the password (OAuth2)
     observe: Callable[[str, float], None] = field(default=_unmeasured, repr=False, compare=False)
 

@@ -37,6 +37,7 @@ class Reach(Enum):
     BLOCKED = "blocked"  # nobody answers: a firewall drops the packets, or the host is off
     REFUSED = "refused"  # the host answers that nothing listens at this port
     NO_ROUTE = "no route"  # this machine, or a router, says that there is no way
+    PRIVATE = "private"  # where its account may not go
     BROKEN = "broken"  # anything else
 
 
@@ -83,14 +84,16 @@ async def look_at_server(endpoint: Endpoint) -> ServerShown:
     return shown
 
 
-async def ports_that_answer(host: str, ports: Iterable[int], seconds: float) -> tuple[int, ...]:
+async def ports_that_answer(
+    host: str, ports: Iterable[int], seconds: float, *, is_confined: bool = False
+) -> tuple[int, ...]:
     """Return at which of these ports something accepts a connection; nothing is said to it."""
 
     no_credentials = None  # nothing that it says is read
 
     async def answers(port: int) -> bool:
         try:
-            wire = await connect(host, port, seconds, no_credentials)
+            wire = await connect(host, port, seconds, no_credentials, is_confined=is_confined)
         except SMTPFault:
             return False
         wire.abort()
@@ -104,13 +107,7 @@ async def ports_that_answer(host: str, ports: Iterable[int], seconds: float) -> 
 async def _stopped(endpoint: Endpoint, fault: SMTPFault) -> ServerShown:
     reach, certificate = _reach(fault), None
     if isinstance(fault.__cause__, ssl.SSLCertVerificationError):
-        certificate = await certificate_shown(
-            endpoint.host,
-            endpoint.port,
-            endpoint.security,
-            endpoint.timeouts.connect,
-            credentials_of(endpoint.username, endpoint.password),
-        )
+        certificate = await certificate_shown(endpoint, credentials_of(endpoint.username, endpoint.password))
     return ServerShown(reach, fault, certificate=certificate)
 
 
@@ -119,8 +116,8 @@ def _reach(fault: SMTPFault) -> Reach:
         return Reach.CONNECTED
     if fault.kind is FaultKind.NO_SUCH_HOST:
         return Reach.NO_SUCH_HOST
-    if fault.kind is FaultKind.UNRESOLVED:
-        return Reach.UNRESOLVED
+    if fault.kind in (FaultKind.UNRESOLVED, FaultKind.PRIVATE):
+        return Reach.UNRESOLVED if fault.kind is FaultKind.UNRESOLVED else Reach.PRIVATE
     numbers = _numbers(fault.__cause__)
     if (
         errno.ECONNREFUSED in numbers

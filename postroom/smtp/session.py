@@ -66,7 +66,13 @@ class Session(Conversation):
     async def _open(cls, endpoint: Endpoint) -> Self:
         credentials = credentials_of(endpoint.username, endpoint.password, endpoint.access_token)
         began = time.perf_counter()
-        wire = await connect(endpoint.host, endpoint.port, endpoint.timeouts.connect, credentials)
+        wire = await connect(
+            endpoint.host,
+            endpoint.port,
+            endpoint.timeouts.connect,
+            credentials,
+            is_confined=endpoint.is_confined,
+        )
         endpoint.observe("CONNECT", time.perf_counter() - began)
         wire.observe = endpoint.observe
         session = cls(endpoint, wire)
@@ -204,9 +210,7 @@ class Session(Conversation):
                 raise
             self._wire.abort()
             endpoint = self._endpoint
-            said = await second_look.greeting_in_clear(
-                endpoint.host, endpoint.port, self._timeouts.connect, self._wire.credentials
-            )
+            said = await second_look.greeting_in_clear(endpoint, self._wire.credentials)
             raise _speaks_first(endpoint, said) from fault
 
     async def _secure(self) -> None:
@@ -220,13 +224,7 @@ class Session(Conversation):
             if not is_for_another_name(fault.__cause__):
                 raise
             self._wire.abort()
-            names = await second_look.certificate_names(
-                endpoint.host,
-                endpoint.port,
-                endpoint.security,
-                self._timeouts.connect,
-                self._wire.credentials,
-            )
+            names = await second_look.certificate_names(endpoint, self._wire.credentials)
             raise _wrong_name(fault, names) from fault.__cause__
 
     async def _authenticate(self) -> None:

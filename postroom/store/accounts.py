@@ -72,6 +72,7 @@ class _AccountRow(NamedTuple):
     paid_until: Instant | None
     server_lacks: str | None
     hold: int | None
+    confined: int | None
 
 
 class KnownAccount(NamedTuple):
@@ -378,6 +379,7 @@ def _stored_account(row: _AccountRow) -> StoredAccount:
         paid_until=row.paid_until,
         server_lacks=_server_lacks(row.server_lacks),
         hold=bool(row.hold),
+        is_confined=row.confined == 1,
     )
     return StoredAccount(account, row.credential)
 

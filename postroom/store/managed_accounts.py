@@ -19,6 +19,10 @@ class ManagedAccounts(Noun):
             now=now,
         )
 
+    def confine(self, account_id: int, *, is_confined: bool) -> None:
+        """Say whether an account's host may lead to public addresses only."""
+        self._tx.change("confine_account", account_id=account_id, confined=int(is_confined))
+
     def take_over(self, account_id: int, now: Instant) -> None:
         """Have data.csv count no more for an account: it is managed at run time."""
         self._tx.change("take_over_account", account_id=account_id, now=now)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -52,6 +54,38 @@ def test_verify_is_a_real_log_in_and_sends_nothing(admin: Admin, server: Scripte
     assert server.messages == []
     assert admin.done("GET", path)["worked_at"] is not None
     assert admin.done("GET", "/v1/audit")["data"][0]["action"] == "account.verify"
+
+
+LOOPBACK = "mail.example.com"  # a name that leads to this machine
+
+
+@pytest.mark.parametrize(("by", "is_allowed"), [("key", False), ("key", True), ("admin", False)])
+def test_a_name_that_leads_into_a_private_network_is_for_the_admin(
+    service: Service, server: ScriptedServer, by: str, is_allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(service)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    settings = Settings(rate_limit="", smtp_allow_private=is_allowed)
+    looking = partial(verify, replace(service, settings=settings))
+    app = create_app(settings, service.store, service.vault, verify=looking)
+    app.test_client_class = Travelling
+    admin = Admin(app.test_client())
+    clerk = admin.as_key(admin.issue(scopes=["accounts"])["key"]) if by == "key" else admin
+    path = f"/v1/accounts/{clerk.add(host=LOOPBACK, port=server.port)['id']}"
+    refused = clerk.done("POST", f"{path}/verify")["reason"]
+    if by == "key" and not is_allowed:
+        [host] = [
+            each for each in clerk.done("POST", f"{path}/health")["findings"] if each["subject"] == "host"
+        ]
+        assert "POSTROOM_SMTP_ALLOW_PRIVATE" in refused
+        assert "127.0.0.1" not in refused
+        assert host["fix"].endswith("POSTROOM_SMTP_ALLOW_PRIVATE=true")
+        assert server.verbs == []
+        admin.done("PATCH", path, {"host": LOOPBACK, "password": "again"})
+        refused = admin.done("POST", f"{path}/verify")["reason"]
+    assert "POSTROOM_SMTP_ALLOW_PRIVATE" not in refused
+    assert "EHLO" in server.verbs
 
 
 def test_a_refused_password_is_told_and_not_tried_again_before_it_changes(

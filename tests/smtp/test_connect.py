@@ -13,6 +13,7 @@ import pytest
 
 from postroom.core.account import Security
 from postroom.core.errors import FaultKind, SMTPFault
+from postroom.core.networks import is_public
 from postroom.smtp.client import Connection
 from postroom.smtp.connect import _Memory, _peer_of, connect
 from postroom.smtp.endpoint import Endpoint, Timeouts
@@ -81,9 +82,9 @@ def resolved(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return resolve
 
 
-async def peer(port: int) -> str:
+async def peer(port: int, host: str = "smtp.example", *, is_confined: bool = False) -> str:
     """Connect to the name; return the address that was reached."""
-    wire = await connect("smtp.example", port, PATIENCE)
+    wire = await connect(host, port, PATIENCE, is_confined=is_confined)
     assert wire.transport is not None
     address = wire.transport.get_extra_info("peername")[0]
     wire.abort()
@@ -164,3 +165,37 @@ def test_a_server_that_has_reset_before_we_look_is_said_to_have_reset() -> None:
         accepted.close()
         with pytest.raises(ConnectionResetError):
             eventually(lambda: _peer_of(client) is None, message="the reset to arrive")
+
+
+class TestAnAccountThatIsConfined:
+    """A key without the scope admin has named its host."""
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "::ffff:127.0.0.1"])
+    def test_reaches_no_private_address_whatever_name_leads_there(self, run: Run, host: str) -> None:
+        with listening("127.0.0.1") as port:
+            with pytest.raises(SMTPFault, match="POSTROOM_SMTP_ALLOW_PRIVATE") as caught:
+                run(peer(port, host, is_confined=True))
+            assert caught.value.kind is FaultKind.PRIVATE
+            assert run(peer(port, host)) in ("127.0.0.1", host)
+
+    def test_reaches_the_public_ones_of_several_alone(
+        self, run: Run, clock: Clock, resolved: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("postroom.smtp.connect.is_public", lambda address: address == SECOND)
+        with listening(SECOND) as port, listening(FIRST, port):
+            resolved(port, FIRST, SECOND)
+            assert run(peer(port)) == FIRST
+            assert run(peer(port, is_confined=True)) == SECOND
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True), ("2001:4860:4860::8888", True), ("::ffff:8.8.8.8", True), ("64:ff9b::808:808", True),
+        ("10.0.0.1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("2002:a00:1::", False),
+        ("fe80::1%eth0", False), ("fd00::1", False), ("169.254.169.254", False), ("100.64.0.1", False),
+        ("0.0.0.0", False), ("::", False), ("224.0.0.1", False), ("ff02::1", False),
+    ],
+)  # fmt: skip
+def test_an_address_is_public(address: str, expected: bool) -> None:
+    assert is_public(address) is expected

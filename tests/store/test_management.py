@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.accounts.account_values import is_private
+from postroom.accounts.account_values import Value, is_private
 from postroom.accounts.csv_sync import AccountsFile, unlock
 from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.key_management import KeyManagement, KeyWish
@@ -159,6 +159,24 @@ class TestAnAccount:
                 {"email": "a@example.com", "host": "10.0.0.7"}, CLERK, password=Secret("p")
             )
         office.accounts.create({"email": "a@example.com", "host": "10.0.0.7"}, ADMIN, password=Secret("p"))
+
+    def test_whose_host_a_key_has_named_is_confined_until_the_admin_names_it(self, office: Office) -> None:
+        account = office.accounts.create(
+            {"email": "a@example.com", "host": "mail.example.com"}, CLERK, password=Secret("p")
+        ).account
+        assert account.is_confined
+
+        def change(actor: Actor, **changes: Value) -> bool:
+            return office.accounts.change(
+                account.uid, changes, actor, password=Secret("p")
+            ).account.is_confined
+
+        assert change(ADMIN, name="Ann")
+        assert change(ADMIN, port=2525)
+        assert not change(ADMIN, host="mail.example.com")
+        assert not change(CLERK, name="Anna")
+        assert change(CLERK, host="smtp.example.com")
+        assert not office.add().account.is_confined
 
     def test_that_a_person_paused_goes_on_by_a_person_alone(self, office: Office) -> None:
         uid = office.add().account.uid

@@ -257,6 +257,7 @@ def test_only_a_5xx_is_final(code: int, place: Place, enhanced: str | None) -> N
         (FaultKind.UNRESOLVED, "connect", (Deferred, Blame.CONNECTION)),
         (FaultKind.GARBLED, "RCPT", (Deferred, Blame.CONNECTION)),
         (FaultKind.NO_SUCH_HOST, "connect", (Failed, Blame.ACCOUNT)),
+        (FaultKind.PRIVATE, "connect", (Failed, Blame.ACCOUNT)),
         (FaultKind.INSECURE, "STARTTLS", (Failed, Blame.ACCOUNT)),
         (FaultKind.UNSUPPORTED, "AUTH", (Failed, Blame.ACCOUNT)),
         (FaultKind.UNSUPPORTED, "MAIL", (Failed, Blame.MESSAGE)),

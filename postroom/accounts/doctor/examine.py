@@ -239,7 +239,7 @@ class _Look:
         if shown.reach not in (Reach.BLOCKED, Reach.REFUSED):
             return ()
         others = [port for port in SUBMISSION_PORTS if port != server.port]
-        return await ports_that_answer(server.host, others, _OTHER_PORT_S)
+        return await ports_that_answer(server.host, others, _OTHER_PORT_S, is_confined=server.is_confined)
 
     def _endpoint(self, server: Server) -> Endpoint:
         settings = self._settings
@@ -253,4 +253,5 @@ class _Look:
             tls=tls_context(str(settings.smtp_ca_file) if settings.smtp_ca_file else None),
             timeouts=Timeouts().capped(most),
             ehlo_name=settings.ehlo_name,
+            is_confined=server.is_confined,
         )

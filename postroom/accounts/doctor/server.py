@@ -72,6 +72,9 @@ def _stopped(
     reason = _reason(server, fault)
     if shown.reach in (Reach.NO_SUCH_HOST, Reach.UNRESOLVED):
         return _unresolved(server, shown.reach, reason)
+    if shown.reach is Reach.PRIVATE:
+        fix = "name the host again with the admin token, or set POSTROOM_SMTP_ALLOW_PRIVATE=true"
+        return error("host", f"{server.host} leads into a private network", reason, fix)
     if shown.reach is not Reach.CONNECTED:
         return _no_connection(server, shown.reach, reason, open_ports)
     if fault.verb == "STARTTLS":

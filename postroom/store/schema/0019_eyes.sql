@@ -30,6 +30,10 @@ CREATE INDEX counter_name ON counter (name, label);
 
 ALTER TABLE message ADD COLUMN traceparent TEXT;        -- W3C Trace Context, of the request that it was accepted with
 
+-- == private networks
+
+ALTER TABLE account ADD COLUMN confined SMALLINT;       -- 1: a key without the scope admin has named its host
+
 -- == personal data
 
 ALTER TABLE account ADD COLUMN hold SMALLINT;           -- 1: retention deletes nothing of its messages

@@ -33,6 +33,7 @@ CREATE TABLE account (
     dkim_selector text,
     closing_at bigint,
     deleted_at bigint,
+    confined smallint,
     hold smallint,
     CONSTRAINT account_pkey PRIMARY KEY (id),
     CONSTRAINT account_auth_check CHECK ((auth = ANY (ARRAY['password'::text, 'xoauth2'::text]))),

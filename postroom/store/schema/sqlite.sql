@@ -19,7 +19,7 @@ CREATE TABLE account (
     resume_at    INTEGER,
     worked_at    INTEGER,                               -- its last accepted AUTH; NULL: never
     created_at   INTEGER NOT NULL,
-    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT, uid TEXT, paused_by TEXT, dkim_selector TEXT, closing_at BIGINT, deleted_at BIGINT, hold SMALLINT,
+    updated_at   INTEGER NOT NULL, logins_per_minute INTEGER CHECK (logins_per_minute > 0), pipelining INTEGER CHECK (pipelining IN (0, 1)), chunking INTEGER CHECK (chunking IN (0, 1)), logins_until INTEGER NOT NULL DEFAULT 0, worked_with TEXT, setbacks INTEGER NOT NULL DEFAULT 0, passed_at INTEGER, server_lacks TEXT, uid TEXT, paused_by TEXT, dkim_selector TEXT, closing_at BIGINT, deleted_at BIGINT, confined SMALLINT, hold SMALLINT,
     CHECK ((state = 'active') = (state_since IS NULL)),
     CHECK (state <> 'parked' OR resume_at IS NOT NULL)
 );

@@ -5,7 +5,7 @@ id, email, name, host, port, security, username, credential, daily_limit, connec
 logins_per_minute, pipelining, chunking, state, state_reason, state_since, resume_at, worked_at,
 uid, source, paused_by, dkim_selector, closing_at, created_at, worked_with, passed_at, (SELECT gap FROM pace WHERE pace.account_id = account.id) AS gap,
 (SELECT paid_until FROM pace WHERE pace.account_id = account.id) AS paid_until, server_lacks,
-hold
+hold, confined
 
 -- name: all_accounts
 SELECT {account_columns} FROM account WHERE deleted_at IS NULL ORDER BY id;
@@ -74,6 +74,9 @@ UPDATE account SET dkim_selector = :selector WHERE id = :account_id;
 
 -- name: set_hold!
 UPDATE account SET hold = :hold WHERE id = :account_id;
+
+-- name: confine_account!
+UPDATE account SET confined = :confined WHERE id = :account_id;
 
 -- name: stored_credentials
 SELECT credential FROM account WHERE credential IS NOT NULL;

@@ -149,6 +149,7 @@ class ServerConnector:
             ehlo_name=own_name,
             pipelining=server.pipelining,
             chunking=server.chunking,
+            is_confined=server.is_confined,
             access_token=Secret("") if token is None else token.secret,
             observe=self._observe,
         )
