@@ -226,14 +226,17 @@ class AccountManagement:
         return self._store.write(work)
 
     def verify_alias(self, uid: str, email: str, actor: Actor) -> AccountView:
-        """Note that an admin confirms an alias. Raises NotFound."""
+        """Note that an admin confirms that the server keeps this alias as From. Raises NotFound."""
         now = self._clock()
 
         def work(transaction: Transaction) -> AccountView:
             stored = _existing(transaction, uid)
-            if not transaction.aliases.verify(stored.account.id, email.lower(), by="admin", now=now):
+            known = (alias.email for alias in transaction.aliases.of(stored.account.id))
+            alias = next((each for each in known if each.lower() == email.lower()), None)
+            if alias is None:
                 raise NotFound("this account has no such alias", field="email")
-            transaction.audit.append(actor, "alias.verify", email.lower(), now)
+            transaction.aliases.verify(stored.account.id, alias, by="admin", now=now)
+            transaction.audit.append(actor, "alias.verify", alias, now, {"account": stored.account.email})
             return _view(transaction, stored)
 
         return self._store.write(work)

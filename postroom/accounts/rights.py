@@ -75,6 +75,7 @@ RIGHTS: Final = (
     *_managing(
         Scope.ADMIN,
         "GET /metrics",
+        "POST /v1/accounts/{id}/aliases/verify",
         "GET /v1/audit",
         "POST /v1/pools",
         "GET /v1/pools",

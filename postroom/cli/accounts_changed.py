@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from postroom.accounts.management import AccountManagement, AccountView
     from postroom.core.account import Secret
     from postroom.runtime.installation import Service
+    from postroom.store.aliases import Alias
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -117,10 +118,10 @@ def show(account: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(document))
         return
-    for name, value in document.items():
-        if value not in (None, "", []):
-            words = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            click.echo(printable(f"{name.replace('_', ' ') + ':':19}{words}"))
+    shown = {**document, "aliases": ", ".join(map(_alias_words, view.aliases))}
+    for name, value in shown.items():
+        if value not in (None, ""):
+            click.echo(printable(f"{name.replace('_', ' ') + ':':19}{value}"))
 
 
 @click.command("set")
@@ -175,12 +176,28 @@ def remove(account: str, queued: str | None) -> None:
 
 @click.command()
 @click.argument("account", metavar="EMAIL|ID", shell_complete=mailboxes)
-def verify(account: str) -> None:
+@click.option("--alias", metavar="MAILBOX", help="Confirm this alias of it instead; no log-in is made.")
+def verify(account: str, alias: str | None) -> None:
     """Log in as an account, and send nothing. Status 1 when that does not work, or was not tried.
 
     One that works goes on, unless a person has paused it. A password that was refused is not tried again before it has
-    changed, or the account was resumed.
+    changed, or the account was resumed. With --alias: note that you have seen its server keep that From.
     """
+    if alias is not None:
+        _confirm(account, alias)
+    elif not _logs_in(account):
+        sys.exit(1)
+
+
+def _confirm(account: str, alias: str) -> None:
+    service = _open()
+    uid = account_named(service.store, account).uid
+    view = _management(service).verify_alias(uid, alias, actor())
+    service.store.close()
+    click.echo(printable(f"{alias} is a verified alias of {view.account.email}"), err=True)
+
+
+def _logs_in(account: str) -> bool:
     import asyncio
 
     from postroom.cli.accounts_check import check_all
@@ -191,8 +208,7 @@ def verify(account: str) -> None:
         results = asyncio.run(check_all(service, [found] if found else [], resumes=True))
     finally:
         service.store.close()
-    if results != [True]:
-        sys.exit(1)
+    return results == [True]
 
 
 @click.command()
@@ -214,6 +230,12 @@ def resume(account: str) -> None:
     _management(service).resume(before.uid, actor())
     service.store.close()
     click.echo(printable(f"{before.email} is active; it was {before.state.value}"), err=True)
+
+
+def _alias_words(alias: Alias) -> str:
+    if alias.verified_at is None:
+        return f"{alias.email} (not verified)"
+    return f"{alias.email} (verified by {alias.verified_by} at {rfc3339(alias.verified_at)})"
 
 
 def document_of(view: AccountView) -> dict[str, object]:
@@ -241,7 +263,14 @@ def document_of(view: AccountView) -> dict[str, object]:
         "chunking": account.chunking,
         "dkim_selector": account.dkim_selector,
         "hold": account.hold,
-        "aliases": [alias.email for alias in view.aliases],
+        "aliases": [
+            {
+                "email": alias.email,
+                "verified_at": _time(alias.verified_at),
+                "verified_by": alias.verified_by,
+            }
+            for alias in view.aliases
+        ],
         "created_at": _time(account.created_at),
         "worked_at": _time(account.worked_at),
     }

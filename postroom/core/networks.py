@@ -21,5 +21,5 @@ def _meant(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     if isinstance(address, IPv4Address):
         return address
     if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFF_FFFF)
+        return IPv4Address(address.packed[-4:])
     return address.ipv4_mapped or address.sixtofour or address

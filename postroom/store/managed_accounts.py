@@ -21,7 +21,7 @@ class ManagedAccounts(Noun):
 
     def confine(self, account_id: int, *, is_confined: bool) -> None:
         """Say whether an account's host may lead to public addresses only."""
-        self._tx.change("confine_account", account_id=account_id, confined=int(is_confined))
+        self._tx.change("confine_account", account_id=account_id, confined=1 if is_confined else 0)
 
     def take_over(self, account_id: int, now: Instant) -> None:
         """Have data.csv count no more for an account: it is managed at run time."""

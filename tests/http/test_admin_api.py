@@ -125,6 +125,12 @@ def test_an_account_is_added_shown_listed_and_changed(admin: Admin) -> None:
     changed = admin.done("PATCH", path, {"daily_limit": 20, "name": ""})
     assert (changed["daily_limit"], changed["name"]) == (20, "")
     assert changed["aliases"] == made["aliases"]
+    confirm = f"/v1/accounts/{made['id']}/aliases/verify"
+    assert admin.call("POST", confirm, {"email": "other@example.com"}).status_code == 404
+    [alias] = admin.done("POST", confirm, {"email": "Sales@example.com"})["aliases"]
+    assert (alias["email"], alias["verified_by"]) == ("sales@example.com", "admin")
+    assert alias["verified_at"] is not None
+    assert admin.done("GET", "/v1/audit")["data"][0]["action"] == "alias.verify"
     assert "canary" not in str(changed)
 
 
@@ -244,6 +250,8 @@ def test_a_body_that_is_no_json_or_too_large_is_refused(admin: Admin) -> None:
 @pytest.mark.parametrize("id_", [NO_ID, "x", "%00", "01A20592-C517-410C-BFEA-853ADB5CE9ED"])
 def test_an_unknown_id_is_404(admin: Admin, method: str, path: str, id_: str) -> None:
     body = {"name": "x"} if method in ("POST", "PATCH") and path.endswith(("keys", NO_ID)) else None
+    if path.endswith("aliases/verify"):
+        body = {"email": "x@example.com"}
     found = admin.call(method, path.replace(NO_ID, id_), body or ({} if path.endswith("rotate") else None))
     assert found.status_code == 404, found.get_data(as_text=True)
 

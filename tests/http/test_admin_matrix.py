@@ -24,6 +24,7 @@ BODIES: dict[str, Any] = {
     "POST /v1/accounts": {"email": "new@example.com", "password": "x"},
     "PATCH /v1/accounts/{id}": {"name": "mine"},
     "POST /v1/accounts/{id}/keys": {"name": "mine"},
+    "POST /v1/accounts/{id}/aliases/verify": {"email": "mine@example.com"},
     "POST /v1/keys": {"name": "mine", "scopes": ["send"]},
     "POST /v1/keys/{id}/rotate": {},
     "PATCH /v1/pools/{id}": {"name": "mine"},

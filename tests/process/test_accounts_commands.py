@@ -57,7 +57,12 @@ def test_an_account_lives_and_ends(folder: Folder) -> None:
     fails(folder, 1, "there is an account", "accounts", "add", MAILBOX, "--host", "inbox", "--no-password")
     shown = json.loads(works(folder, "accounts", "show", MAILBOX, "--json"))
     assert shown["id"] == uid
-    assert (shown["source"], shown["daily_limit"], shown["aliases"]) == ("api", 5, ["a@x.example"])
+    assert (shown["source"], shown["daily_limit"]) == ("api", 5)
+    assert shown["aliases"] == [{"email": "a@x.example", "verified_at": None, "verified_by": None}]
+    assert "a@x.example (not verified)" in works(folder, "accounts", "show", MAILBOX)
+    fails(folder, 1, "no such alias", "accounts", "verify", MAILBOX, "--alias", "b@x.example")
+    works(folder, "accounts", "verify", MAILBOX, "--alias", "A@x.example")
+    assert "a@x.example (verified by admin at " in works(folder, "accounts", "show", MAILBOX)
     works(folder, "accounts", "set", uid, "--daily-limit", "", "--name", "Ann", "--no-alias")
     shown = json.loads(works(folder, "accounts", "show", uid, "--json"))
     assert (shown["name"], shown["daily_limit"], shown["aliases"]) == ("Ann", None, [])
@@ -78,6 +83,7 @@ def test_an_account_lives_and_ends(folder: Folder) -> None:
     actions = [json.loads(line)["action"] for line in works(folder, "audit", "--json").splitlines()][::-1]
     assert actions == [
         "account.create",
+        "alias.verify",
         "account.change",
         "account.pause",
         "account.resume",

@@ -152,7 +152,7 @@ def about_limit(facts: AccountFacts, daily_limit: int | None) -> Finding:
     return note("limit", said) if used >= _NEARLY * daily_limit else ok("limit", said)
 
 
-def about_aliases(aliases: Iterable[Alias]) -> Iterator[Finding]:
+def about_aliases(email: str, aliases: Iterable[Alias]) -> Iterator[Finding]:
     for alias in aliases:
         if alias.verified_at is not None:
             by = "a message that kept it" if alias.verified_by == "message" else alias.verified_by
@@ -161,7 +161,8 @@ def about_aliases(aliases: Iterable[Alias]) -> Iterator[Finding]:
             yield note(
                 "alias",
                 f"nobody has shown yet that the server keeps {alias.email} as From",
-                fix=f"send a message from {alias.email} to a mailbox of yours and look at its From",
+                fix=f"send a message from {alias.email} to a mailbox of yours and look at its From; where it was kept: "
+                f"postroom accounts verify {email} --alias {alias.email}",
             )
 
 

@@ -155,7 +155,7 @@ class _Look:
             of_account.about_state(facts),
             self._login(login),
             of_account.about_limit(facts, limit),
-            *of_account.about_aliases(facts.aliases),
+            *of_account.about_aliases(facts.account.email, facts.aliases),
             *of_account.about_extensions(facts.account),
         ]
 

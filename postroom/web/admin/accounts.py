@@ -106,12 +106,20 @@ class Deletion(RequestModel):
     )
 
 
+class AliasName(RequestModel):
+    """Which alias of the account is meant."""
+
+    email: Address
+
+
 class AliasAnswer(AnswerModel):
     """An address that messages may have as their From."""
 
     email: str
     verified_at: str | None = Field(description="When it was shown that the server keeps it")
-    verified_by: Literal["message", "admin"] | None
+    verified_by: Literal["message", "admin"] | None = Field(
+        description="How: a message that came back with it, or an admin who confirmed it"
+    )
 
 
 class LimitAnswer(AnswerModel):
@@ -222,6 +230,11 @@ def _resume(asked: AdminRequest, body: Nothing) -> Reply:
     return Reply(200, _answer(asked, asked.accounts.resume(known_form(asked.id), asked.actor)))
 
 
+def _verify_alias(asked: AdminRequest, body: AliasName) -> Reply:
+    view = asked.accounts.verify_alias(known_form(asked.id), body.email, asked.actor)
+    return Reply(200, _answer(asked, view))
+
+
 def state_of(view: AccountView) -> State:
     account = view.account
     if account.closing_at is not None:
@@ -327,5 +340,13 @@ ACCOUNT_CALLS: Final = (
         _resume,
         _ONE,
         (409,),
+    ),
+    admin_call(
+        "POST /v1/accounts/{id}/aliases/verify",
+        "verifyAlias",
+        "Confirm that the account's server keeps an alias as From",
+        AliasName,
+        _verify_alias,
+        _ONE,
     ),
 )
