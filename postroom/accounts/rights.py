@@ -27,10 +27,12 @@ class Right:
     scope: Scope
     owners: frozenset[Owner]
     needs_key: bool = True
+    or_scope: Scope | None = None  # that is enough too
 
     def check(self, key: ApiKey) -> None:
         """Raise NotPermitted for a key that may not make this call."""
-        key.check_scope(self.scope)
+        if self.or_scope is None or not key.has(self.or_scope):
+            key.check_scope(self.scope)
         if owner_of(key) not in self.owners:
             raise NotPermitted("this call is not for keys of " + _WHOSE[owner_of(key)], field="key")
 
@@ -54,6 +56,7 @@ def _managing(scope: Scope, *calls: str) -> tuple[Right, ...]:
 RIGHTS: Final = (
     Right("POST", "/send-email", Scope.SEND, _SENDERS),
     Right("GET", "/email-status/{request_id}", Scope.READ, _ALL, needs_key=False),
+    Right("GET", "/v1/emails", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
     *_managing(
         Scope.ACCOUNTS,
         "POST /v1/accounts",
@@ -105,7 +108,13 @@ def owner_of(key: ApiKey) -> Owner:
 def table() -> list[str]:
     """Return the rights as the rows of a table in Markdown, for the documentation."""
     return [
-        f"| `{right.method} {right.path}` | `{right.scope.value}`{'' if right.needs_key else ', or no key'} "
+        f"| `{right.method} {right.path}` | `{right.scope.value}`{_otherwise(right)} "
         f"| {', '.join(owner.value for owner in Owner if owner in right.owners)} |"
         for right in RIGHTS
     ]
+
+
+def _otherwise(right: Right) -> str:
+    if right.or_scope is not None:
+        return f" or `{right.or_scope.value}`"
+    return "" if right.needs_key else ", or no key"

@@ -18,12 +18,21 @@ from postroom.store.noun import Noun
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A message in a list; `recipient` is the first of its recipients."""
+    """A message in a list."""
 
+    message_id: int
     status: MessageStatus
     account: str
+    account_uid: str
     accepted_at: Instant
-    recipient: str
+    finished_at: Instant | None
+    subject: str
+    recipients: tuple[str, ...]
+
+    @property
+    def recipient(self) -> str:
+        """The first of its recipients."""
+        return self.recipients[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +91,9 @@ class _ListedRow(NamedTuple):
     test: int | None
     sender: str
     not_before: Instant | None
+    account_uid: str
+    finished_at: Instant | None
+    subject: str
     forward_path: str
     state: str
     reason: str | None
@@ -123,8 +135,11 @@ class Messages(Noun):
 
     def newest(self, most: int, account: str | None = None, *, held_only: bool) -> list[Listed]:
         """Return the messages that came last, the newest first; of one mailbox, or only those that wait for a person."""
-        ids = self._newest_ids(most, account, held_only=held_only)
-        rows = self._tx.rows(_ListedRow, "listed_messages", messages=json.dumps(ids))
+        return self.listed(self._newest_ids(most, account, held_only=held_only))
+
+    def listed(self, message_ids: Sequence[int]) -> list[Listed]:
+        """Return messages by their numbers, the newest first."""
+        rows = self._tx.rows(_ListedRow, "listed_messages", messages=json.dumps(message_ids))
         found = [_listed(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row.request_id)]
         return found[::-1]
 
@@ -191,7 +206,16 @@ def _listed(rows: list[_ListedRow]) -> Listed:
         DeliveryState(row.forward_path, row.state, row.reason, row.possible_duplicate) for row in rows
     ]
     status = _status(first.request_id, state, deliveries)
-    return Listed(status, first.email, first.accepted_at, first.forward_path)
+    return Listed(
+        message_id=first.message_id,
+        status=status,
+        account=first.email,
+        account_uid=first.account_uid,
+        accepted_at=first.accepted_at,
+        finished_at=first.finished_at,
+        subject=first.subject,
+        recipients=tuple(row.forward_path for row in rows),
+    )
 
 
 def _status(request_id: str, found: _JobState, deliveries: Sequence[DeliveryState]) -> MessageStatus:

@@ -80,6 +80,9 @@ _TABLES = {
     "pace": ("account_id",),
     "job_count": ("account_id", "state"),
     "counter": ("name", "label"),
+    "listed": ("kind", "value", "message_id"),
+    "listed_block": ("block",),
+    "daily_count": ("account_id", "day", "measure", "step"),
     "setting": ("name",),
 }
 

@@ -54,6 +54,7 @@ class Pruning(Noun):
             _Over, "over_and_logged", after=after, after_id=after_id, until=until, count=most
         )
         dropped = [row for row in rows if not row.hold]
+        self._tx.projection.forget([row.message_id for row in dropped])
         for row in dropped:
             self._tx.change("delete_attempts", job_id=row.job_id)
             self._tx.change("delete_events", message_id=row.message_id)
@@ -61,6 +62,8 @@ class Pruning(Noun):
             self._tx.change("delete_deliveries", message_id=row.message_id)
             self._tx.change("delete_job", job_id=row.job_id)
             self._tx.change("delete_message", message_id=row.message_id)
+        if dropped:
+            self._tx.projection.forget_ids()
         if len(dropped) < len(rows) == most and not self._waits_for_log(rows[-1].finished_at):
             self._remember(_HISTORY_PASSED, rows[-1])  # or what is kept would be looked at each time
         return Pruned(len(dropped), len(rows))

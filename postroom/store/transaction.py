@@ -38,6 +38,7 @@ from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.pace import AccountPace
 from postroom.store.pool_moves import PoolMoves
 from postroom.store.pools import Pools
+from postroom.store.projection import Projection
 from postroom.store.queries import Changed, Connection, Session
 from postroom.store.queue import Queue
 from postroom.store.recovery import Recovery
@@ -224,6 +225,10 @@ class Transaction(Session):
     @property
     def recovery(self) -> Recovery:
         return Recovery(self)
+
+    @property
+    def projection(self) -> Projection:
+        return Projection(self)
 
     @property
     def pruning(self) -> Pruning:

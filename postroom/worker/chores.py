@@ -1,4 +1,4 @@
-"""The worker's periodic chores: leases, dead workers, wrong due times, retention, test messages, data.csv, the log."""
+"""The worker's periodic chores: leases, dead workers, wrong due times, retention, lists, data.csv, the log."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from postroom.store.workers import Workers
 from postroom.worker.captures import CaptureRunner
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
+from postroom.worker.listings import ListingRunner
 from postroom.worker.liveness import RENEW_AGAIN_S, RENEW_S, Reaper, Registration, Stocktaker
 from postroom.worker.mail.context import Context
 from postroom.worker.pool_failover import PoolFailover
@@ -33,6 +34,7 @@ _VERSION_S = 60.0
 _RETENTION_S = 2.0  # how often to look whether it is due, and whether the worker that had it is gone
 _CAPTURES_S = 0.25
 _POOLS_S = 2.0
+_LISTINGS_S = 0.5
 _FILE_S = 0.5
 _LOG_S = 0.2
 _LOG_AGAIN_S = 0.02
@@ -63,6 +65,7 @@ class Chores:
         self._retention = RetentionJob(store, retention, registration.worker_id, clock)
         self._captures = CaptureRunner(settings, store, clock, is_stopping, self.note_finished)
         self._pool_failover = PoolFailover(settings, store, clock, is_stopping)
+        self._listings = ListingRunner(store, is_stopping)
         self._version = VersionWatch()
         self._unlogged = True
         self._renewed = time.monotonic()
@@ -84,6 +87,7 @@ class Chores:
                 self._every(_RETENTION_S, self._retention.run_if_due),
                 self._every(_CAPTURES_S, self._captures.run, when=self._captures.may_be_due),
                 self._every(_POOLS_S, self._pool_failover.run),
+                self._every(_LISTINGS_S, self._listings.run),
                 self._every(_VERSION_S, self._version.compare),
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
                 self._every(_LOG_S, self._write_log, when=lambda: self._unlogged),

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from postroom.accounts.rights import RIGHTS, table
+from postroom.accounts.rights import RIGHTS, Owner, right_for, table
 from postroom.runtime.installation import Service
 from postroom.web.admin.call import Nothing, Reply, admin_call
 from postroom.web.admin.views import CALLS, add_call
@@ -36,7 +36,12 @@ def admin(served: FlaskClient) -> Admin:
 
 
 def calls() -> list[tuple[str, str]]:
-    return [(call.method, call.path.replace("{id}", NO_ID)) for call in CALLS]
+    """Return the calls that an account's key may not make."""
+    return [
+        (call.method, call.path.replace("{id}", NO_ID))
+        for call in CALLS
+        if right_for(call.method, call.path).owners == {Owner.INSTALLATION}
+    ]
 
 
 # --- Who may call.

@@ -54,7 +54,7 @@ TABLES = (
     "attempt", "event", "idempotency", "worker", "log_line", "log_batch", "account_usage", "connection", "pace",
     "job_count", "counter",
     "account_alias", "oauth_grant", "pool", "pool_member", "issued_key", "issued_key_usage", "stopped_key",
-    "audit", "finding",
+    "audit", "finding", "listed", "listed_block", "daily_count",
 )  # fmt: skip
 
 

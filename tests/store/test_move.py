@@ -87,6 +87,9 @@ _KEYS_AND_POOLS = (
     "INSERT INTO audit VALUES (1, 7, 'admin token', '127.0.0.1', 'key.issue', 'shop', '{}', 0)",
     "INSERT INTO finding VALUES (1, 7, '[]')",
     "INSERT INTO counter VALUES ('attempts', 'sent', 7)",
+    "INSERT INTO listed VALUES (1, -7, 1)",
+    "INSERT INTO listed_block VALUES (0, 7, 8)",
+    "INSERT INTO daily_count VALUES (1, 7, 'sent', 0, 3)",
 )
 
 

@@ -22,7 +22,33 @@ CREATE TABLE counter (
 CREATE INDEX counter_name ON counter (name, label);
 -- end
 
--- == lists
+-- == lists: what a worker notes of each message after its commit, so that lists and statistics are found quickly
+
+CREATE TABLE listed (
+    kind       SMALLINT NOT NULL,                       -- core/listing.py names them
+    value      BIGINT NOT NULL,                         -- a hash, a number of a row, or a status
+    message_id BIGINT NOT NULL,
+    PRIMARY KEY (kind, value, message_id)
+)
+-- only sqlite
+WITHOUT ROWID
+-- end
+;
+
+CREATE TABLE listed_block (
+    block    {key},                                     -- 1,024 messages by their ids
+    first_at BIGINT NOT NULL,                           -- when the first of them was accepted, by the clock
+    last_at  BIGINT NOT NULL
+);
+
+CREATE TABLE daily_count (
+    account_id BIGINT NOT NULL,
+    day        INTEGER NOT NULL,                        -- since the epoch, in UTC
+    measure    TEXT NOT NULL,                           -- accepted, sent, deferred, failed, cancelled; `after`: by time to sent
+    step       INTEGER NOT NULL,                        -- of `after`: the time, on a scale of logarithms; 0 otherwise
+    messages   BIGINT NOT NULL,
+    PRIMARY KEY (account_id, day, measure, step)
+);
 
 -- == notices: what the admins were told
 

@@ -111,6 +111,15 @@ CREATE TABLE counter (
     , PRIMARY KEY (name, label)
 );
 
+CREATE TABLE daily_count (
+    account_id BIGINT NOT NULL,
+    day        INTEGER NOT NULL,                        -- since the epoch, in UTC
+    measure    TEXT NOT NULL,                           -- accepted, sent, deferred, failed, cancelled; `after`: by time to sent
+    step       INTEGER NOT NULL,                        -- of `after`: the time, on a scale of logarithms; 0 otherwise
+    messages   BIGINT NOT NULL,
+    PRIMARY KEY (account_id, day, measure, step)
+);
+
 CREATE TABLE delivery (
     id                 INTEGER PRIMARY KEY,
     message_id         INTEGER NOT NULL REFERENCES message (id),
@@ -237,6 +246,21 @@ CREATE TABLE job_count (
     jobs       INTEGER NOT NULL,
     PRIMARY KEY (account_id, state)
 ) WITHOUT ROWID;
+
+CREATE TABLE listed (
+    kind       SMALLINT NOT NULL,                       -- core/listing.py names them
+    value      BIGINT NOT NULL,                         -- a hash, a number of a row, or a status
+    message_id BIGINT NOT NULL,
+    PRIMARY KEY (kind, value, message_id)
+)
+WITHOUT ROWID
+;
+
+CREATE TABLE listed_block (
+    block    INTEGER PRIMARY KEY,                                     -- 1,024 messages by their ids
+    first_at BIGINT NOT NULL,                           -- when the first of them was accepted, by the clock
+    last_at  BIGINT NOT NULL
+);
 
 CREATE TABLE log_batch (
     id    INTEGER PRIMARY KEY AUTOINCREMENT,

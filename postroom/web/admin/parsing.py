@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from flask import Request
 from pydantic import ValidationError
 
-from postroom.core.errors import MalformedSubmission
+from postroom.core.errors import InvalidSubmission, MalformedSubmission
 from postroom.web.admin.call import AdminCall, RequestModel
 from postroom.web.api_request import ApiRequest
 from postroom.web.head import length_of
@@ -52,6 +52,10 @@ def _checked(model: type[RequestModel], document: Mapping[str, object], *, from_
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
         known = ", ".join(model.model_fields) or "none"
+        first = faults[0]
+        if all(str(fault["loc"][0]) in model.unacceptable for fault in faults):
+            field = str(first["loc"][0])
+            raise InvalidSubmission(_words(first["type"], first["msg"], known), field=field) from None
         raise MalformedSubmission(
             "some fields are missing, unknown or of the wrong type",
             errors=tuple(

@@ -53,7 +53,14 @@ class Page(RequestModel):
 
     @property
     def position(self) -> int | None:
-        return None if self.after is None else whole_number(self.after, _MOST_DIGITS)
+        return None if self.after is None else position_of(self.after)
+
+
+def position_of(cursor: str) -> int:
+    """Return the position that a cursor stands for."""
+    position = whole_number(cursor, _MOST_DIGITS)
+    assert position is not None  # by the pattern of a Cursor
+    return position
 
 
 def known_form(id_: str) -> str:

@@ -18,6 +18,7 @@ from postroom.store.issued_keys import IssuedKeys
 from postroom.web.admin.accounts import ACCOUNT_CALLS
 from postroom.web.admin.audit import AUDIT_CALLS
 from postroom.web.admin.call import AdminCall, AdminRequest, Reply
+from postroom.web.admin.email_lists import EMAIL_LIST_CALLS
 from postroom.web.admin.health import HEALTH_CALLS
 from postroom.web.admin.keys import KEY_CALLS
 from postroom.web.admin.parsing import read_body, read_query
@@ -39,7 +40,14 @@ _NO_KEY: Final = (
     "there is no key in this request: give it as `Authorization: Bearer KEY`, or as `X-API-Key: KEY`; "
     "it is not read from the body"
 )
-CALLS: Final[tuple[AdminCall, ...]] = (*ACCOUNT_CALLS, *HEALTH_CALLS, *KEY_CALLS, *POOL_CALLS, *AUDIT_CALLS)
+CALLS: Final[tuple[AdminCall, ...]] = (
+    *EMAIL_LIST_CALLS,
+    *ACCOUNT_CALLS,
+    *HEALTH_CALLS,
+    *KEY_CALLS,
+    *POOL_CALLS,
+    *AUDIT_CALLS,
+)
 
 
 def views() -> Blueprint:
@@ -150,4 +158,4 @@ def _note_refusal(right: Right, asked: ApiRequest, shared: Services) -> None:
 def _document(reply: Reply) -> Answer:
     if reply.document is None:
         return Answer(reply.status, [], b"")
-    return json_answer(reply.status, reply.document.model_dump(mode="json"))
+    return json_answer(reply.status, reply.document.model_dump(mode="json", by_alias=True))

@@ -1,0 +1,97 @@
+"""Lists of messages: what is noted of a message so that each filter finds it, and the filter itself as a value. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from postroom.core.address import InvalidAddress, parse_mailbox
+from postroom.core.clock import Instant
+from postroom.core.errors import InvalidSubmission
+from postroom.core.status_word import StatusWord
+
+BLOCK: Final = 1024  # messages whose times are kept together
+_STATUSES: Final = 16  # more than there are, so that an account and a status make one number
+_CODES: Final = {word: number for number, word in enumerate(StatusWord)}
+ENDS: Final = (StatusWord.SENT, StatusWord.FAILED, StatusWord.CANCELLED, StatusWord.SUPPRESSED)
+WAITING: Final = (StatusWord.SCHEDULED, StatusWord.DEFERRED)
+"""Of the statuses that pass, those that are noted: few messages have them for long."""
+
+
+class Kind(IntEnum):
+    """What a note says of a message."""
+
+    ADDRESS = 1  # of a recipient
+    DOMAIN = 2
+    KEY = 3  # of a pool, which it was accepted with
+    STATUS = 4  # of ENDS or WAITING
+    ACCOUNT_STATUS = 5  # of ENDS, with its account
+
+
+class Note(NamedTuple):
+    """A row of `listed` without its message."""
+
+    kind: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which messages are wanted; None: whatever it is. `accounts` are those that somebody may see, or asks for."""
+
+    status: StatusWord | None = None
+    accounts: tuple[int, ...] | None = None
+    key_id: int | None = None  # of a pool: only what was accepted with it
+    recipient: str | None = None  # a mailbox, or @domain, as `recipient_of` makes it
+    words: tuple[str, ...] = ()  # each begins a word of the subject
+    since: Instant | None = None  # accepted then or later
+    until: Instant | None = None  # accepted before
+
+
+def recipient_of(text: str) -> str:
+    """Return a mailbox, or `@domain`, as it is compared. Raises InvalidSubmission naming `to`."""
+    try:
+        if text.startswith("@"):
+            return "@" + parse_mailbox(f"x{text}").domain
+        return parse_mailbox(text).path.lower()
+    except InvalidAddress as error:
+        raise InvalidSubmission(f"give an address or @domain: {error}", field="to") from None
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Return the words of a text as they are compared."""
+    return tuple(text.casefold().split())
+
+
+def has_words(subject: str, words: tuple[str, ...]) -> bool:
+    """Whether each of the words begins a word of the subject."""
+    found = words_of(subject)
+    return all(any(each.startswith(word) for each in found) for word in words)
+
+
+def is_to(forward_path: str, recipient: str) -> bool:
+    """Whether a recipient is the mailbox, or at the domain, that a filter asks for."""
+    path = forward_path.lower()
+    return path.endswith(recipient) if recipient.startswith("@") else path == recipient
+
+
+def recipient_notes(forward_path: str) -> tuple[Note, Note]:
+    """Return the notes of a recipient: its address and its domain."""
+    path = forward_path.lower()
+    return note_of_recipient(path), note_of_recipient("@" + path.rpartition("@")[2])
+
+
+def note_of_recipient(recipient: str) -> Note:
+    """Return the note that the messages of a filter's recipient have."""
+    kind = Kind.DOMAIN if recipient.startswith("@") else Kind.ADDRESS
+    digest = blake2b(recipient.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return Note(kind, int.from_bytes(digest, "big", signed=True))
+
+
+def note_of_status(word: StatusWord, account_id: int | None = None) -> Note:
+    """Return the note of a status, of all messages or of an account's."""
+    if account_id is None:
+        return Note(Kind.STATUS, _CODES[word])
+    return Note(Kind.ACCOUNT_STATUS, account_id * _STATUSES + _CODES[word])

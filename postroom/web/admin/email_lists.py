@@ -1,0 +1,160 @@
+"""The call that lists messages: by status, account, recipient, subject and time, the newest first."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Final, Literal, get_args
+
+from pydantic import Field
+
+from postroom.core.api_key import ApiKey
+from postroom.core.clock import Instant
+from postroom.core.errors import InvalidSubmission, NotFound
+from postroom.core.listing import Filter, recipient_of, words_of
+from postroom.core.status_word import StatusWord
+from postroom.core.text import printable
+from postroom.store.listings import NEWEST, Listings
+from postroom.store.messages import Listed
+from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, RequestModel, admin_call
+from postroom.web.admin.values import Cursor, PageSize, Text, Time, position_of, shown_time, time_of
+
+DEFAULT: Final = 20
+Word = Literal[
+    "scheduled", "queued", "sending", "deferred", "held", "sent", "failed", "cancelled", "suppressed"
+]
+assert get_args(Word) == tuple(StatusWord)
+
+
+class EmailList(RequestModel):
+    """Which messages are wanted."""
+
+    unacceptable: ClassVar[frozenset[str]] = frozenset(
+        {"status", "account", "to", "subject", "since", "until", "limit"}
+    )
+
+    status: Word | None = None
+    account: Text | None = Field(default=None, description="The id of an account, or its mailbox")
+    to: Text | None = Field(
+        default=None, description="An address, or @domain", examples=["ada@example.org", "@example.org"]
+    )
+    subject: Text | None = Field(
+        default=None, description="Each of its words begins a word of the subject, whatever the case"
+    )
+    since: Time | None = Field(default=None, description="Accepted then or later")
+    until: Time | None = Field(default=None, description="Accepted before")
+    after: Cursor | None = None
+    limit: PageSize = DEFAULT
+
+    def times(self) -> tuple[Instant | None, Instant | None]:
+        """Return `since` and `until`. Raises InvalidSubmission."""
+        since = None if self.since is None else time_of(self.since, "since")
+        until = None if self.until is None else time_of(self.until, "until")
+        if since is not None and until is not None and since >= until:
+            raise InvalidSubmission(
+                "`until` is not after `since`: give a later `until`, or an earlier `since`", field="until"
+            )
+        return since, until
+
+
+class ListedEmail(AnswerModel):
+    """A message and what has become of it so far."""
+
+    id: str
+    status: Word
+    reason: str | None = Field(
+        description="Why it has that status, in the server's own words where it said any"
+    )
+    account: str = Field(description="The id of the account that it is sent through")
+    from_: str = Field(serialization_alias="from", description="The mailbox that it is sent from")
+    to: list[str]
+    subject: str
+    accepted_at: str
+    finished_at: str | None = Field(description="When it was sent, had failed or was cancelled")
+    test: bool = Field(description="It goes to the built-in inbox alone")
+    possible_duplicate: bool = Field(description="It may have been sent twice")
+
+
+class EmailsAnswer(AnswerModel):
+    """A page of messages, the newest first."""
+
+    data: list[ListedEmail]
+    has_more: bool
+    next: str | None = Field(description="What `after` takes for the next page")
+    partial: bool = Field(
+        description="Many messages were looked at and few fitted all filters; the next page goes on from there"
+    )
+
+
+def _list(asked: AdminRequest, query: EmailList) -> Reply:
+    now = asked.shared.clock()
+    before = NEWEST if query.after is None else position_of(query.after)
+    page = asked.store.read(Listings.page, _filter(asked, query), query.limit, before=before, now=now)
+    return Reply(
+        200,
+        EmailsAnswer(
+            data=[_shown(each, now) for each in page.messages],
+            has_more=page.reached is not None,
+            next=None if page.reached is None else str(page.reached),
+            partial=page.is_partial,
+        ),
+    )
+
+
+def _filter(asked: AdminRequest, query: EmailList) -> Filter:
+    key = asked.principal.key
+    since, until = query.times()
+    return Filter(
+        status=None if query.status is None else StatusWord(query.status),
+        accounts=accounts_for(asked, query.account),
+        key_id=key.id if key.pool_id is not None else None,
+        recipient=None if query.to is None else recipient_of(query.to),
+        words=() if query.subject is None else words_of(query.subject),
+        since=since,
+        until=until,
+    )
+
+
+def accounts_for(asked: AdminRequest, named: str | None) -> tuple[int, ...] | None:
+    """Return the accounts whose messages are wanted, of those that the key may see; None: of all.
+
+    Raises NotFound for an account that is not there, or that is another owner's.
+    """
+    key = asked.principal.key
+    if named is None:
+        return None if key.account_id is None else (key.account_id,)
+    found = tuple(asked.store.read(Listings.accounts, named.lower()))
+    if key.account_id is not None:
+        found = tuple(each for each in found if each == key.account_id)
+    if not found or _is_hidden(key):
+        raise NotFound("there is no account with this id or mailbox", field="account")
+    return found
+
+
+def _is_hidden(key: ApiKey) -> bool:
+    """Whether a key may not know which accounts there are: a pool's sees what was sent with it alone."""
+    return key.pool_id is not None
+
+
+def _shown(listed: Listed, now: Instant) -> ListedEmail:
+    status = listed.status
+    return ListedEmail.model_validate(
+        {
+            "id": status.request_id,
+            "status": status.word(now).value,
+            "reason": None if status.reason is None else printable(status.reason),
+            "account": listed.account_uid,
+            "from_": status.sender,
+            "to": list(listed.recipients),
+            "subject": listed.subject,
+            "accepted_at": shown_time(listed.accepted_at),
+            "finished_at": shown_time(listed.finished_at),
+            "test": status.is_test,
+            "possible_duplicate": status.possible_duplicate,
+        }
+    )
+
+
+EMAIL_LIST_CALLS: Final = (
+    admin_call(
+        "GET /v1/emails", "listEmails", "List messages", EmailList, _list, {200: EmailsAnswer}, (404, 422)
+    ),
+)

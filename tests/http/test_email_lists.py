@@ -1,0 +1,204 @@
+"""`GET /v1/emails` through both runners: whose messages a key sees, each filter, pages, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from postroom.core.clock import system_clock
+from postroom.runtime.installation import Service
+from postroom.store.holds import Holds
+from postroom.worker.listings import ListingRunner
+from tests.http.admin import Admin, prepare
+from tests.http.conftest import ALICE, BOB
+
+NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
+
+
+@pytest.fixture
+def app(service: Service, make_app: Any) -> Flask:
+    prepare(service)
+    made: Flask = make_app()
+    return made
+
+
+@dataclass(frozen=True)
+class House:
+    """Two accounts, a pool of the first one, and messages of each; ids are oldest first."""
+
+    admin: Admin
+    alice: Admin
+    bob: Admin
+    pool: Admin
+    accounts: dict[str, str]
+    of_alice: list[str]
+    of_bob: list[str]
+    of_pool: list[str]
+
+    def listed(self, whose: Admin | None = None, **query: str) -> list[str]:
+        return [each["id"] for each in self.page(whose, **query)["data"]]
+
+    def page(self, whose: Admin | None = None, **query: str) -> Any:
+        return (whose or self.admin).done("GET", f"/v1/emails?{urlencode(query)}")
+
+
+@pytest.fixture
+def house(client: FlaskClient) -> House:
+    admin = Admin(client)
+    accounts = {each["email"]: each["id"] for each in admin.done("GET", "/v1/accounts")["data"]}
+    members = {"name": "pool", "members": [{"account": accounts["alice@example.com"]}]}
+    pool = admin.done("POST", "/v1/pools", members, 201)
+    of_pool = admin.done("POST", f"/v1/pools/{pool['id']}/keys", {"name": "p"}, 201)["key"]
+    made = House(admin, admin.as_key(ALICE), admin.as_key(BOB), admin.as_key(of_pool), accounts, [], [], [])
+    for whose, ids in ((made.alice, made.of_alice), (made.bob, made.of_bob), (made.pool, made.of_pool)):
+        for number in range(3):
+            mail = {
+                "subject": f"Invoice No. {number}",
+                "recipient": f"Ada{number}@example.org",
+                "body": "It works.",
+            }
+            ids.append(whose.done("POST", "/send-email", mail, 202)["request_id"])
+    return made
+
+
+def test_each_key_sees_its_own_messages_alone_and_the_installation_all(house: House) -> None:
+    of_account = [*house.of_alice, *house.of_pool]
+    assert house.listed(house.alice) == of_account[::-1]
+    assert house.listed(house.bob) == house.of_bob[::-1]
+    assert house.listed(house.pool) == house.of_pool[::-1]
+    everything = [*house.of_alice, *house.of_bob, *house.of_pool][::-1]
+    assert house.listed() == everything
+    assert house.listed(house.admin.as_key(house.admin.issue(scopes=["accounts"])["key"])) == everything
+    assert house.listed(house.admin.as_key(house.admin.issue(scopes=["read"])["key"])) == everything
+    lacks = house.admin.as_key(house.admin.issue(scopes=["send"])["key"])
+    assert lacks.call("GET", "/v1/emails").status_code == 403
+    of_account_sending = house.admin.issue(house.accounts["bob@example.org"], scopes=["send"])["key"]
+    assert house.admin.as_key(of_account_sending).call("GET", "/v1/emails").status_code == 403
+
+
+def test_an_account_is_named_by_its_id_or_mailbox_and_a_foreign_one_is_unknown(house: House) -> None:
+    for named in ("bob@example.org", "BOB@example.org", house.accounts["bob@example.org"]):
+        assert house.listed(account=named) == house.of_bob[::-1]
+        assert house.listed(house.bob, account=named) == house.of_bob[::-1]
+    unknown = house.alice.call("GET", f"/v1/emails?account={NO_ID}")
+    assert unknown.status_code == 404
+    for named in (house.accounts["bob@example.org"], "bob@example.org", "nobody@example.org", "x"):
+        foreign = house.alice.call("GET", f"/v1/emails?{urlencode({'account': named})}")
+        assert (foreign.status_code, foreign.get_json()) == (404, unknown.get_json())
+    of_pool = house.pool.call("GET", f"/v1/emails?account={house.accounts['alice@example.com']}")
+    assert (of_pool.status_code, of_pool.get_json()) == (404, unknown.get_json())
+
+
+def test_a_message_of_a_list_says_what_became_of_it(house: House, service: Service) -> None:
+    service.store.write(Holds.cancel, house.of_bob[0], system_clock())
+    cancelled = house.page(status="cancelled")
+    [shown] = cancelled.pop("data")
+    assert cancelled == {"has_more": False, "next": None, "partial": False}
+    assert shown.pop("accepted_at") < shown.pop("finished_at")
+    assert shown == {
+        "id": house.of_bob[0],
+        "status": "cancelled",
+        "reason": None,
+        "account": house.accounts["bob@example.org"],
+        "from": "bob@example.org",
+        "to": ["Ada0@example.org"],
+        "subject": "Invoice No. 0",
+        "test": False,
+        "possible_duplicate": False,
+    }
+    queued = house.page(house.bob)["data"]
+    assert [(each["status"], each["finished_at"]) for each in queued[:2]] == [("queued", None)] * 2
+
+
+def test_a_message_of_a_test_key_is_marked(house: House) -> None:
+    test = house.admin.issue(house.accounts["bob@example.org"], test=True)["key"]
+    mail = {"subject": "Try", "recipient": "ada@example.org", "body": "It works."}
+    accepted = house.admin.as_key(test).done("POST", "/send-email", mail, 202)
+    newest = house.page(limit="1")["data"][0]
+    assert (newest["id"], newest["test"]) == (accepted["request_id"], True)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_filters(house: House, service: Service, noted: bool) -> None:
+    if noted:
+        runner = ListingRunner(service.store, lambda: False)
+        runner.run()
+    assert house.listed(to="ada1@EXAMPLE.org") == [house.of_pool[1], house.of_bob[1], house.of_alice[1]]
+    assert house.listed(house.bob, to="ada1@example.org") == [house.of_bob[1]]
+    assert len(house.listed(to="@example.org")) == 9
+    assert house.listed(to="@example.com") == []
+    assert house.listed(house.bob, subject="inv 2") == [house.of_bob[2]]
+    assert house.listed(house.bob, status="queued", to="ada0@example.org") == [house.of_bob[0]]
+    assert house.listed(status="suppressed") == []
+    at = {each["id"]: each["accepted_at"] for each in house.page()["data"]}
+    assert house.listed(house.bob, since="2000-01-01T00:00:00Z", until="2001-01-01T00:00:00Z") == []
+    since = min(at[id_] for id_ in house.of_pool)
+    assert set(house.of_pool) <= set(house.listed(since=since))
+    assert house.listed(since="2999-01-01T00:00:00+02:00") == []
+
+
+def test_pages(house: House) -> None:
+    ids: list[str] = []
+    query: dict[str, str] = {"limit": "4"}
+    while True:
+        page = house.page(None, **query)
+        ids += [each["id"] for each in page["data"]]
+        assert page["has_more"] == (page["next"] is not None)
+        if not page["has_more"]:
+            break
+        assert len(page["data"]) == 4
+        query["after"] = page["next"]
+    assert ids == house.listed()
+
+
+def test_a_page_has_twenty_unless_it_is_said_and_up_to_a_hundred(house: House) -> None:
+    mail = {"subject": "Hi", "recipient": "ada@example.org", "body": "It works."}
+    for _ in range(12):
+        house.bob.done("POST", "/send-email", mail, 202)
+    assert len(house.page()["data"]) == 20
+    assert len(house.page(limit="100")["data"]) == 21
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "", "9" * 19, "1' OR '1"])
+def test_a_bad_cursor_is_400(house: House, cursor: str) -> None:
+    answer = house.alice.call("GET", f"/v1/emails?{urlencode({'after': cursor})}")
+    assert answer.status_code == 400
+    assert answer.content_type == "application/problem+json"
+    assert answer.get_json()["errors"][0]["field"] == "after"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("status", "delivered"),
+        ("status", ""),
+        ("to", "nobody"),
+        ("to", "@"),
+        ("to", "a@b@c"),
+        ("since", "yesterday"),
+        ("since", "2027-01-31T12:00:00"),
+        ("until", "2027-13-31T12:00:00Z"),
+        ("limit", "0"),
+        ("limit", "101"),
+        ("limit", "many"),
+        ("subject", "a\nb"),
+    ],
+)
+def test_a_bad_value_is_422_and_names_its_field(house: House, field: str, value: str) -> None:
+    answer = house.alice.call("GET", f"/v1/emails?{urlencode({field: value})}")
+    assert answer.status_code == 422, answer.get_data(as_text=True)
+    assert answer.get_json()["errors"][0]["field"] == field
+
+
+def test_a_time_that_ends_before_it_begins_and_an_unknown_filter_are_refused(house: House) -> None:
+    times = {"since": "2027-01-31T12:00:00Z", "until": "2027-01-31T13:00:00+02:00"}
+    assert (
+        house.alice.call("GET", f"/v1/emails?{urlencode(times)}").get_json()["errors"][0]["field"] == "until"
+    )
+    unknown = house.alice.call("GET", "/v1/emails?state=sent")
+    assert (unknown.status_code, unknown.get_json()["errors"][0]["field"]) == (400, "state")
