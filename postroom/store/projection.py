@@ -161,8 +161,8 @@ class Projection(Noun):
 
     def marks(self) -> tuple[int, int] | None:
         """Return the event up to which, and the message from which on, all is noted; None before the beginning."""
-        to, from_ = self._tx.settings.get(NOTED_TO), self._tx.settings.get(NOTED_FROM)
-        return None if to is None or from_ is None else (int(to), int(from_))
+        to, from_ = self._stored(NOTED_TO), self._stored(NOTED_FROM)
+        return None if to is None or from_ is None else (to, from_)
 
     def next_step(self, complete: int, most: int) -> Step | None:
         """Return what is noted of the next events up to `complete`; None: there are none."""
@@ -234,15 +234,19 @@ class Projection(Noun):
 
     def forget_ids(self) -> None:
         """Take back marks that are ahead of the newest rows: SQLite gives the ids of deleted rows again."""
-        mark = self._tx.settings.get(NOTED_TO)
+        mark = self._stored(NOTED_TO)
         newest = self._tx.value(int, "newest_event") or 0
-        if mark is not None and int(mark) > newest:
+        if mark is not None and mark > newest:
             self._tx.settings.set(NOTED_TO, str(newest))
         oldest = self._tx.value(int, "oldest_message") or 0
         self._tx.change("forget_blocks", block=oldest // BLOCK)
 
     def _mark(self, name: str) -> int:
-        return int(self._tx.settings.get(name) or 0)
+        return self._stored(name) or 0
+
+    def _stored(self, name: str) -> int | None:
+        text = self._tx.settings.get(name)
+        return None if text is None else int(text)
 
     def _note(self, notes: Notes, ids: Iterable[int], new: set[int]) -> list[_Message]:
         messages = self._messages(sorted(ids))

@@ -76,6 +76,7 @@ KNOWN = {
     "store/move.py": ["int(count)", "int(count)"],
     "store/postgres/connect.py": ["int(log_file[:8], 16)"],
     "store/postgres/connection.py": ["int(_INT.unpack(found)[0])"],
+    "store/projection.py": ["int(text)"],  # a mark of its own
     "store/position.py": ["int(timeline)"],
     "store/postgres/session.py": ["int(self)"],
     "store/sqlite/connections.py": ["int(part)", "int(longest_wait_s * 1000)"],
