@@ -16,10 +16,13 @@ from postroom.core.text import printable
 
 _AGAIN: Final = "postroom accounts authorize EMAIL"
 _HALF_A_YEAR: Final = 180 * DAY
+_TESTING: Final = 7 * DAY  # how long Google's grants to an app in "Testing" last
+_IN_PRODUCTION: Final = 'in the Google Auth Platform, Audience, set the app to "In production"'
 _GOOGLE_CAUSES: Final = (
-    'Google takes this grant no more: access was revoked, the password was changed, the app is in "Testing" (its grants '
-    "end after 7 days), the grant was unused for six months, or over a hundred were given to this client for the mailbox"
+    "Google takes this grant no more: access was revoked, the password was changed, or over a hundred grants were given to "
+    "this client for the mailbox, which ends the oldest"
 )
+_GOOGLE_CAUSES_EARLY: Final = f'{_GOOGLE_CAUSES}; or the app is in "Testing", where grants end after 7 days'
 _SHOWN: Final = 160  # characters of the provider's own words
 _AADSTS: Final = re.compile(r"\bAADSTS(\d{4,9})\b")
 # Errors that pass by themselves.
@@ -113,6 +116,13 @@ _ROWS: Final = (
         error="invalid_grant",
         kind=_SERVICE,
     ),
+    _Row(
+        "the organisation has its people log in again from time to time (Google Cloud session control)",
+        "an administrator exempts this application from it: admin.google.com, Security, Google Cloud session control; "
+        f"then: {_AGAIN}",
+        error="invalid_grant",
+        said=r"(?i)invalid_rapt|rapt_required",
+    ),
     _Row("the Google account was deleted", "use another mailbox", said=r"(?i)account has been deleted"),
     _Row(
         "an administrator of the organisation does not let this application have access",
@@ -146,14 +156,27 @@ def _matches(row: _Row, grant: OAuthGrant, error: str, code: str, description: s
 
 
 def _of_invalid_grant(grant: OAuthGrant, error: str, now: Instant | None) -> tuple[str, str]:
-    """Return the words for a grant that is not good any more, of which providers do not say why: likely causes first."""
+    """Return the words for a grant that is not good any more, of which providers do not say why: likely causes first.
+
+    Times tell some of them apart: `updated_at` is when the grant last brought a token.
+    """
     if error != "invalid_grant":
         return "the provider gives no token", f"authorize the account again: {_AGAIN}"
     if now is not None and now - grant.updated_at > _HALF_A_YEAR:
         return "the grant was not used for six months", _AGAIN
     if grant.provider == "google":
-        return (
-            _GOOGLE_CAUSES,
-            f'{_AGAIN}; and in the Google Auth Platform, Audience, set the app to "In production"',
-        )
+        return _of_google(grant, now)
     return "the provider takes this grant no more: access was revoked, or the password was changed", _AGAIN
+
+
+def _of_google(grant: OAuthGrant, now: Instant | None) -> tuple[str, str]:
+    """Return the causes that are left: one that ended between two uses on its seventh day is of an app in "Testing"."""
+    if not grant.granted_at or now is None:
+        return _GOOGLE_CAUSES_EARLY, f"{_AGAIN}; and {_IN_PRODUCTION}"
+    testing_ends = grant.granted_at + _TESTING
+    if grant.updated_at < testing_ends <= now:
+        return (
+            'seven days after it was given the grant has ended: the app is in "Testing"',
+            f"{_IN_PRODUCTION}; then: {_AGAIN}",
+        )
+    return _GOOGLE_CAUSES, _AGAIN

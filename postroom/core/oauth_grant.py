@@ -39,6 +39,7 @@ class OAuthGrant:
     expires_at: Instant | None = None  # of the access token
     updated_at: Instant = 0  # when it was last set, refreshed or refused
     refused: str | None = None  # why the provider gives none any more
+    granted_at: Instant = 0  # when it was given; 0: that is not known
 
     def is_usable(self, now: Instant) -> bool:
         """Whether its access token will do for a log-in that begins now."""

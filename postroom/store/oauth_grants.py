@@ -24,6 +24,7 @@ class _Row(NamedTuple):
     expires_at: Instant | None
     updated_at: Instant
     refused: str | None
+    granted_at: Instant
 
 
 class OAuthGrants(Noun):

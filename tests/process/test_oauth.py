@@ -72,14 +72,19 @@ def test_messages_go_out_with_tokens_wait_while_none_is_given_and_go_on(
         state, reason = state_of(service)
         assert state == "paused"
         assert "access was revoked" in reason
+        others = [service.send() for _ in range(2)]
+        for each in others:
+            service.wait_for(each, "deferred (account paused: ")
+        assert len([line for line in service.log().splitlines() if "access was revoked" in line]) == 1
         asked = len(token_server.token_requests)
 
         token_server.refusal = None
         grant(service, token_server)
-        service.wait_for(waiting)
+        for each in (waiting, *others):
+            service.wait_for(each)
         assert state_of(service)[0] == "active"
         assert len(token_server.token_requests) == asked + 1
-    submission.mails(2)
+    submission.mails(4)
 
 
 def test_a_token_endpoint_that_is_down_is_nobodys_fault(

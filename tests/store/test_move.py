@@ -74,7 +74,7 @@ _KEYS_AND_POOLS = (
     "INSERT INTO account_alias VALUES (1, 'sales@example.com', 7, 'admin')",
     (
         "INSERT INTO oauth_grant VALUES "
-        "(1, 'google', 'refresh_token', 'https://t', 'id', NULL, 'mail', x'01', NULL, NULL, NULL, NULL, 7)"
+        "(1, 'google', 'refresh_token', 'https://t', 'id', NULL, 'mail', x'01', NULL, NULL, NULL, NULL, 7, 7)"
     ),
     "INSERT INTO pool VALUES (1, 'p', 'newsletters', 7, 7, NULL, 1)",
     "INSERT INTO pool_member VALUES (1, 1, 3)",

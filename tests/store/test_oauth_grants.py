@@ -26,7 +26,7 @@ def granted(post: Post, **changes: object) -> OAuthGrant:
     )
     grant = replace(grant, **changes)  # type: ignore[arg-type]
     post.store.write(OAuthGrants.set, grant, NOW)
-    return replace(grant, updated_at=NOW)
+    return replace(grant, updated_at=NOW, granted_at=NOW)
 
 
 def stored(post: Post) -> OAuthGrant:

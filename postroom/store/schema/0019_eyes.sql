@@ -56,6 +56,10 @@ CREATE TABLE daily_count (
 
 ALTER TABLE message ADD COLUMN traceparent TEXT;        -- W3C Trace Context, of the request that it was accepted with
 
+-- == grants
+
+ALTER TABLE oauth_grant ADD COLUMN granted_at BIGINT;   -- when a person or an administrator gave it; NULL: by an earlier version
+
 -- == private networks
 
 ALTER TABLE account ADD COLUMN confined SMALLINT;       -- 1: a key without the scope admin has named its host

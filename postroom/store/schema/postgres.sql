@@ -369,6 +369,7 @@ CREATE TABLE oauth_grant (
     refreshing_by bigint,
     refused text,
     updated_at bigint NOT NULL,
+    granted_at bigint,
     CONSTRAINT oauth_grant_account_id_fkey FOREIGN KEY (account_id) REFERENCES account(id),
     CONSTRAINT oauth_grant_pkey PRIMARY KEY (account_id)
 );

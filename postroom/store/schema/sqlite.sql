@@ -304,7 +304,7 @@ CREATE TABLE oauth_grant (
     refreshing_by  BIGINT,                              -- until when one process may ask for a token, and no other does
     refused        TEXT,                                -- why the provider gives none any more
     updated_at     BIGINT NOT NULL
-);
+, granted_at BIGINT);
 
 CREATE TABLE pace (
     account_id INTEGER PRIMARY KEY REFERENCES account (id),

@@ -2,20 +2,21 @@
 
 -- define oauth_grant_columns
 account_id, provider, kind, token_endpoint, client_id, scope, client_secret, grant_secret, access_token, expires_at, updated_at,
-refused
+refused, CAST(coalesce(granted_at, 0) AS BIGINT) AS granted_at
 
 -- name: read_oauth_grant^
 SELECT {oauth_grant_columns} FROM oauth_grant WHERE account_id = :account_id;
 
 -- name: write_oauth_grant!
 INSERT INTO oauth_grant (account_id, provider, kind, token_endpoint, client_id, client_secret, scope, grant_secret, access_token,
-                         expires_at, updated_at)
+                         expires_at, updated_at, granted_at)
 VALUES (:account_id, :provider, :kind, :token_endpoint, :client_id, :client_secret, :scope, :grant_secret, :access_token,
-        :expires_at, :now)
+        :expires_at, :now, :now)
 ON CONFLICT (account_id) DO UPDATE SET provider = excluded.provider, kind = excluded.kind,
     token_endpoint = excluded.token_endpoint, client_id = excluded.client_id, client_secret = excluded.client_secret,
     scope = excluded.scope, grant_secret = excluded.grant_secret, access_token = excluded.access_token,
-    expires_at = excluded.expires_at, refreshing_by = NULL, refused = NULL, updated_at = excluded.updated_at;
+    expires_at = excluded.expires_at, refreshing_by = NULL, refused = NULL, updated_at = excluded.updated_at,
+    granted_at = excluded.granted_at;
 
 -- name: remove_oauth_grant!
 DELETE FROM oauth_grant WHERE account_id = :account_id;
