@@ -244,6 +244,7 @@ class Settings(BaseModel):
     ehlo_name: Annotated[str | None, _from_text(parse_ehlo_name)] = None
     keep_bodies: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("7d")
     keep_history: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("90d")
+    keep_dialogues: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("30d")
     keep_audit: Annotated[int | None, _from_text(parse_keeping_time)] = parse_duration("400d")
     rate_limit: Annotated[str, _from_text(parse_rate_limit)] = "600/minute"
     ratelimit_storage_uri: Annotated[str, _from_text(parse_limiter_url), Field(repr=False)] = "memory://"

@@ -39,7 +39,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from postroom.core.outcome import Reply
+    from postroom.core.dialogue import AttemptRecord
+from postroom.core.outcome import Reply
 
 
 class ConfigError(Exception):
@@ -260,3 +261,4 @@ class SMTPFault(PostroomError):
         self.kind = kind
         self.verb = verb
         self.reply = reply
+        self.record: AttemptRecord | None = None  # of an attempt without a connection

@@ -48,14 +48,18 @@ class Connection(TextSession):
         transcript = Transcript(reused=self._transactions > 0, carried=self._carried)
         self._transactions += 1
         self._stepwise = doubted is not None
+        tape = self.tape
         try:
             await self._carry(envelope, transcript, before_dot)
         except SMTPFault as fault:
             transcript.fault = fault
+            tape.failed(fault)
             self._wire.abort()
         except BaseException:
+            tape.ended_at = "DATA"
             self._wire.abort()
             raise
+        tape.ended_at = transcript.ended_at
         self._note(transcript, doubted)
         return transcript
 

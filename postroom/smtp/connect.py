@@ -21,6 +21,7 @@ from postroom.core.networks import is_public
 from postroom.core.text import printable
 from postroom.smtp.credentials import Credentials
 from postroom.smtp.stream import Wire
+from postroom.smtp.tape import Tape
 from postroom.smtp.tls import explain
 
 _MOST_LOOK_UPS = 64  # at a time
@@ -124,12 +125,15 @@ async def connect(
     credentials: Credentials | None = None,
     *,
     is_confined: bool = False,
+    tape: Tape | None = None,
 ) -> Wire:
     """Connect to the address of the host that answers first, all within `seconds`. Raises SMTPFault.
 
     `is_confined`: to public addresses only, of those that the name has at this moment.
     The credentials are struck from whatever is heard of the server, its addresses among that.
     """
+    tape = tape or Tape()
+    tape.note(f"CONNECT {host}:{port}")
     now = asyncio.get_running_loop().time
     deadline = now() + seconds
     found = await _resolve(host, port, seconds)
@@ -142,7 +146,7 @@ async def connect(
     where = f"{host}:{port}" if addresses == host else f"{host}:{port} ({shown})"
     try:
         async with asyncio.timeout(max(deadline - now(), 0.0)):
-            wire, address = await _race(_memory.in_order((host, port), found), credentials)
+            wire, address = await _race(_memory.in_order((host, port), found), credentials, tape)
     except TimeoutError as error:
         message = f"cannot connect to {where}: no answer within {seconds:.3g} s"
         raise SMTPFault(FaultKind.TIMEOUT, "connect", message) from error
@@ -150,6 +154,8 @@ async def connect(
         message = f"cannot connect to {where}: {_reason(error, credentials)}"
         raise SMTPFault(FaultKind.DISCONNECTED, "connect", message) from error
     _memory.note((host, port), address, good=True)
+    reached = _shown(address)
+    tape.note(f"connected to {credentials.strike(reached) if credentials else reached}")
     return wire
 
 
@@ -163,6 +169,13 @@ def _public(host: str, found: Sequence[AddrInfoType]) -> list[AddrInfoType]:
         )
         raise SMTPFault(FaultKind.PRIVATE, "connect", message)
     return public
+
+
+def _shown(address: object) -> str:
+    """Return an address and its port (RFC 3986 §3.2.2)."""
+    if not isinstance(address, tuple):
+        return str(address)
+    return f"[{address[0]}]:{address[1]}" if ":" in str(address[0]) else f"{address[0]}:{address[1]}"
 
 
 def _reason(error: Exception, credentials: Credentials | None) -> str:
@@ -186,11 +199,15 @@ def _peer_of(reached: socket.socket) -> object:
         raise
 
 
-async def _race(addresses: Sequence[AddrInfoType], credentials: Credentials | None) -> tuple[Wire, object]:
+async def _race(
+    addresses: Sequence[AddrInfoType], credentials: Credentials | None, tape: Tape
+) -> tuple[Wire, object]:
     reached = await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S)
     try:
         address = _peer_of(reached)
-        _, wire = await asyncio.get_running_loop().create_connection(lambda: Wire(credentials), sock=reached)
+        _, wire = await asyncio.get_running_loop().create_connection(
+            lambda: Wire(credentials, tape), sock=reached
+        )
     except BaseException:
         reached.close()
         raise

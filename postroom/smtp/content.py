@@ -26,6 +26,8 @@ class TextSession(EnvelopeSession):
         end = dot_stuff(mime) if is_short(mime) else await self._send_to_the_end(mime)
         failpoint.hit("send.before_mark")
         if await self._may_end("DATA", transcript, before_dot):
+            self.tape.gave(len(mime))
+            self.tape.said(".")
             await self._end("dot", end + _DOT, transcript)
 
     async def _send_to_the_end(self, mime: Text) -> bytes:
@@ -58,6 +60,8 @@ class TextSession(EnvelopeSession):
             return
         failpoint.hit("send.before_mark")
         if await self._may_end("BDAT", transcript, before_dot):
+            self.tape.said(f"BDAT {len(end)} LAST")
+            self.tape.gave(len(end))
             await self._end("BDAT", b"BDAT %d LAST\r\n" % len(end) + end, transcript)
 
     async def _early_chunks(self, chunks: AsyncIterator[tuple[bytes, bool]]) -> tuple[Reply | None, bytes]:
@@ -71,6 +75,8 @@ class TextSession(EnvelopeSession):
         async for chunk, is_last in chunks:
             if is_last:
                 return await self._refusal(unanswered), chunk
+            self.tape.said(f"BDAT {len(chunk)}")
+            self.tape.gave(len(chunk))
             await self._wire.write(b"BDAT %d\r\n" % len(chunk) + chunk, "BDAT", self._timeouts.block)
             failpoint.hit("send.body")
             unanswered += 1

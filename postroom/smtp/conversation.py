@@ -19,6 +19,7 @@ class Conversation:
         self._endpoint = endpoint
         self._timeouts = endpoint.timeouts
         self._wire = wire
+        self.tape = wire.tape
         self._round_trip = float("inf")  # the quickest answer to a command, in seconds
 
     @property
@@ -50,7 +51,19 @@ class Conversation:
         """Send a command, and `text` behind it, unless the server has spoken unasked: that must not pass for the answer."""
         if self._wire.has_unread:
             raise self.out_of_turn(verb, await self._wire.reply(verb, self._timeouts.command))
+        if verb == "AUTH":
+            self.tape.said_secret(line)
+        else:
+            self.tape.said_at_once(line.split("\r\n")) if "\n" in line else self.tape.said(line)
+            if text:
+                self._record_chunk(text)
         await self._wire.write(line.encode() + b"\r\n" + text, verb, self._timeouts.command)
+
+    def _record_chunk(self, chunk: bytes) -> None:
+        """Record a chunk with its BDAT: the command, and how many octets followed."""
+        end = chunk.index(b"\r\n")
+        self.tape.said(chunk[:end].decode())
+        self.tape.gave(len(chunk) - end - 2)
 
     def out_of_turn(self, verb: str, reply: Reply) -> SMTPFault:
         if reply.code == 421:

@@ -41,14 +41,14 @@ async def deliver(
     """Send a claimed job over an open connection; return one Outcome for each of its delivery ids.
 
     `before_dot` is awaited before the final dot; what it raises passes through and the
-    message was not sent. Raises NotBegun when the message has to go over another connection:
-    this one turned out to be closed, or to have carried as many messages as the server wants
-    of one, or the server may not take commands in groups. `doubted` is what it said then.
-    `text` is the content of a job that does not have it.
+    message was not sent. Raises NotBegun when the message has to go over another connection: this one turned out to
+    be closed, or to have carried as many messages as the server wants of one, or the server may not take commands in
+    groups. `doubted` is what it said then. `text` is the content of a job that does not have it.
     """
     envelope = _envelope(job, job.mime if text is None else text)
     shortcoming = connection.shortcoming(envelope)
     if shortcoming is not None:
+        connection.tape.ended_at = "MAIL"
         return for_all(job, Failed(shortcoming, Blame.MESSAGE))
     try:
         transcript = await connection.transact(envelope, before_dot, doubted)

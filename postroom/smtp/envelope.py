@@ -168,6 +168,7 @@ class EnvelopeSession(Session):
             if transcript.has_recipients:
                 raise self.out_of_turn("DATA", data)  # after refusing MAIL: an empty message would go out
             # RFC 2920 §3.1: DATA was taken although every recipient was refused; an empty message ends it.
+            self.tape.said(".")
             await self._wire.write(_DOT, "dot", self._timeouts.block)
             await self._answer("dot", self._timeouts.dot)
         elif mail is not None and mail.positive:

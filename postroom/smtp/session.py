@@ -22,6 +22,7 @@ from postroom.smtp.conversation import FORM, Conversation
 from postroom.smtp.credentials import credentials_of
 from postroom.smtp.endpoint import Endpoint
 from postroom.smtp.stream import Wire
+from postroom.smtp.tape import Tape
 from postroom.smtp.tls import is_for_another_name, spoke_in_clear
 
 _UNKNOWN = (500, 502)  # the command is not known here (RFC 5321 §4.2.2)
@@ -51,19 +52,20 @@ class Session(Conversation):
         self.authenticated = False  # whether credentials were given and accepted
 
     @classmethod
-    async def open(cls, endpoint: Endpoint) -> Self:
-        """Connect, greet, secure and log in. Raises SMTPFault; the socket is closed then."""
+    async def open(cls, endpoint: Endpoint, tape: Tape | None = None) -> Self:
+        """Connect, greet, secure and log in, all of it recorded. Raises SMTPFault; the socket is closed then."""
+        tape = tape or Tape()
         try:
-            return await cls._open(endpoint)
+            return await cls._open(endpoint, tape)
         except _ClosedAfterOurName:
             try:
-                return await cls._open(endpoint)
+                return await cls._open(endpoint, tape)
             except _ClosedAfterOurName:
                 own_name.forget_refused(endpoint.host, endpoint.port)  # it was not for the name
                 raise
 
     @classmethod
-    async def _open(cls, endpoint: Endpoint) -> Self:
+    async def _open(cls, endpoint: Endpoint, tape: Tape) -> Self:
         credentials = credentials_of(endpoint.username, endpoint.password, endpoint.access_token)
         began = time.perf_counter()
         wire = await connect(
@@ -72,6 +74,7 @@ class Session(Conversation):
             endpoint.timeouts.connect,
             credentials,
             is_confined=endpoint.is_confined,
+            tape=tape,
         )
         endpoint.observe("CONNECT", time.perf_counter() - began)
         wire.observe = endpoint.observe
@@ -226,6 +229,7 @@ class Session(Conversation):
             self._wire.abort()
             names = await second_look.certificate_names(endpoint, self._wire.credentials)
             raise _wrong_name(fault, names) from fault.__cause__
+        self.tape.note(self._wire.tls_in_use)
 
     async def _authenticate(self) -> None:
         """Log in, where the server offers it; then ask again what it offers (`_learn_size`)."""

@@ -19,6 +19,7 @@ from postroom.core.errors import FaultKind, SMTPFault
 from postroom.core.outcome import Reply
 from postroom.core.text import printable, shortened
 from postroom.smtp.credentials import STRUCK, Credentials
+from postroom.smtp.tape import Tape
 from postroom.smtp.tls import ended, handshake_fault
 
 _MOST_REPLY_BYTES = 64 * 1024
@@ -38,9 +39,10 @@ _LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\0]*)?")  # without its end
 class Wire(asyncio.Protocol):
     """Bytes to replies. The only place where bytes move."""
 
-    def __init__(self, credentials: Credentials | None = None) -> None:
+    def __init__(self, credentials: Credentials | None = None, tape: Tape | None = None) -> None:
         self.observe: Callable[[str, float], None] | None = None  # told how long each reply was waited for
         self.credentials = credentials  # struck from whatever the server says
+        self.tape = tape or Tape()  # what was said
         self.as_it_came = ""  # the words of the last reply to EHLO or AUTH: acted on, never kept or shown
         self.transport: asyncio.Transport | None = None
         self._tcp: asyncio.Transport | None = None  # the same as `transport`, or what is below its TLS
@@ -152,7 +154,9 @@ class Wire(asyncio.Protocol):
         if not self._replies:
             self._unread = self._size + len(self._buffer)
         self.as_it_came = reply.text if verb in _ACTED_ON else ""
-        return self._kept(reply, verb)
+        kept = self._kept(reply, verb)
+        self.tape.heard(kept)
+        return kept
 
     def _kept(self, reply: Reply, verb: str) -> Reply:
         """Return a reply as it may be stored: first struck, so that no password is cut in two, and then shortened."""
@@ -234,6 +238,12 @@ class Wire(asyncio.Protocol):
             raise SMTPFault(FaultKind.TIMEOUT, "STARTTLS", message) from error
         except (OSError, EOFError) as error:
             raise handshake_fault(where, error) from error
+
+    @property
+    def tls_in_use(self) -> str:
+        """Version and cipher suite of TLS."""
+        tls = None if self.transport is None else self.transport.get_extra_info("ssl_object")
+        return "TLS" if tls is None else f"{tls.version()}, {tls.cipher()[0]}"
 
     async def _upgraded(
         self, transport: asyncio.Transport, context: ssl.SSLContext, host: str

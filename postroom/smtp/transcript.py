@@ -134,6 +134,21 @@ class Transcript:
         """The server has taken the message, and every answer before was a consent."""
         return self.final is not None and self.all_consent
 
+    @property
+    def ended_at(self) -> str:
+        """The verb of the step that decided: of a refusal, of a fault, or of the message's end."""
+        if self.was_taken_for_all:
+            return self._end
+        refused = self.refused_at()
+        is_everybodys = refused is not None and (not self.has_recipients or refused[0] != "RCPT")
+        if self.fault is not None and not is_everybodys:
+            return self.fault.verb
+        return self._end if refused is None else refused[0]
+
+    @property
+    def _end(self) -> str:
+        return "BDAT" if self.data is None else "dot"
+
     def refused_at(self) -> tuple[str, Reply] | None:
         """Return the first refusal that those before it do not explain, and the verb."""
         if self.mail is not None and not self.mail.positive:

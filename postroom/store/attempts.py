@@ -7,9 +7,10 @@ from typing import Final, NamedTuple
 from postroom.core import failpoint
 from postroom.core.clock import Instant
 from postroom.core.decide import Decision, DeliveryResult, DeliveryState, NextTry, kind_of
+from postroom.core.dialogue import NOTHING, AttemptRecord
 from postroom.core.events import EventKind
 from postroom.core.job import Claim, JobRef
-from postroom.core.outcome import Deferred, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
 from postroom.store.noun import Noun
 from postroom.store.totals import ATTEMPTS, EVENTS
 
@@ -25,14 +26,23 @@ class _ReplyColumns(NamedTuple):
 
 class Attempts(Noun):
     def finish(
-        self, job: JobRef, decision: Decision, *, worker_id: int, started_at: Instant, now: Instant
+        self,
+        job: JobRef,
+        decision: Decision,
+        *,
+        worker_id: int,
+        started_at: Instant,
+        now: Instant,
+        record: AttemptRecord = NOTHING,
     ) -> bool:
         """Write what was decided of an attempt, exactly once; return whether its message has reached its end.
 
         Raises LeaseLost, writing nothing, when another worker holds the job.
         """
         if job.one_recipient and decision.is_over and isinstance(decision.outcome, Sent):
-            self._complete_sent(job, decision, worker_id=worker_id, started_at=started_at, now=now)
+            self._complete_sent(
+                job, decision, worker_id=worker_id, started_at=started_at, now=now, record=record
+            )
             return True
         if decision.next_try is None:
             self._end(job, decision, now)
@@ -45,7 +55,9 @@ class Attempts(Noun):
         failpoint.hit("finish.inside")
         self._tx.usage.give_back(job, decision.unused)
         if decision.outcome is not None:
-            self._record(job, decision.outcome, worker_id=worker_id, started_at=started_at, now=now)
+            self._record(
+                job, decision.outcome, worker_id=worker_id, started_at=started_at, now=now, record=record
+            )
         return decision.is_over
 
     def requeue(self, job: Claim, decision: Decision, next_try: NextTry, now: Instant) -> None:
@@ -65,7 +77,14 @@ class Attempts(Noun):
             self._tx.change("count_crash", job_id=job.id)
 
     def _complete_sent(
-        self, job: JobRef, decision: Decision, *, worker_id: int, started_at: Instant, now: Instant
+        self,
+        job: JobRef,
+        decision: Decision,
+        *,
+        worker_id: int,
+        started_at: Instant,
+        now: Instant,
+        record: AttemptRecord,
     ) -> None:
         """Write in one statement what `finish` writes when the only recipient was sent to: most messages end so."""
         outcome = decision.outcome
@@ -84,6 +103,8 @@ class Attempts(Noun):
             reply_enhanced=outcome.reply.enhanced,
             reply_text=outcome.reply.text,
             detail=decision.events[0].detail,
+            phase=record.phase,
+            dialogue=record.dialogue,
         )
         self._tx.guard(completed)
         self._tx.totals.add(ATTEMPTS, *_OF_SENT)
@@ -124,7 +145,14 @@ class Attempts(Noun):
             )
 
     def _record(
-        self, job: JobRef, outcome: Outcome, *, worker_id: int, started_at: Instant, now: Instant
+        self,
+        job: JobRef,
+        outcome: Outcome,
+        *,
+        worker_id: int,
+        started_at: Instant,
+        now: Instant,
+        record: AttemptRecord,
     ) -> None:
         said = _columns(None if isinstance(outcome, InDoubt) else outcome.reply)
         self._tx.change(
@@ -138,6 +166,9 @@ class Attempts(Noun):
             reply_code=said.code,
             reply_enhanced=said.enhanced,
             reply_text=said.text,
+            blame=_blame(outcome),
+            phase=record.phase,
+            dialogue=record.dialogue,
         )
         self._tx.totals.add(ATTEMPTS, *labels_of(outcome))
 
@@ -146,6 +177,13 @@ def labels_of(outcome: Outcome) -> tuple[str, str]:
     """Return the labels of an attempt in the totals: its outcome, and who is to blame for it."""
     blame = outcome.blame.value if isinstance(outcome, Deferred | Failed) else NOBODY
     return kind_of(outcome).value, blame
+
+
+def _blame(outcome: Outcome) -> str | None:
+    """Return who caused a result; a connection that broke after the dot caused a doubt."""
+    if isinstance(outcome, Sent):
+        return None
+    return Blame.CONNECTION.value if isinstance(outcome, InDoubt) else outcome.blame.value
 
 
 def _columns(reply: Reply | None) -> _ReplyColumns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import NamedTuple
 
 from postroom.core.clock import Instant
@@ -10,6 +11,7 @@ from postroom.store.noun import Noun
 # Settings: the end and the job up to which contents were dropped, and up to which messages are kept by holds.
 _BODIES_PRUNED = "bodies_pruned"
 _HISTORY_PASSED = "history_passed"
+_DIALOGUES_PRUNED = "dialogues_pruned"  # setting: the attempt up to which dialogues were dropped
 _BEGINNING = "0:0"
 
 
@@ -25,6 +27,12 @@ class _Over(NamedTuple):
     message_id: int
     finished_at: Instant
     hold: int | None  # of its account: nothing of it is deleted
+
+
+class _Attempt(NamedTuple):
+    id: int
+    finished_at: Instant
+    hold: int | None
 
 
 class _OldKey(NamedTuple):
@@ -68,10 +76,24 @@ class Pruning(Noun):
             self._remember(_HISTORY_PASSED, rows[-1])  # or what is kept would be looked at each time
         return Pruned(len(dropped), len(rows))
 
+    def prune_dialogues(self, until: Instant, most: int) -> Pruned:
+        """Drop the dialogues of attempts that had ended by then, of the next `most`.
+
+        Attempts are looked at in the order in which they were recorded, and the first that is younger ends it.
+        """
+        after = int(self._tx.settings.get(_DIALOGUES_PRUNED) or 0)
+        rows = self._tx.rows(_Attempt, "attempts_after", after=after, count=most)
+        old = list(takewhile(lambda row: row.finished_at <= until, rows))
+        if old:
+            self._tx.change("drop_dialogues", after=after, last=old[-1].id)
+            self._tx.settings.set(_DIALOGUES_PRUNED, str(old[-1].id))
+        return Pruned(sum(not row.hold for row in old), len(old))
+
     def begin_anew(self) -> None:
         """Have the next pruning look at all messages again: a hold was lifted."""
         self._tx.settings.set(_BODIES_PRUNED, _BEGINNING)
         self._tx.settings.set(_HISTORY_PASSED, _BEGINNING)
+        self._tx.settings.set(_DIALOGUES_PRUNED, "0")
 
     def _mark(self, name: str) -> tuple[Instant, int]:
         """Return the end and the job up to which pruning has come."""

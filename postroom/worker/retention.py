@@ -1,4 +1,4 @@
-"""Deletes by POSTROOM_KEEP_BODIES and POSTROOM_KEEP_HISTORY: first a message's text, later all of it.
+"""Deletes by POSTROOM_KEEP_BODIES, _DIALOGUES and _HISTORY: a message's text, then what was said of it, later all of it.
 
 In small batches, each a transaction of its own, so that nothing else waits for it.
 """
@@ -106,6 +106,13 @@ class Retention:
             if texts:
                 said = counted(texts, "message that was", "messages that were")
                 log.info("pruned the content of %s over for long enough", said)
+
+        self._prune_dialogues()
+
+    def _prune_dialogues(self) -> None:
+        if self._settings.keep_dialogues is not None:
+            until = self._clock() - self._settings.keep_dialogues
+            self._repeat(lambda transaction: transaction.pruning.prune_dialogues(until, BATCH))
 
     def _end_accounts(self) -> None:
         """End accounts that were deleted once their last message has ended, or had its time (POSTROOM_RETRY_FOR)."""

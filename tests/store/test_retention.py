@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from postroom.core.clock import SECOND, Instant
+from postroom.core.decide import decision_of
+from postroom.core.dialogue import AttemptRecord
 from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.job import Claim
-from postroom.core.message import Accepted
+from postroom.core.message import Accepted, InDoubtPolicy
 from postroom.settings import Settings
+from postroom.store.attempts import Attempts
 from postroom.store.chores import ChoreJobs
 from postroom.store.holds import Holds
 from postroom.store.log_lines import LogLines
@@ -281,6 +284,49 @@ class TestAClockThatIsSet:
     def test_before_the_worker_started_is_none_of_its_business(self, post: Post, database: Database) -> None:
         self._prune(post, set_by=0, later=365 * DAY)
         assert not self._kept(database)
+
+
+def recorded(post: Post, at: Instant) -> None:
+    """Have an attempt with a dialogue recorded."""
+    post.add(at=at)
+    [job] = post.claim(now=at)
+    decision = decision_of(job, {job.deliveries[0].id: SENT}, InDoubtPolicy.RETRY, now=at)
+    record = AttemptRecord("DATA end", "0 C: MAIL FROM:<anna@example.com>")
+    post.store.write(
+        Attempts.finish, job, decision, worker_id=post.worker, started_at=at, now=at, record=record
+    )
+
+
+def dialogues(database: Database) -> list[bool]:
+    return [kept for (kept,) in database.rows("SELECT dialogue IS NOT NULL FROM attempt ORDER BY id")]
+
+
+class TestDialogues:
+    def test_go_before_the_history_in_small_steps(self, post: Post, database: Database) -> None:
+        for number in range(5):
+            recorded(post, NOW + number * DAY)
+        until = NOW + 2 * DAY
+        steps = [post.store.write(Pruning.prune_dialogues, until, 2) for _ in range(3)]
+        assert steps == [(2, 2), (1, 1), (0, 0)]
+        assert dialogues(database) == [False, False, False, True, True]
+        assert database.value("SELECT count(*) FROM attempt WHERE phase = 'DATA end'") == 5
+
+    def test_of_an_account_on_hold_stay_until_it_is_lifted(self, post: Post, database: Database) -> None:
+        recorded(post, NOW)
+        hold(post, True)
+        assert post.store.write(Pruning.prune_dialogues, FAR, 100) == (0, 1)
+        assert dialogues(database) == [True]
+        hold(post, False)
+        assert post.store.write(Pruning.prune_dialogues, FAR, 100) == (1, 1)
+        assert dialogues(database) == [False]
+
+    def test_are_kept_for_as_long_as_the_setting_says(self, post: Post, database: Database) -> None:
+        recorded(post, NOW)
+        recorded(post, NOW + 2 * DAY)
+        settings = Settings(keep_dialogues=DAY, keep_bodies=None, keep_history=None)
+        now = NOW + 2 * DAY + SECOND
+        Retention(settings, post.store, lambda: now, lambda: False, lambda: now).prune()
+        assert dialogues(database) == [False, True]
 
 
 class TestHolds:

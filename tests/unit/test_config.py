@@ -90,6 +90,7 @@ GOOD = [
     ("POSTROOM_DATABASE_BOUNCER", "yes", "database_bouncer", True),
     ("POSTROOM_KEEP_BODIES", "12h", "keep_bodies", 12 * 3600 * SECOND),
     ("POSTROOM_KEEP_HISTORY", "forever", "keep_history", None),
+    ("POSTROOM_KEEP_DIALOGUES", "1d", "keep_dialogues", 86_400_000_000),
     ("POSTROOM_KEEP_AUDIT", "1d", "keep_audit", 86_400_000_000),
     ("POSTROOM_SMTP_ALLOW_PRIVATE", "true", "smtp_allow_private", True),
     ("POSTROOM_RETRY_FOR", "1.5h", "retry_for", 5_400_000_000),

@@ -20,5 +20,7 @@ WHERE id = :delivery_id AND state = 'pending';
 SELECT EXISTS (SELECT 1 FROM delivery WHERE message_id = :message_id AND state = 'failed');
 
 -- name: insert_attempt!
-INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
-VALUES (:job_id, :number, :worker_id, :started_at, :now, :outcome, :reply_code, :reply_enhanced, :reply_text);
+INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text,
+                     blame, phase, dialogue)
+VALUES (:job_id, :number, :worker_id, :started_at, :now, :outcome, :reply_code, :reply_enhanced, :reply_text,
+        :blame, :phase, :dialogue);

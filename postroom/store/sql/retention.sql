@@ -15,6 +15,17 @@ ORDER BY finished_at, id LIMIT :count;
 -- name: waits_for_log$
 SELECT EXISTS (SELECT 1 FROM log_line JOIN job ON job.message_id = log_line.message_id WHERE job.finished_at <= :until);
 
+-- name: attempts_after
+SELECT attempt.id, attempt.finished_at, account.hold
+FROM attempt JOIN job ON job.id = attempt.job_id JOIN account ON account.id = job.lane
+WHERE attempt.id > :after ORDER BY attempt.id LIMIT :count;
+
+-- name: drop_dialogues!
+UPDATE attempt SET dialogue = NULL
+WHERE id > :after AND id <= :last AND dialogue IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM job JOIN account ON account.id = job.lane WHERE job.id = attempt.job_id AND account.hold = 1
+);
+
 -- name: delete_attempts!
 DELETE FROM attempt WHERE job_id = :job_id;
 

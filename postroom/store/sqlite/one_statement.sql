@@ -25,7 +25,7 @@ END;
 -- The end of a job whose only recipient was sent to: most messages end this way.
 CREATE TEMP VIEW conclusion AS
 SELECT 0 AS message_id, 0 AS delivery_id, 0 AS job_id, 0 AS number, 0 AS worker_id, 0 AS started_at, 0 AS finished_at,
-       0 AS reply_code, '' AS reply_enhanced, '' AS reply_text, '' AS detail;
+       0 AS reply_code, '' AS reply_enhanced, '' AS reply_text, '' AS detail, '' AS phase, '' AS dialogue;
 
 CREATE TEMP TRIGGER conclusion_insert INSTEAD OF INSERT ON conclusion
 BEGIN
@@ -38,7 +38,8 @@ BEGIN
     WHERE id = NEW.delivery_id AND state = 'pending';
     INSERT INTO event (message_id, delivery_id, at, kind, detail)
     VALUES (NEW.message_id, NEW.delivery_id, NEW.finished_at, 'sent', NEW.detail);
-    INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
+    INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text,
+                         phase, dialogue)
     VALUES (NEW.job_id, NEW.number, NEW.worker_id, NEW.started_at, NEW.finished_at, 'sent', NEW.reply_code,
-            NEW.reply_enhanced, NEW.reply_text);
+            NEW.reply_enhanced, NEW.reply_text, NEW.phase, NEW.dialogue);
 END;

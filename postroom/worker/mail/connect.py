@@ -22,6 +22,7 @@ from postroom.smtp.credentials import credentials_of
 from postroom.smtp.endpoint import Endpoint, Timeouts, tls_context
 from postroom.smtp.exchangers import Exchangers
 from postroom.smtp.own_name import OwnName
+from postroom.smtp.tape import Tape
 from postroom.store.accounts import StoredAccount
 from postroom.store.store import Store
 from postroom.worker.mail.tokens import LoginTokens, is_refused_token, not_for
@@ -79,7 +80,17 @@ class ServerConnector:
         return self._exchangers.last(domain_of(account))
 
     async def connect(self, stored: StoredAccount) -> Connection:
-        """Open a connection as this account. Raises SMTPFault."""
+        """Open a connection as this account. Raises SMTPFault, with the record of what was said until then."""
+        tape = Tape()
+        try:
+            return await self._connect(stored, tape)
+        except SMTPFault as fault:
+            tape.failed(fault)
+            tape.ended_at = fault.verb
+            fault.record = tape.take()
+            raise
+
+    async def _connect(self, stored: StoredAccount, tape: Tape) -> Connection:
         try:
             account = unlock(stored, self._vault)
             server = await self._server(account)
@@ -88,7 +99,7 @@ class ServerConnector:
         except ConfigError as error:
             raise SMTPFault(FaultKind.UNSUPPORTED, "AUTH", str(error)) from error
         try:
-            return await self._open(account, server)
+            return await self._open(account, server, tape)
         except SMTPFault as fault:
             if fault.kind is FaultKind.NO_SUCH_HOST and server.provider is not None:
                 raise _no_provider(server.host) from fault
@@ -109,18 +120,18 @@ class ServerConnector:
         has_grant = self._tokens is not None and self._tokens.has_grant(stored.account)
         return stored.credential is not None or has_grant
 
-    async def _open(self, account: Account, server: Server) -> Connection:
+    async def _open(self, account: Account, server: Server, tape: Tape) -> Connection:
         """Connect and log in; a token that is refused before its end gives way to a new one, once."""
         tokens = self._tokens if server.host != INBOX else None
         token = None if tokens is None else await tokens.get(account, server.host)
         own_name = await self._own_name.get()
         try:
-            return await Connection.open(self._endpoint(account, server, own_name, token))
+            return await Connection.open(self._endpoint(account, server, own_name, token), tape)
         except SMTPFault as fault:
             if tokens is None or token is None or token.is_new or not is_refused_token(fault):
                 raise
             token = await tokens.replace(account, server.host, token)
-        return await Connection.open(self._endpoint(account, server, own_name, token))
+        return await Connection.open(self._endpoint(account, server, own_name, token), tape)
 
     async def _server(self, account: Account) -> Server:
         """Return the account's server. Where nobody has named it, its domain's MX is asked, from time to time again."""

@@ -8,6 +8,7 @@ import logging
 from postroom.core.account_verdict import AccountMove, judge_connection
 from postroom.core.classify import classify_fault, is_refused_login
 from postroom.core.clock import Instant
+from postroom.core.dialogue import NOTHING, AttemptRecord
 from postroom.core.errors import SMTPFault, StoreUnavailable, WorkerExpired
 from postroom.core.outcome import Outcome
 from postroom.smtp.client import Connection
@@ -67,7 +68,8 @@ class Connections:
             self._leases.give_back(lease)
             if is_refused_login(fault):
                 self._logins.note_refused_password()
-            self._cannot_open(classify_fault(fault, self._breaker.server.circumstances), started_at)
+            outcome = classify_fault(fault, self._breaker.server.circumstances)
+            self._cannot_open(outcome, started_at, fault.record or NOTHING)
             return None
         except BaseException as error:
             self._leases.give_back(lease)
@@ -140,7 +142,7 @@ class Connections:
         self._breaker.open_for(_STORE_PAUSE_S)
         self._jobs.release_waiting()
 
-    def _cannot_open(self, outcome: Outcome, started_at: Instant) -> None:
+    def _cannot_open(self, outcome: Outcome, started_at: Instant, record: AttemptRecord) -> None:
         """Could not connect. If other sessions are open, they send the jobs; otherwise every job gets this outcome.
 
         Where the server has no place for us, one message says so, and the others wait uncounted.
@@ -157,7 +159,7 @@ class Connections:
         for _ in range(finished):
             job, now = jobs.take(), self._context.clock()
             decision = jobs.decide(job, for_all(job, outcome), now, sending=False)
-            jobs.finish(job, decision, started_at, now)
+            jobs.finish(job, decision, started_at, now, record)
         breaker.apply(verdict, started_at)
         if verdict.move not in (AccountMove.REFUSE, AccountMove.BACK_OFF):
             jobs.release_waiting()

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from postroom.core.clock import Instant
 from postroom.core.decide import Decision, RetrySchedule, decide
+from postroom.core.dialogue import AttemptRecord
 from postroom.core.events import EventKind
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Outcome
@@ -32,6 +33,7 @@ class JobsInHand:
         self._schedule = RetrySchedule(settings.retry_schedule, settings.retry_for, random.random)
         self._waiting: deque[ClaimedJob] = deque()
         self.kept: dict[asyncio.Task[None], ClaimedJob] = {}  # by session
+        self._begun: dict[int, AttemptRecord] = {}  # by job: what was said over the connection before
         self.doubted: dict[int, Suspicion] = {}  # by job: what is to be asked again, one command at a time
 
     def __len__(self) -> int:
@@ -70,19 +72,30 @@ class JobsInHand:
         policy = self._context.settings.in_doubt
         return decide(job, outcomes, self._breaker.account, policy, self._schedule, now, sending=sending)
 
-    def finish(self, job: ClaimedJob, decision: Decision, started_at: Instant, now: Instant) -> None:
+    def finish(
+        self, job: ClaimedJob, decision: Decision, started_at: Instant, now: Instant, record: AttemptRecord
+    ) -> None:
         """Have the result recorded."""
         context, worker_id = self._context, self._context.worker_id
+        record = self._with_begun(job, record)
         if any(event.kind is EventKind.IN_DOUBT for event in decision.events):
             self._tell_doubt(job, decision)
         self.let_go(job)
         context.async_writer.submit_until_recorded(
             lambda transaction: transaction.attempts.finish(
-                job, decision, worker_id=worker_id, started_at=started_at, now=now
+                job, decision, worker_id=worker_id, started_at=started_at, now=now, record=record
             ),
             f"the result of {job.request_id}",
             lambda over: self._recorded(job, decision if over else None, finished=True),
         )
+
+    def note_begun(self, job: ClaimedJob, record: AttemptRecord) -> None:
+        """Keep what was said of a job that goes on over another connection."""
+        self._begun[job.id] = self._with_begun(job, record)
+
+    def _with_begun(self, job: ClaimedJob, record: AttemptRecord) -> AttemptRecord:
+        earlier = self._begun.get(job.id)
+        return record if earlier is None else record.after(earlier)
 
     def _tell_doubt(self, job: ClaimedJob, decision: Decision) -> None:
         policy = job.in_doubt or self._context.settings.in_doubt
@@ -108,6 +121,7 @@ class JobsInHand:
         """Forget the text: a job needs none once its result is on its way into the database."""
         self._context.bytes_in_hand -= job.octets_in_hand
         self.doubted.pop(job.id, None)
+        self._begun.pop(job.id, None)
 
     def _recorded(self, job: ClaimedJob, ended: Decision | None, *, finished: bool) -> None:
         """Forget the job; `ended` is what was decided where its message has reached its end."""

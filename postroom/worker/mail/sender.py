@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from postroom.core.account_verdict import AccountMove
 from postroom.core.clock import Instant
+from postroom.core.dialogue import AttemptRecord
 from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Blame, Deferred, InDoubt, Meaning, Outcome
@@ -173,7 +174,7 @@ class AccountSender:
         if outcomes is None:
             return
         is_open.is_spent = any(_ends_session(outcome) for outcome in outcomes.values())
-        self._finish(job, outcomes, started_at)
+        self._finish(job, outcomes, started_at, is_open.connection.tape.take())
 
     async def _deliver(
         self, connection: Connection, job: ClaimedJob, mark: DotMark
@@ -183,6 +184,7 @@ class AccountSender:
             return await deliver(connection, job, mark, self._jobs.doubted.get(job.id), self._text(job))
         except NotBegun as why:
             await mark.take_back()
+            self._jobs.note_begun(job, connection.tape.take())
             self._keep(job, why)
             return None
 
@@ -209,7 +211,13 @@ class AccountSender:
             lambda number: self._context.read(lambda: store.read(Contents.piece, large, number)),
         )
 
-    def _finish(self, job: ClaimedJob, outcomes: Mapping[int, Outcome], started_at: Instant) -> None:
+    def _finish(
+        self,
+        job: ClaimedJob,
+        outcomes: Mapping[int, Outcome],
+        started_at: Instant,
+        record: AttemptRecord,
+    ) -> None:
         """Decide what the attempt means, carry out the account's part, and have the job's recorded."""
         now = self._context.clock()
         decision = self._jobs.decide(job, outcomes, now)
@@ -220,7 +228,7 @@ class AccountSender:
             self._breaker.apply(verdict, started_at)
             if verdict.move in (AccountMove.PARK, AccountMove.SLOW, AccountMove.PAUSE):
                 self._jobs.release_waiting()
-        self._jobs.finish(job, decision, started_at, now)
+        self._jobs.finish(job, decision, started_at, now, record)
 
 
 def _ends_session(outcome: Outcome) -> bool:

@@ -16,8 +16,10 @@ WITH job AS (
     INSERT INTO event (message_id, delivery_id, at, kind, detail)
     SELECT :message_id, :delivery_id, :now, 'sent', :detail FROM job
 )
-INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
-SELECT id, :number, :worker_id, :started_at, :now, 'sent', :reply_code, :reply_enhanced, :reply_text FROM job;
+INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text,
+                     phase, dialogue)
+SELECT id, :number, :worker_id, :started_at, :now, 'sent', :reply_code, :reply_enhanced, :reply_text,
+       :phase, :dialogue FROM job;
 
 -- name: complete_sent_many
 WITH given AS (
@@ -25,9 +27,10 @@ WITH given AS (
         CAST(:job_id AS bigint[]), CAST(:token AS bigint[]), CAST(:message_id AS bigint[]),
         CAST(:delivery_id AS bigint[]), CAST(:number AS integer[]), CAST(:worker_id AS bigint[]),
         CAST(:started_at AS bigint[]), CAST(:now AS bigint[]), CAST(:reply_code AS integer[]),
-        CAST(:reply_enhanced AS text[]), CAST(:reply_text AS text[]), CAST(:detail AS text[])
+        CAST(:reply_enhanced AS text[]), CAST(:reply_text AS text[]), CAST(:detail AS text[]),
+        CAST(:phase AS text[]), CAST(:dialogue AS text[])
     ) AS given (job_id, token, message_id, delivery_id, number, worker_id, started_at, finished_at, reply_code,
-                reply_enhanced, reply_text, detail)
+                reply_enhanced, reply_text, detail, phase, dialogue)
 ), done AS (
     UPDATE job SET state = 'done', finished_at = given.finished_at,
                    claim_token = NULL, claimed_by = NULL, claimed_at = NULL, dot_at = NULL
@@ -43,7 +46,9 @@ WITH given AS (
     INSERT INTO event (message_id, delivery_id, at, kind, detail)
     SELECT message_id, delivery_id, finished_at, 'sent', detail FROM done
 ), attempt AS (
-    INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text)
-    SELECT job_id, number, worker_id, started_at, finished_at, 'sent', reply_code, reply_enhanced, reply_text FROM done
+    INSERT INTO attempt (job_id, number, worker_id, started_at, finished_at, outcome, reply_code, reply_enhanced, reply_text,
+                         phase, dialogue)
+    SELECT job_id, number, worker_id, started_at, finished_at, 'sent', reply_code, reply_enhanced, reply_text,
+           phase, dialogue FROM done
 )
 SELECT job_id FROM done;
