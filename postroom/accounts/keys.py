@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,8 +14,9 @@ from postroom.core.api_key import ApiKey
 from postroom.core.clock import Clock, system_clock
 from postroom.core.errors import NotAuthenticated, NotPermitted, StoreUnavailable
 from postroom.store.accounts import Accounts
-from postroom.store.issued_keys import IssuedKeys
-from postroom.store.keys import Keys
+from postroom.store.issued_keys import IssuedKey, IssuedKeys
+from postroom.store.key_changes import RECENT_CHANGES, ChangedKeys, changed_between
+from postroom.store.keys import FileKey, Keys
 from postroom.store.settings import StoredSettings
 from postroom.store.store import Store
 from postroom.store.transaction import KEYS_REVISION, Transaction
@@ -59,7 +61,8 @@ class ApiKeys:
     """The keys that work, as they were at the last `refresh`; a caller refreshes when `is_fresh` is false.
 
     Every write to keys and to what they open raises the store's revision of them (`Transaction.note_keys_changed`),
-    and `refresh` looks at that number alone while it is the same. So a change by any process counts half a
+    and `refresh` looks at that number alone while it is the same, and reads only what has changed where the store can
+    tell (store/key_changes.py). So a change by any process counts half a
     second later, plus the time of a read, and no request has a query of its own.
     While the database is away the keys stay as they were last read: what they open can write nothing then.
     """
@@ -197,15 +200,57 @@ class ApiKeys:
         revision = self._store.read(StoredSettings.get, KEYS_REVISION)
         if revision == self._revision:
             return
+        recent = self._store.read(StoredSettings.get, RECENT_CHANGES)
+        changed = changed_between(recent, self._revision, revision)
+        if changed is None:
+            self._read_all()
+        else:
+            self._read_again(changed)
+        self._revision = revision
+
+    def _read_all(self) -> None:
         # Keys first: an account may come in meanwhile, but none ever goes.
-        keys = {}
-        for row in self._store.read(Keys.working):
+        rows = self._store.read(Keys.working)
+        issued = self._store.read(IssuedKeys.working, self._clock())
+        accounts = {stored.account.id: stored.account for stored in self._store.read(Accounts.all)}
+        self._take(accounts, {}, rows, issued)
+
+    def _read_again(self, changed: ChangedKeys) -> None:
+        """Read what has changed, and keep the rest."""
+        read, now, accounts = self._store.read, self._clock(), dict(self._accounts)
+        rows = [row for account_id in changed.accounts for row in read(Keys.working_of, account_id)]
+        issued = [key for each in changed.accounts for key in read(IssuedKeys.working_of, each, now)]
+        issued += [key for each in changed.issued for key in read(IssuedKeys.working_one, each, now)]
+        owners = {key.key.account_id for key in issued} - accounts.keys()
+        for account_id in changed.accounts | {owner for owner in owners if owner is not None}:
+            stored = read(Accounts.get, account_id)
+            if stored is not None:
+                accounts[account_id] = stored.account
+        again = {row.id for row in rows}
+        kept = {
+            digest: key
+            for digest, key in self._keys.items()
+            if key.account_id not in changed.accounts
+            and key.id not in changed.issued
+            and key.file_id not in again
+        }
+        self._take(accounts, kept, rows, issued)
+
+    def _take(
+        self,
+        accounts: dict[int, Account],
+        keys: dict[bytes, ApiKey],
+        rows: Sequence[FileKey],
+        issued: Sequence[IssuedKey],
+    ) -> None:
+        """Have these accounts and keys count from now on."""
+        used = {each.key.digest for each in issued if each.last_used_at is not None}
+        for row in rows:
             digest = row.digest if row.own_digest is None else row.own_digest
             keys[digest] = ApiKey(digest=digest, account_id=row.account_id, file_id=row.id)
-        issued = self._store.read(IssuedKeys.working, self._clock())
+            if row.used_at is not None:
+                used.add(digest)
         keys |= {each.key.digest: each.key for each in issued}
-        self._accounts = {stored.account.id: stored.account for stored in self._store.read(Accounts.all)}
-        used = {each.key.digest for each in issued if each.last_used_at is not None}
-        self._used = self._store.read(Keys.used) | used | (self._used & keys.keys())
+        self._accounts = accounts
+        self._used = used | (self._used & keys.keys())
         self._keys = keys
-        self._revision = revision

@@ -135,7 +135,7 @@ class Accounts(Noun):
         self, account_id: int, settings: AccountSettings, credential: bytes | None, *, now: Instant
     ) -> None:
         """Give an account other settings, and this password (sealed; None: no log-in)."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(account_id=account_id)
         self._tx.change(
             "update_account",
             account_id=account_id,
@@ -160,7 +160,6 @@ class Accounts(Noun):
         now: Instant,
     ) -> int:
         """Store a new account; return its row's id."""
-        self._tx.note_keys_changed()
         uid = str(uuid.uuid4())
         id_ = self._tx.value(
             int,
@@ -182,6 +181,7 @@ class Accounts(Noun):
             now=now,
         )
         assert id_ is not None
+        self._tx.note_keys_changed(account_id=id_)
         return id_
 
     def all(self) -> list[StoredAccount]:

@@ -39,7 +39,7 @@ class Closings(Noun):
 
     def begin(self, account_id: int, now: Instant) -> None:
         """Have all keys of an account die at this commit; what was accepted before is still sent."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(account_id=account_id)
         self._tx.issued_keys.revoke_of_account(account_id, now)
         self._tx.change("close_account", account_id=account_id, now=now)
 
@@ -72,7 +72,7 @@ class Closings(Noun):
 
     def end(self, account_id: int, now: Instant) -> None:
         """Take the secrets of an account away; its row stays for the status of its messages."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(account_id=account_id)
         self._tx.accounts.forget_refused_password(account_id)
         self._tx.change("forget_oauth_grant", account_id=account_id)
         self._tx.change("forget_aliases", account_id=account_id)

@@ -56,7 +56,6 @@ class IssuedKey:
 class IssuedKeys(Noun):
     def issue(self, key: ApiKey, *, hint: str, source: str, now: Instant) -> int:
         """Store a new key; return its row's id. `key.digest` stands for it."""
-        self._tx.note_keys_changed()
         id_ = self._tx.value(
             int,
             "insert_issued_key",
@@ -76,11 +75,22 @@ class IssuedKeys(Noun):
             expires_at=key.expires_at,
         )
         assert id_ is not None
+        self._tx.note_keys_changed(key_id=id_)
         return id_
 
     def working(self, now: Instant) -> list[IssuedKey]:
         """Return every key that is neither revoked nor expired."""
         return [_issued_key(row) for row in self._tx.rows(_KeyRow, "working_issued_keys", now=now)]
+
+    def working_of(self, account_id: int, now: Instant) -> list[IssuedKey]:
+        """Return the working keys of an account."""
+        rows = self._tx.rows(_KeyRow, "working_issued_keys_of_account", now=now, account_id=account_id)
+        return [_issued_key(row) for row in rows]
+
+    def working_one(self, key_id: int, now: Instant) -> list[IssuedKey]:
+        """Return this key if it works."""
+        rows = self._tx.rows(_KeyRow, "working_issued_key", now=now, key_id=key_id)
+        return [_issued_key(row) for row in rows]
 
     def by_uid(self, uid: str) -> IssuedKey | None:
         row = self._tx.row(_KeyRow, "issued_key_by_uid", uid=uid)
@@ -103,7 +113,7 @@ class IssuedKeys(Noun):
 
     def revoke(self, key_id: int, now: Instant) -> bool:
         """Have a key stop working at this commit; False when it did not work any more."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(key_id=key_id)
         return bool(self._tx.change("revoke_issued_key", key_id=key_id, now=now))
 
     def stop(self, key_id: int, now: Instant) -> bool:
@@ -111,16 +121,15 @@ class IssuedKeys(Noun):
 
         What began to be accepted before may still be committed. `revoke` then waits for it.
         """
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(key_id=key_id)
         return bool(self._tx.change("stop_issued_key", key_id=key_id, now=now))
 
     def revoke_stopped(self) -> None:
-        """Write into the rows of stopped keys that they are revoked."""
-        if self._tx.change("revoke_stopped_keys"):
-            self._tx.note_keys_changed()
+        """Write into the rows of stopped keys that they are revoked. They have not worked since they were stopped."""
+        self._tx.change("revoke_stopped_keys")
 
     def revoke_of_account(self, account_id: int, now: Instant) -> None:
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(account_id=account_id)
         self._tx.change("revoke_issued_keys_of_account", account_id=account_id, now=now)
 
     def revoke_of_pool(self, pool_id: int, now: Instant) -> None:
@@ -134,7 +143,7 @@ class IssuedKeys(Noun):
 
     def expire(self, key_id: int, at: Instant) -> None:
         """Have a key stop working at a time, unless it does so before."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(key_id=key_id)
         self._tx.change("expire_issued_key", key_id=key_id, at=at)
 
     def note_used(self, key_id: int, now: Instant) -> None:

@@ -16,6 +16,7 @@ class FileKey(NamedTuple):
     digest: bytes
     own_digest: bytes | None
     account_id: int
+    used_at: Instant | None
 
 
 class Keys(Noun):
@@ -29,7 +30,7 @@ class Keys(Noun):
         own_digest: bytes | None = None,
     ) -> None:
         """Let a key work for an account, under its digests: by the secret key, and by the installation's own key."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(account_id=account_id)
         if own_digest is not None and self._tx.change(
             "grant_known_key", account_id=account_id, digest=digest, own_digest=own_digest
         ):
@@ -65,7 +66,7 @@ class Keys(Noun):
 
     def revoke_of_account(self, account_id: int, now: Instant) -> int:
         """Revoke every key of data.csv of an account; return how many."""
-        self._tx.note_keys_changed()
+        self._tx.note_keys_changed(account_id=account_id)
         return self._tx.count_changed("revoke_keys_of_account", account_id=account_id, now=now)
 
     def move(self, digest: bytes, own_digest: bytes) -> None:
@@ -90,13 +91,13 @@ class Keys(Noun):
         """Return every working key with its digests."""
         return self._tx.rows(FileKey, "active_keys")
 
+    def working_of(self, account_id: int) -> list[FileKey]:
+        """Return the working keys of an account."""
+        return self._tx.rows(FileKey, "active_keys_of_account", account_id=account_id)
+
     def works(self, digest: bytes, account_id: int) -> bool:
         """Whether a key, by either digest, works for this account."""
         return bool(self._tx.value(int, "file_key_works", digest=digest, account_id=account_id))
-
-    def used(self) -> set[bytes]:
-        """Return the digests of the working keys that have been used with success."""
-        return set(self._tx.column(bytes, "used_keys"))
 
     def is_used(self, digest: bytes) -> bool:
         """Whether there is such a working key, and it has been used with success."""

@@ -29,6 +29,7 @@ from postroom.store.events import Events
 from postroom.store.findings import Findings
 from postroom.store.holds import Holds
 from postroom.store.issued_keys import IssuedKeys
+from postroom.store.key_changes import KeyChanges
 from postroom.store.keys import Keys
 from postroom.store.log_lines import LogLines
 from postroom.store.managed_accounts import ManagedAccounts
@@ -96,6 +97,7 @@ class Transaction(Session):
         self.has_new_work = False  # whether there are jobs that a worker may take now
         self.held_keys: set[bytes] = set()  # digests of API keys that work until the commit
         self._keys_changed = False
+        self._changed_keys: set[str] | None = set()  # what of them; None: anything
         self.accepted: Counter[int] = Counter()  # messages by account; written by `write_counts`
         self.totalled: Counter[tuple[str, str]] = Counter()  # by name and label; written by `write_counts`
         self.left: dict[int, Instant] = {}  # accounts claimed of, and when what is left of each is due
@@ -104,6 +106,8 @@ class Transaction(Session):
         """Write once for all works, before the commit: what they have counted, and that keys have changed."""
         if self._keys_changed:
             self.change("raise_revision", name=KEYS_REVISION)
+            words = self._changed_keys
+            KeyChanges(self).note(KEYS_REVISION, None if words is None else frozenset(words))
         for account_id, jobs in self.accepted.items():
             self.change("count_accepted", account_id=account_id, jobs=jobs)
         for (name, label), value in self.totalled.items():
@@ -117,12 +121,17 @@ class Transaction(Session):
     def restore(self, counts: Counts) -> None:
         self.accepted, self.totalled = counts
 
-    def note_keys_changed(self) -> None:
-        """Have every web process read the keys again after this commit (KEYS_REVISION).
+    def note_keys_changed(self, *, account_id: int | None = None, key_id: int | None = None) -> None:
+        """Have every web process read what was changed again after this commit (KEYS_REVISION).
 
-        Each function that changes which keys work, or the account of one as web processes use it, calls this.
+        Each function that changes which keys work, or the account of one as web processes use it, calls this: with the
+        account where nothing but it and its keys have changed, with the issued key where it alone has.
         """
         self._keys_changed = True
+        if account_id is None and key_id is None:
+            self._changed_keys = None
+        elif self._changed_keys is not None:
+            self._changed_keys.add(f"k{key_id}" if account_id is None else f"a{account_id}")
 
     def committed(self) -> None:
         """Note what is known only now that it is committed."""

@@ -22,6 +22,20 @@ class Control:
 
 CONTROLS = (
     Control(
+        "a web process reads again what has changed alone",
+        "postroom/accounts/keys.py",
+        "        if changed is None:\n",
+        "        if changed is not self:\n",
+        "tests/store/test_wide.py::test_after_a_change_a_web_process_reads_what_has_changed_alone[sqlite-another name]",
+    ),
+    Control(
+        "a change that says nothing of itself has all keys read again",
+        "postroom/store/key_changes.py",
+        "words.get(str(number), _ANYTHING)",
+        'words.get(str(number), "")',
+        "tests/store/test_wide.py::test_a_change_by_an_earlier_version_has_all_read_again[sqlite]",
+    ),
+    Control(
         "a data.csv that was in order is not parsed again at a start",
         "postroom/accounts/csv_sync.py",
         "        if digest == self._store.read(StoredSettings.get, _FAULTLESS):\n",

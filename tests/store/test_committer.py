@@ -17,6 +17,7 @@ import apsw
 import pytest
 
 from postroom.core.errors import StoreError, StoreUnavailable
+from postroom.store.key_changes import RECENT_CHANGES
 from postroom.store.messages import Messages
 from postroom.store.sqlite.connections import connection_of
 from postroom.store.sqlite.engine import SQLiteEngine
@@ -52,7 +53,7 @@ def _refuse_after(name: str) -> Work[str]:
 
 def _settings(database: Database) -> set[str]:
     names = {row[0] for row in database.rows("SELECT name FROM setting")}
-    return names - {KEYS_REVISION}  # the people of the post have accounts
+    return names - {KEYS_REVISION, RECENT_CHANGES}  # the people of the post have accounts
 
 
 def _in_threads(count: int, job: Callable[[int], Any]) -> list[Any]:

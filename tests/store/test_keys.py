@@ -33,6 +33,7 @@ CHANGES_NO_KEY = {
     "hold_file_key": "it changes nothing: it is held until the commit",
     "hold_issued_key": "the same",
     "lock_issued_key": "the same",
+    "revoke_stopped_keys": "these keys have not worked since they were stopped",
 }
 # The columns of an account that web processes use: who may send, and as whom.
 OF_THE_WEB = {"id", "email", "name"}

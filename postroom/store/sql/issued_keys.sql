@@ -15,6 +15,16 @@ RETURNING id;
 SELECT {issued_key_columns} FROM issued_key WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
   AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
 
+-- name: working_issued_keys_of_account
+SELECT {issued_key_columns} FROM issued_key
+WHERE account_id = :account_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
+  AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
+
+-- name: working_issued_key
+SELECT {issued_key_columns} FROM issued_key
+WHERE id = :key_id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)
+  AND NOT EXISTS (SELECT 1 FROM stopped_key WHERE stopped_key.key_id = issued_key.id);
+
 -- name: issued_key_by_uid^
 SELECT {issued_key_columns} FROM issued_key WHERE uid = :uid;
 

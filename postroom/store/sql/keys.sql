@@ -1,14 +1,14 @@
 -- API keys, as digests.
 
 -- name: active_keys
-SELECT id, digest, own_digest, account_id FROM api_key WHERE revoked_at IS NULL;
+SELECT id, digest, own_digest, account_id, used_at FROM api_key WHERE revoked_at IS NULL;
+
+-- name: active_keys_of_account
+SELECT id, digest, own_digest, account_id, used_at FROM api_key WHERE account_id = :account_id AND revoked_at IS NULL;
 
 -- name: file_key_works$
 SELECT count(*) FROM api_key
 WHERE (digest = :digest OR own_digest = :digest) AND account_id = :account_id AND revoked_at IS NULL;
-
--- name: used_keys
-SELECT coalesce(own_digest, digest) AS digest FROM api_key WHERE revoked_at IS NULL AND used_at IS NOT NULL;
 
 -- name: key_is_used$
 SELECT count(*) FROM api_key
