@@ -27,6 +27,7 @@ from postroom.core.files import MEBIBYTE, NotPlain, read_plain, reason_of
 from postroom.core.heartbeat import READY
 from postroom.core.lifeline import LIFELINE
 from postroom.core.limiter_url import parse_limiter_url
+from postroom.core.log_options import OPTIONS, LogAddresses, LogFormat, LogOptions
 from postroom.core.message import InDoubtPolicy
 from postroom.core.setting_values import (
     LARGEST_FILE,
@@ -49,6 +50,7 @@ from postroom.core.setting_values import (
     parse_schedule,
     parse_secret_key,
     parse_security,
+    parse_tag,
     parse_tenant,
     parse_truth,
     parse_visible,
@@ -80,11 +82,14 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "ratelimit_storage_uri": ("RATELIMIT_STORAGE_URI", "REDIS_URL"),
     "web_concurrency": ("WEB_CONCURRENCY",),
     "drain": ("POSTROOM_DRAIN", "POSTROOM_STOP_DELAY"),
+    "dd_service": ("DD_SERVICE",),
+    "dd_env": ("DD_ENV",),
+    "dd_version": ("DD_VERSION",),
 }
 _FORMER: Final[Mapping[str, str]] = {"POSTROOM_STOP_DELAY": "POSTROOM_DRAIN"}
 _OURS: Final = re.compile(r"postroom[_.-]", re.IGNORECASE)
 _DOT_ENV: Final = Path(DOT_ENV)
-_NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT)
+_NO_SETTINGS: Final = ("POSTROOM_HOME", LIFELINE, READY, FAILPOINT, OPTIONS)
 _SECRETS: Final = (
     "secret_key",
     "database_url",
@@ -113,6 +118,11 @@ _PATHS: Final = frozenset(
             )
         ),
     }
+)
+_STANDARD_OUTPUT: Final = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+EMAIL_LOG_IN_THE_WAY: Final = (
+    "must not be standard output while POSTROOM_LOG_FORMAT is another than text: each line there is one JSON document; "
+    "name a file, or /dev/stderr"
 )
 _EMPTY_HAS_A_MEANING: Final = frozenset({"rate_limit", "retry_schedule"})
 
@@ -279,9 +289,27 @@ class Settings(BaseModel):
     metrics_host: Annotated[str, _from_text(parse_host)] = "127.0.0.1"
     metrics_accounts: Annotated[bool, _from_text(parse_truth)] = False
     log_level: Annotated[str, _from_text(parse_log_level)] = "INFO"
+    log_format: Annotated[LogFormat, _from_text(parse_member(LogFormat))] = LogFormat.TEXT
+    log_addresses: Annotated[LogAddresses, _from_text(parse_member(LogAddresses))] = LogAddresses.FULL
+    access_log: Annotated[bool, _from_text(parse_truth)] = False
+    dd_service: Annotated[str, _from_text(parse_tag)] = "postroom"
+    dd_env: Annotated[str | None, _from_text(parse_tag)] = None
+    dd_version: Annotated[str | None, _from_text(parse_tag)] = None
 
     def __init__(self, *, _dot_env_file: Path | str = _DOT_ENV, **given: object) -> None:
         super().__init__(**{**_environment(Path(_dot_env_file)), **given})
+
+    @property
+    def log_options(self) -> LogOptions:
+        """How the processes of the service write their log."""
+        return LogOptions(
+            self.log_format,
+            self.log_level,
+            self.dd_service,
+            self.dd_env,
+            self.dd_version,
+            self.log_addresses,
+        )
 
 
 def load_settings(dot_env: Path = _DOT_ENV) -> Settings:
@@ -298,6 +326,8 @@ def load_settings(dot_env: Path = _DOT_ENV) -> Settings:
         raise ConfigError(
             DOT_ENV, f"cannot be read ({reason}); make it a UTF-8 text file that this user may read"
         ) from None
+    if settings.log_format is not LogFormat.TEXT and str(settings.email_log) in _STANDARD_OUTPUT:
+        raise ConfigError("POSTROOM_EMAIL_LOG", EMAIL_LOG_IN_THE_WAY)
     if settings.smtp_security is Security.NONE:
         check_plaintext(
             settings.smtp_host or "the server of each sender's domain", "POSTROOM_SMTP_SECURITY", settings

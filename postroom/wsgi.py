@@ -25,7 +25,9 @@ def _open(_pid: int) -> Flask:
     from postroom.runtime.account_login import verify
     from postroom.web.app import create_app
 
-    service = installation.open_service(migrate=True, on_broken=installation.stop_this_process)
+    service = installation.open_service(
+        migrate=True, as_service=True, on_broken=installation.stop_this_process
+    )
     atexit.register(service.store.close)
     accounts_file.write_demo_accounts(service)
     accounts_file.read_accounts_file(service)

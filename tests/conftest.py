@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from postroom.telemetry.repeats import unquieten
+from postroom.telemetry.service_log import ServiceLog
 from tests.order import arrange
 from tests.reporting import (
     pytest_configure,
@@ -62,7 +63,7 @@ def _logging_as_before() -> Iterator[None]:
     level = root.level
     yield
     root.setLevel(level)
-    for handler in [each for each in root.handlers if type(each) is logging.StreamHandler]:
+    for handler in [each for each in root.handlers if type(each) in (logging.StreamHandler, ServiceLog)]:
         root.removeHandler(handler)
     unquieten()  # or its timer writes into a stream that pytest has closed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -13,10 +14,13 @@ import click
 from postroom import __version__
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError
+from postroom.core.log_options import LogFormat
 from postroom.core.text import printable, printable_lines
 
 if TYPE_CHECKING:
     from postroom.runtime.installation import Service
+
+log = logging.getLogger(__name__)
 
 _STANDARD_ERROR = 2
 
@@ -33,18 +37,18 @@ def serve(host: str | None, port: str | None) -> None:
     """
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import accounts_file, installation, listen
-    from postroom.runtime.supervisor import DRAIN, LOG_LEVEL
+    from postroom.runtime.supervisor import DRAIN, LOG
 
     ignore_stray_signals()
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
-    service = installation.open_service(migrate=True)
+    service = installation.open_service(migrate=True, as_service=True)
     listen.check(service.settings)
     key = accounts_file.write_demo_accounts(service)
     accounts_file.read_accounts_file(service)
     installation.warn_of_oversights(service.settings)
     _greet(service, key)
     settings = service.settings
-    options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG_LEVEL}{settings.log_level}"]
+    options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG}{settings.log_options.text()}"]
     commands = [*options, *installation.child_commands(service)]
     service.store.close()
     # This process becomes the supervisor: it lives as long as the service, so it should be small.
@@ -75,7 +79,13 @@ def _greet(service: Service, key: str | None) -> None:
     from postroom.telemetry.log import is_kept_log
 
     settings = service.settings
-    click.echo(printable(f"Postroom {__version__} serves on {listen.described(settings)}"), err=True)
+    said = f"Postroom {__version__} serves on {listen.described(settings)}"
+    if settings.log_format is not LogFormat.TEXT:
+        log.info("%s", said)
+        if key is not None:
+            log.info("%s was written, with a key in it for the built-in inbox", settings.accounts_csv)
+        return
+    click.echo(printable(said), err=True)
     if key is None:
         return
     if is_kept_log(_STANDARD_ERROR):  # sys.stderr is None where it is closed
@@ -83,12 +93,12 @@ def _greet(service: Service, key: str | None) -> None:
         click.echo(f"{path} was written, with a key in it for the built-in inbox", err=True)
         return
     body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
-    said = (
+    example = (
         f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
         f"  {listen.curl(settings)}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
         f"  {_program()}{_home_option()} inbox show latest\n"
     )
-    click.echo(printable_lines(said), err=True)
+    click.echo(printable_lines(example), err=True)
 
 
 @click.command()
@@ -114,7 +124,9 @@ def worker() -> None:
     from postroom.worker.worker import run_worker
 
     ignore_stray_signals()
-    service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
+    service = installation.open_service(
+        serving=True, as_service=True, on_broken=installation.stop_this_process
+    )
     installation.strike(service.store, service.settings, service.vault)
     tune_memory()
     run_worker(

@@ -1,11 +1,14 @@
-"""Every kind of event of a message, with its fields: the store records them, the service log reads them."""
+"""Every kind of event of a message, with its fields: the store records them, and tells them to those who listen."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
+
+from postroom.core.clock import Instant
+from postroom.core.outcome import Blame, Reply
 
 SENT_AGAIN: Final = "it is sent again, and may arrive twice"
 
@@ -60,3 +63,30 @@ class NewEvent(NamedTuple):
 def sent_again(delivery_id: int) -> NewEvent:
     """Return the event of a message that may have been sent and is sent again."""
     return NewEvent(EventKind.POSSIBLE_DUPLICATE, delivery_id, SENT_AGAIN)
+
+
+class Happened(NamedTuple):
+    """An event that is committed, with what its transaction knows of it."""
+
+    kind: EventKind
+    at: Instant
+    request_id: str
+    account: str  # the mailbox that the message is sent from
+    recipients: tuple[str, ...]
+    delivery_id: int | None = None
+    attempt: int | None = None
+    detail: str | None = None
+    reply: Reply | None = None
+    blame: Blame | None = None
+    phase: str | None = None  # the verb of the step at which the attempt ended
+    began_at: Instant | None = None  # the attempt
+    traceparent: str | None = None  # W3C Trace Context, of the request that the message was accepted with
+
+    @property
+    def id(self) -> str:
+        """The same in every process that reads the event, and in no other event: it is made of its row's columns."""
+        return f"{self.request_id}-{self.kind.value}-{self.delivery_id or 0}-{self.at}"
+
+
+EventListener: TypeAlias = Callable[[Sequence[Happened]], None]
+"""Is told what a transaction has caused, once it is committed, in the thread that has committed it."""

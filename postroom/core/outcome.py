@@ -95,3 +95,10 @@ class InDoubt:
 
 
 Outcome: TypeAlias = Sent | Deferred | Failed | InDoubt
+
+
+def blame_of(outcome: Outcome | None) -> Blame | None:
+    """Return who caused a result; a connection that broke after the dot caused a doubt. None: nobody is to blame."""
+    if outcome is None or isinstance(outcome, Sent):
+        return None
+    return Blame.CONNECTION if isinstance(outcome, InDoubt) else outcome.blame

@@ -40,6 +40,7 @@ _LONGEST: Final = 520 * _UNITS["w"]
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,12})?) *(ms|s|m|h|d|w)")
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 UNIX: Final = "unix:"
+_TAG: Final = re.compile(r"[A-Za-z0-9._:/-]{1,200}")
 _LONGEST_SOCKET_PATH: Final = 107  # sun_path of unix(7), with its NUL
 _HOSTNAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 
@@ -275,6 +276,13 @@ def parse_oauth_url(text: str) -> str:
     is_own = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
     if not (parts.scheme == "https" or is_own) or not parts.hostname or not re.fullmatch(r"[!-~]+", text):
         raise ValueError("must be an address that begins with https://")
+    return text
+
+
+def parse_tag(text: str) -> str:
+    """Return a name as Datadog's tags take it. Raises ValueError."""
+    if not _TAG.fullmatch(text):
+        raise ValueError("must be at most 200 letters, digits and the characters . _ - : /")
     return text
 
 

@@ -15,26 +15,34 @@ from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.vault import Vault
 from postroom.core.clock import system_clock
 from postroom.core.errors import ConfigError
+from postroom.core.log_options import LogFormat
 from postroom.core.text import is_text
 from postroom.providers import unnamed_server, unusual_port
 from postroom.runtime import own_files, secret_key
 from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
-from postroom.settings import INBOX, Settings, former_variables, load_settings, unknown_variables
+from postroom.settings import (
+    EMAIL_LOG_IN_THE_WAY,
+    INBOX,
+    Settings,
+    former_variables,
+    load_settings,
+    unknown_variables,
+)
 from postroom.store import position
 from postroom.store.account_servers import AccountServers
 from postroom.store.accounts import Accounts
 from postroom.store.settings import StoredSettings
 from postroom.store.store import MOVED, MOVING, Store, open_store
-from postroom.telemetry.log import LineFormatter, is_journal
+from postroom.telemetry import service_log
 from postroom.telemetry.repeats import quieten
+from postroom.telemetry.service_log import ServiceLog
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 
 log = logging.getLogger(__name__)
 
 VAR = own_files.VAR
-_STANDARD_ERROR = 2
 _EX_TEMPFAIL = 75  # sysexits.h
 _LAST_ANSWERS_S = 0.3
 _REPETITIVE = (
@@ -53,15 +61,42 @@ class Service:
     settings: Settings
     store: Store
     vault: Vault
+    log: ServiceLog | None = None  # None: a command's, which writes to standard error
 
 
 def start_logging(settings: Settings) -> None:
     """Log to standard error; one line for each record, except repeated ones of some loggers."""
-    logging.basicConfig(level=settings.log_level, force=True)
-    for_journal = is_journal(_STANDARD_ERROR)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(LineFormatter(for_journal=for_journal))
-        quieten(handler, *_REPETITIVE)
+    handler = service_log.text_handler()
+    service_log.replace_handlers(handler, settings.log_level)
+    quieten(handler, *_REPETITIVE)
+
+
+def _start_log(settings: Settings, *, as_service: bool) -> ServiceLog | None:
+    """Log as POSTROOM_LOG_FORMAT says: what serves does so, commands do not. Raises ConfigError."""
+    if not as_service:
+        start_logging(settings)
+        return None
+    if settings.log_format is not LogFormat.TEXT and _is_standard_output(settings.email_log):
+        raise ConfigError("POSTROOM_EMAIL_LOG", EMAIL_LOG_IN_THE_WAY)
+    return service_log.start(settings.log_options, VAR, _REPETITIVE)
+
+
+def _is_standard_output(path: Path) -> bool:
+    """Whether a name leads to what this process has as its standard output."""
+    try:
+        found = path.stat()
+        is_same = os.path.samestat(found, os.fstat(service_log.STANDARD_OUTPUT))
+        return is_same and not os.path.samestat(found, os.stat(os.devnull))  # noqa: PTH116
+    except OSError:
+        return False
+
+
+def _tell_events(own_log: ServiceLog | None, store: Store, vault: Vault) -> None:
+    """Have the events of messages logged, where that takes no records."""
+    if own_log is not None:
+        own_log.addresses.adopt(vault.own_digest)
+        if own_log.takes_events:
+            store.listen(own_log.tell)
 
 
 def stop_this_process(reason: str) -> None:
@@ -73,24 +108,36 @@ def stop_this_process(reason: str) -> None:
 
 
 def open_service(
-    *, migrate: bool = False, serving: bool = False, on_broken: Callable[[str], None] = lambda reason: None
+    *,
+    migrate: bool = False,
+    serving: bool = False,
+    as_service: bool = False,
+    on_broken: Callable[[str], None] = lambda reason: None,
 ) -> Service:
     """Open the installation in the current folder; with `migrate`, make it or bring it up to date.
 
     With `migrate` or `serving` the database keeps a check value of the secret key where it has none yet.
-    A process with another secret key changes nothing.
+    A process with another secret key changes nothing. `as_service` is for the service's own processes: they log as
+    POSTROOM_LOG_FORMAT says.
 
     `on_broken` is told when the disk has failed and the store cannot write any more.
     Raises ConfigError, StoreError; SchemaMismatch when it would have to be made or brought up to date first.
     """
     settings = load_settings()
     check_own_files(settings, VAR)
-    start_logging(settings)
+    own_log = _start_log(settings, as_service=as_service)
     if doubt := unusual_port(settings.smtp_port, settings.smtp_security):
         log.warning("POSTROOM_SMTP_PORT, POSTROOM_SMTP_SECURITY: %s", doubt)
     store = open_store(
         settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
     )
+    vault = _prepare(store, settings, migrate=migrate, serving=serving)
+    _tell_events(own_log, store, vault)
+    return Service(settings, store, vault, own_log)
+
+
+def _prepare(store: Store, settings: Settings, *, migrate: bool, serving: bool) -> Vault:
+    """Check the folder, the database and the secret key, as `open_service` says; return the vault."""
     if not is_text(str(Path.cwd())):  # it stands in the database, with each worker's lock
         raise ConfigError("POSTROOM_HOME", f"the name of {Path.cwd()} is not UTF-8 text; rename the folder")
     VAR.mkdir(mode=0o700, exist_ok=True)  # messages, keys and credentials are private
@@ -111,7 +158,7 @@ def open_service(
         ensure_admin_token(store, vault, settings, VAR)
     if migrate:
         strike(store, settings, vault)
-    return Service(settings, store, vault)
+    return vault
 
 
 def strike(store: Store, settings: Settings, vault: Vault) -> None:
@@ -181,7 +228,7 @@ def check_secret(store: Store, settings: Settings) -> None:
 
 def check_service() -> Settings:
     """Return the settings after opening the installation once; leave it closed."""
-    service = open_service(serving=True)
+    service = open_service(serving=True, as_service=True)
     service.store.close()
     return service.settings
 

@@ -12,16 +12,18 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from postroom.core.heartbeat import OF_SYSTEMD, READY, WATCHDOG, heard, notify
 from postroom.core.lifeline import LIFELINE, ignore_stray_signals, stop_signals
+from postroom.core.log_options import OPTIONS, LogOptions
 from postroom.runtime.standstill import STILL_AFTER_S, Beats, look_every_s
-from postroom.telemetry.log import LineFormatter, is_journal
+from postroom.telemetry import service_log
 
 log = logging.getLogger("postroom.runtime.supervisor")
 
 DRAIN = "--drain="  # in seconds
-LOG_LEVEL = "--log-level="
+LOG = "--log="  # LogOptions, which it hands to its children too
 _GRACE_S = 20.0
 _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
 _PAUSE_S = 0.1
@@ -370,11 +372,10 @@ class Supervisor:
 
 def main() -> None:
     """Run the commands given as arguments, each one argument with its words separated by spaces."""
-    logging.basicConfig()
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(LineFormatter(for_journal=is_journal(2)))
-    logging.getLogger().setLevel(_option(LOG_LEVEL, "WARNING"))
-    commands = [each.split() for each in sys.argv[1:] if not each.startswith((DRAIN, LOG_LEVEL))]
+    if options := _option(LOG, ""):
+        os.environ[OPTIONS] = options
+    service_log.start(LogOptions.inherited(), Path("var"))
+    commands = [each.split() for each in sys.argv[1:] if not each.startswith((DRAIN, LOG))]
     sys.exit(Supervisor(commands, drain_s=float(_option(DRAIN, "0"))).run())
 
 

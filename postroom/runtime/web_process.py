@@ -38,6 +38,12 @@ _LOOK_S = 0.01
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 _MOST_CONNECTIONS = 1 << 20  # at once: the number of descriptors bounds them
 _BACKLOG = 4096  # connections that the kernel keeps until they are accepted; somaxconn bounds it too
+# Granian's lines go where ours go, and not to standard output.
+_AS_OURS = {
+    "formatters": {},
+    "handlers": {},
+    "loggers": {name: {"handlers": [], "propagate": True} for name in ("_granian", "granian.access")},
+}
 _tie: tuple[int, int] | None = None
 _stopping: mmap.mmap | None = None  # shared with granian's workers: whether the service is being stopped
 
@@ -92,6 +98,7 @@ def _granian(settings: Settings, path: Path | None) -> GranianServer:
         workers_kill_timeout=10,
         factory=True,
         log_level=LogLevels.error,
+        log_dictconfig=_AS_OURS,
     )
 
 
@@ -184,7 +191,9 @@ def web_application() -> RSGIServer:
     if _tie is not None:
         os.close(_tie[1])
         watch_lifeline(_tie[0])
-    service = installation.open_service(serving=True, on_broken=installation.stop_this_process)
+    service = installation.open_service(
+        serving=True, as_service=True, on_broken=installation.stop_this_process
+    )
     told = metrics_of(service.settings, service.store, installation.VAR, "web")
     told.start()
     server = create_server(
@@ -195,6 +204,7 @@ def web_application() -> RSGIServer:
         report_ready_when_it_listens,
         partial(verify, service),
         told=told,
+        write_answered=None if service.log is None else service.log.note_answered,
     )
     tune_memory()
     return server

@@ -52,6 +52,7 @@ class Acceptance(Noun):
                 self._tx.contents.drop_upload(upload.id)
             return outcome
         self._insert(message, upload)
+        self._tx.events.tell_accepted(message)
         if not message.is_test:
             self._tx.accepted[message.account_id] += 1
         else:

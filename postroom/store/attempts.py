@@ -10,7 +10,7 @@ from postroom.core.decide import Decision, DeliveryResult, DeliveryState, NextTr
 from postroom.core.dialogue import NOTHING, AttemptRecord
 from postroom.core.events import EventKind
 from postroom.core.job import Claim, JobRef
-from postroom.core.outcome import Blame, Deferred, Failed, InDoubt, Outcome, Reply, Sent
+from postroom.core.outcome import Deferred, Failed, InDoubt, Outcome, Reply, Sent, blame_of
 from postroom.store.noun import Noun
 from postroom.store.totals import ATTEMPTS, EVENTS
 
@@ -43,6 +43,7 @@ class Attempts(Noun):
             self._complete_sent(
                 job, decision, worker_id=worker_id, started_at=started_at, now=now, record=record
             )
+            self._tx.events.tell_attempt(job, decision, started_at, now, record.phase)
             return True
         if decision.next_try is None:
             self._end(job, decision, now)
@@ -51,7 +52,8 @@ class Attempts(Noun):
         for result in decision.deliveries:
             self._write_delivery(result, now)
         for event in decision.events:
-            self._tx.events.append(job.message_id, event, now)
+            self._tx.events.insert(job.message_id, event, now)
+        self._tx.events.tell_attempt(job, decision, started_at, now, record.phase)
         failpoint.hit("finish.inside")
         self._tx.usage.give_back(job, decision.unused)
         if decision.outcome is not None:
@@ -166,7 +168,7 @@ class Attempts(Noun):
             reply_code=said.code,
             reply_enhanced=said.enhanced,
             reply_text=said.text,
-            blame=_blame(outcome),
+            blame=None if (blame := blame_of(outcome)) is None else blame.value,
             phase=record.phase,
             dialogue=record.dialogue,
         )
@@ -177,13 +179,6 @@ def labels_of(outcome: Outcome) -> tuple[str, str]:
     """Return the labels of an attempt in the totals: its outcome, and who is to blame for it."""
     blame = outcome.blame.value if isinstance(outcome, Deferred | Failed) else NOBODY
     return kind_of(outcome).value, blame
-
-
-def _blame(outcome: Outcome) -> str | None:
-    """Return who caused a result; a connection that broke after the dot caused a doubt."""
-    if isinstance(outcome, Sent):
-        return None
-    return Blame.CONNECTION.value if isinstance(outcome, InDoubt) else outcome.blame.value
 
 
 def _columns(reply: Reply | None) -> _ReplyColumns:

@@ -63,6 +63,7 @@ class Captures(Noun):
             self._tx.change("add_capture_events", message_id=row.message_id, now=now, detail=CAPTURED)
             self._tx.change("end_capture_deliveries", message_id=row.message_id, now=now)
             self._tx.log_lines.add(row.message_id)
+            self._tx.events.tell_captured(row, now, CAPTURED)
         if ended:
             self._tx.totals.add(TESTS_CAPTURED, amount=len(ended))
         failpoint.hit("capture.inside")

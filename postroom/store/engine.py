@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from postroom.core.events import EventListener
 from postroom.store.dialect import Dialect
 from postroom.store.watermarks import Watermarks
 from postroom.store.writer import Work, WorkResult
@@ -31,6 +32,7 @@ class Engine(Protocol):
     migrations: Path
     is_remote: bool
     watermarks: Watermarks | None  # where to begin to look for jobs; None: at the beginning
+    listener: EventListener | None  # is told the events of messages that each commit has caused
 
     def reading(self) -> AbstractContextManager[Transaction]:
         """Lend a transaction that sees the last committed state, and only reads."""

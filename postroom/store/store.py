@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from postroom.core.errors import ConfigError, LeaseLost, SchemaMismatch, SessionInDoubt, StoreError
+from postroom.core.events import EventListener
 from postroom.core.measures import Measures
 from postroom.store import migrate as _migrate
 from postroom.store.engine import Engine, Server
@@ -71,6 +72,10 @@ class Store:
         """Raise SchemaMismatch unless the schema is the one that this code needs."""
         _twice(lambda: _migrate.check(self._engine))
         self._engine.check_rights()
+
+    def listen(self, listener: EventListener | None) -> None:
+        """Have a listener told the events of messages that this process commits from now on."""
+        self._engine.listener = listener
 
     def close(self) -> None:
         self._engine.close()

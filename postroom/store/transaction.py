@@ -15,6 +15,7 @@ from aiosql.queries import Queries
 
 from postroom.core.clock import Instant
 from postroom.core.errors import LeaseLost
+from postroom.core.events import Happened
 from postroom.store.acceptance import Acceptance
 from postroom.store.accounts import Accounts
 from postroom.store.aliases import Aliases
@@ -87,8 +88,10 @@ class Transaction(Session):
         watermarks: Watermarks | None = None,
         *,
         results_deferred: bool = False,
+        happened: list[Happened] | None = None,
     ) -> None:
         super().__init__(connection, queries)
+        self.happened = happened  # the events of messages, for those who listen; None: nobody does
         self.guard = guard  # raise LeaseLost unless a statement changed a row: at once, or before the commit
         self.watermarks = watermarks
         self.results_deferred = (

@@ -18,6 +18,7 @@ from postroom.settings import Settings
 from postroom.store.store import Store
 from postroom.telemetry.metrics.exposition import Metrics
 from postroom.web import docs, flask_views, front, health, metrics, problems
+from postroom.web.access_log import ROUTE, AccessLog, Write
 from postroom.web.admin import views
 from postroom.web.answers import ProblemResponse
 from postroom.web.api_request import request_of
@@ -90,6 +91,12 @@ def _note_refusal(response: Response) -> Response:
     return response
 
 
+def _note_route(response: Response) -> Response:
+    if request.url_rule is not None:
+        request.environ[ROUTE] = request.url_rule.rule
+    return response
+
+
 def most_body_bytes(settings: Settings) -> int:
     """Return how large a request may be: JSON may write a character in six bytes; `check_size` has the exact limit."""
     return 2 * settings.max_message_bytes + _JSON_OVERHEAD
@@ -151,6 +158,7 @@ def create_app(
     _register_views(app)
     app.before_request(_check_headers)
     app.after_request(_note_refusal)
+    app.after_request(_note_route)
     return app
 
 
@@ -162,8 +170,12 @@ def create_server(
     on_start: Callable[[AbstractEventLoop], None] = lambda loop: None,
     verify: Verify | None = None,
     told: Metrics | None = None,
+    write_answered: Write | None = None,
 ) -> RSGIServer:
-    """Build what granian serves, on an event loop. `on_start` is called when the loop is there."""
+    """Build what granian serves, on an event loop. `on_start` is called when the loop is there.
+
+    `write_answered` takes the requests of the access log, where that is asked for.
+    """
     app = create_app(settings, store, vault, is_stopping=is_stopping, verify=verify, told=told)
     return RSGIServer(
         app,
@@ -171,5 +183,6 @@ def create_server(
         RequestLoop(store),
         most_bytes=most_body_bytes(settings),
         connections=Connections(settings.port),
+        access_log=AccessLog(write_answered) if settings.access_log and write_answered else None,
         on_start=on_start,
     )

@@ -55,8 +55,8 @@ class Head:
     """
 
     __slots__ = (
-        "__weakref__", "headers", "is_ascii", "method", "path", "query", "remote", "repeated", "scheme", "server",
-        "version",
+        "__weakref__", "headers", "is_ascii", "method", "path", "query", "remote", "repeated", "route", "scheme",
+        "server", "version",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,7 @@ class Head:
         self.scheme, self.server = "http", ""
         self.is_ascii = True  # all values of the headers are
         self.repeated: tuple[str, ...] = ()
+        self.route: str | None = None  # the rule that the path has matched
 
     def take_forwarded_address(self, proxies: int) -> None:
         """Set `remote` to the client's address as the outermost of `proxies` trusted proxies has forwarded it.

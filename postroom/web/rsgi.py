@@ -17,6 +17,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from postroom.core import failpoint
 from postroom.core.errors import PostroomError
 from postroom.core.heartbeat import Pulse
+from postroom.web.access_log import ROUTE, AccessLog
 from postroom.web.admin.views import CONTINUE, MOST_BYTES, ONLY_KEY
 from postroom.web.admin.views import PREFIX as ADMIN
 from postroom.web.answers import Answer
@@ -82,6 +83,7 @@ class RSGIServer:
         large_at_once: int = _LARGE_AT_ONCE,
         room: Room | None = None,
         connections: Connections | None = None,
+        access_log: AccessLog | None = None,
         on_start: Callable[[asyncio.AbstractEventLoop], None] = lambda loop: None,
     ) -> None:
         self._app = app
@@ -96,6 +98,7 @@ class RSGIServer:
         self._room = room or Room(for_small=ROOM_FOR_SMALL)
         self._services: Services = app.extensions["postroom"]
         self._connections = connections or Connections(0)
+        self._access_log = access_log
         self._proxies = self._services.settings.trusted_proxies
         self._measures = self._services.store.measures
         self._measures.gauge("http_requests_in_progress", self._connections.in_progress)
@@ -108,6 +111,8 @@ class RSGIServer:
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._connections.close()
+        if self._access_log is not None:
+            self._access_log.flush()
         self._bodies.close()
         self._services.limits.close()
         self._services.metrics.close()
@@ -135,6 +140,8 @@ class RSGIServer:
         if not any(name == "Cache-Control" for name, _ in answer.headers):
             answer.headers.append(NO_STORE)
         _send(protocol, upload, answer)
+        if self._access_log is not None:
+            self._access_log.note(head, answer.status, began)
         if not upload.is_over:
             await upload.linger()
 
@@ -166,6 +173,7 @@ class RSGIServer:
         if doorway is None:
             call = partial(self._in_flask, head, body)
             return await self._loop.in_flask(call, is_probe=head.path in _PROBES)
+        head.route = doorway.path
         waits = OnLoop(self._loop, self._loop.loop.time() + ANSWER_WITHIN_S)
         began = time.perf_counter()
         answer = await run(doorway, _request(head, body), self._services, waits)
@@ -201,6 +209,7 @@ class RSGIServer:
         doorway = self._doorways.get(head.path) if head.method == "POST" else None
         if doorway is None:
             return self._in_flask(head, body)
+        head.route = doorway.path
         waits, began = FromThread(self._loop, answer_by), time.perf_counter()
         answer = at_once(run(doorway, _request(head, body), self._services, waits))
         note_request(self._measures, doorway.path, head.method, answer.status, began)
@@ -226,6 +235,7 @@ class RSGIServer:
         finally:
             if (close := getattr(parts, "close", None)) is not None:
                 close()
+        head.route = environ.get(ROUTE)
         status, headers = begun[-1]
         return Answer(status, headers, content)
 

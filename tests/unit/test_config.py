@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from postroom.core.account import Secret, Security
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError
+from postroom.core.log_options import LogAddresses, LogFormat
 from postroom.core.message import InDoubtPolicy
 from postroom.core.setting_values import parse_duration, parse_host, split_keys
 from postroom.settings import (
@@ -124,6 +125,12 @@ GOOD = [
     ("POSTROOM_STOP_DELAY", "0s", "drain", 0),
     ("POSTROOM_TRUSTED_PROXIES", "2", "trusted_proxies", 2),
     ("POSTROOM_LOG_LEVEL", "debug", "log_level", "DEBUG"),
+    ("POSTROOM_LOG_FORMAT", "ECS", "log_format", LogFormat.ECS),
+    ("POSTROOM_LOG_ADDRESSES", "hash", "log_addresses", LogAddresses.HASH),
+    ("POSTROOM_ACCESS_LOG", "true", "access_log", True),
+    ("DD_SERVICE", "mailer", "dd_service", "mailer"),
+    ("DD_ENV", "production", "dd_env", "production"),
+    ("DD_VERSION", "1.2", "dd_version", "1.2"),
     ("RATELIMIT_STORAGE_URI", "memcached://m:11211", "ratelimit_storage_uri", "memcached://m:11211"),
     ("REDIS_URL", "redis://r", "ratelimit_storage_uri", "redis://r"),
     ("REDIS_URL", "memcached://h", "ratelimit_storage_uri", "memcached://h:11211"),
@@ -240,6 +247,10 @@ BAD = [
     ("WEB_CONCURRENCY", "0"),
     ("POSTROOM_TRUSTED_PROXIES", "-1"),
     ("POSTROOM_LOG_LEVEL", "LOUD"),
+    ("POSTROOM_LOG_FORMAT", "xml"),
+    ("POSTROOM_LOG_ADDRESSES", "some"),
+    ("POSTROOM_ACCESS_LOG", "maybe"),
+    ("DD_ENV", "two words"),
 ]
 
 

@@ -80,6 +80,11 @@ KNOWN = {
     "store/position.py": ["int(timeline)"],
     "store/postgres/session.py": ["int(self)"],
     "store/sqlite/connections.py": ["int(part)", "int(longest_wait_s * 1000)"],
+    "telemetry/entry.py": ["int(record.created * 1000000)"],
+    "telemetry/formats.py": [
+        "int(entry.trace_id[-16:], 16)"
+    ],  # hexadecimal digits: it was checked when it came
+    "web/access_log.py": ["int((time.perf_counter() - began) * 1000000)"],
     "runtime/supervisor.py": ["float(_option(DRAIN, '0'))"],
     "web/api_request.py": ["int(address)"],
     "web/rsgi.py": ["int(status[:3])"],

@@ -49,6 +49,7 @@ KNOWN = {
     "telemetry/log.py": {
         "Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"
     },  # the system's own
+    "telemetry/line_writer.py": {"os.open(self._lock, _LOCK_FLAGS, 384)"},  # our own, in `var`
     "worker/log_stream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
     "core/files.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _FLAGS, 384)",  # new

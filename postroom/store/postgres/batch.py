@@ -8,6 +8,8 @@ import psycopg
 from aiosql.queries import Queries
 from psycopg.rows import TupleRow
 
+from postroom.core.events import EventListener, Happened
+from postroom.store.events import tell
 from postroom.store.postgres.errors import DAMAGED, HELD_UP, NOT_NOW, may_be_the_session, translated
 from postroom.store.postgres.session import Session
 from postroom.store.postgres.writing import WritingConnection
@@ -26,12 +28,18 @@ class Batch:
     """Works that are committed together."""
 
     def __init__(
-        self, writing: WritingConnection, queries: Queries, watermarks: Watermarks | None, where: str
+        self,
+        writing: WritingConnection,
+        queries: Queries,
+        watermarks: Watermarks | None,
+        where: str,
+        listener: EventListener | None = None,
     ) -> None:
         self._writing = writing
         self._queries = queries
         self._watermarks = watermarks
         self._where = where
+        self._listener = listener
 
     def run(
         self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]], *, is_new: bool
@@ -49,8 +57,14 @@ class Batch:
             with connection.pipeline() as pipeline:
                 self._writing.begin(connection)
                 session = Session(connection, self._queries, pipeline)
+                happened = self._happened()
                 transaction = Transaction(
-                    session, self._queries, guards.append, self._watermarks, results_deferred=True
+                    session,
+                    self._queries,
+                    guards.append,
+                    self._watermarks,
+                    results_deferred=True,
+                    happened=happened,
                 )
                 values = [work(transaction) for work in works]
                 transaction.write_counts()
@@ -72,7 +86,11 @@ class Batch:
             return None
         self._writing.commit(connection, xid, evidence.mark)
         transaction.committed()
+        tell(self._listener, happened or ())
         return [WorkResult(value) for value in values]
+
+    def _happened(self) -> list[Happened] | None:
+        return None if self._listener is None else []
 
     def _one_by_one(self, works: Sequence[Work[object]], *, is_new: bool) -> list[WorkResult]:
         """Run the works in one transaction, each with a savepoint to go back to.
@@ -82,11 +100,12 @@ class Batch:
         connection = self._writing.current()
         self._writing.begin(connection)
         session = Session(connection, self._queries)
-        transaction = Transaction(session, self._queries, watermarks=self._watermarks)
+        happened = self._happened()
+        transaction = Transaction(session, self._queries, watermarks=self._watermarks, happened=happened)
         results = []
         for work in works:
             connection.execute("SAVEPOINT work")
-            counts = transaction.counted()
+            counts, told = transaction.counted(), len(happened or ())
             try:
                 with translated(self._where):
                     results.append(WorkResult(work(transaction)))
@@ -96,6 +115,7 @@ class Batch:
                     raise fault from error  # the fault is the database's, so nobody's work can be committed
                 results.append(WorkResult(error=error))
                 transaction.restore(counts)
+                del (happened or [])[told:]
                 connection.execute("ROLLBACK TO SAVEPOINT work")
                 transaction.held_keys.clear()
                 if isinstance(fault, HELD_UP):  # the next work may need the same: it has waited long enough
@@ -106,4 +126,5 @@ class Batch:
         evidence = self._writing.prepare_commit(connection, transaction)
         self._writing.commit(connection, evidence.xid, evidence.mark)
         transaction.committed()
+        tell(self._listener, happened or ())
         return results

@@ -21,6 +21,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from postroom.core.errors import ConfigError, StoreError, StoreUnavailable
+from postroom.core.events import EventListener
 from postroom.store.dialect import Dialect
 from postroom.store.engine import Server
 from postroom.store.migrate import SCHEMA
@@ -94,6 +95,7 @@ class PostgresEngine:
         self._connector = Connector(url, bouncer=bouncer, lock_timeout_s=longest_wait_s)
         self.where = self._connector.where
         self.watermarks: Watermarks | None = Watermarks()
+        self.listener: EventListener | None = None
         self._queries = load_queries()
         self._mutex = threading.Lock()
         self._writing = WritingConnection(self._connector, find_out_within_s)
@@ -152,7 +154,7 @@ class PostgresEngine:
     def _run(
         self, connection: psycopg.Connection[TupleRow], works: Sequence[Work[object]], *, is_new: bool
     ) -> list[WorkResult]:
-        batch = Batch(self._writing, self._queries, self.watermarks, self.where)
+        batch = Batch(self._writing, self._queries, self.watermarks, self.where, self.listener)
         try:
             return batch.run(connection, works, is_new=is_new)
         except BaseException:

@@ -9,6 +9,7 @@ from pathlib import Path
 import apsw
 
 from postroom.core import failpoint
+from postroom.core.events import Happened
 from postroom.store.sqlite.connections import load_queries
 from postroom.store.sqlite.faults import DAMAGED, NOT_NOW, translation
 from postroom.store.sqlite.writer_lock import WriterLock
@@ -17,12 +18,17 @@ from postroom.store.writer import Work, WorkResult
 
 
 def commit_works(
-    connection: apsw.Connection, works: Sequence[Work[object]], path: Path, lock: WriterLock
+    connection: apsw.Connection,
+    works: Sequence[Work[object]],
+    path: Path,
+    lock: WriterLock,
+    happened: list[Happened] | None = None,
 ) -> list[WorkResult]:
-    """Commit the works that do not fail, in one transaction; return the result of each."""
+    """Commit the works that do not fail, in one transaction; return the result of each, and note what has happened."""
     results: list[WorkResult | None] = [None] * len(works)
-    while works and not _try_batch(connection, works, results, path, lock):
-        pass
+    while works and not _try_batch(connection, works, results, path, lock, happened):
+        if happened is not None:
+            happened.clear()
     return [result for result in results if result is not None]
 
 
@@ -32,12 +38,13 @@ def _try_batch(
     results: list[WorkResult | None],
     path: Path,
     lock: WriterLock,
+    happened: list[Happened] | None,
 ) -> bool:
     """Commit every work that has not failed yet; False when another one failed and all must be run again."""
     connection.execute("BEGIN IMMEDIATE")
     changes = connection.total_changes()
     try:
-        transaction = Transaction(connection, load_queries())
+        transaction = Transaction(connection, load_queries(), happened=happened)
         for index, work in enumerate(works):
             before = results[index]
             if before is not None and before.error is not None:

@@ -17,8 +17,10 @@ from pathlib import Path
 import apsw
 
 from postroom.core.errors import ConfigError, DatabaseReplaced, ReplacedSinceCommit, StoreUnavailable
+from postroom.core.events import EventListener, Happened
 from postroom.core.files import reason_of
 from postroom.store.dialect import Dialect
+from postroom.store.events import tell
 from postroom.store.migrate import SCHEMA
 from postroom.store.sqlite.batch import commit_works
 from postroom.store.sqlite.connections import (
@@ -63,6 +65,7 @@ class SQLiteEngine:
     dialect: Dialect = "sqlite"
     is_remote = False
     watermarks: Watermarks | None = None  # what is gone leaves nothing behind here
+    listener: EventListener | None = None
 
     def __init__(
         self,
@@ -125,6 +128,7 @@ class SQLiteEngine:
 
     def commit_batch(self, take: Callable[[], Sequence[Work[object]]]) -> list[WorkResult]:
         """Run works in one transaction, taken when it can begin. One that raises is undone alone; the rest are run again."""
+        happened: list[Happened] | None = None if self.listener is None else []
         with self._writer_mutex, translated(self.path):
             if self._broken:
                 raise StoreUnavailable(self._broken)
@@ -134,7 +138,7 @@ class SQLiteEngine:
                     if not self._has_views:
                         self._writer.execute(view_script()).fetchall()
                         self._has_views = True
-                    results = commit_works(self._writer, take(), self.path, self._lock)
+                    results = commit_works(self._writer, take(), self.path, self._lock, happened)
                 self._check_files(error=ReplacedSinceCommit)  # before anybody is told
             except apsw.IOError as error:
                 number = self._writer.system_errno
@@ -142,6 +146,7 @@ class SQLiteEngine:
                     self._break(error)
                     raise
                 raise StoreUnavailable(cannot_write(self.path, os.strerror(number))) from error
+            tell(self.listener, happened or ())
         return results
 
     def _check_files(
