@@ -134,7 +134,7 @@ def _struck(words: str, credentials: Credentials | None) -> str:
 def _advice(domain: str, reason: str) -> str:
     return (
         f"nobody has named the server of {domain}, and its MX {reason}; no password was sent anywhere. Name the SMTP "
-        "server in the column host of data.csv, or in POSTROOM_SMTP_HOST"
+        "server: postroom accounts set EMAIL --host, the column host of data.csv, or POSTROOM_SMTP_HOST"
     )
 
 

@@ -146,7 +146,8 @@ LOGINS = (
         at=LOGIN,
         code="5..",
         explanation="the provider takes no log-ins from this account for now, often after several with a wrong password",
-        fix="wait as long as the provider says, see that the password in data.csv is right, then: postroom accounts resume",
+        fix="wait as long as the provider says, see that the password is right (postroom accounts set EMAIL, or its row of "
+        "data.csv), then: postroom accounts resume",
         source=RFC_4954,
     ),
     *_TOKENS,
@@ -174,8 +175,9 @@ LOGINS = (
     ),
     _wrong_password(
         None,
-        "if the provider has app passwords, it may want one in place of the mailbox's own; else compare email, username and "
-        "app_password in data.csv with what a mail program uses",
+        "if the provider has app passwords, it may want one in place of the mailbox's own; else compare the account's "
+        "mailbox, user name and password with what a mail program uses, and change them: postroom accounts set EMAIL (or "
+        "PATCH /v1/accounts/{id}), or its row of data.csv",
     ),
     Row(Meaning.ACCOUNT, at=LOGIN, code="5..", explanation="the server refuses the log-in", source=RFC_4954),
     Row(
