@@ -1,4 +1,4 @@
-"""Backup and restore: an installation (database, secret key, data.csv, .env) in one tar archive, and back again.
+"""Backup and restore: an installation (database, secrets, data.csv, .env) in one tar archive, and back again.
 
 The file is a plain tar archive of mode 0600, whose first member has the checksums of the others. After a
 restore all queued messages are held: they may have been sent since the backup.
@@ -37,8 +37,14 @@ from postroom.store.workers import Workers
 
 _MANIFEST: Final = "manifest.json"
 _SCRATCH: Final = ".postroom-"
-DATABASE, SECRET, ACCOUNTS, ENVIRONMENT = "postroom.db", "secret.key", "data.csv", ".env"
-_MEMBERS: Final = frozenset({DATABASE, SECRET, ACCOUNTS, ENVIRONMENT})
+DATABASE, SECRET, ADMIN_TOKEN, ACCOUNTS, ENVIRONMENT = (
+    "postroom.db",
+    "secret.key",
+    "admin.token",
+    "data.csv",
+    ".env",
+)
+_MEMBERS: Final = frozenset({DATABASE, SECRET, ADMIN_TOKEN, ACCOUNTS, ENVIRONMENT})
 _DRAFT, _VERIFIED = "backup.tar", "verified"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FORMAT: Final = 1
@@ -201,7 +207,12 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _gather(store: Store, settings: Settings, var: Path, scratch: Path) -> dict[str, Path]:
-    files = {ACCOUNTS: settings.accounts_csv, ENVIRONMENT: Path(ENVIRONMENT), SECRET: var / SECRET}
+    files = {
+        ACCOUNTS: settings.accounts_csv,
+        ENVIRONMENT: Path(ENVIRONMENT),
+        SECRET: var / SECRET,
+        ADMIN_TOKEN: var / ADMIN_TOKEN,
+    }
     if settings.secret_key:
         files[SECRET] = scratch / SECRET
         files[SECRET].write_text(settings.secret_key.reveal() + "\n", encoding="utf-8")
@@ -376,6 +387,7 @@ def _places(names: tuple[str, ...], settings: Settings, var: Path, database: Pat
         places = {ENVIRONMENT: Path(ENVIRONMENT), **places}
     if settings.secret_key is None:
         places[SECRET] = var / SECRET
+    places[ADMIN_TOKEN] = var / ADMIN_TOKEN
     if database is not None:
         places[DATABASE] = database
     return {name: place for name, place in places.items() if name in names}

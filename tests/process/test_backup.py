@@ -45,7 +45,7 @@ def test_a_backup_holds_the_installation_and_is_its_owners_alone(folder: Folder,
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with tarfile.open(path) as archive:
         assert archive.getnames()[0] == "manifest.json"
-        assert set(archive.getnames()[1:]) == {"postroom.db", "secret.key", "data.csv", ".env"}
+        assert set(archive.getnames()[1:]) == {"postroom.db", "secret.key", "admin.token", "data.csv", ".env"}
         content = archive.extractfile("secret.key")
         assert content is not None
         assert content.read() == (folder.path / "var/secret.key").read_bytes()
@@ -80,6 +80,17 @@ def test_a_new_machine_has_everything_and_sends_nothing_by_itself(folder: Folder
     rows = json.loads(new.run("accounts", "--json").stdout)
     assert [row["account"] for row in rows] == ["alice@example.com"]
     assert _leftovers(new.path) == []
+
+
+def test_the_admin_token_works_on_the_new_machine(folder: Folder, tmp_path: Path) -> None:
+    token = folder.run("keys", "admin", "--new").stdout.strip()
+    assert token
+    path = _saved(folder, tmp_path / "backup.tar")
+    new = Folder(tmp_path / "new")
+    new.path.mkdir()
+    assert new.run("restore", str(path)).returncode == 0
+    assert stat.S_IMODE((new.path / "var/admin.token").stat().st_mode) == 0o600
+    assert new.run("keys", "admin").stdout.strip() == token
 
 
 @pytest.mark.parametrize(("command", "done"), [("release", "released"), ("cancel", "cancelled")])
@@ -307,7 +318,7 @@ def test_on_postgresql_the_rest_is_saved(
     assert done.returncode == 0, done
     assert "pg_dump" in done.stderr
     with tarfile.open(tmp_path / "backup.tar") as archive:
-        assert set(archive.getnames()) == {"manifest.json", "secret.key", "data.csv"}
+        assert set(archive.getnames()) == {"manifest.json", "secret.key", "admin.token", "data.csv"}
     (folder.path / "data.csv").unlink()
     restored = folder.run("restore", str(tmp_path / "backup.tar"), **postgres_settings)
     assert "pg_restore" in restored.stderr
