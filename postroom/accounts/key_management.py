@@ -68,6 +68,8 @@ class KeyManagement:
         text, key = self._new(wish, actor, of_an_owner=True)
 
         def work(transaction: Transaction) -> NewKey:
+            if (found := transaction.accounts.by_uid(account_uid)) is not None:
+                transaction.accounts.lock(found.account.id)  # its deletion ends the keys that it has by then
             stored = transaction.accounts.by_uid(account_uid)
             if stored is None:
                 raise NotFound("there is no account with this id", field="id")
@@ -79,12 +81,16 @@ class KeyManagement:
         return self._store.write(work)
 
     def issue_for_pool(self, pool_id: int, wish: KeyWish, actor: Actor, *, source: str = "api") -> NewKey:
-        """Issue a key that acts for a pool, by the id of its row."""
+        """Issue a key that acts for a pool, by the id of its row. Raises NotFound where it was deleted meanwhile."""
         text, key = self._new(wish, actor, of_an_owner=True)
         owned = replace(key, pool_id=pool_id)
-        return self._store.write(
-            lambda transaction: self._store_new(transaction, text, owned, actor, source, "a pool")
-        )
+
+        def work(transaction: Transaction) -> NewKey:
+            if not transaction.pools.hold(pool_id):
+                raise NotFound("there is no pool with this id", field="id")
+            return self._store_new(transaction, text, owned, actor, source, "a pool")
+
+        return self._store.write(work)
 
     def issue_for_installation(self, wish: KeyWish, actor: Actor, *, source: str = "api") -> NewKey:
         """Issue a key of the installation, which acts on all accounts as far as its scopes go."""

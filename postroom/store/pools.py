@@ -114,6 +114,10 @@ class Pools(Noun):
         self._tx.change("drop_pool_members", pool_id=pool_id)
         return True
 
+    def hold(self, pool_id: int) -> bool:
+        """Let nobody delete the pool before the transaction is over; False when it is deleted."""
+        return bool(self._tx.change("hold_pool", pool_id=pool_id))
+
     def by_uid(self, uid: str) -> Pool | None:
         """Return the pool with this id of the API, unless it is deleted."""
         row = self._tx.row(_PoolRow, "pool_by_uid", uid=uid)

@@ -10,6 +10,10 @@ UPDATE pool SET name = :name, updated_at = :now WHERE id = :pool_id AND deleted_
 -- It also lets one transaction at a time change the members.
 UPDATE pool SET updated_at = :now WHERE id = :pool_id AND deleted_at IS NULL;
 
+-- name: hold_pool!
+-- Whether it is there, until the end of the transaction.
+UPDATE pool SET updated_at = updated_at WHERE id = :pool_id AND deleted_at IS NULL;
+
 -- name: delete_pool!
 UPDATE pool SET deleted_at = :now, updated_at = :now WHERE id = :pool_id AND deleted_at IS NULL;
 
