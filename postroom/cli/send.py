@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 @click.option(
     "--from",
     "sender",
-    metavar="MAILBOX",
+    metavar="MAILBOX|ID",
     shell_complete=mailboxes,
-    help="The account to send from, or an alias of one; needless if there is one account.",
+    help="The account to send from, by mailbox or id, or an alias of one; needless if there is one account.",
 )
 @click.option("--in-reply-to", metavar="ID", help="The Message-ID of the message that this one answers.")
 @click.option(
@@ -78,7 +78,8 @@ def send(
     service = installation.open_service()
     account = _account(service, sender)
     text = body if body is not None else _standard_input(service.settings.max_message_bytes)
-    asked = Submission(account, (recipient,), subject, text, is_html, sender=sender)
+    mailbox = None if sender is not None and sender.lower() == account.uid else sender
+    asked = Submission(account, (recipient,), subject, text, is_html, sender=mailbox)
     request_id = _accept(service, replace(asked, in_reply_to=in_reply_to, references=references))
     with _said_to_be_accepted(request_id):
         if not wait or as_json:
@@ -144,7 +145,8 @@ def _standard_input(most: int) -> str:
 
 def _account(service: Service, sender: str | None) -> Account:
     accounts = [stored.account for stored in in_use(service.store)]
-    matching = [account for account in accounts if sender is None or account.email == sender.lower()]
+    given = None if sender is None else sender.lower()
+    matching = [account for account in accounts if given in (None, account.email, account.uid)]
     if not matching and sender is not None:
         owners = service.store.read(Aliases.owners, sender.lower())
         matching = [account for account in accounts if account.id in owners]

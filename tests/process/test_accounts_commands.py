@@ -72,8 +72,9 @@ def test_an_account_lives_and_ends(folder: Folder) -> None:
     [row] = json.loads(works(folder, "accounts", "--json"))
     assert (row["state"], row["reason"].split()[:3]) == ("paused", ["paused", "by", "user"])
     works(folder, "send", "--from", MAILBOX, "--to", "you@example.com", "--body", "it waits")
+    works(folder, "send", "--from", uid, "--to", "you@example.com", "--body", "it waits too")
     works(folder, "accounts", "resume", MAILBOX)
-    fails(folder, 1, "1 of its messages are queued", "accounts", "remove", MAILBOX)
+    fails(folder, 1, "2 of its messages are queued", "accounts", "remove", MAILBOX)
     works(folder, "accounts", "remove", MAILBOX, "--queued", "finish")
     [row] = json.loads(works(folder, "accounts", "--json"))
     assert row["state"] == "closing"
