@@ -94,7 +94,7 @@ def _greet(service: Service, key: str | None) -> None:
         return
     body = '{"subject": "Hello", "recipient": "you@example.com", "body": "It works.", "key": "%s"}' % key  # noqa: UP031
     example = (
-        f"\n{settings.accounts_csv} was written, with a key whose mail goes to the built-in inbox. Try it:\n\n"
+        f"\n{settings.accounts_csv} was written, with a key whose messages go to the built-in inbox. Try it:\n\n"
         f"  {listen.curl(settings)}/send-email -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
         f"  {_program()}{_home_option()} inbox show latest\n"
     )

@@ -67,7 +67,7 @@ def _look(shared: Services, leases: Leases) -> dict[str, object]:
         alive = leases.alive(shared.store.read(Workers.living), shared.clock())
         figures = {"workers": alive, "connections": shared.store.read(Connections.count)}
         if not alive:
-            checks["workers"] = "no worker is running: mail is accepted, and not sent"
+            checks["workers"] = "no worker is running: messages are accepted, and not sent"
     except StoreError:  # the reason is in the log, which only the operator sees
         checks["database"] = _UNREADABLE
     else:
@@ -98,9 +98,9 @@ def livez() -> Response:
 
 @blueprint.get("/readyz")
 def readyz() -> Response:
-    """Say whether mail can be taken and sent now: 200, or 503 with what is missing.
+    """Say whether messages can be taken and sent now: 200, or 503 with what is missing.
 
-    `?part=web` asks whether it can be taken: what is accepted is kept, also while no worker runs.
+    `?part=web` asks whether they can be taken: what is accepted is kept, also while no worker runs.
     """
     part = request.args.get("part", "all")
     if part not in _PARTS:

@@ -63,7 +63,7 @@ class Dispatcher:
             try:
                 await self._claim()
             except StoreUnavailable as error:
-                log.warning("cannot claim mail just now: %s", error)
+                log.warning("cannot claim messages just now: %s", error)
                 await asyncio.sleep(_LOOK_S)
 
     async def _claim(self) -> None:
@@ -114,7 +114,7 @@ class Dispatcher:
         has_space = self._context.store.free_bytes() >= self._context.settings.disk_reserve // 4
         if has_space != self._had_space:
             log.warning(
-                "the disk is full: no mail is sent" if not has_space else "there is room on the disk again"
+                "the disk is full: no message is sent" if not has_space else "there is room on the disk again"
             )
             self._had_space = has_space
         return has_space

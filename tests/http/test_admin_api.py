@@ -98,7 +98,7 @@ def test_the_table_names_the_calls_that_there_are_and_no_others(app: Flask) -> N
         (method, rule.rule.replace("<", "{").replace(">", "}"))
         for rule in app.url_map.iter_rules()
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
-        if rule.rule.startswith(("/v1/", "/send-email", "/email-status"))
+        if rule.rule.startswith(("/v1/", "/send-email", "/email-status", "/metrics"))
     }
     assert routes == {(right.method, right.path) for right in RIGHTS}
     assert len(table()) == len(RIGHTS)

@@ -231,7 +231,7 @@ def test_nothing_is_sent_that_might_not_be_recorded(tmp_path: Path) -> None:
         waiting = [service.send() for _ in range(5)]
         service.wait_for(waiting[-1], "deferred")
         ballast = fill(disk, 2 * MIB)
-        eventually(lambda: "the disk is full: no mail is sent" in service.log(), 10)
+        eventually(lambda: "the disk is full: no message is sent" in service.log(), 10)
         claimed = "SELECT count(*) FROM job WHERE kind = 'delivery' AND state = 'claimed'"
         eventually(lambda: service.query(claimed) == [(0,)], message="what was under way to be recorded")
         with sink as again:
