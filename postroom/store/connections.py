@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from postroom.core.clock import SECOND, Instant
 from postroom.store.noun import Noun
@@ -17,6 +18,13 @@ class ConnectionLease:
 
     id: int
     login_at: Instant
+
+
+class _InUse(NamedTuple):
+    """An account's open connections, and until when its log-ins are paid for."""
+
+    connections: int
+    logins_until: Instant
 
 
 class Connections(Noun):
@@ -45,6 +53,15 @@ class Connections(Noun):
 
     def give_back(self, lease: ConnectionLease) -> None:
         self._tx.change("return_connection", connection_id=lease.id)
+
+    def in_use(self, account_id: int, logins_per_minute: int | None, now: Instant) -> tuple[int, int]:
+        """Return how many connections an account has open, and how many of its log-ins still count for its pace."""
+        found = self._tx.row(_InUse, "connections_in_use", account_id=account_id)
+        if found is None:
+            return 0, 0
+        ahead = min(max(0, found.logins_until - now), _LONGEST_LOGIN_QUEUE)
+        interval = 60 * SECOND // (logins_per_minute or 60)
+        return found.connections, -(-ahead // interval)
 
     def count(self) -> int:
         """Return how many SMTP connections are open, or being opened, in all workers."""

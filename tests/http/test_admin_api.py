@@ -120,7 +120,11 @@ def test_an_account_is_added_shown_listed_and_changed(admin: Admin) -> None:
     assert made["source"] == "api"
     assert made["has_password"] is True
     assert made["aliases"] == [{"email": "sales@example.com", "verified_at": None, "verified_by": None}]
-    assert made["limits"][0] == {"name": "daily_limit", "limit": 10, "used": 0, "left": 10}
+    assert made["limits"] == [
+        {"name": "daily_limit", "limit": 10, "used": 0, "left": 10},
+        {"name": "connections", "limit": 20, "used": 0, "left": 20},
+        {"name": "logins_per_minute", "limit": None, "used": 0, "left": None},
+    ]
     path = f"/v1/accounts/{made['id']}"
     assert admin.done("GET", path) == made
     listed = admin.done("GET", "/v1/accounts")

@@ -51,6 +51,18 @@ class TestConnections:
         found = post.store.write(Connections.take, bob, post.worker, most=1, logins_per_minute=None, now=NOW)
         assert found is not None
 
+    def test_in_use_are_shown_with_the_log_ins_that_count(self, post: Post) -> None:
+        def in_use(now: Instant) -> tuple[int, int]:
+            return post.store.read(Connections.in_use, post.anna, 10, now)
+
+        assert in_use(NOW) == (0, 0)
+        slots = [take(post, most=3, logins=10) for _ in range(2)]
+        assert in_use(NOW) == (2, 2)
+        assert slots[0] is not None
+        give_back(post, slots[0])
+        assert in_use(NOW + 6 * SECOND) == (1, 1)
+        assert in_use(NOW + DAY) == (1, 0)
+
     def test_given_back_twice_count_once(self, post: Post) -> None:
         slots = [take(post, most=3) for _ in range(3)]
         assert slots[0] is not None

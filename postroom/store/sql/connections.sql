@@ -16,6 +16,10 @@ RETURNING logins_until;
 -- name: count_connections$
 SELECT count(*) FROM connection;
 
+-- name: connections_in_use^
+SELECT (SELECT count(*) FROM connection WHERE connection.account_id = account.id) AS connections, account.logins_until
+FROM account WHERE account.id = :account_id;
+
 -- name: return_connection!
 DELETE FROM connection WHERE id = :connection_id;
 

@@ -14,11 +14,13 @@ from postroom.core.clock import Instant
 from postroom.core.errors import ConfigError, NotFound
 from postroom.providers import ServerUndecided, server_for
 from postroom.settings import MAX_CONNECTIONS
+from postroom.store.connections import Connections
 from postroom.store.usage import Usage
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, RequestModel, admin_call
 from postroom.web.admin.values import WHOLE, Address, Page, Text, known_form, shown_time
 
 State = Literal["active", "parked", "paused", "closing"]
+LimitName = Literal["daily_limit", "connections", "logins_per_minute"]
 _BATCH: Final = 200
 
 Port = Annotated[int, Field(ge=1, le=65535), WHOLE]
@@ -125,9 +127,11 @@ class AliasAnswer(AnswerModel):
 class LimitAnswer(AnswerModel):
     """One limit; null: there is none, or it is not known yet."""
 
-    name: Literal["daily_limit", "connections", "logins_per_minute"]
+    name: LimitName
     limit: int | None
-    used: int | None = Field(description="Of daily_limit: recipients in the last 24 hours")
+    used: int | None = Field(
+        description="Recipients in the last 24 hours; open connections of all workers; log-ins that still count for the pace"
+    )
     left: int | None
 
 
@@ -286,13 +290,17 @@ def _limits(asked: AdminRequest, view: AccountView, now: Instant) -> list[LimitA
     except (ServerUndecided, ConfigError):
         pass
     used = asked.store.read(Usage.recipients_used, account.id, now)
+    open_now, of_late = asked.store.read(Connections.in_use, account.id, logins, now)
     return [
-        LimitAnswer(
-            name="daily_limit", limit=daily, used=used, left=None if daily is None else max(0, daily - used)
-        ),
-        LimitAnswer(name="connections", limit=connections, used=None, left=None),
-        LimitAnswer(name="logins_per_minute", limit=logins, used=None, left=None),
+        _limit("daily_limit", daily, used),
+        _limit("connections", connections, open_now),
+        _limit("logins_per_minute", logins, of_late),
     ]
+
+
+def _limit(name: LimitName, limit: int | None, used: int) -> LimitAnswer:
+    left = None if limit is None else max(0, limit - used)
+    return LimitAnswer(name=name, limit=limit, used=used, left=left)
 
 
 _ONE: Final = {200: AccountAnswer}
