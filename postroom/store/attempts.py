@@ -12,10 +12,11 @@ from postroom.core.events import EventKind
 from postroom.core.job import Claim, JobRef
 from postroom.core.outcome import Deferred, Failed, InDoubt, Outcome, Reply, Sent, blame_of
 from postroom.store.noun import Noun
-from postroom.store.totals import ATTEMPTS, EVENTS
+from postroom.store.totals import ATTEMPTS, EVENTS, total_of
 
 NOBODY: Final = "none"  # is to blame: it was sent, or nothing is known of it
-_OF_SENT: Final = (EventKind.SENT.value, NOBODY)
+_SENT_ATTEMPT: Final = total_of(ATTEMPTS, EventKind.SENT.value, NOBODY)
+_SENT_EVENT: Final = total_of(EVENTS, EventKind.SENT.value)
 
 
 class _ReplyColumns(NamedTuple):
@@ -109,8 +110,8 @@ class Attempts(Noun):
             dialogue=record.dialogue,
         )
         self._tx.guard(completed)
-        self._tx.totals.add(ATTEMPTS, *_OF_SENT)
-        self._tx.totals.add(EVENTS, EventKind.SENT.value)
+        self._tx.totalled[_SENT_ATTEMPT] += 1
+        self._tx.totalled[_SENT_EVENT] += 1
         failpoint.hit("finish.inside")
 
     def _end(self, job: JobRef, decision: Decision, now: Instant) -> None:

@@ -40,10 +40,15 @@ class LimitUsed(NamedTuple):
     recipients: int
 
 
+def total_of(name: str, *labels: str) -> tuple[str, str]:
+    """Return the key of a total: its name, and the values of its labels with a space between them."""
+    return name, " ".join(labels)
+
+
 class Totals(Noun):
     def add(self, name: str, *labels: str, amount: int = 1) -> None:
         """Raise a total in this transaction: written once for all its works, and undone with a work that is undone."""
-        self._tx.totalled[name, " ".join(labels)] += amount
+        self._tx.totalled[total_of(name, *labels)] += amount
 
     def all(self) -> list[Total]:
         return self._tx.rows(Total, "totals")
