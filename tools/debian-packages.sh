@@ -22,6 +22,7 @@ need strace strace
 need postgresql "$(ls -d /usr/lib/postgresql/*/bin/initdb 2>/dev/null | tail -n 1)"
 need pgbouncer pgbouncer
 need iproute2 ip
+need prometheus prometheus
 need ca-certificates /etc/ssl/certs/ca-certificates.crt
 
 if [ -z "$missing" ]; then

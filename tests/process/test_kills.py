@@ -11,12 +11,15 @@ import random
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.servers.installation import Installation, StartedInstallation, account_rows, kill
 from tests.servers.ledger import all_ended, check_ledger, copies_at, held_mails
+from tests.servers.programs import free_port
+from tests.servers.scrape import check_totals, scrape
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
@@ -121,7 +124,8 @@ def test_random_kills_lose_nothing(
     # Every second kill is a worker's: what it had between a final dot and the record of its reply may go twice.
     most_duplicates = 0 if policy == "hold" else CONNECTIONS * KILLS // 2
     start = time.monotonic()
-    settings = {"POSTROOM_IN_DOUBT": policy, **long_database_settings}
+    port = free_port()
+    settings = {"POSTROOM_IN_DOUBT": policy, "POSTROOM_METRICS_PORT": str(port), **long_database_settings}
     kind = StartedInstallation if load == "steady" else Installation
     with (
         Sink(ledger=tmp_path / "ledger") as sink,
@@ -145,6 +149,16 @@ def test_random_kills_lose_nothing(
         assert len(set(clients.accepted)) == POSTS
         assert kills.done == KILLS
         assert len(twice) <= most_duplicates
+        _check_metrics(service, sink, port)
+
+
+def _check_metrics(service: Installation, sink: Sink, port: int) -> None:
+    """Every instance says of the totals what the database does, and the sink has as many copies as it can have."""
+    token = (service.folder / "var/admin.token").read_text(encoding="utf-8").strip()
+    for answer in check_totals(service, partial(scrape, port), partial(scrape, service.port, token)):
+        attempts = answer.by("attempts_total", "outcome")
+        sent, in_doubt = attempts["sent",], attempts.get(("in_doubt",), 0)
+        assert sent <= len(sink.ledger()) <= sent + in_doubt
 
 
 def _decide(service: Installation, sink: Sink, held: set[str], policy: str) -> set[str]:

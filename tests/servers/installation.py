@@ -110,7 +110,11 @@ class Installation:
 
     def spawn_worker(self) -> Process:
         """Start one more worker, which nobody restarts."""
-        return self._run("spawned.log", "worker")
+        return self.spawn("worker")
+
+    def spawn(self, word: str) -> Process:
+        """Start a `web` or a `worker` that nobody restarts."""
+        return self._run("spawned.log", word)
 
     def _run(self, log: str, word: str, *, strict: bool = False) -> Process:
         with (self.folder / log).open("ab") as file:

@@ -26,6 +26,7 @@ PACKAGES = {
     "memcached": "memcached",
     "pgbouncer": "pgbouncer",
     "node": "nodejs",
+    "promtool": "prometheus",
 }
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 # Below Linux' range for outgoing connections (32768 and up), so that no client takes a port between our look and its use.
