@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TESTS ?= tests
-# Two for each core and one more, since many tests wait for servers and processes. They take over what another has not begun.
-WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN) + 1)))
+# Three for each core, since many tests wait for servers and processes. They take over what another has not begun.
+WORKERS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
 # `make test SEED=4711` runs the tests in the random order of that seed, REPORT=FILE writes a line of JSON for each.
 SEED ?=
 SHUFFLED = --random-order-bucket=global --random-order-seed=$(SEED)
@@ -14,7 +14,7 @@ SECONDS ?= 30
 unexport PYTHONDONTWRITEBYTECODE
 SCENARIOS ?= peers,large,far,budget,backlog,engines,roundtrip,connections,claim,longtransaction,memory,fairness,slow,tenant,values,sizes
 
-.PHONY: run install test quick check controls servers databases clients deploy-test soak fuzz bench peers lint types imports picture pythons lock clean
+.PHONY: run install test fetch quick check controls servers databases clients deploy-test soak fuzz bench peers lint types imports picture pythons lock clean
 
 run: $(VENV)/.run
 	$(BIN)/python mail_server.py
@@ -23,11 +23,16 @@ install: $(VENV)/.run
 	@echo "Postroom is installed in $(VENV). Start it with: make run"
 
 test: $(VENV)/.dev
+	$(BIN)/python -m pytest --collect-only --quiet --quiet $(TESTS) >/dev/null 2>&1 & $(MAKE) --no-print-directory fetch; \
+	  fetched=$$?; wait; exit $$fetched
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
+
+# What no test is to wait for. Beside it, `make test` has one process compile all tests, which the workers would do at once.
+fetch:
 	sh tools/debian-packages.sh
 	$(if $(filter tests tests/peers,$(TESTS)),$(BIN)/python -m tests.servers.peers)
 	$(if $(filter tests tests/databases,$(TESTS)),$(BIN)/python -m tests.databases)
 	$(if $(filter tests tests/clients,$(TESTS)),$(BIN)/python -m tests.servers.clients)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(SEED),$(SHUFFLED)) $(if $(REPORT),--report-log=$(REPORT)) $(TESTS)
 
 # What needs no server, for the hour-by-hour work: half a minute.
 quick: TESTS = tests/unit tests/store
