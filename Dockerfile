@@ -28,7 +28,7 @@ LABEL org.opencontainers.image.title="Postroom" \
 RUN mkdir /data && chown 10001:0 /data && chmod 0770 /data
 COPY --from=environment /opt/postroom/.venv /opt/postroom/.venv
 COPY --from=program /opt/postroom/program /opt/postroom/program
-# data.csv, email_log.txt and var/ live in /data: give it a volume.
+# data.csv, email_log.txt and var/ live in /data, and so do the secret key and the admin token where none is given: give it a volume.
 ENV PATH=/opt/postroom/program/bin:/opt/postroom/.venv/bin:$PATH HOST=0.0.0.0 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /data
 VOLUME /data
