@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 
 from postroom.accounts.rights import RIGHTS, Right
 from postroom.runtime.installation import Service
@@ -99,12 +98,10 @@ def test_a_foreign_id_runs_the_statements_of_an_unknown_one(pair: Pair, ran: lis
     pytest.fail(f"the statements differ: {found}")
 
 
-def test_the_statements_of_a_message_of_ones_own_are_noticed(
-    client: FlaskClient, two: Two, ran: list[str]
-) -> None:
+def test_the_statements_of_a_message_of_ones_own_are_noticed(two: Two, ran: list[str]) -> None:
     """So that the test above could fail."""
     right = next(right for right in RIGHTS if right.path == "/email-status/{request_id}")
-    alice = Admin(client, ALICE)
+    alice = two.admin.as_key(ALICE)
     call(alice, right, two.one.message)
     ran.clear()
     assert call(alice, right, two.one.message)[0] == 200
