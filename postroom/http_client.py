@@ -53,6 +53,12 @@ def check_url(url: str) -> None:
     _place(url)
 
 
+def host_of(url: str) -> str:
+    """Return the host of an address, and its port where that is given, for messages."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)
+
+
 def post_form(url: str, form: str, *, seconds: float = _SECONDS) -> HTTPAnswer:
     """Post an encoded form and return the answer, whatever its status. Raises HTTPFault."""
     headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}

@@ -28,6 +28,7 @@ from postroom.core.heartbeat import READY
 from postroom.core.lifeline import LIFELINE
 from postroom.core.limiter_url import parse_limiter_url
 from postroom.core.log_options import OPTIONS, LogAddresses, LogFormat, LogOptions
+from postroom.core.log_ship import LogShip, parse_log_ship
 from postroom.core.message import InDoubtPolicy
 from postroom.core.setting_values import (
     LARGEST_FILE,
@@ -82,6 +83,8 @@ _UNPREFIXED: Final[Mapping[str, tuple[str, ...]]] = {
     "ratelimit_storage_uri": ("RATELIMIT_STORAGE_URI", "REDIS_URL"),
     "web_concurrency": ("WEB_CONCURRENCY",),
     "drain": ("POSTROOM_DRAIN", "POSTROOM_STOP_DELAY"),
+    "dd_api_key": ("DD_API_KEY",),
+    "dd_site": ("DD_SITE",),
     "dd_service": ("DD_SERVICE",),
     "dd_env": ("DD_ENV",),
     "dd_version": ("DD_VERSION",),
@@ -98,6 +101,9 @@ _SECRETS: Final = (
     "google_client_secret",
     "microsoft_client_secret",
     "oauth_client_secret",
+    "log_ship",
+    "log_ship_key",
+    "dd_api_key",
 )  # settings that a file may hold: NAME_FILE names it
 _PATHS: Final = frozenset(
     {
@@ -112,6 +118,9 @@ _PATHS: Final = frozenset(
                 "POSTROOM_GOOGLE_CLIENT_SECRET",
                 "POSTROOM_MICROSOFT_CLIENT_SECRET",
                 "POSTROOM_OAUTH_CLIENT_SECRET",
+                "POSTROOM_LOG_SHIP",
+                "POSTROOM_LOG_SHIP_KEY",
+                "DD_API_KEY",
                 "DATABASE_URL",
                 "RATELIMIT_STORAGE_URI",
                 "REDIS_URL",
@@ -292,6 +301,11 @@ class Settings(BaseModel):
     log_format: Annotated[LogFormat, _from_text(parse_member(LogFormat))] = LogFormat.TEXT
     log_addresses: Annotated[LogAddresses, _from_text(parse_member(LogAddresses))] = LogAddresses.FULL
     access_log: Annotated[bool, _from_text(parse_truth)] = False
+    log_ship: Annotated[LogShip | None, _from_text(parse_log_ship)] = None
+    log_ship_key: Annotated[Secret | None, _from_text(parse_client_secret)] = None
+    log_ship_memory: Annotated[int, _from_text(whole_between(65_536, 1 << 32))] = 16_777_216
+    dd_api_key: Annotated[Secret | None, _from_text(parse_client_secret)] = None
+    dd_site: Annotated[str, _from_text(parse_host)] = "datadoghq.com"
     dd_service: Annotated[str, _from_text(parse_tag)] = "postroom"
     dd_env: Annotated[str | None, _from_text(parse_tag)] = None
     dd_version: Annotated[str | None, _from_text(parse_tag)] = None
@@ -309,6 +323,7 @@ class Settings(BaseModel):
             self.dd_env,
             self.dd_version,
             self.log_addresses,
+            ships=self.log_ship is not None,
         )
 
 

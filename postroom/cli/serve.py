@@ -51,6 +51,8 @@ def serve(host: str | None, port: str | None) -> None:
     options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG}{settings.log_options.text()}"]
     commands = [*options, *installation.child_commands(service)]
     service.store.close()
+    if service.log is not None:  # what it ships is not lost with this program
+        service.log.close()
     # This process becomes the supervisor: it lives as long as the service, so it should be small.
     try:
         os.execv(sys.executable, [sys.executable, "-m", "postroom.runtime.supervisor", *commands])  # noqa: S606
@@ -129,9 +131,17 @@ def worker() -> None:
     )
     installation.strike(service.store, service.settings, service.vault)
     tune_memory()
-    run_worker(
-        service.settings, service.store, service.vault, var=installation.VAR, lifeline=inherited_lifeline()
-    )
+    try:
+        run_worker(
+            service.settings,
+            service.store,
+            service.vault,
+            var=installation.VAR,
+            lifeline=inherited_lifeline(),
+        )
+    finally:
+        if service.log is not None:
+            service.log.close()
     service.store.close()
 
 

@@ -41,6 +41,7 @@ class LogOptions:
     environment: str | None = None
     version: str | None = None  # None: Postroom's own
     addresses: LogAddresses = LogAddresses.FULL
+    ships: bool = False  # its lines go to an intake too (POSTROOM_LOG_SHIP)
 
     def text(self) -> str:
         """Return what `parse` turns back into the same."""

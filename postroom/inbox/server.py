@@ -15,14 +15,12 @@ import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from postroom.core.files import reason_of
 from postroom.core.heartbeat import Pulse, report_ready
 from postroom.core.lifeline import ignore_stray_signals, stop_signals
-from postroom.core.log_options import LogOptions
 from postroom.core.numbers import whole_number
 from postroom.inbox.maildrop import (
     COMMAND_LIMIT,
@@ -334,7 +332,7 @@ def main(lifeline: int | None = None) -> None:
     """
     ignore_stray_signals()
     if lifeline is not None:
-        service_log.start(replace(LogOptions.inherited(), level="WARNING"), FOLDER.parent)
+        service_log.start_inherited(FOLDER.parent, "WARNING")
     serve_inbox(FOLDER, lifeline=lifeline, try_again_s=None if lifeline is None else TRY_AGAIN)
 
 

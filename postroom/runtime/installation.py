@@ -37,6 +37,7 @@ from postroom.store.store import MOVED, MOVING, Store, open_store
 from postroom.telemetry import service_log
 from postroom.telemetry.repeats import quieten
 from postroom.telemetry.service_log import ServiceLog
+from postroom.telemetry.shipping.chosen import shipper_of
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 
@@ -51,6 +52,7 @@ _REPETITIVE = (
     "postroom.store.async_writer",
     "postroom.store.position",
     "postroom.web.problems",
+    "postroom.telemetry.shipping",
 )  # loggers that may repeat a line for each connection or message
 
 
@@ -78,7 +80,7 @@ def _start_log(settings: Settings, *, as_service: bool) -> ServiceLog | None:
         return None
     if settings.log_format is not LogFormat.TEXT and _is_standard_output(settings.email_log):
         raise ConfigError("POSTROOM_EMAIL_LOG", EMAIL_LOG_IN_THE_WAY)
-    return service_log.start(settings.log_options, VAR, _REPETITIVE)
+    return service_log.start(settings.log_options, VAR, _REPETITIVE, shipper_of(settings))
 
 
 def _is_standard_output(path: Path) -> bool:

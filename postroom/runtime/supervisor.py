@@ -16,7 +16,7 @@ from pathlib import Path
 
 from postroom.core.heartbeat import OF_SYSTEMD, READY, WATCHDOG, heard, notify
 from postroom.core.lifeline import LIFELINE, ignore_stray_signals, stop_signals
-from postroom.core.log_options import OPTIONS, LogOptions
+from postroom.core.log_options import OPTIONS
 from postroom.runtime.standstill import STILL_AFTER_S, Beats, look_every_s
 from postroom.telemetry import service_log
 
@@ -374,9 +374,11 @@ def main() -> None:
     """Run the commands given as arguments, each one argument with its words separated by spaces."""
     if options := _option(LOG, ""):
         os.environ[OPTIONS] = options
-    service_log.start(LogOptions.inherited(), Path("var"))
+    own_log = service_log.start_inherited(Path("var"))
     commands = [each.split() for each in sys.argv[1:] if not each.startswith((DRAIN, LOG))]
-    sys.exit(Supervisor(commands, drain_s=float(_option(DRAIN, "0"))).run())
+    status = Supervisor(commands, drain_s=float(_option(DRAIN, "0"))).run()
+    own_log.close()
+    sys.exit(status)
 
 
 def _option(name: str, default: str) -> str:

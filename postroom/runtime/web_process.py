@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import mmap
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -194,6 +195,8 @@ def web_application() -> RSGIServer:
     service = installation.open_service(
         serving=True, as_service=True, on_broken=installation.stop_this_process
     )
+    if service.log is not None:  # `atexit` is not for processes that granian forks
+        multiprocessing.util.Finalize(None, service.log.close, exitpriority=1)
     told = metrics_of(service.settings, service.store, installation.VAR, "web")
     told.start()
     server = create_server(

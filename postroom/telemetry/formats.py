@@ -28,7 +28,7 @@ _encode: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, chec
 
 
 def encoder_of(options: LogOptions, form: LogFormat | None = None) -> Encode:
-    """Return the function that makes a line, with its line feed, of an entry."""
+    """Return the function that makes a line, without its line feed, of an entry."""
     return {
         LogFormat.ECS: _ecs,
         LogFormat.DATADOG: _datadog,
@@ -96,7 +96,7 @@ def _ecs(options: LogOptions) -> Encode:
         duration = "" if entry.duration is None else f',"duration":{entry.duration * 1000}'
         line = (
             f'{{"@timestamp":"{_time(entry.at)}",{fixed},"message":{quoted(entry.message)},"event":{{"id":{quoted(entry.id)}'
-            f"{duration},{_ecs_event(entry.dataset, entry.action, entry.outcome)}}}{_message(entry)}{_ecs_rest(entry)}}}\n"
+            f"{duration},{_ecs_event(entry.dataset, entry.action, entry.outcome)}}}{_message(entry)}{_ecs_rest(entry)}}}"
         )
         return line.encode("ascii")
 
@@ -163,7 +163,7 @@ def _datadog(options: LogOptions) -> Encode:
         line = (
             f'{{"timestamp":"{_time(entry.at)}","status":"{_level(entry.level)}",{fixed},"message":{quoted(entry.message)}'
             f',"event":{{"id":{quoted(entry.id)},{_datadog_event(entry.dataset, entry.action, entry.outcome)}}}'
-            f"{duration}{trace}{_message(entry)}{_datadog_rest(entry)}}}\n"
+            f"{duration}{trace}{_message(entry)}{_datadog_rest(entry)}}}"
         )
         return line.encode("ascii")
 
@@ -214,6 +214,6 @@ def _plain(options: LogOptions) -> Encode:
             fields |= {"method": request.method, "path": request.path, "status": request.status}
             fields["client"] = request.client
         members = _members({**fields, **entry.own})
-        return f'{{"time":"{_time(entry.at)}",{fixed},{members}}}\n'.encode("ascii")
+        return f'{{"time":"{_time(entry.at)}",{fixed},{members}}}'.encode("ascii")
 
     return encode

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol
@@ -14,8 +15,9 @@ from postroom.core.events import Happened
 from postroom.core.log_options import LogFormat, LogOptions
 from postroom.telemetry.addresses import Addresses
 from postroom.telemetry.entry import Answered, Entries, Entry, level_of
-from postroom.telemetry.formats import Encode, encoder_of
+from postroom.telemetry.formats import encoder_of
 from postroom.telemetry.line_writer import LineWriter
+from postroom.telemetry.lines import LogLine
 from postroom.telemetry.log import LineFormatter, is_journal
 from postroom.telemetry.repeats import quieten
 
@@ -29,24 +31,23 @@ LOCK: Final = "log.lock"
 
 
 class Sink(Protocol):
-    """Where entries go."""
+    """Where lines go."""
 
-    def put(self, entries: Sequence[Entry]) -> None:
-        """Take entries. Nothing that goes wrong here is raised."""
+    def put(self, lines: Sequence[LogLine]) -> None:
+        """Take lines. Nothing that goes wrong here is raised."""
 
     def close(self) -> None:
         """Let go what is left, within a bounded time."""
 
 
-class Lines:
-    """Encodes entries and writes them, those of one call together."""
+class Output:
+    """Writes lines, those of one call together."""
 
-    def __init__(self, encode: Encode, writer: LineWriter) -> None:
-        self._encode = encode
+    def __init__(self, writer: LineWriter) -> None:
         self._writer = writer
 
-    def put(self, entries: Sequence[Entry]) -> None:
-        self._writer.write([self._encode(entry) for entry in entries])
+    def put(self, lines: Sequence[LogLine]) -> None:
+        self._writer.write([line.text + b"\n" for line in lines])
 
     def close(self) -> None:
         self._writer.close()
@@ -59,12 +60,16 @@ class ServiceLog(logging.Handler):
     """
 
     def __init__(
-        self, options: LogOptions, sinks: Sequence[Sink], text: logging.Handler | None = None
+        self,
+        options: LogOptions,
+        sinks: Sequence[tuple[LogFormat, Sink]],
+        text: logging.Handler | None = None,
     ) -> None:
         super().__init__()
         self.addresses = Addresses(options.addresses)
         self._entries = Entries(self.addresses)
         self._sinks = tuple(sinks)
+        self._encoders = {form: encoder_of(options, form) for form, _ in sinks}
         self._text = text
         self._least = logging.getLevelNamesMapping()[options.level]
         self.takes_events = bool(sinks)
@@ -79,8 +84,12 @@ class ServiceLog(logging.Handler):
                 self.handleError(record)
 
     def _put(self, entries: Sequence[Entry]) -> None:
-        for sink in self._sinks:
-            sink.put(entries)
+        made = {
+            form: [LogLine(entry.id, encode(entry)) for entry in entries]
+            for form, encode in self._encoders.items()
+        }
+        for form, sink in self._sinks:
+            sink.put(made[form])
 
     def tell(self, happened: Sequence[Happened]) -> None:
         """Write a line for each event of a commit, all at once."""
@@ -99,25 +108,42 @@ class ServiceLog(logging.Handler):
             self._put(entries)
 
     def close(self) -> None:
-        for sink in self._sinks:
+        """Let go what is left; what a shipper says of its end is still written."""
+        for _, sink in reversed(self._sinks):
             sink.close()
         super().close()
 
 
 def start(
-    options: LogOptions, var: Path, repetitive: Sequence[str] = (), more: Sequence[Sink] = ()
+    options: LogOptions,
+    var: Path,
+    repetitive: Sequence[str] = (),
+    shipper: tuple[LogFormat, Sink] | None = None,
 ) -> ServiceLog:
     """Have all that this process logs go where `options` say; it takes the place of what was there before."""
     is_text = options.format is LogFormat.TEXT
-    sinks = list(more)
+    sinks = [] if shipper is None else [shipper]
     if not is_text:
-        sinks.insert(0, Lines(encoder_of(options), LineWriter(STANDARD_OUTPUT, var / LOCK)))
+        sinks.insert(0, (options.format, Output(LineWriter(STANDARD_OUTPUT, var / LOCK))))
         _catch_the_rest()
     handler = ServiceLog(options, sinks, text_handler() if is_text else None)
     replace_handlers(handler, options.level)
     messages.disabled = not is_text
     quieten(handler, *repetitive)
     return handler
+
+
+def start_inherited(var: Path, level: str | None = None) -> ServiceLog:
+    """Do the same in a process that reads no settings: `serve` has handed down how."""
+    options = LogOptions.inherited()
+    if level is not None:
+        options = replace(options, level=level)
+    if not options.ships:
+        return start(options, var)
+    from postroom.settings import load_settings  # they take memory, and only shipping needs them
+    from postroom.telemetry.shipping.chosen import shipper_of
+
+    return start(options, var, shipper=shipper_of(load_settings()))
 
 
 def text_handler() -> logging.Handler:

@@ -20,6 +20,7 @@ from postroom.core.account import Secret, Security
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError
 from postroom.core.log_options import LogAddresses, LogFormat
+from postroom.core.log_ship import Destination, LogShip
 from postroom.core.message import InDoubtPolicy
 from postroom.core.setting_values import parse_duration, parse_host, split_keys
 from postroom.settings import (
@@ -128,6 +129,17 @@ GOOD = [
     ("POSTROOM_LOG_FORMAT", "ECS", "log_format", LogFormat.ECS),
     ("POSTROOM_LOG_ADDRESSES", "hash", "log_addresses", LogAddresses.HASH),
     ("POSTROOM_ACCESS_LOG", "true", "access_log", True),
+    ("POSTROOM_LOG_SHIP", "datadog:", "log_ship", LogShip(Destination.DATADOG)),
+    (
+        "POSTROOM_LOG_SHIP",
+        "https://h/i/_bulk",
+        "log_ship",
+        LogShip(Destination.ELASTICSEARCH, "https://h/i/_bulk"),
+    ),
+    ("POSTROOM_LOG_SHIP_KEY", CANARY, "log_ship_key", Secret(CANARY)),
+    ("POSTROOM_LOG_SHIP_MEMORY", "1000000", "log_ship_memory", 1_000_000),
+    ("DD_API_KEY", CANARY, "dd_api_key", Secret(CANARY)),
+    ("DD_SITE", "datadoghq.eu", "dd_site", "datadoghq.eu"),
     ("DD_SERVICE", "mailer", "dd_service", "mailer"),
     ("DD_ENV", "production", "dd_env", "production"),
     ("DD_VERSION", "1.2", "dd_version", "1.2"),
@@ -251,6 +263,13 @@ BAD = [
     ("POSTROOM_LOG_ADDRESSES", "some"),
     ("POSTROOM_ACCESS_LOG", "maybe"),
     ("DD_ENV", "two words"),
+    ("POSTROOM_LOG_SHIP", f"http://u:{CANARY}@es.example:9200/_bulk"),
+    ("POSTROOM_LOG_SHIP", f"https://{CANARY}.example/"),
+    ("POSTROOM_LOG_SHIP", f"https://u:{CANARY}@es.example:port/_bulk"),
+    ("POSTROOM_LOG_SHIP", "https://es.example/ _bulk"),
+    ("POSTROOM_LOG_SHIP", "datadog"),
+    ("POSTROOM_LOG_SHIP_MEMORY", "1000"),
+    ("DD_SITE", "https://datadoghq.eu"),
 ]
 
 
