@@ -44,6 +44,7 @@ _WHOSE: Final = {
 }
 _ALL: Final = frozenset(Owner)
 _SENDERS: Final = frozenset({Owner.ACCOUNT, Owner.POOL})
+_NOT_A_POOL: Final = frozenset({Owner.ACCOUNT, Owner.INSTALLATION})
 _INSTALLATION: Final = frozenset({Owner.INSTALLATION})
 
 
@@ -57,6 +58,7 @@ RIGHTS: Final = (
     Right("POST", "/send-email", Scope.SEND, _SENDERS),
     Right("GET", "/email-status/{request_id}", Scope.READ, _ALL, needs_key=False),
     Right("GET", "/v1/emails", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
+    Right("GET", "/v1/stats", Scope.READ, _NOT_A_POOL, or_scope=Scope.ACCOUNTS),
     *_managing(
         Scope.ACCOUNTS,
         "POST /v1/accounts",

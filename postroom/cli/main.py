@@ -23,13 +23,16 @@ from postroom.cli.exits import EX_INTERRUPTED, EX_SOFTWARE, EX_USAGE, fail, stat
 from postroom.cli.inbox import inbox
 from postroom.cli.keys import keys
 from postroom.cli.listing import list_messages
+from postroom.cli.log import log
 from postroom.cli.messages import cancel, release, status
 from postroom.cli.pools import pools
 from postroom.cli.probes import check, healthy
 from postroom.cli.secrets import secret, secrets
 from postroom.cli.send import send
 from postroom.cli.serve import serve, web, worker
+from postroom.cli.statistics import stats
 from postroom.cli.store import migrate, migrate_store
+from postroom.cli.top import top
 from postroom.core.errors import ConfigError, PostroomError
 from postroom.core.files import reason_of
 from postroom.telemetry.incident import report
@@ -103,6 +106,22 @@ def _enter(home: str) -> None:
 
 for _command in (
     *(serve, web, worker, migrate, migrate_store, backup, restore, check, healthy, doctor),
-    *(send, list_messages, status, release, cancel, accounts, keys, pools, audit, secrets, secret, inbox),
+    *(
+        send,
+        list_messages,
+        log,
+        stats,
+        top,
+        status,
+        release,
+        cancel,
+        accounts,
+        keys,
+        pools,
+        audit,
+        secrets,
+        secret,
+        inbox,
+    ),
 ):
     cli.add_command(_command)

@@ -62,6 +62,30 @@ class Expiry(click.ParamType[int]):
             )
 
 
+class PastTime(click.ParamType[int]):
+    """So long ago, a day, or a time in RFC 3339: an Instant."""
+
+    name = "time"
+
+    def convert(
+        self, value: str | Instant, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Instant:
+        from postroom.core.clock import system_clock
+        from postroom.core.daily import parse_time_or_day
+        from postroom.core.setting_values import parse_duration
+
+        if isinstance(value, int):
+            return value
+        try:
+            return system_clock() - parse_duration(value)
+        except ValueError:
+            pass
+        try:
+            return parse_time_or_day(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is no duration such as 7d, and {error}", param, ctx)
+
+
 class Cidr(click.ParamType["Network"]):
     """A network such as 192.0.2.0/24."""
 

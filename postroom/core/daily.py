@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import date, timedelta
 from math import exp, log
 from typing import Final
 
-from postroom.core.clock import DAY, Instant
+from postroom.core.clock import DAY, Instant, parse_rfc3339
 
 ACCEPTED: Final = "accepted"
 SENT: Final = "sent"
@@ -14,6 +17,8 @@ DEFERRED: Final = "deferred"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 AFTER: Final = "after"  # messages that were sent, by the time that it took
+_EPOCH: Final = date(1970, 1, 1)
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MILLISECOND: Final = 1000
 _RATIO: Final = log(1.05)  # of one step of the scale to the next
 
@@ -41,3 +46,21 @@ def percentile(steps: Mapping[int, int], part: float) -> int | None:
         if seen >= wanted:
             return time_of(step)
     return None
+
+
+def date_of(day: int) -> str:
+    """Return a day as YYYY-MM-DD."""
+    return (_EPOCH + timedelta(days=day)).isoformat()
+
+
+def parse_time_or_day(text: str) -> Instant:
+    """Return a time with its zone, or the beginning of a day in UTC. Raises ValueError, whose text says how to write one."""
+    if _DATE.fullmatch(text):
+        try:
+            return (date.fromisoformat(text) - _EPOCH).days * DAY
+        except ValueError:
+            pass
+    else:
+        with suppress(ValueError):
+            return parse_rfc3339(text)
+    raise ValueError("must be a day such as 2027-01-31, or a time with its zone such as 2027-01-31T12:00:00Z")

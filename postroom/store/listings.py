@@ -11,7 +11,7 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Final, NamedTuple, TypeAlias
 
 from postroom.core.clock import Instant
@@ -66,8 +66,10 @@ class _Light(NamedTuple):
     key_id: int | None
     accepted_at: Instant
     subject: str
+    test: int | None
     job_state: str | None
     held: int | None
+    not_before: Instant | None
 
 
 class Listings(Noun):
@@ -77,12 +79,11 @@ class Listings(Noun):
 
     def page(self, wanted: Filter, limit: int, *, before: int, now: Instant) -> ListPage:
         """Return up to `limit` messages before one; it looks at a bounded number of them."""
-        least = self._first_since(wanted.since)
         ids = self._candidates(wanted, before, limit + 1)
         found: list[Listed] = []
         looked, size, reached = 0, limit + 1, before
         while looked < MOST_LOOKED_AT:
-            some = [id_ for id_ in islice(ids, size) if id_ >= least]
+            some = list(islice(ids, size))
             looked += len(some)
             found += self._sift(some, wanted, now, limit + 1 - len(found))
             if len(found) > limit:
@@ -93,23 +94,29 @@ class Listings(Noun):
             reached = some[-1]
         return ListPage(found, reached, is_partial=True)
 
+    def matching(self, ids: Iterable[int], wanted: Filter, now: Instant) -> list[Listed]:
+        """Return those of these messages that are wanted, the newest first."""
+        some = sorted(ids, reverse=True)
+        return self._sift(some, wanted, now, len(some))
+
     # -- which messages are looked at
 
     def _first_since(self, since: Instant | None) -> int:
-        """Return a message before which none was accepted at that time or later."""
+        """Return a message before which none that is noted was accepted at that time or later."""
         if since is None or self._has_former():
             return 0
         block = self._tx.value(int, "first_block_since", since=since)
-        if block is None:
-            block = self._tx.value(int, "newest_block")  # what is not noted yet comes behind it, or in it
-        return 0 if block is None else block * BLOCK
+        return NEWEST if block is None else block * BLOCK
 
-    def _last_until(self, until: Instant) -> int:
-        """Return a message behind which none that is noted was accepted before that time."""
+    def _last_until(self, until: Instant | None) -> int:
+        """Return a message from which on none that is noted was accepted before that time."""
+        if until is None:
+            return NEWEST
         block = self._tx.value(int, "last_block_until", until=until)
-        if block is None:
-            block = self._tx.value(int, "oldest_block")
-        return NEWEST if block is None else (block + 1) * BLOCK
+        if block is not None:
+            return (block + 1) * BLOCK
+        oldest = self._tx.value(int, "oldest_block")
+        return NEWEST if oldest is None else oldest * BLOCK
 
     def _has_former(self) -> bool:
         """Whether there are messages of before the first note."""
@@ -118,13 +125,16 @@ class Listings(Noun):
 
     def _candidates(self, wanted: Filter, before: int, first: int) -> Iterator[int]:
         """Yield the messages that may be wanted, the newest first."""
-        last, late = before, list[int]()
-        unnoted = None if wanted.until is None else self._unnoted()
-        if wanted.until is not None and unnoted is not None:
+        least, last, late = 0, before, list[int]()
+        unnoted = None if wanted.since is None and wanted.until is None else self._unnoted()
+        if unnoted is not None:
+            least = self._first_since(wanted.since)
             last = min(before, self._last_until(wanted.until))
             late = _ordered(unnoted, before)
-        sources = [*self._sources(wanted, last), late]
-        streams = [_stream(source, last, first) if callable(source) else iter(source) for source in sources]
+        streams: list[Iterator[int]] = [iter(late)]
+        for source in self._sources(wanted, last) if least < last else []:
+            ids = _stream(source, last, first, least) if callable(source) else iter(source)
+            streams.append(takewhile(least.__le__, ids))
         latest = before
         for id_ in heapq.merge(*streams, reverse=True):
             if id_ < latest:
@@ -226,19 +236,30 @@ class Listings(Noun):
     def _sift(self, ids: Sequence[int], wanted: Filter, now: Instant, most: int) -> list[Listed]:
         """Return the first of these messages that are wanted."""
         found: list[Listed] = []
-        likely = self._likely(ids, wanted)
+        likely = self._likely(ids, wanted, now)
         while likely and len(found) < most:
             some, likely = likely[: _CHUNK // 10], likely[_CHUNK // 10 :]
             found += [each for each in self._tx.messages.listed(some) if _is_wanted(each, wanted, now)]
         return found[:most]
 
-    def _likely(self, ids: Sequence[int], wanted: Filter) -> list[int]:
-        """Return those of the messages that nothing speaks against that is quickly looked at."""
+    def _likely(self, ids: Sequence[int], wanted: Filter, now: Instant) -> list[int]:
+        """Return those of the messages that nothing speaks against that is quickly looked at, the newest first."""
         rows = self._tx.rows(_Light, "light_messages", messages=json.dumps(ids))
-        return sorted((row.message_id for row in rows if _is_likely(row, wanted)), reverse=True)
+        likely = [row for row in rows if _is_likely(row, wanted, now)]
+        if likely and wanted.status in (StatusWord.QUEUED, StatusWord.DEFERRED):
+            given = json.dumps([row.message_id for row in likely])
+            deferred = set(self._tx.column(int, "deferred_messages", messages=given))
+            paused = set(self._tx.column(int, "paused_accounts", most=NEWEST))
+            is_deferred = wanted.status is StatusWord.DEFERRED
+            likely = [
+                row
+                for row in likely
+                if (row.message_id in deferred or (row.account_id in paused and not row.test)) == is_deferred
+            ]
+        return sorted((row.message_id for row in likely), reverse=True)
 
 
-def _is_likely(row: _Light, wanted: Filter) -> bool:
+def _is_likely(row: _Light, wanted: Filter, now: Instant) -> bool:
     if wanted.accounts is not None and row.account_id not in wanted.accounts:
         return False
     if wanted.key_id is not None and row.key_id != wanted.key_id:
@@ -248,6 +269,8 @@ def _is_likely(row: _Light, wanted: Filter) -> bool:
     if wanted.until is not None and row.accepted_at >= wanted.until:
         return False
     if wanted.status is not None and row.job_state != _JOB_STATES.get(wanted.status, "queued"):
+        return False
+    if wanted.status is StatusWord.SCHEDULED and (row.not_before or 0) <= now:
         return False
     return not wanted.words or has_words(row.subject, wanted.words)
 
@@ -259,13 +282,13 @@ def _is_wanted(message: Listed, wanted: Filter, now: Instant) -> bool:
     return recipient is None or any(is_to(path, recipient) for path in message.recipients)
 
 
-def _stream(fetch: _Fetch, before: int, first: int) -> Iterator[int]:
-    """Yield the messages of a source, fetched a few first and then more at a time."""
+def _stream(fetch: _Fetch, before: int, first: int, least: int) -> Iterator[int]:
+    """Yield the messages of a source down to `least`, fetched a few first and then more at a time."""
     most = first
     while True:
         some = fetch(before, most)
         yield from some
-        if len(some) < most:
+        if len(some) < most or some[-1] <= least:
             return
         before, most = some[-1], _CHUNK
 

@@ -82,7 +82,7 @@ _TABLES = {
     "counter": ("name", "label"),
     "listed": ("kind", "value", "message_id"),
     "listed_block": ("block",),
-    "daily_count": ("account_id", "day", "measure", "step"),
+    "daily_count": ("day", "account_id", "measure", "step"),
     "setting": ("name",),
 }
 

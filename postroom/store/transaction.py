@@ -47,6 +47,7 @@ from postroom.store.recovery import Recovery
 from postroom.store.retention import Pruning
 from postroom.store.server_words import ServerWords
 from postroom.store.settings import StoredSettings
+from postroom.store.statistics import Statistics
 from postroom.store.totals import Totals
 from postroom.store.usage import Usage
 from postroom.store.watermarks import Watermarks
@@ -257,6 +258,10 @@ class Transaction(Session):
     @property
     def totals(self) -> Totals:
         return Totals(self)
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics(self)
 
     @property
     def usage(self) -> Usage:

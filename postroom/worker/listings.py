@@ -41,6 +41,11 @@ class ListingRunner:
         self._has_begun = False
         self._has_former = True
 
+    @property
+    def has_more(self) -> bool:
+        """Whether messages of before the upgrade may be left."""
+        return self._has_former
+
     def run(self) -> None:
         """Note what has come, as far as it is complete, and some of what was there before."""
         self._look()

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from postroom.core import failpoint
 from postroom.core.clock import SECOND, Clock, Instant
+from postroom.core.daily import day_of
 from postroom.core.errors import LeaseLost, StoreUnavailable
 from postroom.core.job import Claim
 from postroom.core.text import counted
@@ -92,6 +93,7 @@ class Retention:
         bodies, history = self._settings.keep_bodies, self._settings.keep_history
         if history is not None:
             until = self._clock() - history
+            self._repeat(lambda transaction: _all_of(transaction.statistics.prune(day_of(until), BATCH)))
             mails = self._repeat(lambda transaction: transaction.pruning.prune_history(until, BATCH))
             keys = self._repeat(lambda transaction: _all_of(transaction.pruning.prune_keys(until, BATCH)))
             if mails or keys:

@@ -202,3 +202,52 @@ def test_a_time_that_ends_before_it_begins_and_an_unknown_filter_are_refused(hou
     )
     unknown = house.alice.call("GET", "/v1/emails?state=sent")
     assert (unknown.status_code, unknown.get_json()["errors"][0]["field"]) == (400, "state")
+
+
+# --- counts
+
+
+def test_stats_are_of_ones_own_account_or_of_all(house: House, service: Service) -> None:
+    service.store.write(Holds.cancel, house.of_bob[0], system_clock())
+    ListingRunner(service.store, lambda: False).run()
+    everything = house.admin.done("GET", "/v1/stats")
+    assert (everything["has_more"], everything["next"]) == (False, None)
+    counted = {each["mailbox"]: (each["accepted"], each["cancelled"]) for each in everything["data"]}
+    assert counted == {"alice@example.com": (6, 0), "bob@example.org": (3, 1)}
+    [of_bob] = house.bob.done("GET", "/v1/stats")["data"]
+    assert of_bob in everything["data"]
+    assert of_bob["account"] == house.accounts["bob@example.org"]
+    assert (of_bob["sent"], of_bob["deferred"], of_bob["failed"]) == (0, 0, 0)
+    assert (of_bob["median_seconds"], of_bob["p95_seconds"]) == (None, None)
+    assert house.admin.done("GET", "/v1/stats?account=bob@example.org")["data"] == [of_bob]
+    assert house.alice.call("GET", "/v1/stats?account=bob@example.org").status_code == 404
+    assert house.pool.call("GET", "/v1/stats").status_code == 403
+
+
+def test_stats_come_in_pages_and_of_days(house: House, service: Service) -> None:
+    ListingRunner(service.store, lambda: False).run()
+    whole = house.admin.done("GET", "/v1/stats")["data"]
+    first = house.admin.done("GET", "/v1/stats?limit=1")
+    second = house.admin.done("GET", f"/v1/stats?limit=1&after={first['next']}")
+    assert first["data"] + second["data"] == whole
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    day = whole[0]["day"]
+    assert house.admin.done("GET", f"/v1/stats?since={day}")["data"] == whole
+    assert house.admin.done("GET", f"/v1/stats?since=2000-01-01&until={day}")["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "status"),
+    [
+        ("after", "x", 400),
+        ("after", "1", 400),
+        ("since", "yesterday", 422),
+        ("until", "2027-02-30", 422),
+        ("limit", "0", 422),
+        ("day", "2027-02-28", 400),
+    ],
+)
+def test_bad_values_of_stats_are_refused(house: House, field: str, value: str, status: int) -> None:
+    answer = house.alice.call("GET", f"/v1/stats?{urlencode({field: value})}")
+    assert answer.status_code == status
+    assert answer.get_json()["errors"][0]["field"] == field

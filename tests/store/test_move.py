@@ -89,7 +89,7 @@ _KEYS_AND_POOLS = (
     "INSERT INTO counter VALUES ('attempts', 'sent', 7)",
     "INSERT INTO listed VALUES (1, -7, 1)",
     "INSERT INTO listed_block VALUES (0, 7, 8)",
-    "INSERT INTO daily_count VALUES (1, 7, 'sent', 0, 3)",
+    "INSERT INTO daily_count VALUES (7, 1, 'sent', 0, 3)",
 )
 
 

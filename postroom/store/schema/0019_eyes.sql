@@ -42,12 +42,12 @@ CREATE TABLE listed_block (
 );
 
 CREATE TABLE daily_count (
-    account_id BIGINT NOT NULL,
     day        INTEGER NOT NULL,                        -- since the epoch, in UTC
+    account_id BIGINT NOT NULL,
     measure    TEXT NOT NULL,                           -- accepted, sent, deferred, failed, cancelled; `after`: by time to sent
     step       INTEGER NOT NULL,                        -- of `after`: the time, on a scale of logarithms; 0 otherwise
     messages   BIGINT NOT NULL,
-    PRIMARY KEY (account_id, day, measure, step)
+    PRIMARY KEY (day, account_id, measure, step)
 );
 
 -- == notices: what the admins were told

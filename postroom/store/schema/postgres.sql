@@ -155,12 +155,12 @@ CREATE TABLE counter (
 CREATE INDEX counter_name ON public.counter USING btree (name, label);
 
 CREATE TABLE daily_count (
-    account_id bigint NOT NULL,
     day integer NOT NULL,
+    account_id bigint NOT NULL,
     measure text NOT NULL,
     step integer NOT NULL,
     messages bigint NOT NULL,
-    CONSTRAINT daily_count_pkey PRIMARY KEY (account_id, day, measure, step)
+    CONSTRAINT daily_count_pkey PRIMARY KEY (day, account_id, measure, step)
 );
 
 CREATE TABLE delivery (

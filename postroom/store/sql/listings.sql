@@ -36,9 +36,6 @@ SELECT min(block) FROM listed_block WHERE last_at >= :since;
 -- name: last_block_until$
 SELECT max(block) FROM listed_block WHERE first_at < :until;
 
--- name: newest_block$
-SELECT max(block) FROM listed_block;
-
 -- name: oldest_block$
 SELECT min(block) FROM listed_block;
 

@@ -23,6 +23,7 @@ from postroom.web.admin.health import HEALTH_CALLS
 from postroom.web.admin.keys import KEY_CALLS
 from postroom.web.admin.parsing import read_body, read_query
 from postroom.web.admin.pools import POOL_CALLS
+from postroom.web.admin.stats import STATS_CALLS
 from postroom.web.answers import Answer, json_answer, response_of
 from postroom.web.api_request import ApiRequest, request_of
 from postroom.web.auth import header_key
@@ -42,6 +43,7 @@ _NO_KEY: Final = (
 )
 CALLS: Final[tuple[AdminCall, ...]] = (
     *EMAIL_LIST_CALLS,
+    *STATS_CALLS,
     *ACCOUNT_CALLS,
     *HEALTH_CALLS,
     *KEY_CALLS,

@@ -14,5 +14,12 @@ ORDER BY message.id, delivery.id;
 
 -- name: light_messages
 -- What most filters of a list need.
-SELECT message.id AS message_id, message.account_id, message.key_id, message.accepted_at, message.subject, job.state AS job_state, job.held
+SELECT message.id AS message_id, message.account_id, message.key_id, message.accepted_at, message.subject, message.test,
+       job.state AS job_state, job.held, job.not_before
 FROM json_each(:messages) AS given JOIN message ON message.id = given.value LEFT JOIN job ON job.message_id = message.id;
+
+-- name: deferred_messages
+-- Of which a recipient waits with a reason.
+SELECT DISTINCT delivery.message_id
+FROM json_each(:messages) AS given JOIN delivery ON delivery.message_id = given.value
+WHERE delivery.state = 'pending' AND delivery.reason IS NOT NULL;

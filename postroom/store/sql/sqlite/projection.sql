@@ -18,8 +18,8 @@ SELECT event.message_id, event.at FROM json_each(:messages) AS given JOIN event 
 WHERE event.kind = 'deferred' AND event.id <= :until;
 
 -- name: noted_with
-SELECT listed.message_id FROM json_each(:messages) AS given
-     JOIN listed ON listed.kind = :kind AND listed.value = :value AND listed.message_id = given.value;
+SELECT message_id FROM listed
+WHERE kind = :kind AND value = :value AND message_id IN (SELECT given.value FROM json_each(:messages) AS given);
 
 -- name: add_notes!
 INSERT INTO listed (kind, value, message_id)

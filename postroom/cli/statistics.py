@@ -1,0 +1,123 @@
+"""`postroom stats`: messages per account and day as a table with a bar for each, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from postroom.cli.aligned import aligned, bar
+from postroom.cli.completion import mailboxes
+from postroom.cli.listing import known_mailbox
+from postroom.cli.values import PastTime
+from postroom.core import daily
+from postroom.core.clock import DAY, MINUTE, SECOND, system_clock
+from postroom.core.text import printable
+from postroom.store.listings import Listings
+from postroom.store.statistics import DayOfAccount, Statistics
+
+if TYPE_CHECKING:
+    from postroom.core.clock import Instant
+    from postroom.store.statistics import AccountName
+    from postroom.store.transaction import Transaction
+
+_DAYS: Final = 30
+_PAGE: Final = 100
+_BAR: Final = 24  # characters
+_HEAD: Final = ("day", "account", "accepted", "sent", "deferred", "failed", "cancelled", "median", "p95")
+_TEXTS: Final = frozenset({0, 1, len(_HEAD)})  # the columns that are texts; the others are numbers
+
+
+@click.command()
+@click.option("--account", metavar="MAILBOX", shell_complete=mailboxes, help="Only this account.")
+@click.option(
+    "--since",
+    type=PastTime(),
+    metavar="TIME",
+    help="From that day on: a duration such as 7d, a day, or a time. By default 30 days.",
+)
+@click.option("--until", type=PastTime(), metavar="TIME", help="The days before that day.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day of an account.")
+def stats(account: str | None, since: Instant | None, until: Instant | None, as_json: bool) -> None:
+    """Count messages per account and day, in UTC: accepted, sent, deferred, failed, cancelled, and the time to sent.
+
+    A message counts on the day on which it was accepted, or ended; one that is deferred twice counts twice there.
+    """
+    from postroom.runtime import installation
+
+    now = system_clock()
+    first = daily.day_of(now - _DAYS * DAY if since is None else since)
+    last = daily.day_of(now if until is None else until - 1)
+    service = installation.open_service()
+    try:
+        mailbox = None if account is None else known_mailbox(service.store, account)
+        days, names = service.store.read(_read, mailbox, max(0, first), last)
+    finally:
+        service.store.close()
+    if as_json:
+        for day in days:
+            click.echo(json.dumps(_document(day, names[day.account_id])))
+    elif days:
+        click.echo("\n".join(_table(days, names)))
+    else:
+        click.echo("nothing was accepted or sent in that time", err=True)
+
+
+def _read(
+    transaction: Transaction, mailbox: str | None, first: int, last: int
+) -> tuple[list[DayOfAccount], dict[int, AccountName]]:
+    """Return the days, the oldest first."""
+    accounts = None if mailbox is None else Listings(transaction).accounts(mailbox)
+    found: list[DayOfAccount] = []
+    before = last + 1, 0
+    while True:
+        some = Statistics(transaction).days(_PAGE, before=before, first_day=first, accounts=accounts)
+        found += some
+        if len(some) < _PAGE:
+            break
+        before = some[-1].day, some[-1].account_id
+    return found[::-1], Statistics(transaction).names([each.account_id for each in found])
+
+
+def _document(day: DayOfAccount, name: AccountName) -> dict[str, object]:
+    return {
+        "day": daily.date_of(day.day),
+        "account": name.email,
+        "accepted": day.accepted,
+        "sent": day.sent,
+        "deferred": day.deferred,
+        "failed": day.failed,
+        "cancelled": day.cancelled,
+        "median_seconds": None if day.median is None else round(day.median / SECOND, 3),
+        "p95_seconds": None if day.p95 is None else round(day.p95 / SECOND, 3),
+    }
+
+
+def _table(days: Sequence[DayOfAccount], names: dict[int, AccountName]) -> list[str]:
+    most = max(1, *(day.accepted for day in days))
+    rows = [(*_cells(day, names[day.account_id]), bar(day.accepted, most, _BAR)) for day in days]
+    return aligned([(*_HEAD, ""), *rows], _TEXTS)
+
+
+def _cells(day: DayOfAccount, name: AccountName) -> tuple[str, ...]:
+    counts = (day.accepted, day.sent, day.deferred, day.failed, day.cancelled)
+    times = (day.median, day.p95)
+    return (
+        daily.date_of(day.day),
+        printable(name.email),
+        *map(str, counts),
+        *("-" if time is None else duration(time) for time in times),
+    )
+
+
+def duration(time: int) -> str:
+    """Return a time as people read it: 850 ms, 2.1 s, 14 min, 3.2 h."""
+    if time < SECOND:
+        return f"{time // 1000} ms"
+    if time < 2 * MINUTE:
+        return f"{time / SECOND:.1f} s"
+    if time < 120 * MINUTE:
+        return f"{time / MINUTE:.0f} min"
+    return f"{time / MINUTE / 60:.1f} h"

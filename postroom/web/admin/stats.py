@@ -1,0 +1,148 @@
+"""The call that counts messages per account and day: accepted, sent, deferred, failed, cancelled, and the time to sent."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Final
+
+from pydantic import Field
+
+from postroom.core import daily
+from postroom.core.clock import DAY, SECOND, Instant
+from postroom.core.errors import InvalidSubmission
+from postroom.core.numbers import whole_number
+from postroom.store.statistics import MOST_DAYS, AccountName, DayOfAccount
+from postroom.store.transaction import Transaction
+from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, RequestModel, admin_call
+from postroom.web.admin.email_lists import accounts_for
+from postroom.web.admin.values import PageSize, Text
+
+DAYS: Final = 30  # from `since` on, where it is not given
+_FEW_DIGITS, _MANY_DIGITS = 6, 18
+DayCursor = Annotated[
+    str,
+    Field(
+        pattern=f"^[0-9]{{1,{_FEW_DIGITS}}}[.][0-9]{{1,{_MANY_DIGITS}}}$",
+        description="`next` of the page before; without it, the first page",
+    ),
+]
+_A_DAY: Final = "2027-01-31"
+
+
+class StatsQuery(RequestModel):
+    """Which days are wanted."""
+
+    unacceptable: ClassVar[frozenset[str]] = frozenset({"account", "since", "until", "limit"})
+
+    account: Text | None = Field(default=None, description="The id of an account, or its mailbox")
+    since: Text | None = Field(
+        default=None,
+        description="The first day in UTC, or a time in it; without it, 30 days ago",
+        examples=[_A_DAY],
+    )
+    until: Text | None = Field(
+        default=None, description="The day in UTC before which the last one is, or a time in the last one"
+    )
+    after: DayCursor | None = None
+    limit: PageSize = MOST_DAYS
+
+    def last_day(self, now: Instant) -> int:
+        """Return the last day. Raises InvalidSubmission."""
+        return daily.day_of(now if self.until is None else _time_of(self.until, "until") - 1)
+
+    def first_day(self, now: Instant) -> int:
+        """Return the first day. Raises InvalidSubmission."""
+        since = now - DAYS * DAY if self.since is None else _time_of(self.since, "since")
+        return max(0, daily.day_of(since))
+
+    def position(self, now: Instant) -> tuple[int, int]:
+        """Return the day and the account before which the page begins."""
+        last = self.last_day(now) + 1, 0
+        if self.after is None:
+            return last
+        day, _, account_id = self.after.partition(".")
+        return min(last, (whole_number(day, _FEW_DIGITS) or 0, whole_number(account_id, _MANY_DIGITS) or 0))
+
+
+class DayAnswer(AnswerModel):
+    """What an account did on a day in UTC."""
+
+    day: str
+    account: str = Field(description="The id of the account")
+    mailbox: str
+    accepted: int = Field(description="Messages that were accepted on that day")
+    sent: int = Field(
+        description="Messages that were sent to all of their recipients; their end is on that day"
+    )
+    deferred: int = Field(description="Deferrals: a message that is put off twice counts twice")
+    failed: int
+    cancelled: int
+    median_seconds: float | None = Field(description="From acceptance, or the chosen time, to sent")
+    p95_seconds: float | None
+
+
+class StatsAnswer(AnswerModel):
+    """A page of days, the newest first."""
+
+    data: list[DayAnswer]
+    has_more: bool
+    next: str | None = Field(description="What `after` takes for the next page")
+
+
+def _stats(asked: AdminRequest, query: StatsQuery) -> Reply:
+    now = asked.shared.clock()
+    accounts = accounts_for(asked, query.account)
+
+    def read(transaction: Transaction) -> tuple[list[DayOfAccount], dict[int, AccountName]]:
+        days = transaction.statistics.days(
+            query.limit + 1, before=query.position(now), first_day=query.first_day(now), accounts=accounts
+        )
+        return days, transaction.statistics.names([each.account_id for each in days])
+
+    days, names = asked.store.read(read)
+    shown, has_more = days[: query.limit], len(days) > query.limit
+    last = f"{shown[-1].day}.{shown[-1].account_id}" if has_more else None
+    return Reply(
+        200,
+        StatsAnswer(
+            data=[_shown(each, names[each.account_id]) for each in shown], has_more=has_more, next=last
+        ),
+    )
+
+
+def _shown(day: DayOfAccount, name: AccountName) -> DayAnswer:
+    return DayAnswer(
+        day=daily.date_of(day.day),
+        account=name.uid,
+        mailbox=name.email,
+        accepted=day.accepted,
+        sent=day.sent,
+        deferred=day.deferred,
+        failed=day.failed,
+        cancelled=day.cancelled,
+        median_seconds=_seconds(day.median),
+        p95_seconds=_seconds(day.p95),
+    )
+
+
+def _seconds(time: int | None) -> float | None:
+    return None if time is None else round(time / SECOND, 3)
+
+
+def _time_of(text: str, field: str) -> Instant:
+    try:
+        return daily.parse_time_or_day(text)
+    except ValueError as error:
+        raise InvalidSubmission(str(error), field=field) from None
+
+
+STATS_CALLS: Final = (
+    admin_call(
+        "GET /v1/stats",
+        "listStats",
+        "Count messages per account and day",
+        StatsQuery,
+        _stats,
+        {200: StatsAnswer},
+        (404, 422),
+    ),
+)
