@@ -13,7 +13,7 @@ from postroom.store import position
 from postroom.store.store import sqlite_path
 
 VAR = Path("var")  # in the installation's folder
-_FOLDERS = ("workers", "inbox")
+_FOLDERS = ("workers", "inbox", "metrics")
 _OF_DATABASE = ("", "-wal", "-shm", "-lock", "-journal", "-restoring", "-rescued")
 
 

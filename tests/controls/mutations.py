@@ -1578,4 +1578,33 @@ WHERE id = :job_id AND state = 'claimed';
         "    if False:\n",
         "tests/unit/test_doctor_domain.py::test_what_cannot_be_followed_is_not_known",
     ),
+    Control(
+        "what is undone is not in the totals",
+        "postroom/store/transaction.py",
+        "        self.accepted, self.totalled = counts\n",
+        "        self.accepted, _ = counts\n",
+        "tests/store/test_totals.py::test_what_is_undone_is_not_counted[postgres]",
+    ),
+    Control(
+        "the answer to a scrape has what the other processes say",
+        "postroom/telemetry/metrics/exposition.py",
+        "        for said in self._others():\n            yield from said.values\n",
+        "",
+        "tests/process/test_metrics_port.py::test_one_scrape_tells_of_all_processes_whichever_dies",
+    ),
+    Control(
+        "a mailbox is a label only where that is asked for",
+        "postroom/telemetry/metrics/installation.py",
+        "        with_accounts = self._settings.metrics_accounts\n",
+        "        with_accounts = True\n",
+        "tests/http/test_scrapes.py::test_accounts_are_named_where_that_is_asked_for[False]",
+        quick=True,
+    ),
+    Control(
+        "what strangers ask for makes no series",
+        "postroom/web/metrics.py",
+        "    known = method if method in _METHODS else OTHER\n",
+        "    known = method\n",
+        "tests/http/test_scrapes.py::test_what_was_asked_and_answered_is_counted_by_route[flask]",
+    ),
 )

@@ -75,6 +75,8 @@ def test_what_was_asked_and_answered_is_counted_by_route(client: FlaskClient) ->
     assert requests("/send-email", "POST", "422") == 1
     assert requests("/v1/accounts/{id}", "GET", "404") == 1
     routes = {dict(labels).get("route") for name, labels in found if name == "postroom_http_requests_total"}
+    methods = {dict(labels).get("method") for name, labels in found if name == "postroom_http_requests_total"}
+    assert methods <= {"POST", "GET", "other"}
     assert routes <= {"/send-email", "/v1/accounts/{id}", "other", "/metrics"}
     refused = {"process": "web", "type": "invalid-submission"}
     assert found["postroom_http_refusals_total", frozenset(refused.items())] == 1
