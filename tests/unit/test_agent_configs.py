@@ -53,4 +53,4 @@ def test_datadogs_agent_reads_the_same_file() -> None:
 @pytest.mark.parametrize("agent", ["filebeat", "datadog"])
 def test_no_secret_stands_in_a_configuration(agent: str) -> None:
     text = yaml.safe_dump(configuration(agent))
-    assert all(value.startswith("${") for value in re.findall(r"(?:key|password): '?([^'\n]+)", text))
+    assert all(value.startswith("${") for value in re.findall(r"(?:api_key|password): '?([^'\n]+)", text))
