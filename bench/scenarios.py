@@ -21,6 +21,7 @@ from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
 from bench.engines import engines, longtransaction
 from bench.fill import fill_folder, text_of, write_accounts
 from bench.load import DOCUMENT_BYTES, LoadError, run_load
+from bench.logs import logs
 from bench.processes import free_port, running
 from bench.reads import reads
 from bench.section import Options, Section, in_turn, rate_rows, table
@@ -368,6 +369,7 @@ SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "memory": memory,
     "fairness": fairness,
     "accounts": accounts,
+    "logs": logs,
     "reads": reads,
     "slow": attacks.slow,
     "tenant": attacks.tenant,

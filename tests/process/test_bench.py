@@ -30,6 +30,7 @@ LONG = {
     "values",
     "claim",
     "memory",
+    "logs",
 }  # quick, and not quick enough: `make soak`
 OWN_CODE = """
 import sys
