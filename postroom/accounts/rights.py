@@ -59,6 +59,7 @@ RIGHTS: Final = (
     Right("GET", "/email-status/{request_id}", Scope.READ, _ALL, needs_key=False),
     Right("GET", "/v1/emails", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
     Right("GET", "/v1/stats", Scope.READ, _NOT_A_POOL, or_scope=Scope.ACCOUNTS),
+    Right("GET", "/v1/emails/{id}", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
     *_managing(
         Scope.ACCOUNTS,
         "POST /v1/accounts",

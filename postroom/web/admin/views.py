@@ -19,6 +19,7 @@ from postroom.web.admin.accounts import ACCOUNT_CALLS
 from postroom.web.admin.audit import AUDIT_CALLS
 from postroom.web.admin.call import AdminCall, AdminRequest, Reply
 from postroom.web.admin.email_lists import EMAIL_LIST_CALLS
+from postroom.web.admin.emails import EMAIL_CALLS
 from postroom.web.admin.health import HEALTH_CALLS
 from postroom.web.admin.keys import KEY_CALLS
 from postroom.web.admin.parsing import read_body, read_query
@@ -44,6 +45,7 @@ _NO_KEY: Final = (
 CALLS: Final[tuple[AdminCall, ...]] = (
     *EMAIL_LIST_CALLS,
     *STATS_CALLS,
+    *EMAIL_CALLS,
     *ACCOUNT_CALLS,
     *HEALTH_CALLS,
     *KEY_CALLS,
