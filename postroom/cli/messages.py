@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
 from postroom.cli.completion import request_ids
-from postroom.core.clock import rfc3339, system_clock
+from postroom.core.clock import system_clock
 from postroom.core.errors import InvalidSubmission, NotFound
-from postroom.core.text import counted, printable
-from postroom.store.events import Events
+from postroom.core.text import counted
 from postroom.store.holds import Holds
 from postroom.store.messages import Messages
 
@@ -28,16 +27,17 @@ _DECIDED_AT_ONCE = 500  # messages in one transaction
 
 @click.command()
 @click.argument("request_id", shell_complete=request_ids)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(request_id: str, as_json: bool) -> None:
-    """Show the state of a message, and all its events. Status 1 when it failed.
+@click.option("--json", "as_json", is_flag=True, help="Print the document of GET /v1/emails/{id}.")
+@click.option("--dialogue", is_flag=True, help="Print the whole SMTP dialogue of every attempt.")
+def status(request_id: str, as_json: bool, dialogue: bool) -> None:
+    """Show the state of a message, why it has it, and what was said in its attempts. Status 1 when it failed.
 
     The beginning of an id is enough where only one message's id begins with it.
     """
     from postroom.runtime import installation
 
     service = installation.open_service()
-    print_status(service, _whole_id(service, request_id), as_json=as_json)
+    print_history(service, _whole_id(service, request_id), as_json=as_json, whole=dialogue)
 
 
 _ID_FORM, _LEAST_OF_AN_ID = "0" * 8 + "-0000-0000-0000-" + "0" * 12, 4
@@ -107,7 +107,7 @@ def _decide(
         whole = _whole_id(service, request_id)
         if not service.store.write(lambda transaction: move(transaction, whole)):
             raise InvalidSubmission(f"{why_not}: {whole} is {service.store.read(Messages.status, whole)}")
-        print_status(service, whole, as_json=False)
+        print_history(service, whole)
         return
     moved = 0
     waiting = service.store.read(Holds.held_messages)
@@ -124,46 +124,22 @@ def _move_all(move: Callable[[Transaction, str], bool], ids: Sequence[str], tran
     return sum(move(transaction, request_id) for request_id in ids)
 
 
-def print_status(service: Service, request_id: str, *, as_json: bool, short: bool = False) -> None:
+def print_history(service: Service, request_id: str, *, as_json: bool = False, whole: bool = False) -> None:
+    """Print all that is known of a message: on one screen, whole, or as the API's document."""
+    from postroom.cli.message_report import findings_of, report
     from postroom.core.message import MessageState
+    from postroom.store.histories import Histories
 
-    found = service.store.read(Messages.status, request_id)
-    assert found is not None
-    events = [
-        {
-            "at": rfc3339(event.at),
-            "event": event.kind,
-            "recipient": event.forward_path,
-            "detail": event.detail,
-        }
-        for event in service.store.read(Events.of_message, found.request_id)
-    ]
-    document: dict[str, object] = {
-        "request_id": found.request_id,
-        "status": str(found),
-        "sender": found.sender,
-        "events": events,
-    }
-    if found.is_test:
-        document["test"] = True
-    if found.possible_duplicate:
-        document["possible_duplicate"] = True
+    history, now = service.store.read(Histories.of, request_id), system_clock()
+    if history is None:
+        raise NotFound(f"there is no message with the id {request_id!r}")
     if as_json:
-        click.echo(json.dumps(document))
-    elif short:
-        click.echo(found.request_id)
+        from postroom.web.admin.emails import document_of
+
+        click.echo(json.dumps(document_of(history, now).model_dump(mode="json", by_alias=True)))
     else:
-        _print_events(found.request_id, str(found) + (" (test)" if found.is_test else ""), events)
+        for line in report(history, now, findings_of(service, history, now), whole=whole):
+            click.echo(line)
     service.store.close()
-    if found.state is MessageState.FAILED:
+    if history.status.state is MessageState.FAILED:
         sys.exit(1)
-
-
-def _print_events(request_id: str, status: str, events: Sequence[Mapping[str, str | None]]) -> None:
-    click.echo(f"{request_id}  {printable(status)}")
-    for event in events:
-        detail = event["detail"]
-        if detail and detail in status:
-            detail = None  # the status line has it
-        words = (event["at"], event["event"], event["recipient"], detail)
-        click.echo("  " + "  ".join(printable(word) for word in words if word))

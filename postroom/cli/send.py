@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +15,11 @@ import click
 from postroom.cli.accounts_named import in_use
 from postroom.cli.completion import mailboxes
 from postroom.cli.exits import EX_IOERR, EX_TEMPFAIL, fail, words_of
-from postroom.cli.messages import print_status
-from postroom.core.clock import system_clock
+from postroom.core.clock import rfc3339, system_clock
 from postroom.core.errors import QuotaExceeded, Rejected, StoreError
 from postroom.core.text import printable
 from postroom.store.aliases import Aliases
+from postroom.store.events import Events
 from postroom.store.messages import Messages
 
 if TYPE_CHECKING:
@@ -85,12 +86,42 @@ def send(
         if not wait or as_json:
             if wait:
                 _wait_for_end(service, request_id, timeout, lambda status: None)
-            print_status(service, request_id, as_json=as_json, short=True)
+            _print_accepted(service, request_id, as_json=as_json)
             return
         click.echo(request_id)
         end = _wait_for_end(service, request_id, timeout, lambda status: click.echo(f"  {status}"))
     service.store.close()
     if end is MessageState.FAILED:
+        sys.exit(1)
+
+
+def _print_accepted(service: Service, request_id: str, *, as_json: bool) -> None:
+    """Print the id, or what has become of the message so far. Status 1 when it failed."""
+    from postroom.core.message import MessageState
+
+    found = service.store.read(Messages.status, request_id)
+    assert found is not None
+    document: dict[str, object] = {
+        "request_id": request_id,
+        "status": str(found),
+        "sender": found.sender,
+        "events": [
+            {
+                "at": rfc3339(event.at),
+                "event": event.kind,
+                "recipient": event.forward_path,
+                "detail": event.detail,
+            }
+            for event in service.store.read(Events.of_message, request_id)
+        ],
+    }
+    if found.is_test:
+        document["test"] = True
+    if found.possible_duplicate:
+        document["possible_duplicate"] = True
+    click.echo(json.dumps(document) if as_json else request_id)
+    service.store.close()
+    if found.state is MessageState.FAILED:
         sys.exit(1)
 
 

@@ -353,7 +353,7 @@ def test_send_and_status_without_a_server(folder: Folder) -> None:
     assert shown.returncode == 0
     assert shown.stdout.splitlines()[0] == f"{request_id}  queued"
     document = json.loads(folder.run("status", request_id.upper(), "--json").stdout)
-    assert (document["request_id"], document["status"]) == (request_id, "queued")
+    assert (document["id"], document["status"]) == (request_id, "queued")
     assert [event["event"] for event in document["events"]] == ["accepted"]
     as_json = json.loads(folder.run(*mail, "--from", "bob@example.com", "--body", "x", "--json").stdout)
     assert as_json["status"] == "queued"
@@ -671,7 +671,7 @@ def test_the_first_run(arrive: Arrive) -> None:
     client = newcomer.client
     eventually(lambda: client.call("GET", f"/email-status/{request_id}").document["status"] == "sent", 20)
     status = json.loads(here.run("status", request_id, "--json").stdout)
-    assert (status["request_id"], status["status"]) == (request_id, "sent")
+    assert (status["id"], status["status"]) == (request_id, "sent")
     assert "sent" in [event["event"] for event in status["events"]]
     check_log_line(here.path, request_id, began)
 
