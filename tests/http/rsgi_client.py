@@ -82,6 +82,9 @@ class InPieces:
 def through_rsgi(app: Flask) -> Iterator[None]:
     """Let the application's test clients come in by a server of its own, on a loop of its own."""
     services, inner = app.extensions["postroom"], app.wsgi_app
+    assert "outer" not in repr(inner), (
+        "a test takes one client, `client` or `served`: two servers would read one body"
+    )
     shared = RequestLoop(services.store)
     server = RSGIServer(app, DOORWAYS, shared, most_bytes=most_body_bytes(services.settings))
     server._app = inner  # type: ignore[assignment]  # what it calls for all but doorways
