@@ -198,13 +198,15 @@ def web_application() -> RSGIServer:
     if service.log is not None:  # `atexit` is not for processes that granian forks
         multiprocessing.util.Finalize(None, service.log.close, exitpriority=1)
     told = metrics_of(service.settings, service.store, installation.VAR, "web")
+    before = _listening()  # granian's socket too, where another worker listens on it already
     told.start()
+    metrics = _listening() - before
     server = create_server(
         service.settings,
         service.store,
         service.vault,
         _is_stopping,
-        report_ready_when_it_listens,
+        partial(report_ready_when_it_listens, metrics),
         partial(verify, service),
         told=told,
         write_answered=None if service.log is None else service.log.note_answered,
@@ -213,20 +215,28 @@ def web_application() -> RSGIServer:
     return server
 
 
-def report_ready_when_it_listens(loop: AbstractEventLoop) -> None:
-    """Report that this process is ready as soon as granian accepts connections."""
-    if _listens():
+def report_ready_when_it_listens(besides: frozenset[int], loop: AbstractEventLoop) -> None:
+    """Report that this process is ready as soon as granian accepts connections. `besides`: the sockets of its metrics."""
+    if _listens(besides):
         report_ready()
     else:
-        loop.call_later(_LOOK_S, report_ready_when_it_listens, loop)
+        loop.call_later(_LOOK_S, report_ready_when_it_listens, besides, loop)
 
 
-def _listens() -> bool:
-    """Whether any socket of this process listens; True where the system does not show sockets."""
+def _listens(besides: frozenset[int] = frozenset()) -> bool:
+    """Whether another socket of this process listens; True where the system does not show sockets."""
     try:
-        return any(map(_is_listening, open_descriptors()))
+        return any(_is_listening(fd) for fd in open_descriptors() if fd not in besides)
     except FileNotFoundError:
         return True
+
+
+def _listening() -> frozenset[int]:
+    """Return the descriptors of this process's sockets that listen, none where the system does not show sockets."""
+    try:
+        return frozenset(filter(_is_listening, open_descriptors()))
+    except FileNotFoundError:
+        return frozenset()
 
 
 def _is_listening(fd: int) -> bool:

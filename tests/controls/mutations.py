@@ -1091,7 +1091,7 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "HTTP is ready when it listens",
         "postroom/runtime/web_process.py",
-        "    if _listens():\n",
+        "    if _listens(besides):\n",
         "    if report_ready() is None and not threading.Event().wait(1):\n",
         "tests/process/test_signals.py::test_sighup_ends_each_process_as_sigterm_does[web]",
     ),

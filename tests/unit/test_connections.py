@@ -155,7 +155,7 @@ def test_connections_have_a_deadline_for_what_is_not_read(
 @pytest.mark.parametrize("what", ["connections", "listener"])
 def test_a_look_leaves_sqlite_its_locks(connections: Connections, tmp_path: Path, what: str) -> None:
     """Whoever closes the database last removes its log: another process must see that it is open here."""
-    look: Callable[[], object] = {"connections": connections.look, "listener": web_process._listens}[what]
+    look: Callable[[], object] = {"connections": connections.look, "listener": web_process._listening}[what]
     path = tmp_path / "database"
     with closing(apsw.Connection(str(path))) as database:
         database.pragma("journal_mode", "wal")
@@ -166,3 +166,18 @@ def test_a_look_leaves_sqlite_its_locks(connections: Connections, tmp_path: Path
         use = "import apsw, sys; it = apsw.Connection(sys.argv[1]); it.pragma('user_version'); it.close()"
         subprocess.run([sys.executable, "-c", use, str(path)], check=True)
         assert Path(f"{path}-wal").exists()
+
+
+def test_the_sockets_of_the_metrics_do_not_make_http_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They listen before HTTP does."""
+    with socket.socket() as of_metrics, socket.socket() as of_http:
+        sockets = of_metrics.fileno(), of_http.fileno()
+        monkeypatch.setattr(web_process, "open_descriptors", lambda: sockets)
+        of_metrics.bind(("127.0.0.1", 0))
+        of_metrics.listen()
+        besides = web_process._listening()
+        assert besides == {of_metrics.fileno()}
+        assert not web_process._listens(besides)
+        of_http.bind(("127.0.0.1", 0))
+        of_http.listen()
+        assert web_process._listens(besides)
