@@ -9,7 +9,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-POLL = 0.01
+POLL = 0.01  # at first; each look may cost the service a request, so that a long wait looks less often
+_MOST_POLL = 0.05
 PATIENCE = 5  # times what is waited for on a quiet machine: a busy one must not fail a test
 
 
@@ -17,7 +18,8 @@ def eventually(
     condition: Callable[[], T], timeout: float = 12.0, message: str = "", pause: float = POLL
 ) -> T:
     """Return the first truthy value of `condition`; fail when none came in PATIENCE times `timeout` seconds."""
-    deadline = time.monotonic() + PATIENCE * timeout
+    began = time.monotonic()
+    deadline = began + PATIENCE * timeout
     while True:
         value = condition()
         if value:
@@ -25,7 +27,7 @@ def eventually(
         if time.monotonic() >= deadline:
             what = message or getattr(condition, "__name__", "the condition")
             raise AssertionError(f"waited {PATIENCE * timeout:g} s in vain for {what}; last value: {value!r}")
-        time.sleep(pause)
+        time.sleep(max(pause, min(_MOST_POLL, (time.monotonic() - began) / 20)))
 
 
 @contextmanager
