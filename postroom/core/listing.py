@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -80,7 +81,7 @@ def is_to(forward_path: str, recipient: str) -> bool:
 def recipient_notes(forward_path: str) -> tuple[Note, Note]:
     """Return the notes of a recipient: its address and its domain."""
     path = forward_path.lower()
-    return note_of_recipient(path), note_of_recipient("@" + path.rpartition("@")[2])
+    return note_of_recipient(path), _note_of_domain("@" + path.rpartition("@")[2])
 
 
 def note_of_recipient(recipient: str) -> Note:
@@ -88,6 +89,9 @@ def note_of_recipient(recipient: str) -> Note:
     kind = Kind.DOMAIN if recipient.startswith("@") else Kind.ADDRESS
     digest = blake2b(recipient.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return Note(kind, int.from_bytes(digest, "big", signed=True))
+
+
+_note_of_domain = lru_cache(maxsize=4096)(note_of_recipient)  # most messages go to few domains
 
 
 def note_of_status(word: StatusWord, account_id: int | None = None) -> Note:

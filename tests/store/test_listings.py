@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import apsw
+import psycopg
 import pytest
 
 from postroom.core.api_key import ApiKey
@@ -33,6 +34,7 @@ from tests.store.database import (
     SENT,
     Database,
     Post,
+    PostgresDatabase,
     new_message,
 )
 
@@ -315,6 +317,29 @@ def test_a_step_that_another_worker_has_made_is_not_made_again(post: Post) -> No
     assert _counts(post) == {("accepted", 1)}
 
 
+def test_an_event_that_is_committed_behind_later_ones_is_noted(post: Post) -> None:
+    """PostgreSQL gives ids before commits: the mark waits for the transactions that ran by then."""
+    if not isinstance(post.database, PostgresDatabase):
+        return
+    note(post.store)
+    ids = [post.add("first@example.org")]
+    late = "INSERT INTO event (message_id, at, kind) VALUES (1, %s, 'deferred') RETURNING id"
+    with psycopg.connect(post.database.url) as foreign:
+        cursor = foreign.execute(late, [NOW])
+        [number] = cursor.fetchone() or (0,)
+        ids += [post.add("first@example.org") for _ in range(3)]
+        runner = ListingRunner(post.store, lambda: False)
+        for _ in range(6):
+            runner.run()
+        marks = post.store.read(Projection.marks)
+        assert marks is not None
+        assert marks[0] < number
+        assert found(post, recipient="first@example.org") == ids[::-1]
+    for _ in range(6):
+        runner.run()
+    assert _counts(post) == {("accepted", 4), ("deferred", 1)}
+
+
 def test_deleted_messages_leave_no_notes_and_their_ids_may_come_again(post: Post) -> None:
     """SQLite gives the ids of deleted rows to new ones."""
     post.add("bob@example.org", "carol@example.org")
@@ -416,8 +441,6 @@ def _sqlite_plan(database: Database, name: str) -> list[str]:
 
 
 def _postgres_plan(database: Database, name: str) -> list[str]:
-    import psycopg
-
     from postroom.store.postgres.session import load_queries
 
     sql = getattr(load_queries(), name).sql
