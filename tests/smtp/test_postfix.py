@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 
 import pytest
@@ -12,6 +13,7 @@ from postroom.core.outcome import Blame, Deferred, Failed, Sent
 from postroom.smtp.client import Connection
 from postroom.smtp.deliver import outcome_of
 from postroom.smtp.endpoint import Endpoint
+from postroom.smtp.tape import Tape
 from postroom.smtp.transcript import Envelope
 from tests.servers.postfix import Postfix
 from tests.smtp.dialog import BOB, USER, body_of, envelope, nothing, run, verdict
@@ -131,3 +133,29 @@ def test_a_ca_that_is_not_ours(postfix: Postfix) -> None:
         return caught.value
 
     assert run(dialogue()).kind is FaultKind.INSECURE
+
+
+def test_nothing_that_was_logged_in_with_is_in_a_dialogue(
+    postfix: Postfix, client_tls: ssl.SSLContext
+) -> None:
+    async def dialogue() -> tuple[str, str]:
+        connection = await Connection.open(at(postfix, Security.STARTTLS, client_tls))
+        await connection.transact(envelope(), nothing)
+        sent = connection.tape.take()
+        await connection.quit()
+        refused = Tape()
+        with pytest.raises(SMTPFault):
+            await Connection.open(at(postfix, Security.STARTTLS, client_tls, "wrong secret"), refused)
+        return sent.dialogue or "", refused.take().dialogue or ""
+
+    sent, refused = run(dialogue())
+    password = at(postfix, Security.STARTTLS, client_tls).password.reveal()
+    for text, secret in ((sent, password), (refused, "wrong secret")):
+        assert "C: AUTH PLAIN [struck]" in text
+        assert secret not in text
+        assert base64.b64encode(secret.encode()).decode().rstrip("=") not in text
+        assert "*: TLSv1." in text
+    assert "S: 250-STARTTLS" in sent
+    assert "LAST" in sent
+    assert "Hello." not in sent
+    assert "S: 535 5.7.8" in refused
