@@ -12,11 +12,15 @@ Labels: TypeAlias = tuple[str, ...]  # the values of a metric's labels, in their
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0,
 )  # fmt: skip
+_HOURS: Final = (3600.0, 14400.0, 86400.0)
+TIME_TO_END: Final = "message_time_to_end_seconds"  # retries take hours
 _NUMBERS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 
 
 def bounds_of(name: str) -> Sequence[float]:
-    """Return the bounds of a histogram by its unit: seconds, or numbers of things."""
+    """Return the bounds of a histogram by its unit: seconds, which may be many, or numbers of things."""
+    if name == TIME_TO_END:
+        return (*_SECONDS, *_HOURS)
     return _SECONDS if name.endswith("_seconds") else _NUMBERS
 
 

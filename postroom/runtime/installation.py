@@ -94,9 +94,10 @@ def _is_standard_output(path: Path) -> bool:
 
 
 def _tell_events(own_log: ServiceLog | None, store: Store, vault: Vault) -> None:
-    """Have the events of messages logged, where that takes no records."""
+    """Have the events of messages logged, where that takes no records; and what is shipped measured."""
     if own_log is not None:
         own_log.addresses.adopt(vault.own_digest)
+        own_log.measure(store.measures)
         if own_log.takes_events:
             store.listen(own_log.tell)
 

@@ -7,12 +7,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from postroom.core.events import Happened
 from postroom.core.log_options import LogFormat, LogOptions
+from postroom.core.measures import Measures
 from postroom.telemetry.addresses import Addresses
 from postroom.telemetry.entry import Answered, Entries, Entry, level_of
 from postroom.telemetry.formats import encoder_of
@@ -38,6 +40,15 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Let go what is left, within a bounded time."""
+
+
+@runtime_checkable
+class ShippingSink(Sink, Protocol):
+    """A sink that ships lines to another machine: how many have gone, were dropped, and how many octets wait."""
+
+    shipped: int
+    dropped: int
+    octets: int
 
 
 class Output:
@@ -96,6 +107,14 @@ class ServiceLog(logging.Handler):
         entries = [self._entries.of_event(each) for each in happened if level_of(each.kind) >= self._least]
         if entries:
             self._put(entries)
+
+    def measure(self, measures: Measures) -> None:
+        """Have the metrics tell what became of the lines that are shipped."""
+        for _, sink in self._sinks:
+            if isinstance(sink, ShippingSink):
+                measures.gauge("log_lines_shipped_total", partial(getattr, sink, "shipped"))
+                measures.gauge("log_lines_dropped_total", partial(getattr, sink, "dropped"))
+                measures.gauge("log_waiting_bytes", partial(getattr, sink, "octets"))
 
     def note_answered(self, answered: Sequence[Answered]) -> None:
         """Write a line for each answered request, all at once."""

@@ -96,6 +96,10 @@ class Connections:
         """Count the requests that are being answered."""
         return len(self._in_hand)
 
+    def count(self) -> int:
+        """Count the clients' connections, as of the last look."""
+        return sum(seen.client is not None for seen in self._seen.values())
+
     def _begin_look(self) -> None:
         """Look in a thread. It is the loop that begins, so that a request which it has not seen yet is not late."""
         if self._loop is not None:

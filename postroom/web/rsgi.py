@@ -102,6 +102,7 @@ class RSGIServer:
         self._proxies = self._services.settings.trusted_proxies
         self._measures = self._services.store.measures
         self._measures.gauge("http_requests_in_progress", self._connections.in_progress)
+        self._measures.gauge("http_connections", self._connections.count)
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop.start(loop)

@@ -1590,7 +1590,7 @@ WHERE id = :job_id AND state = 'claimed';
         "postroom/telemetry/metrics/exposition.py",
         "        for said in self._others():\n            yield from said.values\n",
         "",
-        "tests/process/test_metrics_port.py::test_one_scrape_tells_of_all_processes_whichever_dies",
+        "tests/process/test_metrics_port.py::test_one_scrape_tells_of_all_processes_whichever_dies[sqlite]",
     ),
     Control(
         "a mailbox is a label only where that is asked for",

@@ -21,8 +21,10 @@ def port() -> int:
     return free_port()
 
 
-def test_one_scrape_tells_of_all_processes_whichever_dies(tmp_path: Path, port: int) -> None:
-    settings = {"POSTROOM_METRICS_PORT": str(port), "WEB_CONCURRENCY": "2"}
+def test_one_scrape_tells_of_all_processes_whichever_dies(
+    tmp_path: Path, port: int, database_settings: dict[str, str]
+) -> None:
+    settings = {"POSTROOM_METRICS_PORT": str(port), "WEB_CONCURRENCY": "2", **database_settings}
     with Sink() as sink, Installation(tmp_path, account_rows(sink.port), **settings) as service:
         eventually(lambda: (found := reachable(port)) is not None and found.processes() == ALL, 30)
         ids = [service.send() for _ in range(5)]
@@ -35,6 +37,7 @@ def test_one_scrape_tells_of_all_processes_whichever_dies(tmp_path: Path, port: 
             assert answer.value("messages_accepted_total") == 5
             requests = answer.by("http_requests_total", "route", "status", own=True)
             assert requests["/send-email", "202"] == 5, "whichever process took them"
+            assert answer.by("message_time_to_end_seconds_count", "status", own=True) == {("sent",): 5}
             steps = {step for (step,) in answer.by("smtp_phase_duration_seconds_count", "phase", own=True)}
             assert {"CONNECT", "EHLO", "MAIL"} <= steps
         for name in ("worker", "web", "worker"):  # one of them has the port

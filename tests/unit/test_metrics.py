@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from prometheus_client.metrics_core import Metric as Family
 
+from postroom.core.log_options import LogFormat, LogOptions
 from postroom.core.measures import Histogram, Measures, bounds_of
+from postroom.telemetry.lines import LogLine
 from postroom.telemetry.metrics.neighbours import Neighbours
 from postroom.telemetry.metrics.port import MetricsPort
 from postroom.telemetry.metrics.process import own_values
 from postroom.telemetry.metrics.table import METRICS
 from postroom.telemetry.metrics.values import Page, Value, families, read, written
+from postroom.telemetry.service_log import ServiceLog
 from tests.servers.installation import ROOT
 from tests.servers.programs import free_port
 from tests.servers.waiting import eventually
@@ -142,3 +145,26 @@ def test_the_port_is_taken_over_when_its_process_ends() -> None:
     ports[0].close()
     assert eventually(lambda: got(number) == b"2")
     ports[1].close()
+
+
+class _Shipping:
+    """What has shipped some lines, and dropped one."""
+
+    shipped, dropped, octets = 7, 1, 250
+
+    def put(self, lines: Sequence[LogLine]) -> None:
+        """Take nothing more."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_what_became_of_shipped_lines_is_told() -> None:
+    measures = Measures()
+    log = ServiceLog(LogOptions(format=LogFormat.JSON), [(LogFormat.JSON, _Shipping())])
+    log.measure(measures)
+    log.close()
+    found = {value.name: value.value for value in own_values(measures, "web-0", database="SQLite")}
+    assert found["log_lines_shipped_total"] == 7
+    assert found["log_lines_dropped_total"] == 1
+    assert found["log_waiting_bytes"] == 250

@@ -8,11 +8,12 @@ import random
 from collections import deque
 from collections.abc import Mapping
 
-from postroom.core.clock import Instant
+from postroom.core.clock import SECOND, Instant
 from postroom.core.decide import Decision, RetrySchedule, decide
 from postroom.core.dialogue import AttemptRecord
 from postroom.core.events import EventKind
 from postroom.core.job import ClaimedJob
+from postroom.core.measures import TIME_TO_END
 from postroom.core.outcome import Outcome
 from postroom.smtp.transcript import Suspicion
 from postroom.worker.mail.breaker import AccountBreaker
@@ -123,10 +124,15 @@ class JobsInHand:
         self.doubted.pop(job.id, None)
         self._begun.pop(job.id, None)
 
+    def _measure(self, job: ClaimedJob, ended: Decision) -> None:
+        seconds = max(0, self._context.clock() - job.accepted_at) / SECOND
+        self._context.store.measures.observe(TIME_TO_END, seconds, "failed" if ended.has_failed else "sent")
+
     def _recorded(self, job: ClaimedJob, ended: Decision | None, *, finished: bool) -> None:
         """Forget the job; `ended` is what was decided where its message has reached its end."""
         self._context.in_hand.discard(job.token)
         if ended is not None:
             self._context.finished_messages.note(job, ended.events)
+            self._measure(job, ended)
         if finished:
             self._context.finished()
