@@ -13,7 +13,7 @@ from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account, Secret
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError, FaultKind, SMTPFault
-from postroom.core.measures import Measures
+from postroom.core.measures import Histogram, Measures
 from postroom.inbox.maildrop import inbox_port
 from postroom.providers import Server, ServerUndecided, domain_of, server_for, unnamed_server
 from postroom.settings import INBOX, Settings
@@ -59,6 +59,7 @@ class ServerConnector:
         self._inbox = inbox
         self._tokens = tokens
         self._measures = measures or Measures()
+        self._phases: dict[str, Histogram] = {}
         self._tls = make_tls_context(settings)
         self._own_name = OwnName(settings.ehlo_name)
 
@@ -166,7 +167,12 @@ class ServerConnector:
         )
 
     def _observe(self, phase: str, seconds: float) -> None:
-        self._measures.observe("smtp_phase_duration_seconds", seconds, _PHASES.get(phase, "OTHER"))
+        """Note how long a step took; the event loop's thread alone does so."""
+        histogram = self._phases.get(phase)
+        if histogram is None:
+            name = _PHASES.get(phase, "OTHER")
+            histogram = self._phases[phase] = self._measures.histogram("smtp_phase_duration_seconds", name)
+        histogram.observe(seconds)
 
 
 def connector_for(settings: Settings, store: Store, vault: Vault, inbox: Path) -> ServerConnector:
