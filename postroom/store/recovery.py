@@ -57,13 +57,17 @@ class Recovery(Noun):
         not `crashed` but signs off raises no suspicion against what it gives back.
         A job whose dot may have left is in doubt and treated by policy; the others are plain retries.
         """
-        if not self.declare_gone(worker_id, now=now, lease=lease):
+        if not self.declare_gone(worker_id, now=now, lease=lease, crashed=crashed):
             return 0
         return self.recover_all(worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
 
-    def declare_gone(self, worker_id: int, *, now: Instant, lease: Instant | None = None) -> bool:
+    def declare_gone(
+        self, worker_id: int, *, now: Instant, lease: Instant | None = None, crashed: bool = True
+    ) -> bool:
         """Let a worker claim nothing more; False when it has gone already, or has renewed this lease."""
-        return bool(self._tx.change("reap_worker", worker_id=worker_id, now=now, lease=lease))
+        return bool(
+            self._tx.change("reap_worker", worker_id=worker_id, now=now, lease=lease, crashed=int(crashed))
+        )
 
     def recover_all(
         self, worker_id: int, *, now: Instant, in_doubt: InDoubtPolicy, crashed: bool = True

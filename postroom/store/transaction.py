@@ -35,6 +35,7 @@ from postroom.store.keys import Keys
 from postroom.store.log_lines import LogLines
 from postroom.store.managed_accounts import ManagedAccounts
 from postroom.store.messages import Messages
+from postroom.store.notices import Notices
 from postroom.store.noun import Noun
 from postroom.store.oauth_grants import OAuthGrants
 from postroom.store.pace import AccountPace
@@ -47,6 +48,7 @@ from postroom.store.recovery import Recovery
 from postroom.store.retention import Pruning
 from postroom.store.server_words import ServerWords
 from postroom.store.settings import StoredSettings
+from postroom.store.symptoms import Symptoms
 from postroom.store.statistics import Statistics
 from postroom.store.totals import Totals
 from postroom.store.usage import Usage
@@ -216,6 +218,10 @@ class Transaction(Session):
         return Messages(self)
 
     @property
+    def notices(self) -> Notices:
+        return Notices(self)
+
+    @property
     def oauth_grants(self) -> OAuthGrants:
         return OAuthGrants(self)
 
@@ -254,6 +260,10 @@ class Transaction(Session):
     @property
     def settings(self) -> StoredSettings:
         return StoredSettings(self)
+
+    @property
+    def symptoms(self) -> Symptoms:
+        return Symptoms(self)
 
     @property
     def totals(self) -> Totals:

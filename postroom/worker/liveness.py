@@ -154,7 +154,7 @@ def reap(
         raise
     except Exception as error:
         log.warning("worker %d cannot be reaped with all its jobs at once: %s", worker_id, error)
-    if not store.write(Recovery.declare_gone, worker_id, now=now, lease=lease):
+    if not store.write(Recovery.declare_gone, worker_id, now=now, lease=lease, crashed=crashed):
         return 0
     return recover_each(store, worker_id, now=now, in_doubt=in_doubt, crashed=crashed)
 

@@ -55,6 +55,7 @@ TABLES = (
     "job_count", "counter",
     "account_alias", "oauth_grant", "pool", "pool_member", "issued_key", "issued_key_usage", "stopped_key",
     "audit", "finding", "listed", "listed_block", "daily_count",
+    "notice", "notice_to_send", "notice_message", "notice_memory",
 )  # fmt: skip
 
 

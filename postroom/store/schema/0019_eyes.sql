@@ -52,6 +52,41 @@ CREATE TABLE daily_count (
 
 -- == notices: what the admins were told
 
+CREATE TABLE notice (                                   -- what is wrong, or happened and is not told yet
+    kind        TEXT NOT NULL,
+    subject     TEXT NOT NULL,                          -- which of its kind: an account's id, a folder; '' where there is one
+    first_at    BIGINT NOT NULL,
+    noticed_at  BIGINT NOT NULL,
+    last_at     BIGINT NOT NULL,
+    count       BIGINT NOT NULL,
+    told_at     BIGINT,
+    ended_at    BIGINT,                                 -- it is over, and that is not told yet
+    notice_id   TEXT,                                   -- of the notice that told of it
+    detail      TEXT NOT NULL,                          -- JSON: name, cause, examples
+    PRIMARY KEY (kind, subject)
+);
+
+CREATE TABLE notice_to_send (                           -- decided, and not yet taken by each way
+    notice_id   TEXT PRIMARY KEY,
+    notice      TEXT NOT NULL,                          -- JSON
+    ways        TEXT NOT NULL                           -- JSON list: the ways that have not taken it
+);
+
+CREATE TABLE notice_message (                           -- notices that are messages, until these have ended
+    request_id  TEXT PRIMARY KEY
+);
+
+CREATE TABLE notice_memory (                            -- one row: who sends, and what was looked at last
+    one         SMALLINT PRIMARY KEY CHECK (one = 1),
+    holder      TEXT NOT NULL,                          -- the process that sends
+    beat        BIGINT NOT NULL,                        -- raised by it again and again, as long as it lives
+    memory      TEXT NOT NULL                           -- JSON: when each kind was told, how many messages had failed
+);
+
+CREATE INDEX job_failed_at ON job (finished_at) WHERE state = 'failed';
+
+ALTER TABLE worker ADD COLUMN crashed SMALLINT;         -- 1: it did not sign off
+
 -- == traces
 
 ALTER TABLE message ADD COLUMN traceparent TEXT;        -- W3C Trace Context, of the request that it was accepted with

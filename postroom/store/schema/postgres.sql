@@ -288,6 +288,7 @@ CREATE TABLE job (
 CREATE INDEX job_due ON public.job USING btree (lane, due_at, id) WHERE ((state = 'queued'::text) AND (held = 0) AND (kind = 'delivery'::text));
 CREATE INDEX job_due_other ON public.job USING btree (kind, lane, due_at) WHERE ((state = 'queued'::text) AND (held = 0) AND (kind <> 'delivery'::text));
 CREATE INDEX job_failed ON public.job USING btree (lane, id) WHERE (state = 'failed'::text);
+CREATE INDEX job_failed_at ON public.job USING btree (finished_at) WHERE (state = 'failed'::text);
 CREATE INDEX job_finished ON public.job USING btree (finished_at, id) WHERE (finished_at IS NOT NULL);
 CREATE INDEX job_held ON public.job USING btree (message_id, lane) WHERE (held = 1);
 CREATE INDEX job_owner ON public.job USING btree (claimed_by) WHERE (state = 'claimed'::text);
@@ -354,6 +355,41 @@ CREATE TABLE message (
 );
 CREATE INDEX message_account ON public.message USING btree (account_id, id);
 CREATE INDEX message_test ON public.message USING btree (id) WHERE (test = 1);
+
+CREATE TABLE notice (
+    kind text NOT NULL,
+    subject text NOT NULL,
+    first_at bigint NOT NULL,
+    noticed_at bigint NOT NULL,
+    last_at bigint NOT NULL,
+    count bigint NOT NULL,
+    told_at bigint,
+    ended_at bigint,
+    notice_id text,
+    detail text NOT NULL,
+    CONSTRAINT notice_pkey PRIMARY KEY (kind, subject)
+);
+
+CREATE TABLE notice_memory (
+    one smallint NOT NULL,
+    holder text NOT NULL,
+    beat bigint NOT NULL,
+    memory text NOT NULL,
+    CONSTRAINT notice_memory_pkey PRIMARY KEY (one),
+    CONSTRAINT notice_memory_one_check CHECK ((one = 1))
+);
+
+CREATE TABLE notice_message (
+    request_id text NOT NULL,
+    CONSTRAINT notice_message_pkey PRIMARY KEY (request_id)
+);
+
+CREATE TABLE notice_to_send (
+    notice_id text NOT NULL,
+    notice text NOT NULL,
+    ways text NOT NULL,
+    CONSTRAINT notice_to_send_pkey PRIMARY KEY (notice_id)
+);
 
 CREATE TABLE oauth_grant (
     account_id bigint NOT NULL,
@@ -454,6 +490,7 @@ CREATE TABLE worker (
     started_at bigint NOT NULL,
     lease_until bigint NOT NULL,
     gone_at bigint,
+    crashed smallint,
     CONSTRAINT worker_pkey PRIMARY KEY (id)
 );
 

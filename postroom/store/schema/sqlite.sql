@@ -226,6 +226,8 @@ CREATE INDEX job_due_other ON job (kind, lane, due_at) WHERE state = 'queued' AN
 
 CREATE INDEX job_failed ON job (lane, id) WHERE state = 'failed';
 
+CREATE INDEX job_failed_at ON job (finished_at) WHERE state = 'failed';
+
 CREATE INDEX job_finished ON job (finished_at, id) WHERE finished_at IS NOT NULL;
 
 CREATE INDEX job_held ON job (message_id, lane) WHERE held = 1;
@@ -289,6 +291,37 @@ CREATE TABLE message (
 CREATE INDEX message_account ON message (account_id);
 
 CREATE INDEX message_test ON message (id) WHERE test = 1;
+
+CREATE TABLE notice (                                   -- what is wrong, or happened and is not told yet
+    kind        TEXT NOT NULL,
+    subject     TEXT NOT NULL,                          -- which of its kind: an account's id, a folder; '' where there is one
+    first_at    BIGINT NOT NULL,
+    noticed_at  BIGINT NOT NULL,
+    last_at     BIGINT NOT NULL,
+    count       BIGINT NOT NULL,
+    told_at     BIGINT,
+    ended_at    BIGINT,                                 -- it is over, and that is not told yet
+    notice_id   TEXT,                                   -- of the notice that told of it
+    detail      TEXT NOT NULL,                          -- JSON: name, cause, examples
+    PRIMARY KEY (kind, subject)
+);
+
+CREATE TABLE notice_memory (                            -- one row: who sends, and what was looked at last
+    one         SMALLINT PRIMARY KEY CHECK (one = 1),
+    holder      TEXT NOT NULL,                          -- the process that sends
+    beat        BIGINT NOT NULL,                        -- raised by it again and again, as long as it lives
+    memory      TEXT NOT NULL                           -- JSON: when each kind was told, how many messages had failed
+);
+
+CREATE TABLE notice_message (                           -- notices that are messages, until these have ended
+    request_id  TEXT PRIMARY KEY
+);
+
+CREATE TABLE notice_to_send (                           -- decided, and not yet taken by each way
+    notice_id   TEXT PRIMARY KEY,
+    notice      TEXT NOT NULL,                          -- JSON
+    ways        TEXT NOT NULL                           -- JSON list: the ways that have not taken it
+);
 
 CREATE TABLE oauth_grant (
     account_id     BIGINT PRIMARY KEY REFERENCES account (id),
@@ -370,4 +403,4 @@ CREATE TABLE worker (
     started_at  INTEGER NOT NULL,
     lease_until INTEGER NOT NULL,
     gone_at     INTEGER
-);
+, crashed SMALLINT);

@@ -11,5 +11,5 @@ WHERE gone_at IS NOT NULL AND (EXISTS (SELECT 1 FROM job WHERE job.claimed_by = 
 ORDER BY id;
 
 -- name: reap_worker!
-UPDATE worker SET gone_at = :now
+UPDATE worker SET gone_at = :now, crashed = :crashed
 WHERE id = :worker_id AND gone_at IS NULL AND lease_until = coalesce(:lease, lease_until);
