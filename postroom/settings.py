@@ -30,6 +30,9 @@ from postroom.core.limiter_url import parse_limiter_url
 from postroom.core.log_options import OPTIONS, LogAddresses, LogFormat, LogOptions
 from postroom.core.log_ship import LogShip, parse_log_ship
 from postroom.core.message import InDoubtPolicy
+from postroom.core.notices.kinds import Kind, parse_kinds
+from postroom.core.notices.quiet import QuietHours, parse_quiet_hours
+from postroom.core.notices.ways import Way, parse_ways
 from postroom.core.setting_values import (
     LARGEST_FILE,
     parse_admin_token,
@@ -104,30 +107,8 @@ _SECRETS: Final = (
     "log_ship",
     "log_ship_key",
     "dd_api_key",
+    "notify",
 )  # settings that a file may hold: NAME_FILE names it
-_PATHS: Final = frozenset(
-    {
-        "POSTROOM_ACCOUNTS_CSV",
-        "POSTROOM_EMAIL_LOG",
-        "POSTROOM_SMTP_CA_FILE",
-        *(
-            f"{name}_FILE"
-            for name in (
-                "POSTROOM_SECRET_KEY",
-                "POSTROOM_ADMIN_TOKEN",
-                "POSTROOM_GOOGLE_CLIENT_SECRET",
-                "POSTROOM_MICROSOFT_CLIENT_SECRET",
-                "POSTROOM_OAUTH_CLIENT_SECRET",
-                "POSTROOM_LOG_SHIP",
-                "POSTROOM_LOG_SHIP_KEY",
-                "DD_API_KEY",
-                "DATABASE_URL",
-                "RATELIMIT_STORAGE_URI",
-                "REDIS_URL",
-            )
-        ),
-    }
-)
 _STANDARD_OUTPUT: Final = ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 EMAIL_LOG_IN_THE_WAY: Final = (
     "must not be standard output while POSTROOM_LOG_FORMAT is another than text: each line there is one JSON document; "
@@ -157,6 +138,11 @@ def _environment(dot_env: Path = _DOT_ENV) -> dict[str, str]:
 def _file_variables() -> dict[str, str]:
     """Return the variables that name a file, as orchestrators mount secrets, and the variable whose value it holds."""
     return {f"{name}_FILE": name for setting in _SECRETS for name in variables(setting)}
+
+
+_PATHS: Final = frozenset(
+    {"POSTROOM_ACCOUNTS_CSV", "POSTROOM_EMAIL_LOG", "POSTROOM_SMTP_CA_FILE", *_file_variables()}
+)  # settings that name a file, whose name may be other than text
 
 
 def secret_files() -> dict[str, Path]:
@@ -292,6 +278,18 @@ class Settings(BaseModel):
     oauth_device_url: Annotated[str | None, _from_text(parse_oauth_url)] = None
     oauth_userinfo_url: Annotated[str | None, _from_text(parse_oauth_url)] = None
     oauth_scope: Annotated[str | None, _from_text(parse_visible)] = None
+    notify: Annotated[tuple[Way, ...] | None, _from_text(parse_ways), Field(repr=False)] = None
+    notify_kinds: Annotated[frozenset[Kind], _from_text(parse_kinds)] = frozenset(Kind)
+    notify_quiet: Annotated[QuietHours | None, _from_text(parse_quiet_hours)] = None
+    notify_window: Annotated[int, _from_text(parse_duration)] = parse_duration("15m")
+    notify_gather: Annotated[int, _from_text(parse_duration)] = parse_duration("10s")
+    notify_failed: Annotated[int, _from_text(whole_between(1, 1_000_000))] = 1
+    notify_stuck: Annotated[int, _from_text(parse_duration)] = parse_duration("60s")
+    notify_limit: Annotated[int, _from_text(whole_between(1, 100))] = 80
+    notify_deaths: Annotated[int, _from_text(whole_between(1, 1000))] = 3
+    notify_away: Annotated[int, _from_text(parse_duration)] = parse_duration("30s")
+    notify_disk: Annotated[int | None, _from_text(whole_between(0, 1 << 50))] = None
+    notify_share: Annotated[int, _from_text(whole_between(1, 100))] = 20
     drain: Annotated[int, _from_text(parse_drain)] = parse_duration("500ms")
     web_concurrency: Annotated[int, _from_text(whole_between(1, 1024))] = 1
     metrics_port: Annotated[int | None, _from_text(parse_port)] = None

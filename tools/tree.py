@@ -20,6 +20,7 @@ imports only from those below it, checked by import-linter in `make check` (`[to
 """
 _ORDER = (
     "cli",
+    "notices",
     "runtime",
     "web",
     "worker",

@@ -25,6 +25,7 @@ from postroom.cli.keys import keys
 from postroom.cli.listing import list_messages
 from postroom.cli.log import log
 from postroom.cli.messages import cancel, release, status
+from postroom.cli.notify import notify
 from postroom.cli.pools import pools
 from postroom.cli.probes import check, healthy
 from postroom.cli.secrets import secret, secrets
@@ -119,6 +120,7 @@ for _command in (
         keys,
         pools,
         audit,
+        notify,
         secrets,
         secret,
         inbox,

@@ -41,6 +41,7 @@ def serve(host: str | None, port: str | None) -> None:
 
     ignore_stray_signals()
     os.environ.update({name: value for name, value in (("HOST", host), ("PORT", port)) if value})
+    _check_notices()
     service = installation.open_service(migrate=True, as_service=True)
     listen.check(service.settings)
     key = accounts_file.write_demo_accounts(service)
@@ -60,6 +61,17 @@ def serve(host: str | None, port: str | None) -> None:
         raise ConfigError(
             "PYTHON", f"cannot run {sys.executable}: {error.strerror}; install it anew"
         ) from error
+
+
+def _check_notices() -> None:
+    """Raise ConfigError for a way to the admins that cannot be used. Apprise goes with this process's image."""
+    from postroom.settings import load_settings
+
+    settings = load_settings()
+    if settings.notify:
+        from postroom.notices.process import check_ways
+
+        check_ways(settings)
 
 
 def _program() -> str:

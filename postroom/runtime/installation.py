@@ -21,6 +21,7 @@ from postroom.providers import unnamed_server, unusual_port
 from postroom.runtime import own_files, secret_key
 from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
+from postroom.runtime.supervisor import NOTIFIER
 from postroom.settings import (
     EMAIL_LOG_IN_THE_WAY,
     INBOX,
@@ -258,6 +259,10 @@ def uses_inbox(service: Service) -> bool:
 
 
 def child_commands(service: Service) -> list[str]:
-    """Return the modules that `serve` has to run, with their arguments: the inbox only where an account uses it."""
+    """Return the modules that `serve` has to run, with their arguments.
+
+    The inbox only where an account uses it, and the process that tells the admins only where there is a way to them.
+    """
     capture = ["postroom.inbox.server"] if uses_inbox(service) else []
-    return ["postroom web", "postroom worker", *capture]
+    notices = [" ".join(NOTIFIER)] if service.settings.notify else []
+    return ["postroom web", "postroom worker", *notices, *capture]

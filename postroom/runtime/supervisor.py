@@ -24,6 +24,7 @@ log = logging.getLogger("postroom.runtime.supervisor")
 
 DRAIN = "--drain="  # in seconds
 LOG = "--log="  # LogOptions, which it hands to its children too
+NOTIFIER = ("postroom", "notify", "run")
 _GRACE_S = 20.0
 _WORKER_GRACE_S = 700.0  # a server may take ten minutes to answer a final dot (RFC 5321 §4.5.3.2.6)
 _PAUSE_S = 0.1
@@ -123,6 +124,11 @@ class _Child:
     @property
     def is_inbox(self) -> bool:
         return self.command[-1].endswith("inbox")
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the service ends where it does not stay up: the inbox, for trying things out, and notices do not count."""
+        return not self.is_inbox and tuple(self.command) != NOTIFIER
 
     @property
     def name(self) -> str:
@@ -260,7 +266,7 @@ class Supervisor:
                     self._still_after_s,
                 )
                 child.kill(pid)
-        needed = [child for child in self._children if not child.is_inbox]
+        needed = [child for child in self._children if child.is_needed]
         if not self._is_ready and all(child.was_ready for child in needed):
             self._is_ready = True
             notify("READY=1")
@@ -317,7 +323,7 @@ class Supervisor:
     def _note_death(self, child: _Child, status: int) -> None:
         if self._times_told:
             return
-        if not child.is_inbox and (ends_with := self._ends_service(child, status)) is not None:
+        if child.is_needed and (ends_with := self._ends_service(child, status)) is not None:
             self._exit, self._is_over = ends_with, True
             return
         now = time.monotonic()
@@ -334,10 +340,7 @@ class Supervisor:
         )
 
     def _ends_service(self, child: _Child, status: int) -> int | None:
-        """Return the status that the service ends with because of this death; None where the child is started again.
-
-        The inbox does not count: it is for trying things out, and the service goes on without it.
-        """
+        """Return the status that the service ends with because of this death; None where the child is started again."""
         if status == _EX_CONFIG:
             return _EX_CONFIG
         if child.note_false_start(status):

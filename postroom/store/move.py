@@ -83,7 +83,6 @@ _TABLES = {
     "listed": ("kind", "value", "message_id"),
     "listed_block": ("block",),
     "daily_count": ("day", "account_id", "measure", "step"),
-    "daily_count": ("account_id", "day", "measure", "step"),
     "notice": ("kind", "subject"),
     "notice_to_send": ("notice_id",),
     "notice_message": ("request_id",),

@@ -48,8 +48,8 @@ from postroom.store.recovery import Recovery
 from postroom.store.retention import Pruning
 from postroom.store.server_words import ServerWords
 from postroom.store.settings import StoredSettings
-from postroom.store.symptoms import Symptoms
 from postroom.store.statistics import Statistics
+from postroom.store.symptoms import Symptoms
 from postroom.store.totals import Totals
 from postroom.store.usage import Usage
 from postroom.store.watermarks import Watermarks

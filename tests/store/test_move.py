@@ -90,7 +90,6 @@ _KEYS_AND_POOLS = (
     "INSERT INTO listed VALUES (1, -7, 1)",
     "INSERT INTO listed_block VALUES (0, 7, 8)",
     "INSERT INTO daily_count VALUES (7, 1, 'sent', 0, 3)",
-    "INSERT INTO daily_count VALUES (1, 7, 'sent', 0, 3)",
     "INSERT INTO notice VALUES ('paused', '1', 7, 8, 9, 1, 9, NULL, 'n', '{}')",
     "INSERT INTO notice_to_send VALUES ('n', '{}', '[]')",
     "INSERT INTO notice_message VALUES ('r')",

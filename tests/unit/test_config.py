@@ -22,6 +22,9 @@ from postroom.core.errors import ConfigError
 from postroom.core.log_options import LogAddresses, LogFormat
 from postroom.core.log_ship import Destination, LogShip
 from postroom.core.message import InDoubtPolicy
+from postroom.core.notices.kinds import Kind
+from postroom.core.notices.quiet import QuietHours
+from postroom.core.notices.ways import Way
 from postroom.core.setting_values import parse_duration, parse_host, split_keys
 from postroom.settings import (
     RateLimitFallback,
@@ -117,6 +120,32 @@ GOOD = [
     ("POSTROOM_OAUTH_DEVICE_URL", "https://a.example/d", "oauth_device_url", "https://a.example/d"),
     ("POSTROOM_OAUTH_USERINFO_URL", "https://a.example/u", "oauth_userinfo_url", "https://a.example/u"),
     ("POSTROOM_OAUTH_SCOPE", "mail offline_access", "oauth_scope", "mail offline_access"),
+    (
+        "POSTROOM_NOTIFY",
+        f"json://{CANARY}@h/x?a=b,c, mailto:ops@example.org?account=Ann@example.com",
+        "notify",
+        (
+            Way("1 (json)", "json", Secret(f"json://{CANARY}@h/x?a=b,c")),
+            Way(
+                "2 (mailto)",
+                "mailto",
+                Secret("mailto:ops@example.org?account=Ann@example.com"),
+                "ops@example.org",
+                "ann@example.com",
+            ),
+        ),
+    ),
+    ("POSTROOM_NOTIFY_KINDS", "Paused, disk", "notify_kinds", frozenset({Kind.PAUSED, Kind.DISK})),
+    ("POSTROOM_NOTIFY_QUIET", "22:00-07:30", "notify_quiet", QuietHours(22 * 60, 7 * 60 + 30)),
+    ("POSTROOM_NOTIFY_WINDOW", "1h", "notify_window", 3600 * SECOND),
+    ("POSTROOM_NOTIFY_GATHER", "200ms", "notify_gather", 200_000),
+    ("POSTROOM_NOTIFY_FAILED", "10", "notify_failed", 10),
+    ("POSTROOM_NOTIFY_STUCK", "5m", "notify_stuck", 300 * SECOND),
+    ("POSTROOM_NOTIFY_LIMIT", "95", "notify_limit", 95),
+    ("POSTROOM_NOTIFY_DEATHS", "1", "notify_deaths", 1),
+    ("POSTROOM_NOTIFY_AWAY", "2m", "notify_away", 120 * SECOND),
+    ("POSTROOM_NOTIFY_DISK", "0", "notify_disk", 0),
+    ("POSTROOM_NOTIFY_SHARE", "5", "notify_share", 5),
     ("WEB_CONCURRENCY", "4", "web_concurrency", 4),
     ("POSTROOM_METRICS_PORT", "9100", "metrics_port", 9100),
     ("POSTROOM_METRICS_HOST", "0.0.0.0", "metrics_host", "0.0.0.0"),
@@ -254,6 +283,24 @@ BAD = [
     ("POSTROOM_RETRY_SCHEDULE", "30s,-2m"),
     ("POSTROOM_RETRY_SCHEDULE", "soon"),
     ("POSTROOM_IN_DOUBT", "shrug"),
+    ("POSTROOM_NOTIFY", CANARY),
+    ("POSTROOM_NOTIFY", f"slack://{CANARY}, {CANARY}"),
+    ("POSTROOM_NOTIFY", f"mailto://u:{CANARY}@example.com"),
+    ("POSTROOM_NOTIFY", "mailto:ops@example.org"),
+    ("POSTROOM_NOTIFY", "mailto:ops@example.org?account="),
+    ("POSTROOM_NOTIFY", f"mailto:{CANARY}?account=ann@example.com"),
+    ("POSTROOM_NOTIFY", f"mailto:ops@example.org?account=ann@example.com&{CANARY}=1"),
+    ("POSTROOM_NOTIFY", " ".join(["json://h"] * 21)),
+    ("POSTROOM_NOTIFY_KINDS", "failed,mishap"),
+    ("POSTROOM_NOTIFY_KINDS", ","),
+    ("POSTROOM_NOTIFY_QUIET", "22-7"),
+    ("POSTROOM_NOTIFY_QUIET", "22:00-24:00"),
+    ("POSTROOM_NOTIFY_QUIET", "22:00-22:00"),
+    ("POSTROOM_NOTIFY_WINDOW", "0s"),
+    ("POSTROOM_NOTIFY_GATHER", "10"),
+    ("POSTROOM_NOTIFY_FAILED", "0"),
+    ("POSTROOM_NOTIFY_LIMIT", "101"),
+    ("POSTROOM_NOTIFY_SHARE", "0"),
     ("POSTROOM_SECRET_KEY", "short-canary"),
     ("POSTROOM_SECRET_KEY", f"{CANARY},short"),
     ("WEB_CONCURRENCY", "0"),

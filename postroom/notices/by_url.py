@@ -1,0 +1,131 @@
+"""Sends a notice by a URL, through Apprise, which is imported when the first one is sent: that takes most of a second."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from postroom.core.clock import rfc3339
+from postroom.core.errors import ConfigError
+from postroom.core.notices.values import Event, Notice
+from postroom.core.notices.ways import Way
+from postroom.core.text import printable, shortened
+from postroom.notices.answer import Answer
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+
+_VARIABLE: Final = "POSTROOM_NOTIFY"
+_PARTS: Final = re.compile(r"[/:@?&=,;+#\s]+")
+_SHORTEST_SECRET: Final = 5
+_LONGEST: Final = 300
+_importing: Final = threading.Lock()
+
+
+def check_url(way: Way) -> None:
+    """Raise ConfigError for a URL that Apprise does not take. Nothing of it is repeated but its scheme."""
+    if way.scheme not in _schemes():
+        raise ConfigError(
+            _VARIABLE, f"the URL {way.name} names a service that Apprise does not know; correct its scheme"
+        )
+    if _service_of(way) is None:
+        raise ConfigError(
+            _VARIABLE,
+            f"the URL {way.name} cannot be used: a part of it is missing or wrong; "
+            f"see https://appriseit.com/services/ for how to write {way.scheme}://",
+        )
+
+
+def send_by_url(way: Way, notice: Notice) -> Answer:
+    """Send a notice; return what was answered. Blocks for as long as the other side does, up to Apprise's own deadlines."""
+    _schemes()
+    import apprise
+
+    service = _service_of(way)
+    if service is None:
+        return Answer(False, "Apprise cannot use this URL")
+    _add_fields(service, notice)
+    all_services = apprise.Apprise(asset=service.asset)
+    all_services.add(service)
+    kind = {
+        Event.ALERT: apprise.NotifyType.FAILURE if notice.urgent else apprise.NotifyType.WARNING,
+        Event.RECOVERY: apprise.NotifyType.SUCCESS,
+        Event.TEST: apprise.NotifyType.INFO,
+    }[notice.event]
+    with _Listening() as heard:
+        taken = all_services.notify(
+            body=notice.text, title=notice.title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
+        )
+    if taken:
+        return Answer(True, "taken")
+    return Answer(False, _without_secrets(" ".join(heard.said) or "refused, without a word", way))
+
+
+def _schemes() -> frozenset[str]:
+    """Import Apprise with all of its services, by one thread at a time; return the schemes that it knows."""
+    with _importing, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one of its imports is deprecated
+        from apprise.manager_plugins import NotificationManager
+
+        known: Iterable[str] = NotificationManager().schemas()  # type: ignore[no-untyped-call]
+        return frozenset(known)
+
+
+def _service_of(way: Way) -> NotifyBase | None:
+    """Return Apprise's service of a URL; None where it takes no such URL."""
+    import apprise
+
+    asset = apprise.AppriseAsset(app_id="Postroom", storage_mode=apprise.PersistentStoreMode.MEMORY)
+    with _Listening():
+        found = apprise.Apprise.instantiate(way.url.reveal(), asset=asset, suppress_exceptions=True)
+    return found if isinstance(found, apprise.NotifyBase) else None
+
+
+def _add_fields(service: NotifyBase, notice: Notice) -> None:
+    """Give the fields of a notice to services that take fields: json://, xml://, form://."""
+    extras = getattr(service, "payload_extras", None)
+    if isinstance(extras, dict):
+        kind = notice.kind.value if notice.kind else "test"
+        extras |= {
+            "notice_id": notice.id,
+            "kind": kind,
+            "event": notice.event.value,
+            "count": str(notice.count),
+            "since": rfc3339(notice.since),
+        }
+
+
+class _Listening(logging.Handler):
+    """Hears what Apprise logs in this thread; none of it reaches the service's log, for it may hold a URL."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+        self._thread = threading.get_ident()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self.said.append(record.getMessage())
+
+    def __enter__(self) -> _Listening:
+        logger = logging.getLogger("apprise")
+        logger.propagate = False
+        logger.setLevel(logging.WARNING)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("apprise").removeHandler(self)
+
+
+def _without_secrets(words: str, way: Way) -> str:
+    """Strike every part of the URL: which of them is a secret differs from service to service."""
+    rest = way.url.reveal().partition(":")[2]
+    for part in sorted(_PARTS.split(rest), key=len, reverse=True):
+        if len(part) >= _SHORTEST_SECRET:
+            words = words.replace(part, "…")
+    return printable(shortened(words, _LONGEST))
