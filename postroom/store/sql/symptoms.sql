@@ -6,11 +6,16 @@ SELECT id, email, state, state_reason, state_since, resume_at FROM account
 WHERE state <> 'active' AND coalesce(paused_by, 'breaker') <> 'person' AND deleted_at IS NULL ORDER BY id LIMIT :most;
 
 -- name: accounts_with_old_jobs
--- Of the accounts that may send now, and not at a pace whose time has not come.
+-- Of the accounts that may send now, and not at a pace whose time has not come: in the queue, or with a worker.
+WITH claimed AS (SELECT lane, min(due_at) AS due_at FROM job WHERE state = 'claimed' AND kind = 'delivery' GROUP BY lane)
 SELECT id, email, due_at, ended FROM (
     SELECT account.id, account.email,
-           (SELECT min(job.due_at) FROM job
-            WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0) AS due_at,
+           (SELECT min(waiting.due_at) FROM (
+                SELECT min(job.due_at) AS due_at FROM job
+                WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0
+                UNION ALL
+                SELECT claimed.due_at FROM claimed WHERE claimed.lane = account.id
+            ) AS waiting) AS due_at,
            (SELECT CAST(coalesce(sum(jobs), 0) AS BIGINT) FROM job_count
             WHERE job_count.account_id = account.id AND job_count.state <> 'accepted') AS ended
     FROM account
