@@ -6,7 +6,9 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
 
 from postroom.core.clock import rfc3339
@@ -24,6 +26,7 @@ _PARTS: Final = re.compile(r"[/:@?&=,;+#\s]+")
 _SHORTEST_SECRET: Final = 5
 _LONGEST: Final = 300
 _importing: Final = threading.Lock()
+_heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)  # Apprise hands it on to its threads
 
 
 def check_url(way: Way) -> None:
@@ -56,13 +59,13 @@ def send_by_url(way: Way, notice: Notice) -> Answer:
         Event.RECOVERY: apprise.NotifyType.SUCCESS,
         Event.TEST: apprise.NotifyType.INFO,
     }[notice.event]
-    with _Listening() as heard:
+    with _listening() as said:
         taken = all_services.notify(
             body=notice.text, title=notice.title, notify_type=kind, body_format=apprise.NotifyFormat.TEXT
         )
     if taken:
         return Answer(True, "taken")
-    return Answer(False, _without_secrets(" ".join(heard.said) or "refused, without a word", way))
+    return Answer(False, _without_secrets(" ".join(said) or "refused, without a word", way))
 
 
 def _schemes() -> frozenset[str]:
@@ -80,7 +83,7 @@ def _service_of(way: Way) -> NotifyBase | None:
     import apprise
 
     asset = apprise.AppriseAsset(app_id="Postroom", storage_mode=apprise.PersistentStoreMode.MEMORY)
-    with _Listening():
+    with _listening():
         found = apprise.Apprise.instantiate(way.url.reveal(), asset=asset, suppress_exceptions=True)
     return found if isinstance(found, apprise.NotifyBase) else None
 
@@ -99,27 +102,30 @@ def _add_fields(service: NotifyBase, notice: Notice) -> None:
         }
 
 
-class _Listening(logging.Handler):
-    """Hears what Apprise logs in this thread; none of it reaches the service's log, for it may hold a URL."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: list[str] = []
-        self._thread = threading.get_ident()
+class _Listener(logging.Handler):
+    """Hears what Apprise logs for a notice, in whichever of its threads; none of it reaches the service's log."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self._thread:
-            self.said.append(record.getMessage())
+        heard = _heard.get()
+        if heard is not None:
+            heard.append(record.getMessage())
 
-    def __enter__(self) -> _Listening:
-        logger = logging.getLogger("apprise")
-        logger.propagate = False
-        logger.setLevel(logging.WARNING)
-        logger.addHandler(self)
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("apprise").removeHandler(self)
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Return what Apprise says meanwhile, of what is done here. Warnings alone: with less, it logs URLs."""
+    logger = logging.getLogger("apprise")
+    with _importing:
+        if not any(isinstance(each, _Listener) for each in logger.handlers):
+            logger.propagate = False
+            logger.setLevel(logging.WARNING)
+            logger.addHandler(_Listener())
+    said: list[str] = []
+    token = _heard.set(said)
+    try:
+        yield said
+    finally:
+        _heard.reset(token)
 
 
 def _without_secrets(words: str, way: Way) -> str:
