@@ -12,6 +12,7 @@ import pytest
 
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation, account_rows, kill
+from tests.servers.postgres import Postgres
 from tests.servers.receiver import Receiver
 from tests.servers.scripted import Hang
 from tests.servers.sink import Sink
@@ -95,10 +96,12 @@ def test_a_server_that_says_nothing_is_told(tmp_path: Path, scripted: StartScrip
         assert [each["event"] for each in receiver.documents("stuck")] == ["alert", "recovery"]
 
 
-def test_a_thousand_failures_are_one_notice(tmp_path: Path, scripted: StartScripted) -> None:
+def test_many_failures_are_one_notice(
+    tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
+) -> None:
     server = scripted()
     rows = [HEADER, f"{KEY},me@postroom.example,,127.0.0.1,{server.port},none"]
-    slow = {"POSTROOM_NOTIFY_GATHER": "2s", "POSTROOM_NOTIFY_KINDS": "failed"}
+    slow = {"POSTROOM_NOTIFY_GATHER": "2s", "POSTROOM_NOTIFY_KINDS": "failed", **database_settings}
     with Receiver() as receiver, installation(tmp_path, rows, receiver.url, **slow) as service:
         service.wait_for(service.send())
         server.on("RCPT", reply="550 5.1.1 No such user", times=None)
@@ -275,6 +278,20 @@ def test_a_url_that_cannot_be_used_ends_the_start_and_is_not_repeated(
         assert ended.returncode == 78, ended
         assert said in ended.stderr
         assert "canary" not in ended.stdout + ended.stderr
+
+
+def test_that_the_database_is_away_is_told_from_memory(tmp_path: Path) -> None:
+    with Postgres() as server, Sink() as sink, Receiver() as receiver:
+        url = server.url(server.create_database())
+        with installation(tmp_path, account_rows(sink.port), receiver.url, DATABASE_URL=url) as service:
+            sent = "SELECT beat FROM notice_memory"
+            eventually(lambda: service.query(sent), message="the first look")
+            server.stop(signal.SIGQUIT)
+            told = receiver.wait_for("database", "alert")
+            assert (told["title"], told["type"]) == ("Postroom: the database cannot be used", "failure")
+            server.start()
+            receiver.wait_for("database", "recovery")
+            assert [each["event"] for each in receiver.documents("database")] == ["alert", "recovery"]
 
 
 def test_without_a_way_there_is_no_process_for_it(tmp_path: Path) -> None:
