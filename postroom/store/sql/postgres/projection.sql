@@ -21,8 +21,10 @@ FROM json_array_elements_text(CAST(:messages AS json)) AS given JOIN event ON ev
 WHERE event.kind = 'deferred' AND event.id <= :until;
 
 -- name: noted_with
-SELECT listed.message_id FROM json_array_elements_text(CAST(:messages AS json)) AS given
-     JOIN listed ON listed.kind = :kind AND listed.value = :value AND listed.message_id = CAST(given.value AS bigint);
+-- An array, so that each is looked up, however many notes of this kind there are.
+SELECT message_id FROM listed
+WHERE kind = :kind AND value = :value
+  AND message_id = ANY (ARRAY(SELECT CAST(given.value AS bigint) FROM json_array_elements_text(CAST(:messages AS json)) AS given));
 
 -- name: add_notes!
 INSERT INTO listed (kind, value, message_id)
