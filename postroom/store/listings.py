@@ -197,35 +197,40 @@ class Listings(Noun):
             accounts = (None,) if wanted.accounts is None else wanted.accounts
             return self._noted(wanted, before, [note_of_status(word, each) for each in accounts])
         if wanted.accounts is not None:
-            return self._waiting_of(wanted.accounts, before)
+            waiting = self._waiting_of(wanted.accounts)
+            if waiting is not None:
+                return [_ordered([*waiting, *self._captures()], before)]
         if word is StatusWord.QUEUED:
             return self._waiting(wanted, before)
         sources = self._noted(wanted, before, [note_of_status(word)])
-        if word is StatusWord.DEFERRED:  # so is what waits for an account that is paused
-            paused = self._tx.column(int, "paused_accounts", most=_MOST_PAUSED + 1)
-            if len(paused) > _MOST_PAUSED:
-                return self._all(wanted)
-            sources += self._waiting_of(paused, before, captures=False)
-        return sources
+        return [*sources, *self._paused(wanted, before)] if word is StatusWord.DEFERRED else sources
 
     def _waiting(self, wanted: Filter, before: int) -> list[_Fetch | list[int]]:
         """Return what waits; all messages where that is much: the newest of them wait then."""
-        waiting = self._tx.column(int, "waiting_deliveries", most=_MOST_WAITING + 1)
-        if len(waiting) > _MOST_WAITING:
-            return self._all(wanted)
-        return [_ordered(waiting + self._captures(), before)]
+        if wanted.accounts is None:
+            waiting = self._tx.column(int, "waiting_deliveries", most=_MOST_WAITING + 1)
+            if len(waiting) <= _MOST_WAITING:
+                return [_ordered(waiting + self._captures(), before)]
+        return self._all(wanted)
 
-    def _waiting_of(
-        self, accounts: Sequence[int], before: int, *, captures: bool = True
-    ) -> list[_Fetch | list[int]]:
-        sources: list[_Fetch | list[int]] = [_ordered(self._captures(), before)] if captures else []
+    def _paused(self, wanted: Filter, before: int) -> list[_Fetch | list[int]]:
+        """Return what waits for accounts that are paused, which is deferred."""
+        paused = self._tx.column(int, "paused_accounts", most=NEWEST)
+        if wanted.accounts is not None:
+            paused = [account_id for account_id in wanted.accounts if account_id in paused]
+        if len(paused) > _MOST_PAUSED:
+            return self._all(wanted)
+        waiting = self._waiting_of(paused)
+        return [self._of_account(each) for each in paused] if waiting is None else [_ordered(waiting, before)]
+
+    def _waiting_of(self, accounts: Sequence[int]) -> list[int] | None:
+        """Return what waits for accounts; None: too much to be put in order."""
+        waiting: list[int] = []
         for account_id in accounts:
-            waiting = self._tx.column(int, "waiting_of", account_id=account_id, most=_MOST_WAITING + 1)
+            waiting += self._tx.column(int, "waiting_of", account_id=account_id, most=_MOST_WAITING + 1)
             if len(waiting) > _MOST_WAITING:
-                sources.append(self._of_account(account_id))
-            else:
-                sources.append(_ordered(waiting, before))
-        return sources
+                return None
+        return waiting
 
     def _captures(self) -> list[int]:
         """Return the messages of test keys that wait, which they do for a moment."""

@@ -263,6 +263,16 @@ def test_much_that_waits_is_looked_at_from_the_newest(post: Post, monkeypatch: p
     assert found(post, status=StatusWord.QUEUED) == ids
     assert found(post, status=StatusWord.QUEUED, accounts=(post.anna,)) == ids
     assert found(post, status=StatusWord.DEFERRED) == []
+    post.finish(post.claim(most=1)[0], DEFERRED)
+    for accounts in (None, (post.anna,)):
+        assert found(post, status=StatusWord.DEFERRED, accounts=accounts) == ids[-1:]
+    post.database.rows(
+        "UPDATE account SET state = 'paused', state_reason = 'wrong password', state_since = 1 WHERE id = ?",
+        post.anna,
+    )
+    for accounts in (None, (post.anna,)):
+        assert found(post, status=StatusWord.DEFERRED, accounts=accounts) == ids
+        assert found(post, status=StatusWord.QUEUED, accounts=accounts) == []
 
 
 # --- what is noted
