@@ -206,5 +206,5 @@ def test_commands_keep_standard_output_for_data(start: Callable[..., Installatio
         request_id = service.send(key=KEY)
         service.wait_for(request_id)
         listed = service.command("status", request_id, "--json")
-        assert json.loads(listed)["request_id"] == request_id
+        assert json.loads(listed)["id"] == request_id
         assert service.stop(signal.SIGTERM) == 0
