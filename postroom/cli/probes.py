@@ -57,6 +57,7 @@ def _findings() -> Iterator[tuple[str, str | Exception]]:
         ("data.csv", _accounts),
         ("database", _database),
         ("limiter", _limiter),
+        ("notices", _notices),
         ("port", _port),
     ):
         yield name, _found(look, settings)
@@ -140,6 +141,15 @@ def _limiter(settings: Settings) -> str:
     if not answers(url):
         raise ConfigError("RATELIMIT_STORAGE_URI", "its server does not answer")
     return "answers"
+
+
+def _notices(settings: Settings) -> str:
+    if not settings.notify:
+        return "nobody is told what is wrong (POSTROOM_NOTIFY is empty)"
+    from postroom.notices.process import check_ways
+
+    check_ways(settings)
+    return f"ways to the admins: {', '.join(way.name for way in settings.notify)}"
 
 
 def _port(settings: Settings) -> str:

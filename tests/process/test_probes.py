@@ -27,7 +27,7 @@ def found(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {name.rstrip(":"): state if state == "ok" else said for state, name, said in lines}
 
 
-ALL_WELL = dict.fromkeys(("settings", "folder", "data.csv", "database", "limiter", "port"), "ok")
+ALL_WELL = dict.fromkeys(("settings", "folder", "data.csv", "database", "limiter", "notices", "port"), "ok")
 
 
 def test_check_of_an_empty_folder_changes_nothing(tmp_path: Path) -> None:
@@ -42,6 +42,7 @@ def test_check_of_an_empty_folder_changes_nothing(tmp_path: Path) -> None:
         ({"PORT": "no"}, "settings", "PORT"),
         ({"DATABASE_URL": "postgresql://postroom@127.0.0.1:1/none"}, "database", "127.0.0.1:1"),
         ({"RATELIMIT_STORAGE_URI": "redis://127.0.0.1:1/0"}, "limiter", "RATELIMIT_STORAGE_URI"),
+        ({"POSTROOM_NOTIFY": "nosuch://h"}, "notices", "POSTROOM_NOTIFY"),
         ({"HOST": "192.0.2.1"}, "port", "HOST"),
         ({"POSTROOM_ACCOUNTS_CSV": "."}, "data.csv", "POSTROOM_ACCOUNTS_CSV"),
     ],

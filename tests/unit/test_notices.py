@@ -207,6 +207,14 @@ def test_a_kind_that_is_not_wanted_is_not_told() -> None:
     assert len(story.told) == 1
 
 
+def test_what_was_told_of_a_kind_that_is_not_wanted_any_more_is_forgotten() -> None:
+    story = Story()
+    story.looks(60, paused())
+    story.policy = replace(POLICY, kinds=ALL - {Kind.PAUSED})
+    assert story.looks(60) == []
+    assert story.state.troubles == {}
+
+
 # -- what is urgent
 
 

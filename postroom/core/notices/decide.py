@@ -42,14 +42,13 @@ def decide(
     minute: Callable[[Instant], int] = local_minute,
 ) -> Decision:
     """Return the notices that are due now, and the state to remember. What is told counts as told in that state."""
-    troubles = _note_states(state.troubles, look, policy, now)
+    wanted = {key: each for key, each in state.troubles.items() if each.kind in policy.kinds}
+    troubles = _note_states(wanted, look, policy, now)
     troubles = _note_happened(troubles, look, policy, now)
     told = dict(state.told)
     quiet = policy.quiet is not None and policy.quiet.holds(minute(now))
     notices: list[Notice] = []
-    for kind in Kind:
-        if kind not in policy.kinds:
-            continue
+    for kind in sorted(policy.kinds):
         of_kind = [trouble for trouble in troubles.values() if trouble.kind is kind]
         before = told.get(kind, Told())
         alert = _due_alert(kind, of_kind, before, policy, now, quiet=quiet)
