@@ -51,7 +51,7 @@ def _fill(post: Post) -> None:
         ),
         (
             "INSERT INTO delivery (message_id, forward_path, state, reason, finished_at) "
-            "SELECT n, 'user' || n % 100003 || '@host' || n % 1009 || '.example', "
+            "SELECT n, 'user' || (n % 100003) || '@host' || (n % 1009) || '.example', "
             f"CASE {state} WHEN 'done' THEN 'sent' WHEN 'queued' THEN 'pending' ELSE 'failed' END, "
             f"CASE {state} WHEN 'failed' THEN '550 no' END, {ended} {numbers}"
         ),
