@@ -89,7 +89,7 @@ def test_a_restore_that_is_killed_at_any_step_loses_nothing(folder: Folder, tmp_
         assert _count(_database(home)) == 1
         assert not list(home.rglob(".*.restoring"))
         assert not list(home.rglob(".postroom-*"))
-    assert refused == [False, False, *[True] * 6], "two links, the mark, and five renames"
+    assert refused == [*[False] * 3, *[True] * 7], "three links, the mark, and six renames"
 
 
 def test_a_log_without_its_database_is_refused_and_kept(folder: Folder, tmp_path: Path) -> None:
