@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from postroom.core import failpoint
 from postroom.core.clock import Instant
 from postroom.core.decide import Decision, DeliveryResult, DeliveryState, NextTry, kind_of
 from postroom.core.dialogue import NOTHING, AttemptRecord
-from postroom.core.events import EventKind
 from postroom.core.job import Claim, JobRef
 from postroom.core.outcome import Deferred, Failed, InDoubt, Outcome, Reply, Sent, blame_of
 from postroom.store.noun import Noun
-from postroom.store.totals import ATTEMPTS, EVENTS, total_of
-
-NOBODY: Final = "none"  # is to blame: it was sent, or nothing is known of it
-_SENT_ATTEMPT: Final = total_of(ATTEMPTS, EventKind.SENT.value, NOBODY)
-_SENT_EVENT: Final = total_of(EVENTS, EventKind.SENT.value)
+from postroom.store.totals import ATTEMPTS, NOBODY
 
 
 class _ReplyColumns(NamedTuple):
@@ -110,14 +105,14 @@ class Attempts(Noun):
             dialogue=record.dialogue,
         )
         self._tx.guard(completed)
-        self._tx.totalled[_SENT_ATTEMPT] += 1
-        self._tx.totalled[_SENT_EVENT] += 1
         failpoint.hit("finish.inside")
 
     def _end(self, job: JobRef, decision: Decision, now: Instant) -> None:
         """End the job: failed where a recipient has, in this attempt or an earlier one."""
         state = "failed" if decision.has_failed or self._has_failed(job) else "done"
         self._tx.guard(self._tx.change("end_job", job_id=job.id, token=job.token, state=state, now=now))
+        if state == "done":
+            self._tx.totals.add_to_sent(-1)  # its attempts and events are counted one by one
         self._tx.log_lines.add(job.message_id)
 
     def _has_failed(self, job: JobRef) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from postroom.core.clock import Instant
+from postroom.core.events import EventKind
 from postroom.store.noun import Noun
 from postroom.store.usage import BUCKETS_A_DAY, bucket_of
 
@@ -15,17 +16,12 @@ TESTS_CAPTURED: Final = "test_messages_captured"
 MOST_HELD: Final = 100_000  # held messages that are counted: all after a database has stepped back
 
 
-class Total(NamedTuple):
+class _Total(NamedTuple):
     """A total of the installation, of one value of each of its labels."""
 
     name: str
     label: str
     value: int
-
-
-class _Jobs(NamedTuple):
-    state: str
-    jobs: int
 
 
 class _Accounts(NamedTuple):
@@ -45,17 +41,32 @@ def total_of(name: str, *labels: str) -> tuple[str, str]:
     return name, " ".join(labels)
 
 
+JOBS: Final = "jobs"  # by state
+NOBODY: Final = "none"  # is to blame: it was sent, or nothing is known of it
+SENT_ATTEMPTS: Final = total_of(ATTEMPTS, EventKind.SENT.value, NOBODY)
+SENT_EVENTS: Final = total_of(EVENTS, EventKind.SENT.value)
+
+
 class Totals(Noun):
     def add(self, name: str, *labels: str, amount: int = 1) -> None:
         """Raise a total in this transaction: written once for all its works, and undone with a work that is undone."""
         self._tx.totalled[total_of(name, *labels)] += amount
 
-    def all(self) -> list[Total]:
-        return self._tx.rows(Total, "totals")
+    def add_to_sent(self, amount: int) -> None:
+        """Correct the totals of what was sent, which `all` makes of the messages that have ended well."""
+        self._tx.totalled[SENT_ATTEMPTS] += amount
+        self._tx.totalled[SENT_EVENTS] += amount
 
-    def jobs(self) -> dict[str, int]:
-        """Return how many messages were ever accepted, and how many have ended, by state; without those of test keys."""
-        return dict(self._tx.rows(_Jobs, "job_totals"))
+    def all(self) -> dict[tuple[str, str], int]:
+        """Return all totals by name and label, as of one moment.
+
+        JOBS are messages without those of test keys: how many were ever accepted, and how many have ended, by state.
+        Most end as sent in one attempt to one recipient: they are counted there, and cost no statement of their own.
+        """
+        found = {(each.name, each.label): each.value for each in self._tx.rows(_Total, "totals")}
+        for key in (SENT_ATTEMPTS, SENT_EVENTS):
+            found[key] = found.get(key, 0) + found.get((JOBS, "done"), 0)
+        return found
 
     def accounts(self) -> dict[str, int]:
         """Return the number of accounts by state."""

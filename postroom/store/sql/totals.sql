@@ -1,10 +1,10 @@
 -- Totals of the installation, and what there is of everything now; read for `/metrics`.
 
 -- name: totals
-SELECT name, label, CAST(sum(value) AS BIGINT) AS value FROM counter GROUP BY name, label ORDER BY name, label;
-
--- name: job_totals
-SELECT state, CAST(sum(jobs) AS BIGINT) AS jobs FROM job_count GROUP BY state;
+-- In one statement, so that both are of one moment: some totals are sums of the two.
+SELECT 'jobs' AS name, state AS label, CAST(sum(jobs) AS BIGINT) AS value FROM job_count GROUP BY state
+UNION ALL
+SELECT name, label, CAST(sum(value) AS BIGINT) AS value FROM counter GROUP BY name, label;
 
 -- name: account_states
 SELECT state, count(*) AS accounts FROM account WHERE deleted_at IS NULL GROUP BY state;

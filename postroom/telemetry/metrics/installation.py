@@ -17,7 +17,7 @@ from postroom.store.accounts import Accounts
 from postroom.store.connections import Connections
 from postroom.store.messages import Messages
 from postroom.store.store import Store
-from postroom.store.totals import ATTEMPTS, EVENTS, TESTS_ACCEPTED, TESTS_CAPTURED, Totals
+from postroom.store.totals import ATTEMPTS, EVENTS, JOBS, TESTS_ACCEPTED, TESTS_CAPTURED, Totals
 from postroom.store.workers import Workers
 from postroom.telemetry.living_workers import Leases
 from postroom.telemetry.metrics import table
@@ -76,14 +76,14 @@ class Installation:
         yield from self._disk()
 
     def _totals(self) -> Iterator[tuple[str, tuple[str, ...], float]]:
-        jobs = self._store.read(Totals.jobs)
+        found = self._store.read(Totals.all)
+        jobs = {state: value for (name, state), value in found.items() if name == JOBS}
         accepted = jobs.get("accepted", 0)
         yield "messages_accepted_total", (), accepted
         for status, state in table.STATUSES.items():
             yield "messages_ended_total", (status,), jobs.get(state, 0)
         waiting = accepted - sum(jobs.get(state, 0) for state in table.STATUSES.values())
         yield "queue_messages", (), max(0, waiting)
-        found = {(total.name, total.label): total.value for total in self._store.read(Totals.all)}
         yield "test_messages_accepted_total", (), found.get((TESTS_ACCEPTED, ""), 0)
         yield "test_messages_captured_total", (), found.get((TESTS_CAPTURED, ""), 0)
         for labels in table.ATTEMPTS:

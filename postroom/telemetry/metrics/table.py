@@ -8,7 +8,7 @@ from typing import Final
 from postroom.core.account import AccountState
 from postroom.core.events import EventKind
 from postroom.core.outcome import Blame
-from postroom.store.attempts import NOBODY
+from postroom.store.totals import NOBODY
 
 PREFIX: Final = "postroom_"
 STANDARD: Final = "process_"  # what every exporter says of a process, by the library's collector
