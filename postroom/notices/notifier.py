@@ -131,18 +131,27 @@ class Notifier:
 
     def _look(self) -> Look:
         """Return what is wrong. A process that is not elected, or has no database, sees the database alone."""
+        cannot_write: StoreError | None = None
         try:
             elected = self._election.run()
+        except StoreError as error:
+            if not self._was_elected:
+                return self._without_database(error)
+            elected, cannot_write = True, error  # what is wrong can be read all the same
+        try:
             if elected and not self._was_elected:
                 self._load()
-            self._was_elected = elected
             look = self._observer.look() if elected else Look(frozenset({Kind.DATABASE}))
-            self._away_since = None
         except StoreError as error:
             return self._without_database(error)
+        self._was_elected = elected
         if not elected:
             self._forget_all_but_database()
-        return look
+        if cannot_write is None or any(seen.kind is Kind.DISK for seen in look.seen):  # which says why
+            self._away_since = None
+            return look
+        away = self._without_database(cannot_write)
+        return Look(look.known - {Kind.DATABASE} | away.known, (*look.seen, *away.seen), look.happened)
 
     def _without_database(self, error: StoreError) -> Look:
         now, monotonic = self._clock(), time.monotonic()

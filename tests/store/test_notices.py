@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -12,13 +12,17 @@ from postroom.core.clock import MINUTE, SECOND
 from postroom.core.errors import LeaseLost
 from postroom.core.notices.kinds import Kind
 from postroom.core.notices.values import Look, Trouble
+from postroom.core.notices.ways import parse_ways
 from postroom.notices.election import Election
+from postroom.notices.notifier import Notifier
 from postroom.notices.observe import Observer
 from postroom.settings import Settings
 from postroom.store.accounts import Accounts
 from postroom.store.notices import NoticeChanges, Notices
 from postroom.store.store import Store
-from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Post
+from tests.servers.receiver import Receiver
+from tests.servers.waiting import eventually
+from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post
 
 
 class Eyes:
@@ -229,6 +233,44 @@ def test_the_next_process_of_a_folder_goes_on_at_once(store: Store, tmp_path: Pa
             assert not beside.run(), "one process a folder"
     with candidate(store, tmp_path / "a", seconds) as after:
         assert after.run()
+
+
+# -- without a database that takes anything
+
+
+def look_until(notifier: Notifier, condition: Callable[[], object], what: str) -> None:
+    """Look again and again until something is so."""
+
+    def looked() -> object:
+        notifier.look()
+        return condition()
+
+    eventually(looked, message=what)
+
+
+def test_what_cannot_be_stored_is_told_from_memory_once(
+    post: Post, database: Database, tmp_path: Path
+) -> None:
+    with Receiver() as receiver, closing(database.open_impatient()) as store:
+        settings = Settings(
+            notify=parse_ways(receiver.url),
+            notify_kinds=frozenset({Kind.PAUSED}),
+            notify_gather=1,
+            disk_reserve=0,
+        )
+        notifier = Notifier(settings, store, tmp_path)
+        look_until(notifier, lambda: store.read(Notices.memory), "the election")
+        post.store.write(Accounts.pause, post.anna, reason="535 refused", tried_at=LATER, now=LATER)
+        with database.writes_held():
+            look_until(notifier, receiver.documents, "the notice")
+            for _ in range(3):
+                notifier.look()
+            assert len(receiver.documents()) == 1
+        look_until(notifier, lambda: store.read(Notices.troubles), "it to be stored")
+        [trouble] = store.read(Notices.troubles)
+        assert trouble.notice_id == receiver.documents()[0]["notice_id"]
+        look_until(notifier, lambda: not store.read(Notices.to_send), "it to be stored as sent")
+        assert len(receiver.documents()) == 1
 
 
 # -- what is kept
