@@ -60,6 +60,7 @@ RIGHTS: Final = (
     Right("GET", "/v1/emails", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
     Right("GET", "/v1/stats", Scope.READ, _NOT_A_POOL, or_scope=Scope.ACCOUNTS),
     Right("GET", "/v1/emails/{id}", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
+    Right("DELETE", "/v1/emails/{id}/content", Scope.MANAGE, _ALL),
     *_managing(
         Scope.ACCOUNTS,
         "POST /v1/accounts",
@@ -83,6 +84,7 @@ RIGHTS: Final = (
         "GET /metrics",
         "POST /v1/accounts/{id}/aliases/verify",
         "GET /v1/audit",
+        "POST /v1/erasures",
         "POST /v1/pools",
         "GET /v1/pools",
         "GET /v1/pools/{id}",

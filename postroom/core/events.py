@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     RELEASED = "released"
     CANCELLED = "cancelled"
     MOVED = "moved"
+    ERASED = "erased"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ FIELDS: Final[Mapping[EventKind, Fields]] = {
     EventKind.RELEASED: Fields(of_recipient=False, detail=None),
     EventKind.CANCELLED: Fields(of_recipient=False, detail=None),
     EventKind.MOVED: Fields(of_recipient=False, detail="from which mailbox of its pool to which, and why"),
+    EventKind.ERASED: Fields(of_recipient=False, detail=None),
 }
 
 

@@ -162,6 +162,14 @@ def names_in(folder: Path) -> Iterator[str]:
     yield from filter(_NAME.fullmatch, names)
 
 
+def names_to(folder: Path, address: str) -> Iterator[str]:
+    """Yield the names of the files whose envelope has this address among its forward-paths."""
+    for name in names_in(folder):
+        with contextlib.suppress(FileNotFoundError), open_message(folder / "mail" / name) as file:
+            if any(path.lower() == address.lower() for path in read_envelope(file)[1]):
+                yield name
+
+
 def id_of(name: str) -> str:
     return name[-12:-4]
 

@@ -70,6 +70,9 @@ class Engine(Protocol):
     def fold_counts(self) -> None:
         """Have what counts an account's jobs take no more rows than it needs."""
 
+    def scrub(self) -> None:
+        """Leave nothing of what was deleted in the database's files, as far as the engine can do that now."""
+
     def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file, while others use the database."""
 

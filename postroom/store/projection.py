@@ -232,6 +232,14 @@ class Projection(Noun):
         if rows:
             self._tx.change("remove_notes", rows=json.dumps(rows))
 
+    def note_recipients_anew(self, message_id: int, former_path: str) -> None:
+        """Replace the notes of a message's recipients, one of whom had another path before."""
+        removed = [(*note, message_id) for note in recipient_notes(former_path)]
+        self._tx.change("remove_notes", rows=json.dumps(removed))
+        paths = self._tx.column(str, "paths_of", message_id=message_id)
+        added = {(*note, message_id) for path in paths for note in recipient_notes(path)}
+        self._tx.change("add_notes", rows=json.dumps(sorted(added)))
+
     def forget_ids(self) -> None:
         """Take back marks that are ahead of the newest rows: SQLite gives the ids of deleted rows again."""
         mark = self._stored(NOTED_TO)

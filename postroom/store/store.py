@@ -149,6 +149,10 @@ class Store:
         """Have `job_counts` cost no more than it needs to."""
         self._engine.fold_counts()
 
+    def scrub(self) -> None:
+        """Leave nothing of what was erased in the database's files; on PostgreSQL its vacuum does that in its time."""
+        self._engine.scrub()
+
     def free_bytes(self) -> int:
         """Return how much room is left where the database is."""
         return self._engine.free_bytes()

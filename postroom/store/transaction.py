@@ -26,6 +26,7 @@ from postroom.store.chores import ChoreJobs
 from postroom.store.closing import Closings
 from postroom.store.connections import Connections
 from postroom.store.contents import Contents
+from postroom.store.erasure import Erasure
 from postroom.store.events import Events
 from postroom.store.findings import Findings
 from postroom.store.holds import Holds
@@ -184,6 +185,10 @@ class Transaction(Session):
     @property
     def contents(self) -> Contents:
         return Contents(self)
+
+    @property
+    def erasure(self) -> Erasure:
+        return Erasure(self)
 
     @property
     def events(self) -> Events:

@@ -14,6 +14,7 @@ from postroom.core.files import reason_of
 from postroom.core.text import counted
 from postroom.core.version import VersionWatch
 from postroom.store import position
+from postroom.store.log_lines import LogLines
 from postroom.store.queue import Queue
 from postroom.store.workers import Workers
 from postroom.worker.captures import CaptureRunner
@@ -37,6 +38,9 @@ _POOLS_S = 2.0
 _LISTINGS_S = 0.5
 _FILE_S = 0.5
 _LOG_S = 0.2
+_LOG_OF_OTHERS_S = (
+    2.0  # until the end of a message that no worker ended, such as a cancelled one, is in the log
+)
 _LOG_AGAIN_S = 0.02
 _LOG_END_S = 5.0  # how long the end waits for another process that writes the log
 
@@ -91,6 +95,7 @@ class Chores:
                 self._every(_VERSION_S, self._version.compare),
                 self._every(_FILE_S, self._sync_accounts, when=self._accounts_file.looks_new),
                 self._every(_LOG_S, self._write_log, when=lambda: self._unlogged),
+                self._every(_LOG_OF_OTHERS_S, self._look_for_lines, when=lambda: not self._unlogged),
             )
         ]
 
@@ -149,6 +154,11 @@ class Chores:
 
     def note_finished(self) -> None:
         self._unlogged = True
+
+    def _look_for_lines(self) -> None:
+        """Note what has ended by another process: cancelled by a person, or with its account."""
+        if self._store.read(LogLines.unwritten, 1):
+            self._unlogged = True
 
     def _write_log(self) -> bool:
         """Write the log; say whether there may be more for it: lines that came meanwhile, or while another process wrote."""

@@ -88,8 +88,8 @@ class EmailLog:
                 self._streamed, self._held = (0, 0), None
                 raise
 
-    def revise(self, change: Callable[[bytes], bytes], name: str) -> int | None:
-        """Change lines that were written before, once under this name; return how many are different now.
+    def revise(self, change: Callable[[bytes], bytes], name: str | None = None) -> int | None:
+        """Change lines that were written before, with a name once under it; return how many are different now.
 
         Those of files that rotation has made of the log too. A stream has nothing that could be changed.
         None when another process is writing just now. Raises OSError.
@@ -97,7 +97,7 @@ class EmailLog:
         known = _read(self._lock, 0, _LONGEST_NAME).decode(
             "ascii", "replace"
         )  # each host has a log of its own
-        if known and self._store.read(StoredSettings.get, f"{name}:{known}") is not None:
+        if known and name is not None and self._store.read(StoredSettings.get, f"{name}:{known}") is not None:
             return 0
         with self._alone() as alone:
             if not alone:
@@ -107,7 +107,8 @@ class EmailLog:
                 self._finish_batch(None)  # before its place in the file is another one
                 for path in (self._path, *self._rotated()):
                     revised += _revised(path, change)
-            self._store.write(StoredSettings.set, f"{name}:{self._writer}", "1")
+            if name is not None:
+                self._store.write(StoredSettings.set, f"{name}:{self._writer}", "1")
             return revised
 
     def _write_all(self, stream: Stream | None) -> int:
@@ -208,7 +209,7 @@ def _revised(path: Path, change: Callable[[bytes], bytes]) -> int:
     try:
         return rewrite_lines(path, change) if path.is_file() else 0
     except CannotRead as error:
-        log.warning("%s was not searched for passwords: %s", path, error)
+        log.warning("%s was not searched: %s", path, error)
         return 0
 
 

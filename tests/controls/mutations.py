@@ -36,6 +36,20 @@ CONTROLS = (
         "tests/store/test_wide.py::test_a_change_by_an_earlier_version_has_all_read_again[sqlite]",
     ),
     Control(
+        "what is erased is overwritten in the file",
+        "postroom/store/sqlite/connections.py",
+        "PRAGMA secure_delete = ON",
+        "PRAGMA secure_delete = OFF",
+        "tests/process/test_erase.py::test_nothing_of_a_person_is_left",
+    ),
+    Control(
+        "what ends without a worker is in the log",
+        "postroom/worker/chores.py",
+        "        if self._store.read(LogLines.unwritten, 1):\n",
+        "        if False:\n",
+        "tests/process/test_erase.py::test_nothing_of_a_person_is_left",
+    ),
+    Control(
         "a data.csv that was in order is not parsed again at a start",
         "postroom/accounts/csv_sync.py",
         "        if digest == self._store.read(StoredSettings.get, _FAULTLESS):\n",

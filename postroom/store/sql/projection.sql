@@ -29,3 +29,6 @@ DELETE FROM listed_block WHERE block < :block;
 
 -- name: oldest_message$
 SELECT coalesce(min(id), 0) FROM message;
+
+-- name: paths_of
+SELECT forward_path FROM delivery WHERE message_id = :message_id ORDER BY id;

@@ -29,6 +29,8 @@ WRITER_PRAGMAS = (
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA cache_size = -16384",
     "PRAGMA journal_size_limit = 67108864",
+    # What is deleted is overwritten: an erased address is not to be found in the file (`postroom erase`).
+    "PRAGMA secure_delete = ON",
     # What undoes a statement. The end of a message changes 16 pages, for which SQLite makes a file otherwise.
     "PRAGMA temp_store = MEMORY",
 )

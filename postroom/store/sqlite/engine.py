@@ -201,6 +201,11 @@ class SQLiteEngine:
     def fold_counts(self) -> None:
         """Nothing is to do: here each count is one row."""
 
+    def scrub(self) -> None:
+        """Fold the log into the file and cut it off, unless a reader is in the way: erased octets stand in old frames."""
+        with self._writer_mutex, translated(self.path), self._lock:
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def copy_to(self, path: Path) -> None:
         with translated(self.path):
             self._check_files(closely=True)
@@ -255,12 +260,8 @@ class SQLiteEngine:
                 self._writer.execute("PRAGMA temp_store = MEMORY")
 
     def has_table(self, name: str) -> bool:
-        with self.reading() as transaction:
-            return bool(
-                connection_of(transaction)
-                .execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,))
-                .fetchall()
-            )
+        with self.reading() as tx:
+            return bool(connection_of(tx).execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).get)
 
     def change_counter(self) -> int:
         """Return a number that changes with every commit of any process (cheap: no disk access)."""

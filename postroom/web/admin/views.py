@@ -23,6 +23,7 @@ from postroom.web.admin.emails import EMAIL_CALLS
 from postroom.web.admin.health import HEALTH_CALLS
 from postroom.web.admin.keys import KEY_CALLS
 from postroom.web.admin.parsing import read_body, read_query
+from postroom.web.admin.personal_data import PERSONAL_DATA_CALLS
 from postroom.web.admin.pools import POOL_CALLS
 from postroom.web.admin.stats import STATS_CALLS
 from postroom.web.answers import Answer, json_answer, response_of
@@ -51,6 +52,7 @@ CALLS: Final[tuple[AdminCall, ...]] = (
     *KEY_CALLS,
     *POOL_CALLS,
     *AUDIT_CALLS,
+    *PERSONAL_DATA_CALLS,
 )
 
 

@@ -1,0 +1,102 @@
+"""`postroom erase`: erases what is stored about an address, in the database and in the files of this host."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from postroom.cli.actor import actor
+from postroom.cli.exits import EX_TEMPFAIL
+from postroom.core.text import counted
+
+if TYPE_CHECKING:
+    from postroom.accounts.erasure import Erased
+    from postroom.runtime.personal_files import FilesErased
+
+
+@click.command()
+@click.argument("address")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be erased.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def erase(address: str, dry_run: bool, as_json: bool) -> None:
+    """Erase what is stored about a recipient: contents, subjects, dialogues, and the address itself.
+
+    Ids, times and states stay, and a keyed hash stands in the place of the address. What waits is cancelled first.
+    On other hosts of the installation the command goes over their files. Status 75 while a message is being sent
+    or goes to others too, 1 where an account on hold keeps some.
+    """
+    from postroom.accounts.erasure import PersonalData
+    from postroom.inbox.maildrop import FOLDER
+    from postroom.runtime import installation
+    from postroom.runtime.personal_files import FilesErased, erase_from_files, look_in_files
+    from postroom.worker.email_log import LOCK, EmailLog
+
+    service = installation.open_service(serving=True)
+    try:
+        data = PersonalData(service.store, service.vault)
+        erased = data.address(address)
+        if dry_run:
+            found = data.look(erased)
+            files = FilesErased(look_in_files(erased, FOLDER), 0)
+        else:
+            found = data.erase(erased, actor())
+            log = EmailLog(service.store, service.settings.email_log, installation.VAR / LOCK)
+            files = erase_from_files(erased, FOLDER, log)
+    finally:
+        service.store.close()
+    if as_json:
+        click.echo(json.dumps(_document(found, files, dry_run=dry_run)))
+    else:
+        _print(found, files, dry_run=dry_run)
+    if not dry_run and not found.is_complete:
+        sys.exit(_status(found))
+
+
+def _document(found: Erased, files: FilesErased, *, dry_run: bool) -> dict[str, object]:
+    from postroom.store.erasure import Fate
+
+    return {
+        "substitute": found.substitute,
+        "dry_run": dry_run,
+        "messages": {fate.value: found.messages[fate] for fate in Fate},
+        "elsewhere": dict(found.elsewhere),
+        "inbox_messages": files.inbox_messages,
+        "log_lines": files.log_lines,
+        "complete": found.is_complete,
+    }
+
+
+def _print(found: Erased, files: FilesErased, *, dry_run: bool) -> None:
+    from postroom.store.erasure import Fate
+
+    words = {
+        Fate.ERASED: "{} would be erased" if dry_run else "{} erased",
+        Fate.CANCELLED: "{} that waited would be cancelled and erased"
+        if dry_run
+        else "{} that waited cancelled and erased",
+        Fate.SPARED: "{} left until their other recipients have them: run this again then",
+        Fate.SENDING: "{} being sent now: run this again",
+        Fate.HELD: "{} kept, since the account is on hold (postroom accounts set EMAIL --hold false)",
+    }
+    for fate, text in words.items():
+        if count := found.messages[fate]:
+            click.echo(text.format(counted(count, "message")))
+    for kind, count in found.elsewhere.items():
+        click.echo(f"{count} {kind}")
+    if files.inbox_messages:
+        click.echo(f"{counted(files.inbox_messages, 'message')} in the folder of the inbox")
+    if files.log_lines:
+        click.echo(f"{counted(files.log_lines, 'line')} of email_log.txt")
+    if not (sum(found.messages.values()) or found.elsewhere or files.inbox_messages or files.log_lines):
+        click.echo("nothing is stored about this address", err=True)
+    elif not dry_run:
+        click.echo(f"{found.substitute} stands in its place", err=True)
+
+
+def _status(found: Erased) -> int:
+    from postroom.store.erasure import Fate
+
+    return EX_TEMPFAIL if found.messages[Fate.SENDING] or found.messages[Fate.SPARED] else 1

@@ -1,0 +1,71 @@
+"""The calls that erase personal data: by an admin for an address, by an owner for the content of one message."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from postroom.runtime.installation import Service
+from postroom.store.holds import Holds
+from tests.http.admin import Admin, prepare
+from tests.store.database import NOW
+
+MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
+NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
+
+
+@pytest.fixture
+def app(service: Service, make_app: Any) -> Flask:
+    prepare(service)
+    made: Flask = make_app()
+    return made
+
+
+@pytest.fixture
+def admin(client: FlaskClient) -> Admin:
+    return Admin(client)
+
+
+def test_an_address_is_erased_by_an_admin(admin: Admin, alice: str) -> None:
+    request_id = admin.client.post("/send-email", json=MAIL | {"key": alice}).get_json()["request_id"]
+    wanted = {"address": "You@example.com"}
+    looked = admin.done("POST", "/v1/erasures", wanted | {"dry_run": True})
+    assert looked["messages"]["cancelled"] == 1
+    assert admin.client.get(f"/email-status/{request_id}").get_json()["status"] == "queued"
+    done = admin.done("POST", "/v1/erasures", wanted)
+    assert (done["complete"], done["messages"]["cancelled"]) == (True, 1)
+    assert done["substitute"] == looked["substitute"]
+    assert admin.client.get(f"/email-status/{request_id}").get_json()["status"] == "cancelled"
+    entries = admin.done("GET", "/v1/audit")["data"]
+    assert [entry["target"] for entry in entries if entry["action"] == "person.erase"] == [done["substitute"]]
+    assert admin.as_key(alice).call("POST", "/v1/erasures", wanted).status_code == 403
+
+
+@pytest.mark.parametrize("address", ["nobody", "a b@example.com", "x" * 400])
+def test_what_is_no_address_is_named(admin: Admin, address: str) -> None:
+    answer = admin.call("POST", "/v1/erasures", {"address": address})
+    assert answer.status_code == 400
+    assert [error["field"] for error in answer.get_json()["errors"]] == ["address"]
+
+
+def test_the_content_of_a_message_is_erased_by_its_owner(
+    admin: Admin, service: Service, alice: str, bob: str
+) -> None:
+    accounts = {each["email"]: each["id"] for each in admin.done("GET", "/v1/accounts")["data"]}
+    keys = [
+        admin.issue(accounts[email], scopes=["send", "read", "manage"])["key"]
+        for email in ("alice@example.com", "bob@example.org")
+    ]
+    request_id = admin.client.post("/send-email", json=MAIL | {"key": alice}).get_json()["request_id"]
+    path = f"/v1/emails/{request_id}/content"
+    assert admin.as_key(alice).call("DELETE", path).status_code == 403  # keys of the file do not manage
+    assert admin.as_key(keys[0]).call("DELETE", path).status_code == 409
+    service.store.write(Holds.cancel, request_id, NOW)
+    foreign = admin.as_key(keys[1]).call("DELETE", path)
+    unknown = admin.as_key(keys[1]).call("DELETE", f"/v1/emails/{NO_ID}/content")
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.get_json()["detail"] == unknown.get_json()["detail"]
+    assert admin.as_key(keys[0]).call("DELETE", path).status_code == 204
