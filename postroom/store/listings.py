@@ -34,7 +34,7 @@ from postroom.store.projection import Projection
 NEWEST: Final = (1 << 63) - 1  # behind all messages
 MOST_LOOKED_AT: Final = 10_000
 _MOST_UNNOTED: Final = 5_000  # events that are not noted yet, before all messages are looked at instead
-_MOST_WAITING: Final = 2_000  # jobs that are put in order here
+_MOST_WAITING: Final = 500  # jobs that are put in order here
 _MOST_PAUSED: Final = 100  # accounts
 _CHUNK: Final = 1000
 _Fetch: TypeAlias = "Callable[[int, int], list[int]]"
