@@ -26,7 +26,7 @@ from postroom.cli.listing import list_messages
 from postroom.cli.log import log
 from postroom.cli.messages import cancel, release, status
 from postroom.cli.notify import notify
-from postroom.cli.personal_data import erase
+from postroom.cli.personal_data import erase, export
 from postroom.cli.pools import pools
 from postroom.cli.probes import check, healthy
 from postroom.cli.secrets import secret, secrets
@@ -126,6 +126,7 @@ for _command in (
         secret,
         inbox,
         erase,
+        export,
     ),
 ):
     cli.add_command(_command)

@@ -1,20 +1,26 @@
-"""`postroom erase`: erases what is stored about an address, in the database and in the files of this host."""
+"""`postroom erase` and `export`: erases or exports what is stored about an address, or exports what an account has sent."""
 
 from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from postroom.cli.actor import actor
+from postroom.cli.completion import mailboxes
 from postroom.cli.exits import EX_TEMPFAIL
-from postroom.core.text import counted
+from postroom.core.clock import system_clock
+from postroom.core.errors import NotFound
+from postroom.core.text import counted, printable
 
 if TYPE_CHECKING:
     from postroom.accounts.erasure import Erased
+    from postroom.core.listing import Filter
     from postroom.runtime.personal_files import FilesErased
+    from postroom.store.store import Store
 
 
 @click.command()
@@ -100,3 +106,53 @@ def _status(found: Erased) -> int:
     from postroom.store.erasure import Fate
 
     return EX_TEMPFAIL if found.messages[Fate.SENDING] or found.messages[Fate.SPARED] else 1
+
+
+@click.command()
+@click.option("--account", metavar="EMAIL|ID", help="All that an account has sent.", shell_complete=mailboxes)
+@click.option("--recipient", metavar="MAILBOX", help="All that went to this address.")
+@click.argument("folder", type=click.Path(path_type=Path))
+def export(account: str | None, recipient: str | None, folder: Path) -> None:
+    """Write messages with all that is known of them into a new folder, which only you may read.
+
+    messages.ndjson has a line for each, as GET /v1/emails/{id} answers; ID.eml is its content, where that is still kept.
+    """
+    from postroom.runtime import installation
+    from postroom.runtime.export import export as write
+    from postroom.web.admin.emails import document_of
+
+    if (account is None) == (recipient is None):
+        raise click.UsageError("say --account or --recipient")
+    service = installation.open_service()
+    now = system_clock()
+    try:
+        wanted = _filter(service.store, account, recipient)
+        who, whose = actor(), account or recipient
+        service.store.write(
+            lambda tx: tx.audit.append(who, "messages.export", whose, now, {"folder": printable(str(folder))})
+        )
+        done = write(
+            service.store,
+            wanted,
+            folder,
+            lambda history: json.dumps(document_of(history, now).model_dump(mode="json", by_alias=True)),
+            now,
+        )
+    finally:
+        service.store.close()
+    click.echo(
+        f"{counted(done.messages, 'message')}, {counted(done.contents, 'content')} still kept, in {printable(str(folder))}",
+        err=True,
+    )
+
+
+def _filter(store: Store, account: str | None, recipient: str | None) -> Filter:
+    from postroom.core.listing import Filter, recipient_of
+    from postroom.store.listings import Listings
+
+    if recipient is not None:
+        return Filter(recipient=recipient_of(recipient))
+    found = store.read(Listings.accounts, account or "")
+    if not found:
+        raise NotFound(f"there is no account {account}")
+    return Filter(accounts=tuple(found))

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from postroom.core.clock import Instant
 from postroom.core.job import LargeContent
 from postroom.core.stored_text import PIECE
 from postroom.store.noun import Noun
+
+
+class _Kept(NamedTuple):
+    message_id: int
+    size: int
 
 
 class Contents(Noun):
@@ -25,6 +32,11 @@ class Contents(Noun):
         self._tx.change("delete_pieces_of", message_id=message_id)
         self._tx.change("delete_pieced_content", message_id=message_id)
         self._tx.change("delete_content", message_id=message_id)
+
+    def find(self, request_id: str) -> LargeContent | None:
+        """Return which content a message has, for `piece`; None where it is not kept any more."""
+        row = self._tx.row(_Kept, "kept_content", request_id=request_id)
+        return None if row is None else LargeContent(row.message_id, row.size, None)
 
     def piece(self, content: LargeContent, number: int) -> bytes:
         """Return the piece with this number, from 0, of a large content; nothing where there is none."""

@@ -61,6 +61,17 @@ class _AuditWords(NamedTuple):
     detail: str | None
 
 
+class _NoticeDetail(NamedTuple):
+    kind: str
+    subject: str
+    detail: str
+
+
+class _WaitingNotice(NamedTuple):
+    notice_id: str
+    notice: str
+
+
 class Erasure(Noun):
     def last_delivery(self) -> int:
         """Return the id of the newest delivery; 0 where there is none."""
@@ -161,7 +172,7 @@ class Erasure(Noun):
     # -- beside the messages
 
     def erase_elsewhere(self, address: ErasedAddress) -> Counter[str]:
-        """Erase the address from the reasons of accounts, the recipients that keys allow, and the audit.
+        """Erase the address from the reasons of accounts, the recipients that keys allow, and notices.
 
         Returns of each how many rows named it.
         """
@@ -177,7 +188,22 @@ class Erasure(Noun):
                 self._tx.note_keys_changed()
                 self._tx.change("erase_allowed_recipient", id=row.id, words=json.dumps(left))
                 found["keys that allow it"] += 1
+        if in_notices := self._erase_from_notices(address):
+            found["notices to the admins"] = in_notices
         return found
+
+    def _erase_from_notices(self, address: ErasedAddress) -> int:
+        """Erase the address from the examples of notices that are not told or not sent yet; return how many named it."""
+        changed = 0
+        for told in self._tx.rows(_NoticeDetail, "details_of_notices"):
+            if (detail := address.without(told.detail)) != told.detail:
+                self._tx.change("erase_detail_of_notice", kind=told.kind, subject=told.subject, detail=detail)
+                changed += 1
+        for waiting in self._tx.rows(_WaitingNotice, "words_of_notices_to_send"):
+            if (notice := address.without(waiting.notice)) != waiting.notice:
+                self._tx.change("erase_words_of_notice_to_send", notice_id=waiting.notice_id, notice=notice)
+                changed += 1
+        return changed
 
     def erase_from_audit(self, address: ErasedAddress, after: int) -> tuple[int, int] | None:
         """Erase the address from the next entries of the audit; return the last one and how many named it.

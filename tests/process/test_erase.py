@@ -122,3 +122,27 @@ def test_an_account_is_not_erased_as_a_person(tmp_path: Path) -> None:
         done = service.run("erase", "nobody")
         assert done.returncode == 1
         assert "has no @" in done.stderr
+
+
+def test_what_went_to_a_person_is_exported(tmp_path: Path, scripted: StartScripted) -> None:
+    server = scripted()
+    home = tmp_path / "service"
+    with Installation(home, rows(server.port)) as service:
+        ids = [service.send(recipient=CANARY, **GIVEN), service.send(recipient=CANARY, body="x" * 700_000)]
+        other = service.send(recipient=OTHER)
+        for request_id in (*ids, other):
+            service.wait_for(request_id)
+        contents = service.contents()
+        service.command("export", "--recipient", CANARY, "theirs")
+        lines = [json.loads(line) for line in (home / "theirs/messages.ndjson").read_text().splitlines()]
+        assert [line["id"] for line in lines] == ids[::-1]
+        assert {line["status"] for line in lines} == {"sent"}
+        for request_id in ids:
+            assert (home / f"theirs/{request_id}.eml").read_bytes() == contents[request_id]
+        assert (home / "theirs").stat().st_mode & 0o777 == 0o700
+        service.command("export", "--account", "me@postroom.example", "all")
+        assert len(list((home / "all").glob("*.eml"))) == 3
+        assert service.command("audit", "--json").count("messages.export") == 2
+        again = service.run("export", "--recipient", CANARY, "theirs")
+        assert (again.returncode, "not empty" in again.stderr) == (75, True)
+        assert service.run("export", "--account", "nobody@postroom.example", "none").returncode == 1

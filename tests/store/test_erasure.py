@@ -154,6 +154,22 @@ def test_a_reason_of_an_account_and_the_audit_name_nobody(registry: Registry) ->
     assert registry.rows("SELECT count(*) FROM audit WHERE action = 'person.erase'") == [(1,)]
 
 
+def test_examples_in_notices_name_nobody(registry: Registry) -> None:
+    for sql in (
+        (
+            "INSERT INTO notice (kind, subject, first_at, noticed_at, last_at, count, detail) "
+            f"VALUES ('failed', '', 1, 1, 1, 1, '{{\"examples\": [\"to {BOB}\"]}}')"
+        ),
+        f"INSERT INTO notice_to_send VALUES ('1', '{{\"text\": \"{BOB}\"}}', '[]')",
+    ):
+        registry.post.database.change(sql)
+    done = registry.data.erase(registry.data.address(BOB), ADMIN)
+    assert done.elsewhere["notices to the admins"] == 2
+    for row in registry.rows("SELECT detail FROM notice UNION ALL SELECT notice FROM notice_to_send"):
+        assert BOB not in str(row)
+        assert "@erased.invalid" in str(row)
+
+
 def test_the_content_of_one_message_goes_once_it_has_ended(registry: Registry) -> None:
     post = registry.post
     request_id = post.add(BOB)

@@ -67,6 +67,11 @@ KNOWN = {
         "open(beside, 'xb', opener=_private)",  # new
         "os.open(path, flags | os.O_NOFOLLOW, 384)",
     },
+    "runtime/export.py": {  # new, in a new folder
+        "open(folder / LINES, 'x', encoding='utf-8', opener=_private)",
+        "open(folder / f'{request_id}.eml', 'xb', opener=_private)",
+        "os.open(path, flags | os.O_NOFOLLOW, 384)",
+    },
     "runtime/accounts_file.py": {"path.open('x', encoding='utf-8')"},  # new
     "runtime/standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
     # The program's own files.

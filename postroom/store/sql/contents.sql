@@ -39,3 +39,9 @@ DELETE FROM pieced_content WHERE message_id = :message_id;
 
 -- name: old_uploads
 SELECT id FROM upload WHERE began_at <= :until ORDER BY id LIMIT :count;
+
+-- name: kept_content^
+SELECT id AS message_id, size FROM message
+WHERE request_id = :request_id
+  AND (EXISTS (SELECT 1 FROM content WHERE content.message_id = message.id)
+       OR EXISTS (SELECT 1 FROM pieced_content WHERE pieced_content.message_id = message.id));

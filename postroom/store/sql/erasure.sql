@@ -79,3 +79,15 @@ UPDATE audit SET target = :target, detail = :detail WHERE id = :id;
 -- Whether an address is an account's, or an alias of one.
 SELECT EXISTS (SELECT 1 FROM account WHERE deleted_at IS NULL AND lower(email) = :lowered)
     OR EXISTS (SELECT 1 FROM account_alias WHERE lower(email) = :lowered);
+
+-- name: details_of_notices
+SELECT kind, subject, detail FROM notice;
+
+-- name: erase_detail_of_notice!
+UPDATE notice SET detail = :detail WHERE kind = :kind AND subject = :subject;
+
+-- name: words_of_notices_to_send
+SELECT notice_id, notice FROM notice_to_send;
+
+-- name: erase_words_of_notice_to_send!
+UPDATE notice_to_send SET notice = :notice WHERE notice_id = :notice_id;
