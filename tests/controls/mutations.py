@@ -22,6 +22,34 @@ class Control:
 
 CONTROLS = (
     Control(
+        "what is undone is told to nobody",
+        "postroom/store/sqlite/batch.py",
+        "            happened.clear()\n",
+        "            pass\n",
+        "tests/store/test_happened.py::test_what_is_undone_is_not_told[sqlite]",
+    ),
+    Control(
+        "lines that wait for an intake are bounded in octets",
+        "postroom/telemetry/shipping/shipper.py",
+        "if self.octets + len(line.text) > self._most_octets:",
+        "if self.octets < 0:",
+        "tests/unit/test_shipping.py::test_memory_is_bounded_and_nobody_waits_while_it_does_not_answer[elasticsearch]",
+    ),
+    Control(
+        "a line that the intake has already has arrived",
+        "postroom/telemetry/shipping/elasticsearch.py",
+        " or status == _CONFLICT:",
+        ":",
+        "tests/unit/test_shipping.py::TestElasticsearch::test_a_line_that_comes_twice_is_there_once",
+    ),
+    Control(
+        "an address within a server's words is hidden too",
+        "postroom/telemetry/addresses.py",
+        "            text = self._hide_whole(text, known)\n",
+        "            pass\n",
+        "tests/unit/test_log_lines.py::TestAddresses::test_none_is_in_any_line[LogAddresses.HASH-LogFormat.ECS]",
+    ),
+    Control(
         "a web process reads again what has changed alone",
         "postroom/accounts/keys.py",
         "        if changed is None:\n",

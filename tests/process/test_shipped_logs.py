@@ -43,7 +43,8 @@ def test_lines_of_all_processes_arrive_and_the_last_at_the_end(kind: type[Intake
             ids = [service.send() for _ in range(20)]
             for id_ in ids:
                 service.wait_for(id_)
-        wanted = {(id_, action): 1 for id_ in ids for action in ("accepted", "sent")}
+            wanted = {(id_, action): 1 for id_ in ids for action in ("accepted", "sent")}
+            eventually(lambda: events_of(intake, ids) == wanted, 60, "a line of each event")
         assert events_of(intake, ids) == wanted
         assert Counter(intake.messages())["stopped"] == 2, "the worker's and the supervisor's"
         log = service.log()
@@ -61,7 +62,9 @@ def test_lines_of_all_processes_arrive_and_the_last_at_the_end(kind: type[Intake
 
 def test_no_message_waits_for_an_intake_that_does_not_answer(start: Start) -> None:
     with intakes.Elasticsearch() as intake:
-        held = [Held() for _ in range(6)]  # one for each process, and for those that come after a fault
+        held = [
+            Held() for _ in range(60)
+        ]  # more than there are requests, with those that are given up after 20 s
         intake.then.extend(held)
         service = start(intake, POSTROOM_LOG_SHIP_MEMORY="65536")
         with service:

@@ -27,7 +27,7 @@ class Held:
 
     def wait(self) -> None:
         self.has_come.set()
-        self._released.wait(60)
+        self._released.wait(600)
 
 
 class Intake:

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 _GATHER_S: Final = 1.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
-_FLUSH_S: Final = 3.0  # at the end of the process
+_FLUSH_S: Final = 5.0  # at the end of the process
 _REQUEST_S: Final = 20.0
 _SAY_EVERY_S: Final = 60.0
 _LONGEST_ANSWER: Final = 1024 * 1024
@@ -156,14 +156,20 @@ class Shipper:
                 wait_s = self._first_wait_s
 
     def _send(self, lines: Sequence[LogLine]) -> Verdict:
+        """Send lines once. Whatever goes wrong, the thread goes on."""
+        try:
+            return self._try_to_send(lines)
+        except HTTPFault as error:
+            return Verdict(again=lines, fault=str(error))
+        except Exception as error:
+            return Verdict(again=lines, fault=f"a fault in Postroom itself, {type(error).__name__}")
+
+    def _try_to_send(self, lines: Sequence[LogLine]) -> Verdict:
         batch = self._intake.batch(lines)
         body = gzip.compress(batch.body, _LEVEL, mtime=0)
         seconds = min(_REQUEST_S, max(0.1, self._give_up_at - time.monotonic()))
         headers = {**batch.headers, "Content-Encoding": "gzip"}
-        try:
-            answer = request("POST", batch.url, headers, body, seconds=seconds, longest=_LONGEST_ANSWER)
-        except HTTPFault as error:
-            return Verdict(again=lines, fault=str(error))
+        answer = request("POST", batch.url, headers, body, seconds=seconds, longest=_LONGEST_ANSWER)
         return self._intake.read(answer, lines)
 
     def _note(self, lines: Sequence[LogLine], verdict: Verdict) -> None:
