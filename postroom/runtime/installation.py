@@ -21,6 +21,7 @@ from postroom.providers import unnamed_server, unusual_port
 from postroom.runtime import own_files, secret_key
 from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
+from postroom.runtime.supervisor import INBOX as INBOX_MODULE
 from postroom.runtime.supervisor import NOTIFIER
 from postroom.settings import (
     EMAIL_LOG_IN_THE_WAY,
@@ -263,6 +264,6 @@ def child_commands(service: Service) -> list[str]:
 
     The inbox only where an account uses it, and the process that tells the admins only where there is a way to them.
     """
-    capture = ["postroom.inbox.server"] if uses_inbox(service) else []
+    capture = [INBOX_MODULE] if uses_inbox(service) else []
     notices = [" ".join(NOTIFIER)] if service.settings.notify else []
     return ["postroom web", "postroom worker", *notices, *capture]

@@ -23,6 +23,7 @@ from postroom.telemetry import service_log
 log = logging.getLogger("postroom.runtime.supervisor")
 
 DRAIN = "--drain="  # in seconds
+INBOX = "postroom.inbox.server"
 LOG = "--log="  # LogOptions, which it hands to its children too
 NOTIFIER = ("postroom", "notify", "run")
 _GRACE_S = 20.0
@@ -123,7 +124,7 @@ class _Child:
 
     @property
     def is_inbox(self) -> bool:
-        return self.command[-1].endswith("inbox")
+        return self.command[-1].endswith(("inbox", INBOX))
 
     @property
     def is_needed(self) -> bool:

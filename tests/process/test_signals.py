@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from postroom.runtime.supervisor import Supervisor
+from postroom.runtime.supervisor import INBOX, Supervisor, _Child
 from tests.servers.installation import KEY, ROOT, Client, Installation, account_rows, descendants
 from tests.servers.programs import end, free_port
 from tests.servers.sink import Sink
@@ -220,7 +220,7 @@ signal.pause()
 ORDER = """
 import os, signal, threading, time
 from pathlib import Path
-from postroom.runtime.supervisor import Supervisor
+from postroom.runtime.supervisor import INBOX, Supervisor, _Child
 names = ("inbox", "worker", "web")
 def stop():
     while not all(Path(name).exists() for name in names):
@@ -229,6 +229,14 @@ def stop():
 threading.Thread(target=stop, daemon=True).start()
 Supervisor([["child", name] for name in names], drain_s=300.0).run()
 """
+
+
+def test_the_inbox_is_known_by_the_module_that_serve_runs() -> None:
+    assert [_Child(command.split()).is_inbox for command in (INBOX, "postroom worker", "postroom web")] == [
+        True,
+        False,
+        False,
+    ]
 
 
 def test_http_is_told_first_and_the_inbox_when_the_worker_has_ended(tmp_path: Path) -> None:
@@ -256,7 +264,7 @@ sys.exit(78)
 """
 BESIDE = """
 import sys
-from postroom.runtime.supervisor import Supervisor
+from postroom.runtime.supervisor import INBOX, Supervisor, _Child
 sys.exit(Supervisor([["child", name] for name in ("worker", "inbox")], pause_s=0.001, stays_up_within_s=0.0).run())
 """
 
@@ -273,7 +281,7 @@ def test_an_inbox_that_cannot_start_ends_nothing_else(tmp_path: Path, how: str) 
 NO_PYTHON = """
 import os, sys, threading
 from pathlib import Path
-from postroom.runtime.supervisor import Supervisor
+from postroom.runtime.supervisor import INBOX, Supervisor, _Child
 python, sys.executable = sys.executable, "away/python"
 started = []
 start = Supervisor._start
@@ -335,7 +343,7 @@ asyncio.run(main())
 """
 STILL = """
 import sys
-from postroom.runtime.supervisor import Supervisor
+from postroom.runtime.supervisor import INBOX, Supervisor, _Child
 sys.exit(Supervisor([["child", "HOW"]], pause_s=0.001, still_after_s=1.0).run())
 """
 
@@ -351,7 +359,7 @@ def test_a_child_that_stands_still_is_killed_and_started_anew(tmp_path: Path, ho
 
 UNSTEADY = """
 import sys
-from postroom.runtime.supervisor import Supervisor
+from postroom.runtime.supervisor import INBOX, Supervisor, _Child
 sys.exit(Supervisor([["child"]], pause_s=0.001, stays_up_within_s=1.0).run())
 """
 
