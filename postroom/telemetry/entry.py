@@ -31,6 +31,7 @@ OUTCOMES: Final[Mapping[EventKind, str]] = {
     EventKind.RELEASED: _SUCCESS,
     EventKind.CANCELLED: _SUCCESS,
     EventKind.MOVED: _SUCCESS,
+    EventKind.ERASED: _SUCCESS,
 }
 _FAULTS: Final = frozenset({EventKind.FAILED, EventKind.IN_DOUBT, EventKind.CRASHED, EventKind.HELD})
 

@@ -181,7 +181,7 @@ def test_what_cannot_be_read_is_named_and_keeps_nothing_else_from_being_struck(
     strike_log(store, vault, email_log)
     assert unreadable.read_bytes() == octets
     assert PASSWORD not in other.read_text()
-    assert f"{unreadable} was not searched for passwords" in caplog.text
+    assert f"{unreadable} was not searched:" in caplog.text
 
 
 def test_a_batch_that_was_interrupted_is_found_before_its_place_moves(
