@@ -79,9 +79,7 @@ class Notifier:
         self._state = State()
         self._stored = State()  # as the database has it
         self._to_send: dict[str, ToSend] = {}
-        self._unstored: set[str] = (
-            set()
-        )  # of what is to be sent: what the database does not have as it is now
+        self._unstored: set[str] = set()  # of what is to be sent: what the database lacks
         self._sent: set[str] = set()  # what the database may still have
         self._kept_failed: int | None = None  # how many messages had failed, as the database has it
         self._is_forgetful = False  # the database takes nothing just now
@@ -101,6 +99,9 @@ class Notifier:
         while not self._sending.is_idle and time.monotonic() < deadline:
             self._wait(deadline)
             self._take_answers()
+        self.close()
+
+    def close(self) -> None:
         self._election.close()
 
     def _goes_on(self) -> bool:

@@ -258,19 +258,19 @@ def test_what_cannot_be_stored_is_told_from_memory_once(
             notify_gather=1,
             disk_reserve=0,
         )
-        notifier = Notifier(settings, store, tmp_path)
-        look_until(notifier, lambda: store.read(Notices.memory), "the election")
-        post.store.write(Accounts.pause, post.anna, reason="535 refused", tried_at=LATER, now=LATER)
-        with database.writes_held():
-            look_until(notifier, receiver.documents, "the notice")
-            for _ in range(3):
-                notifier.look()
+        with closing(Notifier(settings, store, tmp_path)) as notifier:
+            look_until(notifier, lambda: store.read(Notices.memory), "the election")
+            post.store.write(Accounts.pause, post.anna, reason="535 refused", tried_at=LATER, now=LATER)
+            with database.writes_held():
+                look_until(notifier, receiver.documents, "the notice")
+                for _ in range(3):
+                    notifier.look()
+                assert len(receiver.documents()) == 1
+            look_until(notifier, lambda: store.read(Notices.troubles), "it to be stored")
+            [trouble] = store.read(Notices.troubles)
+            assert trouble.notice_id == receiver.documents()[0]["notice_id"]
+            look_until(notifier, lambda: not store.read(Notices.to_send), "it to be stored as sent")
             assert len(receiver.documents()) == 1
-        look_until(notifier, lambda: store.read(Notices.troubles), "it to be stored")
-        [trouble] = store.read(Notices.troubles)
-        assert trouble.notice_id == receiver.documents()[0]["notice_id"]
-        look_until(notifier, lambda: not store.read(Notices.to_send), "it to be stored as sent")
-        assert len(receiver.documents()) == 1
 
 
 # -- what is kept
