@@ -70,6 +70,7 @@ class ClaimedJob(JobRef):
     drawn: int = 0  # refusals of the account that it drew, others having passed in between
     drawn_at: Instant | None = None  # the last one
     large: LargeContent | None = None
+    traceparent: str | None = None  # W3C Trace Context, of the request that it was accepted with
 
     @property
     def size(self) -> int:

@@ -36,6 +36,7 @@ class Submission:
     sender: str | None = None  # the From, as the client wrote it; None: the account's mailbox
     aliases: tuple[str, ...] = ()  # of the account: what else its From may be
     references: tuple[str, ...] = ()  # Message-IDs of the thread, oldest first
+    traceparent: str | None = None  # W3C Trace Context, of the request
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class NewMessage:
     not_before: Instant | None = None  # nothing is sent before; None: at once
     key: ApiKey | None = None  # that must still work when the message is committed
     idempotency_account: int | None = None  # where the idempotency key stands; None: it is the account's
+    traceparent: str | None = None  # W3C Trace Context, of the request
 
     @property
     def is_test(self) -> bool:

@@ -80,6 +80,7 @@ def _render(submission: Submission, head: _Head, request_id: str, now: Instant) 
         key=submission.key,
         idempotency_key=submission.idempotency_key,
         idempotency_account=submission.idempotency_account,
+        traceparent=submission.traceparent,
         fingerprint=_fingerprint(submission) if submission.idempotency_key is not None else None,
     )
 

@@ -120,6 +120,7 @@ class Acceptance(Noun):
             not_before=message.not_before,
             key_id=None if message.key is None else message.key.id,
             test=int(message.is_test),
+            traceparent=message.traceparent,
             kind=CAPTURE if message.is_test else DELIVERY,
         )
         if upload is not None:

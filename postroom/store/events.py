@@ -35,6 +35,7 @@ class _Names(NamedTuple):
 
     request_id: str
     reverse_path: str
+    traceparent: str | None
 
 
 def tell(listener: EventListener | None, happened: Sequence[Happened]) -> None:
@@ -55,7 +56,16 @@ class Events(Noun):
             names = self._names(message_id)
             paths = self._forward_paths(message_id, event.delivery_id)
             self._tx.happened.append(
-                Happened(event.kind, now, *names, paths, event.delivery_id, detail=event.detail)
+                Happened(
+                    event.kind,
+                    now,
+                    names.request_id,
+                    names.reverse_path,
+                    paths,
+                    event.delivery_id,
+                    detail=event.detail,
+                    traceparent=names.traceparent,
+                )
             )
 
     def insert(self, message_id: int, event: NewEvent, now: Instant) -> None:
@@ -79,6 +89,7 @@ class Events(Noun):
                     message.request_id,
                     message.reverse_path,
                     message.forward_paths,
+                    traceparent=message.traceparent,
                 )
             )
 
@@ -89,8 +100,8 @@ class Events(Noun):
         happened = self._tx.happened
         if happened is None or not decision.events:
             return
-        if isinstance(job, ClaimedJob):  # noqa: SIM108  # mypy would not know it in one line
-            names = _Names(job.request_id, job.reverse_path)
+        if isinstance(job, ClaimedJob):  # mypy would not know it in one line
+            names = _Names(job.request_id, job.reverse_path, job.traceparent)
         else:
             names = self._names(job.message_id)
         paths = {delivery.id: delivery.forward_path for delivery in job.deliveries}
@@ -102,7 +113,8 @@ class Events(Noun):
                 Happened(
                     event.kind,
                     now,
-                    *names,
+                    names.request_id,
+                    names.reverse_path,
                     tuple(paths.values()) if id_ is None else (paths[id_],),
                     id_,
                     job.attempt,
@@ -111,6 +123,7 @@ class Events(Noun):
                     None if event.kind is EventKind.SENT else blame,
                     phase,
                     began_at,
+                    names.traceparent,
                 )
             )
 
@@ -119,7 +132,15 @@ class Events(Noun):
         if self._tx.happened is not None:
             paths = self._forward_paths(row.message_id, None)
             self._tx.happened.append(
-                Happened(EventKind.SENT, now, row.request_id, row.reverse_path, paths, detail=detail)
+                Happened(
+                    EventKind.SENT,
+                    now,
+                    row.request_id,
+                    row.reverse_path,
+                    paths,
+                    detail=detail,
+                    traceparent=self._names(row.message_id).traceparent,
+                )
             )
 
     def _names(self, message_id: int) -> _Names:

@@ -35,6 +35,7 @@ class _DueJob(NamedTuple):
     checksum: int | None
     crashes: int
     in_doubt: str | None
+    traceparent: str | None
     delivery_id: int
     forward_path: str
     envelope_checksum: int | None
@@ -241,6 +242,7 @@ def _claimed(
         smtputf8=bool(row.smtputf8),
         accepted_at=row.accepted_at,
         reserved_bucket=bucket,
+        traceparent=row.traceparent,
         in_doubt=None if row.in_doubt is None else InDoubtPolicy(row.in_doubt),
         partial=partial,
         one_recipient=not row.has_others,

@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import StartScripted
 from tests.process.test_canaries import codings
+from tests.servers.installation import KEY as INSTALLED_KEY
 from tests.servers.installation import Installation, account_rows, kill
 from tests.servers.waiting import eventually
 from tests.unit import ecs
@@ -208,3 +209,37 @@ def test_commands_keep_standard_output_for_data(start: Callable[..., Installatio
         listed = service.command("status", request_id, "--json")
         assert json.loads(listed)["id"] == request_id
         assert service.stop(signal.SIGTERM) == 0
+
+
+def test_the_lines_of_a_message_belong_to_the_trace_of_its_request(
+    tmp_path: Path, scripted: StartScripted, database_settings: dict[str, str]
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    server = scripted()
+    server.on("DOT", reply="451 4.3.0 not now", times=1)
+    settings = {"POSTROOM_LOG_FORMAT": "ecs", "POSTROOM_RETRY_SCHEDULE": "200ms", **database_settings}
+    with Installation(tmp_path / "service", account_rows(server.port), **settings) as service:
+        document = {"subject": "x", "recipient": "you@postroom.example", "body": "x", "key": INSTALLED_KEY}
+        headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        answer = service.client.call("POST", "/send-email", document, headers)
+        assert answer.status == 202
+        id_ = answer.document["request_id"]
+        service.wait_for(id_)
+        ignored = service.client.call("POST", "/send-email", document, {"traceparent": "nonsense"})
+        assert ignored.status == 202
+        service.wait_for(ignored.document["request_id"])
+
+        def traced() -> set[tuple[str, str | None]]:
+            return {
+                (line["event"]["action"], line.get("trace", {}).get("id"))
+                for line in documents(service)
+                if line.get("postroom", {}).get("request_id") == id_
+            }
+
+        wanted = {("accepted", trace), ("deferred", trace), ("sent", trace)}
+        eventually(lambda: traced() == wanted, 20, "each line to name the trace")
+        assert not any(
+            "trace" in line
+            for line in documents(service)
+            if line.get("postroom", {}).get("request_id") == ignored.document["request_id"]
+        )

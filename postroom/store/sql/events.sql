@@ -9,7 +9,7 @@ FROM event LEFT JOIN delivery ON delivery.id = event.delivery_id
 WHERE event.message_id = :message_id ORDER BY event.id;
 
 -- name: names_of_message^
-SELECT request_id, reverse_path FROM message WHERE id = :message_id;
+SELECT request_id, reverse_path, traceparent FROM message WHERE id = :message_id;
 
 -- name: recipients_of_event
 SELECT forward_path FROM delivery

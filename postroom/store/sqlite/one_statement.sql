@@ -4,15 +4,15 @@
 
 CREATE TEMP VIEW acceptance AS
 SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, '' AS mime, 0 AS checksum,
-       '' AS forward_path, 0 AS envelope_checksum, 0 AS not_before, key_id, test, '' AS kind
+       '' AS forward_path, 0 AS envelope_checksum, 0 AS not_before, key_id, test, traceparent, '' AS kind
 FROM main.message;
 
 CREATE TEMP TRIGGER acceptance_insert INSTEAD OF INSERT ON acceptance
 BEGIN
     INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id,
-                         test)
+                         test, traceparent)
     VALUES (NEW.request_id, NEW.account_id, NEW.reverse_path, NEW.subject, NEW.size, NEW.smtputf8, NEW.accepted_at,
-            NEW.in_doubt, NEW.key_id, NEW.test);
+            NEW.in_doubt, NEW.key_id, NEW.test, NEW.traceparent);
     INSERT INTO content (message_id, mime, checksum) VALUES ((SELECT max(id) FROM message), NEW.mime, NEW.checksum);
     INSERT INTO delivery (message_id, forward_path, checksum)
     VALUES ((SELECT max(id) FROM message), NEW.forward_path, NEW.envelope_checksum);

@@ -5,6 +5,7 @@ from __future__ import annotations
 from postroom.accounts.keys import ApiKeys, Principal
 from postroom.core.errors import InvalidSubmission
 from postroom.core.message import Accepted, InDoubtPolicy, Submission
+from postroom.core.trace_context import parse_traceparent
 from postroom.web.answers import JSON, Answer
 from postroom.web.api_request import ApiRequest
 from postroom.web.doorway import Doorway
@@ -28,6 +29,7 @@ def _parse(request: ApiRequest, principal: Principal) -> Submission:
         body=asked.body,
         is_html=asked.is_html,
         idempotency_key=_idempotency_key(request),
+        traceparent=parse_traceparent(request.headers.get("traceparent")),
         in_doubt=None if asked.in_doubt is None else InDoubtPolicy(asked.in_doubt),
     )
 

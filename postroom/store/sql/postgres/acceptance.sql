@@ -3,8 +3,9 @@
 -- name: accept_message!
 -- Message, content, first delivery, job and event in one statement.
 WITH message AS (
-    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test)
-    VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :key_id, :test)
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test,
+                         traceparent)
+    VALUES (:request_id, :account_id, :reverse_path, :subject, :size, :smtputf8, :now, :in_doubt, :key_id, :test, :traceparent)
     RETURNING id, account_id, accepted_at
 ), content AS (
     INSERT INTO content (message_id, mime, checksum) SELECT id, :mime, :checksum FROM message
@@ -27,12 +28,14 @@ WITH given AS (
         CAST(:subject AS text[]), CAST(:size AS integer[]), CAST(:smtputf8 AS smallint[]), CAST(:now AS bigint[]),
         CAST(:in_doubt AS text[]), CAST(:mime AS bytea[]), CAST(:checksum AS bigint[]), CAST(:forward_path AS text[]),
         CAST(:envelope_checksum AS bigint[]), CAST(:not_before AS bigint[]), CAST(:key_id AS bigint[]),
-        CAST(:test AS smallint[]), CAST(:kind AS text[])
+        CAST(:test AS smallint[]), CAST(:traceparent AS text[]), CAST(:kind AS text[])
     ) AS given (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, mime, checksum,
-                forward_path, envelope_checksum, not_before, key_id, test, kind)
+                forward_path, envelope_checksum, not_before, key_id, test, traceparent, kind)
 ), message AS (
-    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test)
-    SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test FROM given
+    INSERT INTO message (request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test,
+                         traceparent)
+    SELECT request_id, account_id, reverse_path, subject, size, smtputf8, accepted_at, in_doubt, key_id, test, traceparent
+    FROM given
     RETURNING id, request_id, account_id, accepted_at
 ), content AS (
     INSERT INTO content (message_id, mime, checksum)

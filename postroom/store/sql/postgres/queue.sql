@@ -5,7 +5,7 @@
 SELECT job.id AS job_id, job.attempt, job.message_id, message.request_id, message.reverse_path, message.size,
        message.smtputf8, CASE WHEN job.not_before > message.accepted_at THEN job.not_before ELSE message.accepted_at END AS accepted_at,
        CASE WHEN message.size <= :most_loaded THEN content.mime END AS mime,
-       coalesce(content.checksum, pieced_content.checksum) AS checksum, job.crashes, message.in_doubt,
+       coalesce(content.checksum, pieced_content.checksum) AS checksum, job.crashes, message.in_doubt, message.traceparent,
        delivery.id AS delivery_id, delivery.forward_path, delivery.checksum AS envelope_checksum,
        EXISTS (SELECT 1 FROM delivery AS other WHERE other.message_id = job.message_id AND other.id <> delivery.id) AS has_others,
        job.due_at, job.drawn, job.drawn_at

@@ -1,0 +1,23 @@
+"""Reads the `traceparent` of a request (W3C Trace Context, level 1): the trace that a message belongs to. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_NO_TRACE: Final = "0" * 32
+_NO_SPAN: Final = "0" * 16
+# §3.2: version, trace-id, parent-id, trace-flags. A later version may have more behind them; ff is none.
+_FORM: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+_LONGEST: Final = 512
+
+
+def parse_traceparent(text: str | None) -> str | None:
+    """Return a traceparent in the form of version 00; None for none, and for one that is not valid, which is ignored."""
+    found = None if text is None or len(text) > _LONGEST else _FORM.fullmatch(text.strip(" \t"))
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, rest = found.groups()
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN or (version == "00" and rest):
+        return None
+    return f"00-{trace_id}-{span_id}-{flags}"
