@@ -140,9 +140,9 @@ def _not_tried(facts: AccountFacts, login: Login | None) -> Finding:
 
 
 def about_limit(facts: AccountFacts, daily_limit: int | None) -> Finding:
-    used = facts.recipients_used
     if daily_limit is None:
-        return ok("limit", f"no daily limit; {used} recipients in the last 24 hours")
+        return ok("limit", "no daily limit")  # without one nothing is counted
+    used = facts.recipients_used
     left = max(0, daily_limit - used)
     said = f"{used} of {daily_limit} recipients used in the last 24 hours, {left} left"
     if not left:
