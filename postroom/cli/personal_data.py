@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from postroom.cli.accounts_named import faults_are_usage
 from postroom.cli.actor import actor
 from postroom.cli.completion import mailboxes
 from postroom.cli.exits import EX_TEMPFAIL
@@ -37,19 +38,19 @@ def erase(address: str, dry_run: bool, as_json: bool) -> None:
     from postroom.accounts.erasure import PersonalData
     from postroom.inbox.maildrop import FOLDER
     from postroom.runtime import installation
-    from postroom.runtime.personal_files import FilesErased, erase_from_files, look_in_files
+    from postroom.runtime.personal_files import erase_from_files, look_in_files
     from postroom.worker.email_log import LOCK, EmailLog
 
     service = installation.open_service(serving=True)
     try:
         data = PersonalData(service.store, service.vault)
-        erased = data.address(address)
+        with faults_are_usage():
+            erased = data.address(address)
+        log = EmailLog(service.store, service.settings.email_log, installation.VAR / LOCK)
         if dry_run:
-            found = data.look(erased)
-            files = FilesErased(look_in_files(erased, FOLDER), 0)
+            found, files = data.look(erased), look_in_files(erased, FOLDER, log)
         else:
             found = data.erase(erased, actor())
-            log = EmailLog(service.store, service.settings.email_log, installation.VAR / LOCK)
             files = erase_from_files(erased, FOLDER, log)
     finally:
         service.store.close()

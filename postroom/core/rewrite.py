@@ -39,17 +39,23 @@ def rewrite_lines(path: Path, change: Callable[[bytes], bytes]) -> int:
     CannotRead.
     """
     target = path.resolve()
-    with plain_file(target) as file:
+    changed = count_changes(target, change)
+    if changed:
+        with plain_file(target) as file:
+            _replace(target, file, _compression_of(file), change)
+    return changed
+
+
+def count_changes(path: Path, change: Callable[[bytes], bytes]) -> int:
+    """Return how many lines `rewrite_lines` would change now. Raises OSError, CannotRead."""
+    with plain_file(path.resolve()) as file:
         compression = _compression_of(file)
         try:
-            changed = sum(change(line) != line for line in _lines(file, compression))
+            return sum(change(line) != line for line in _lines(file, compression))
         except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's, not the decompressor's
+            if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise CannotRead(str(error)) from error
-        if changed:
-            _replace(target, file, compression, change)
-    return changed
 
 
 def _compression_of(file: BinaryIO) -> _Open | None:

@@ -24,9 +24,10 @@ class FilesErased:
     log_lines: int
 
 
-def look_in_files(address: ErasedAddress, inbox: Path) -> int:
-    """Return how many messages of the inbox's folder went to the address."""
-    return sum(1 for _ in names_to(inbox, address.address))
+def look_in_files(address: ErasedAddress, inbox: Path, email_log: EmailLog) -> FilesErased:
+    """Return what `erase_from_files` would erase now. Raises OSError."""
+    messages = sum(1 for _ in names_to(inbox, address.address))
+    return FilesErased(messages, email_log.count(address.without_octets))
 
 
 def erase_from_files(address: ErasedAddress, inbox: Path, email_log: EmailLog) -> FilesErased:

@@ -26,7 +26,7 @@ from uuid import uuid4
 from postroom.core.clock import SECOND, Instant
 from postroom.core.errors import LeaseLost
 from postroom.core.files import open_plain, plain_file
-from postroom.core.rewrite import CannotRead, rewrite_lines
+from postroom.core.rewrite import CannotRead, count_changes, rewrite_lines
 from postroom.core.text import printable
 from postroom.store.log_lines import LogBatch, LogLine, LogLines
 from postroom.store.settings import StoredSettings
@@ -110,6 +110,12 @@ class EmailLog:
             if name is not None:
                 self._store.write(StoredSettings.set, f"{name}:{self._writer}", "1")
             return revised
+
+    def count(self, change: Callable[[bytes], bytes]) -> int:
+        """Return how many lines `revise` would change now. Raises OSError."""
+        if not self._path.is_file():
+            return 0
+        return sum(_revised(path, change, count_changes) for path in (self._path, *self._rotated()))
 
     def _write_all(self, stream: Stream | None) -> int:
         written = self._finish_batch(stream)
@@ -204,10 +210,14 @@ class EmailLog:
         return self._path.parent.glob(f"{glob.escape(self._path.name)}?*")
 
 
-def _revised(path: Path, change: Callable[[bytes], bytes]) -> int:
-    """Change lines of one file; return how many are different now."""
+def _revised(
+    path: Path,
+    change: Callable[[bytes], bytes],
+    revise: Callable[[Path, Callable[[bytes], bytes]], int] = rewrite_lines,
+) -> int:
+    """Change lines of one file, or count those that would change; return how many."""
     try:
-        return rewrite_lines(path, change) if path.is_file() else 0
+        return revise(path, change) if path.is_file() else 0
     except CannotRead as error:
         log.warning("%s was not searched: %s", path, error)
         return 0
