@@ -217,10 +217,17 @@ def web_application() -> RSGIServer:
 
 def report_ready_when_it_listens(besides: frozenset[int], loop: AbstractEventLoop) -> None:
     """Report that this process is ready as soon as granian accepts connections. `besides`: the sockets of its metrics."""
+    ignore_interrupts(loop)
     if _listens(besides):
         report_ready()
     else:
         loop.call_later(_LOOK_S, report_ready_when_it_listens, besides, loop)
+
+
+def ignore_interrupts(loop: AbstractEventLoop) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that runs the workers: it stops them in order."""
+    loop.remove_signal_handler(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _listens(besides: frozenset[int] = frozenset()) -> bool:

@@ -45,6 +45,13 @@ def post(path: Path) -> int:
         client.close()
 
 
+def refuses_the_key(path: Path) -> bool:
+    try:
+        return post(path) == 401
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+
+
 class Serving:
     """`postroom WORDS` in a folder, without a TCP port that a test could ask."""
 
@@ -445,3 +452,20 @@ if len(count.read_text()) > 7:
     assert ended.returncode == 78
     assert len((tmp_path / "count").read_text()) == 8
     assert "cannot start" not in ended.stderr
+
+
+def test_ctrl_c_on_a_web_process_alone_is_a_quiet_stop(tmp_path: Path) -> None:
+    """A terminal sends it to all processes of its group, also to those that granian has forked."""
+    path = tmp_path / "http.sock"
+    settings = {"HOST": f"unix:{path}", "POSTROOM_DRAIN": "0"}
+    migrate = Serving(tmp_path, "migrate", **settings)
+    assert migrate.process.wait(60) == 0
+    serving = Serving(tmp_path, "web", **settings)
+    try:
+        eventually(lambda: refuses_the_key(path), 60, "the web process to answer")
+        os.killpg(serving.process.pid, signal.SIGINT)
+        assert serving.process.wait(60) == 0
+    finally:
+        end(serving.process)
+    assert "Unexpected exit" not in serving.log.read_text(encoding="utf-8")
+    assert "ended with status" not in serving.log.read_text(encoding="utf-8")
