@@ -384,3 +384,13 @@ def check_plaintext(host: str, variable: str, settings: Settings, email: str | N
         f"security none{whose} would send mail and password in the clear to {host}; use starttls or tls, "
         "or set POSTROOM_SMTP_ALLOW_PLAINTEXT=true if that network is trusted",
     )
+
+
+def traces_wanted(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether OpenTelemetry's own variables ask for traces; its library reads them, and no others."""
+    exporter = environment.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    has_endpoint = any(
+        environment.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT")
+    )
+    is_off = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true" or exporter == "none"
+    return (has_endpoint or exporter == "otlp") and not is_off

@@ -31,7 +31,14 @@ def _open(_pid: int) -> Flask:
     atexit.register(service.store.close)
     accounts_file.write_demo_accounts(service)
     accounts_file.read_accounts_file(service)
-    return create_app(service.settings, service.store, service.vault, verify=partial(verify, service))
+    atexit.register(service.close_telemetry)
+    return create_app(
+        service.settings,
+        service.store,
+        service.vault,
+        verify=partial(verify, service),
+        begin_trace=None if service.traces is None else service.traces.begin,
+    )
 
 
 app = LocalProxy(application)

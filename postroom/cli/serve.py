@@ -152,8 +152,7 @@ def worker() -> None:
             lifeline=inherited_lifeline(),
         )
     finally:
-        if service.log is not None:
-            service.log.close()
+        service.close_telemetry()
     service.store.close()
 
 

@@ -83,6 +83,7 @@ class Happened(NamedTuple):
     phase: str | None = None  # the verb of the step at which the attempt ended
     began_at: Instant | None = None  # the attempt
     traceparent: str | None = None  # W3C Trace Context, of the request that the message was accepted with
+    dialogue: str | None = None  # of the attempt, as it is stored
 
     @property
     def id(self) -> str:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
 # §3.2: version, trace-id, parent-id, trace-flags. A later version may have more behind them; ff is none.
 _FORM: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _LONGEST: Final = 512
+
+
+class TraceParent(NamedTuple):
+    """The parts of a traceparent as numbers."""
+
+    trace_id: int
+    span_id: int
+    flags: int
 
 
 def parse_traceparent(text: str | None) -> str | None:
@@ -21,3 +29,11 @@ def parse_traceparent(text: str | None) -> str | None:
     if trace_id == _NO_TRACE or span_id == _NO_SPAN or (version == "00" and rest):
         return None
     return f"00-{trace_id}-{span_id}-{flags}"
+
+
+def parsed(traceparent: str) -> TraceParent:
+    """Return the parts of a traceparent that `parse_traceparent` has returned."""
+    _, trace_id, span_id, flags = (
+        int.from_bytes(bytes.fromhex(part), "big") for part in traceparent.split("-")
+    )
+    return TraceParent(trace_id, span_id, flags)

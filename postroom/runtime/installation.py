@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from postroom.accounts.admin_token import ensure_admin_token
 from postroom.accounts.digest_key import adopt_digest_key
 from postroom.accounts.vault import Vault
 from postroom.core.clock import system_clock
 from postroom.core.errors import ConfigError
+from postroom.core.events import EventListener, Happened
 from postroom.core.log_options import LogFormat
 from postroom.core.text import is_text
 from postroom.providers import unnamed_server, unusual_port
@@ -23,6 +26,7 @@ from postroom.runtime.own_files import check_own_files
 from postroom.runtime.strike import strike_log, strike_stored
 from postroom.runtime.supervisor import INBOX as INBOX_MODULE
 from postroom.runtime.supervisor import NOTIFIER
+from postroom.runtime.tracing import traces_of_process
 from postroom.settings import (
     EMAIL_LOG_IN_THE_WAY,
     INBOX,
@@ -43,12 +47,16 @@ from postroom.telemetry.shipping.chosen import shipper_of
 from postroom.worker.email_log import LOCK as EMAIL_LOG_LOCK
 from postroom.worker.email_log import EmailLog
 
+if TYPE_CHECKING:
+    from postroom.telemetry.traces import Traces
+
 log = logging.getLogger(__name__)
 
 VAR = own_files.VAR
 _EX_TEMPFAIL = 75  # sysexits.h
 _LAST_ANSWERS_S = 0.3
 _REPETITIVE = (
+    "opentelemetry",
     "postroom.worker",
     "postroom.smtp.exchangers",
     "postroom.store.async_writer",
@@ -66,6 +74,14 @@ class Service:
     store: Store
     vault: Vault
     log: ServiceLog | None = None  # None: a command's, which writes to standard error
+    traces: Traces | None = None
+
+    def close_telemetry(self) -> None:
+        """Let go of lines and spans that are left, within a bounded time."""
+        if self.traces is not None:
+            self.traces.close()
+        if self.log is not None:
+            self.log.close()
 
 
 def start_logging(settings: Settings) -> None:
@@ -95,13 +111,25 @@ def _is_standard_output(path: Path) -> bool:
         return False
 
 
-def _tell_events(own_log: ServiceLog | None, store: Store, vault: Vault) -> None:
-    """Have the events of messages logged, where that takes no records; and what is shipped measured."""
-    if own_log is not None:
-        own_log.addresses.adopt(vault.own_digest)
-        own_log.measure(store.measures)
-        if own_log.takes_events:
-            store.listen(own_log.tell)
+def _tell_events(own_log: ServiceLog | None, store: Store, vault: Vault) -> Traces | None:
+    """Have the events of messages logged, where that takes no records, and traced; and what is shipped measured.
+
+    Returns the traces of this process, where there are any.
+    """
+    if own_log is None:
+        return None
+    own_log.addresses.adopt(vault.own_digest)
+    own_log.measure(store.measures)
+    traces = traces_of_process()
+    listeners = [*([own_log.tell] if own_log.takes_events else []), *([traces.tell] if traces else [])]
+    if listeners:
+        store.listen(partial(_tell_all, listeners))
+    return traces
+
+
+def _tell_all(listeners: Sequence[EventListener], happened: Sequence[Happened]) -> None:
+    for listener in listeners:
+        listener(happened)
 
 
 def stop_this_process(reason: str) -> None:
@@ -137,8 +165,7 @@ def open_service(
         settings.database_url, create=migrate, bouncer=settings.database_bouncer, on_broken=on_broken
     )
     vault = _prepare(store, settings, migrate=migrate, serving=serving)
-    _tell_events(own_log, store, vault)
-    return Service(settings, store, vault, own_log)
+    return Service(settings, store, vault, own_log, _tell_events(own_log, store, vault))
 
 
 def _prepare(store: Store, settings: Settings, *, migrate: bool, serving: bool) -> Vault:

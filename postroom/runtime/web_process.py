@@ -195,8 +195,8 @@ def web_application() -> RSGIServer:
     service = installation.open_service(
         serving=True, as_service=True, on_broken=installation.stop_this_process
     )
-    if service.log is not None:  # `atexit` is not for processes that granian forks
-        multiprocessing.util.Finalize(None, service.log.close, exitpriority=1)
+    # `atexit` is not for processes that granian forks.
+    multiprocessing.util.Finalize(None, service.close_telemetry, exitpriority=1)
     told = metrics_of(service.settings, service.store, installation.VAR, "web")
     before = _listening()  # granian's socket too, where another worker listens on it already
     told.start()
@@ -210,6 +210,7 @@ def web_application() -> RSGIServer:
         partial(verify, service),
         told=told,
         write_answered=None if service.log is None else service.log.note_answered,
+        begin_trace=None if service.traces is None else service.traces.begin,
     )
     tune_memory()
     return server

@@ -39,7 +39,7 @@ class Attempts(Noun):
             self._complete_sent(
                 job, decision, worker_id=worker_id, started_at=started_at, now=now, record=record
             )
-            self._tx.events.tell_attempt(job, decision, started_at, now, record.phase)
+            self._tx.events.tell_attempt(job, decision, started_at, now, record)
             return True
         if decision.next_try is None:
             self._end(job, decision, now)
@@ -49,7 +49,7 @@ class Attempts(Noun):
             self._write_delivery(result, now)
         for event in decision.events:
             self._tx.events.insert(job.message_id, event, now)
-        self._tx.events.tell_attempt(job, decision, started_at, now, record.phase)
+        self._tx.events.tell_attempt(job, decision, started_at, now, record)
         failpoint.hit("finish.inside")
         self._tx.usage.give_back(job, decision.unused)
         if decision.outcome is not None:

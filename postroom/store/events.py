@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from postroom.core.clock import Instant
 from postroom.core.decide import Decision
+from postroom.core.dialogue import AttemptRecord
 from postroom.core.events import EventKind, EventListener, Happened, NewEvent
 from postroom.core.job import ClaimedJob, JobRef
 from postroom.core.message import NewMessage
@@ -94,9 +95,9 @@ class Events(Noun):
             )
 
     def tell_attempt(
-        self, job: JobRef, decision: Decision, began_at: Instant, now: Instant, phase: str | None
+        self, job: JobRef, decision: Decision, began_at: Instant, now: Instant, record: AttemptRecord
     ) -> None:
-        """Tell the events of an attempt; `phase` is the step at which it ended."""
+        """Tell the events of an attempt."""
         happened = self._tx.happened
         if happened is None or not decision.events:
             return
@@ -121,9 +122,10 @@ class Events(Noun):
                     event.detail,
                     None if id_ is None else replies.get(id_),
                     None if event.kind is EventKind.SENT else blame,
-                    phase,
+                    record.phase,
                     began_at,
                     names.traceparent,
+                    record.dialogue,
                 )
             )
 

@@ -30,7 +30,7 @@ from postroom.web.loop import RequestLoop
 from postroom.web.rate_limits import RateLimits
 from postroom.web.refusals import Refusals
 from postroom.web.rsgi import NO_STORE, RSGIServer
-from postroom.web.services import Services, Verify, services
+from postroom.web.services import BeginTrace, Services, Verify, services
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -118,6 +118,9 @@ def _register_views(app: Flask) -> None:
         metrics.blueprint,
     ):
         app.register_blueprint(blueprint)
+    app.before_request(_check_headers)
+    app.after_request(_note_refusal)
+    app.after_request(_note_route)
 
 
 def create_app(
@@ -128,11 +131,12 @@ def create_app(
     is_stopping: Callable[[], bool] = _never,
     verify: Verify | None = None,
     told: Metrics | None = None,
+    begin_trace: BeginTrace | None = None,
 ) -> Flask:
     """Build the application on an open store. It holds no state but caches.
 
     `is_stopping` tells whether the listener will be closed soon; `/readyz` says so. `verify` logs in as an account;
-    `told` is what `/metrics` answers with.
+    `told` is what `/metrics` answers with; `begin_trace` is given the traceparent of each request to send.
     """
     app = Application("postroom", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = most_body_bytes(settings)
@@ -154,11 +158,9 @@ def create_app(
         is_stopping=is_stopping,
         metrics=told or Metrics(settings, store),
         verify=verify,
+        begin_trace=begin_trace,
     )
     _register_views(app)
-    app.before_request(_check_headers)
-    app.after_request(_note_refusal)
-    app.after_request(_note_route)
     return app
 
 
@@ -171,12 +173,21 @@ def create_server(
     verify: Verify | None = None,
     told: Metrics | None = None,
     write_answered: Write | None = None,
+    begin_trace: BeginTrace | None = None,
 ) -> RSGIServer:
     """Build what granian serves, on an event loop. `on_start` is called when the loop is there.
 
     `write_answered` takes the requests of the access log, where that is asked for.
     """
-    app = create_app(settings, store, vault, is_stopping=is_stopping, verify=verify, told=told)
+    app = create_app(
+        settings,
+        store,
+        vault,
+        is_stopping=is_stopping,
+        verify=verify,
+        told=told,
+        begin_trace=begin_trace,
+    )
     return RSGIServer(
         app,
         DOORWAYS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -85,6 +85,8 @@ async def _take(doorway: Doorway, request: ApiRequest, shared: Services, waits: 
         )
         principal = principal.for_account(submission.account)
         request.account = submission.account.email
+    if shared.begin_trace is not None:
+        submission = replace(submission, traceparent=shared.begin_trace(submission.traceparent))
     return await _accept(submission, principal, shared, waits)
 
 

@@ -22,6 +22,8 @@ from postroom.web.admin.refused import RefusedCalls
 from postroom.web.rate_limits import RateLimits
 from postroom.web.refusals import Refusals
 
+BeginTrace: TypeAlias = Callable[[str | None], str]
+"""Returns the traceparent that a message keeps, from the one that came with its request."""
 Verify: TypeAlias = Callable[[StoredAccount], Login]
 
 
@@ -41,6 +43,7 @@ class Services:
     is_stopping: Callable[[], bool]
     metrics: Metrics
     refused_calls: RefusedCalls = field(default_factory=RefusedCalls)
+    begin_trace: BeginTrace | None = None  # None: there are no traces
     verify: Verify | None = None  # logs in as an account; None: this process cannot
 
 
