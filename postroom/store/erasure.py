@@ -10,7 +10,7 @@ from typing import NamedTuple
 from postroom.core.api_key import ALL_MESSAGES, Sight
 from postroom.core.clock import Instant
 from postroom.core.erasure import ErasedAddress
-from postroom.core.errors import NotFound
+from postroom.core.errors import Conflict, NotFound
 from postroom.core.events import EventKind, NewEvent
 from postroom.store.noun import Noun
 
@@ -125,7 +125,7 @@ class Erasure(Noun):
     def erase_content(self, request_id: str, now: Instant, sight: Sight = ALL_MESSAGES) -> bool:
         """Erase the content and the subject of one message that has ended; False for one that has not.
 
-        Raises NotFound, also for a message out of sight of a key.
+        Raises Conflict where the account is on hold, NotFound also for a message out of sight of a key.
         """
         message_id = self._tx.value(
             int,
@@ -137,6 +137,8 @@ class Erasure(Noun):
         if message_id is None:
             raise NotFound("there is no message with this id", field="id")
         message = self._message(message_id)
+        if message.hold:
+            raise Conflict("the account of this message is on hold: nothing of it is erased")
         if message.job_state in ("queued", "claimed"):
             return False
         self._erase_content(message)

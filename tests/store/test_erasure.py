@@ -178,6 +178,10 @@ def test_the_content_of_one_message_goes_once_it_has_ended(registry: Registry) -
     post.finish(post.claim_one(), SENT)
     with pytest.raises(NotFound):
         registry.data.erase_content(request_id, ADMIN, Sight(account_id=post.anna + 1))
+    post.store.write(ManagedAccounts.set_hold, post.anna, hold=True)
+    with pytest.raises(Conflict, match="on hold"):
+        registry.data.erase_content(request_id, ADMIN)
+    post.store.write(ManagedAccounts.set_hold, post.anna, hold=False)
     registry.data.erase_content(request_id, ADMIN, Sight(account_id=post.anna))
     assert registry.rows("SELECT count(*) FROM content") == [(0,)]
     assert registry.rows(f"SELECT count(*) FROM delivery WHERE forward_path = '{BOB}'") == [(1,)]

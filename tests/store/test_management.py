@@ -82,7 +82,16 @@ class TestAnAccount:
         assert office.accounts.change(csv.uid, {"hold": True}, ADMIN).account.hold
         with pytest.raises(Conflict):
             office.accounts.change(csv.uid, {"hold": False, "name": "Ann"}, ADMIN)
+        with pytest.raises(NotPermitted):
+            office.accounts.change(csv.uid, {"hold": False}, CLERK)
         assert office.accounts.change(csv.uid, {"hold": None}, ADMIN).account.hold is False
+
+    def test_is_held_by_an_admin_alone(self, office: Office) -> None:
+        added = office.add()
+        with pytest.raises(NotPermitted):
+            office.accounts.change(added.account.uid, {"hold": True, "name": "Ann"}, CLERK)
+        assert office.accounts.get(added.account.uid).account.name == ""
+        assert office.accounts.change(added.account.uid, {"name": "Ann"}, CLERK).account.name == "Ann"
 
     def test_is_added_with_its_secret_sealed_and_audited(self, office: Office) -> None:
         added = office.add(name="Ann", daily_limit=50)
