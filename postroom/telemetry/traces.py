@@ -6,6 +6,7 @@ try, are those of one trace. No span names a recipient, a subject or a secret.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -33,7 +34,10 @@ from postroom import __version__
 from postroom.core.clock import Instant
 from postroom.core.dialogue import Speaker, parse
 from postroom.core.events import EventKind, Happened
+from postroom.core.outcome import Blame
 from postroom.core.trace_context import TraceParent, parsed
+
+log = logging.getLogger(__name__)
 
 _REQUEST: Final = "POST /send-email"
 _MOST_BEGUN: Final = 10_000  # requests whose acceptance has not been told yet
@@ -66,6 +70,7 @@ class Traces:
         self._sampler = TracerProvider(shutdown_on_exit=False).sampler  # OTEL_TRACES_SAMPLER
         self._exporter = exporter
         self._processor: BatchSpanProcessor | None = None  # it has a thread, which must be this process's
+        self._cannot_begin = False
         self._begun: OrderedDict[int, _Begun] = OrderedDict()
 
     def begin(self, traceparent: str | None) -> str:
@@ -103,13 +108,11 @@ class Traces:
         """Export what is left, within a bounded time."""
         if self._processor is None:
             return
-        interrupt = threading.Timer(
-            _LAST_SPANS_S, self._exporter.shutdown
-        )  # which ends its waits between tries
-        interrupt.daemon = True
-        interrupt.start()
-        self._processor.shutdown()  # type: ignore[no-untyped-call]
-        interrupt.cancel()
+        last = threading.Thread(target=self._processor.shutdown, daemon=True)
+        last.start()
+        last.join(_LAST_SPANS_S)
+        if last.is_alive():
+            self._exporter.shutdown()  # it waits for its next try no longer; a request under way is left
 
     def _tell_accepted(self, event: Happened, own: SpanContext) -> None:
         begun = self._begun.pop(own.span_id, None)
@@ -131,7 +134,7 @@ class Traces:
         whole = max((step.ended for step in steps), default=0) * 1_000_000
         ended = _ns(event.at)
         began = min(_ns(event.began_at), ended - whole)
-        if event.attempt == 1:
+        if event.attempt == 1 and event.blame is not Blame.ACCOUNT:  # of an account's fault no try is counted
             accepted = min(_accepted_at(event.request_id), began)
             self._emit("queue", _own(request.trace_id), request, accepted, began, {})
         own = _own(request.trace_id)
@@ -155,9 +158,10 @@ class Traces:
         kind: SpanKind = SpanKind.INTERNAL,
         status: Status | None = None,
     ) -> None:
-        if self._processor is None:
-            self._processor = BatchSpanProcessor(self._exporter)
-        self._processor.on_end(
+        processor = self._begin_export()
+        if processor is None:
+            return
+        processor.on_end(
             ReadableSpan(
                 name,
                 own,
@@ -171,6 +175,18 @@ class Traces:
                 instrumentation_scope=_SCOPE,
             )
         )
+
+    def _begin_export(self) -> BatchSpanProcessor | None:
+        """Return what exports spans, in a thread of this process; None where OTEL_BSP_… does not let it begin."""
+        if self._processor is None and not self._cannot_begin:
+            try:
+                self._processor = BatchSpanProcessor(self._exporter)
+            except ValueError as error:
+                self._cannot_begin = True
+                log.warning(
+                    "there are no traces, since OTEL_BSP_… has values that do not go together: %s", error
+                )
+        return self._processor
 
 
 def _own(trace_id: int, *, is_sampled: bool = True) -> SpanContext:

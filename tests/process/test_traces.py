@@ -129,3 +129,13 @@ def test_a_receiver_that_is_away_delays_nothing(tmp_path: Path, scripted: StartS
     with Installation(tmp_path / "service", account_rows(smtp.port), **settings) as service:
         for request_id in [service.send() for _ in range(20)]:
             service.wait_for(request_id)
+
+
+def test_values_that_do_not_go_together_are_said_once(tmp_path: Path, scripted: StartScripted) -> None:
+    smtp = scripted()
+    settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "10"}
+    with Installation(tmp_path / "service", account_rows(smtp.port), **settings) as service:
+        for request_id in [service.send() for _ in range(5)]:
+            service.wait_for(request_id)
+        assert "Traceback" not in service.log()
+        assert 1 <= service.log().count("there are no traces, since OTEL_BSP_") <= 2  # web and worker
