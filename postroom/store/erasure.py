@@ -94,19 +94,12 @@ class Erasure(Noun):
 
     def fate_of(self, delivery: DeliveryTo) -> Fate:
         """Return what erasing would mean for a delivery's message now."""
-        message = self._message(delivery.message_id)
-        if message.hold:
-            return Fate.HELD
-        if message.job_state == "claimed":
-            return Fate.SENDING
-        if message.job_state == "queued":
-            return Fate.SPARED if message.pending > 1 else Fate.CANCELLED
-        return Fate.ERASED
+        return _fate(self._message(delivery.message_id))
 
     def erase(self, delivery: DeliveryTo, address: ErasedAddress, now: Instant) -> Fate:
         """Erase what is known of the person from a delivery's message, as far as that may be done now."""
-        fate = self.fate_of(delivery)
         message = self._message(delivery.message_id)
+        fate = _fate(message)
         if fate is Fate.SPARED:
             if self._tx.change("cancel_delivery", delivery_id=delivery.delivery_id, now=now):
                 self._tx.issued_keys.give_back(message.message_id, 1)
@@ -223,3 +216,13 @@ class Erasure(Noun):
             self._tx.change("erase_words_of_audit", id=row.id, target=target, detail=detail)
             changed += 1
         return (rows[-1].id, changed) if rows else None
+
+
+def _fate(message: _Message) -> Fate:
+    if message.hold:
+        return Fate.HELD
+    if message.job_state == "claimed":
+        return Fate.SENDING
+    if message.job_state == "queued":
+        return Fate.SPARED if message.pending > 1 else Fate.CANCELLED
+    return Fate.ERASED
