@@ -112,7 +112,7 @@ def _keys(store: Store, folder: Path) -> list[list[str]]:
             keys.authenticate(key)
 
     def change(transaction: Transaction) -> None:
-        transaction.note_keys_changed()
+        transaction.note_keys_changed(account_id=1)
 
     def changed() -> None:
         keys.refresh(time.monotonic())
