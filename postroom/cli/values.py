@@ -35,6 +35,16 @@ class Duration(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+def _duration(text: str) -> int | None:
+    """Return the microseconds of a duration such as 30d; None for a text that is none."""
+    from postroom.core.setting_values import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError:
+        return None
+
+
 class Expiry(click.ParamType[int]):
     """A duration from now on, or a time in RFC 3339: an Instant."""
 
@@ -44,14 +54,11 @@ class Expiry(click.ParamType[int]):
         self, value: str | Instant, param: click.Parameter | None, ctx: click.Context | None
     ) -> Instant:
         from postroom.core.clock import system_clock
-        from postroom.core.setting_values import parse_duration
 
         if isinstance(value, int):
             return value
-        try:
-            return system_clock() + parse_duration(value)
-        except ValueError:
-            pass
+        if (wait := _duration(value)) is not None:
+            return system_clock() + wait
         try:
             return parse_rfc3339(value)
         except ValueError:
@@ -72,14 +79,11 @@ class PastTime(click.ParamType[int]):
     ) -> Instant:
         from postroom.core.clock import system_clock
         from postroom.core.daily import parse_time_or_day
-        from postroom.core.setting_values import parse_duration
 
         if isinstance(value, int):
             return value
-        try:
-            return system_clock() - parse_duration(value)
-        except ValueError:
-            pass
+        if (ago := _duration(value)) is not None:
+            return system_clock() - ago
         try:
             return parse_time_or_day(value)
         except ValueError as error:
