@@ -99,6 +99,11 @@ def write_plain(path: Path, content: bytes) -> None:
         raise
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file of mode 0600, and none that a link leads to: an `opener` for new files."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def write_new(path: Path, content: bytes) -> None:
     """Write a file of mode 0600 that is not there yet. Raises FileExistsError, and other OSErrors."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _FLAGS, 0o600)

@@ -13,7 +13,7 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeAlias
 
-from postroom.core.files import plain_file, sync
+from postroom.core.files import plain_file, private, sync
 
 _LONGEST_LINE = 1 << 20  # octets; a longer line is read in parts
 _REST = ".rewritten"
@@ -85,7 +85,7 @@ def _replace(path: Path, old: BinaryIO, compression: _Open | None, change: Calla
     beside = path.with_name(f".{path.name}{_REST}")  # a draft that a crash has left is begun anew
     try:
         beside.unlink(missing_ok=True)
-        with open(beside, "xb", opener=_private) as new:
+        with open(beside, "xb", opener=private) as new:
             lines = (change(line) for line in _lines(old, compression))
             if compression is None:
                 new.writelines(lines)
@@ -103,7 +103,3 @@ def _replace(path: Path, old: BinaryIO, compression: _Open | None, change: Calla
         beside.unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from postroom.core.clock import SECOND, Clock, Instant, system_clock
-from postroom.core.files import kind_of, plain_file, read_plain, reason_of, sync, write_plain
+from postroom.core.files import kind_of, plain_file, private, read_plain, reason_of, sync, write_plain
 from postroom.core.numbers import whole_number
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def _write_durably(path: Path, *chunks: bytes) -> None:
     """Write a new file so that it survives a power cut, or not at all."""
     unfinished = path.with_name(f".{path.name}.tmp")
     try:
-        with open(unfinished, "xb", opener=_private, buffering=0) as file:
+        with open(unfinished, "xb", opener=private, buffering=0) as file:
             for chunk in chunks:
                 _write_all(file, chunk)
             os.fsync(file.fileno())
@@ -119,10 +119,6 @@ def _write_durably(path: Path, *chunks: bytes) -> None:
             with contextlib.suppress(OSError):
                 leftover.unlink()
         raise
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _write_all(file: BinaryIO, chunk: bytes) -> None:

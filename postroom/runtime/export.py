@@ -9,7 +9,7 @@ from pathlib import Path
 
 from postroom.core.clock import Instant
 from postroom.core.errors import PlaceTaken
-from postroom.core.files import sync
+from postroom.core.files import private, sync
 from postroom.core.listing import Filter
 from postroom.core.message_history import MessageHistory
 from postroom.core.stored_text import PIECE
@@ -41,7 +41,7 @@ def export(
     if any(folder.iterdir()):
         raise PlaceTaken(f"{folder} is not empty; name a new folder")
     messages = contents = 0
-    with open(folder / LINES, "x", encoding="utf-8", opener=_private) as lines:
+    with open(folder / LINES, "x", encoding="utf-8", opener=private) as lines:
         for history in _histories(store, wanted, now):
             lines.write(line_of(history) + "\n")
             messages += 1
@@ -68,7 +68,7 @@ def _write_content(store: Store, request_id: str, folder: Path) -> bool:
     content = store.read(Contents.find, request_id)
     if content is None:
         return False
-    with open(folder / f"{request_id}.eml", "xb", opener=_private) as file:
+    with open(folder / f"{request_id}.eml", "xb", opener=private) as file:
         left = content.size
         for number in range(-(-content.size // PIECE)):
             piece = store.read(Contents.piece, content, number)[:left]
@@ -77,7 +77,3 @@ def _write_content(store: Store, request_id: str, folder: Path) -> bool:
         file.flush()
         os.fsync(file.fileno())
     return True
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)

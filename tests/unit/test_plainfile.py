@@ -43,8 +43,7 @@ KNOWN = {
     },
     "core/failpoint.py": {"open(self.file, 'a', encoding='ascii')"},  # for tests
     "inbox/maildrop.py": {
-        "open(unfinished, 'xb', opener=_private, buffering=0)",  # new
-        "os.open(path, flags, 384)",
+        "open(unfinished, 'xb', opener=private, buffering=0)",  # new
     },
     "telemetry/log.py": {
         "Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"
@@ -54,6 +53,7 @@ KNOWN = {
     "core/files.py": {
         "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | _FLAGS, 384)",  # new
         "os.open(path, flags | _FLAGS, mode)",
+        "os.open(path, flags | os.O_NOFOLLOW, 384)",  # new
         "os.open(path, os.O_RDONLY)",  # what was just written, or a folder, to flush it
         "os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 384)",
     },
@@ -64,13 +64,11 @@ KNOWN = {
     "core/rewrite.py": {
         "compression.open(file, 'rb')",  # what is open
         "compression.open(new, 'wb')",
-        "open(beside, 'xb', opener=_private)",  # new
-        "os.open(path, flags | os.O_NOFOLLOW, 384)",
+        "open(beside, 'xb', opener=private)",  # new
     },
     "runtime/export.py": {  # new, in a new folder
-        "open(folder / LINES, 'x', encoding='utf-8', opener=_private)",
-        "open(folder / f'{request_id}.eml', 'xb', opener=_private)",
-        "os.open(path, flags | os.O_NOFOLLOW, 384)",
+        "open(folder / LINES, 'x', encoding='utf-8', opener=private)",
+        "open(folder / f'{request_id}.eml', 'xb', opener=private)",
     },
     "runtime/accounts_file.py": {"path.open('x', encoding='utf-8')"},  # new
     "runtime/standstill.py": {"Path(f'/proc/{pid}/status').read_text(encoding='ascii', errors='replace')"},
