@@ -75,10 +75,11 @@ def watch(port: int, count: int, each: Callable[[int], None] | None = None) -> D
 
 
 @contextmanager
-def sink(folder: Path, *, chunking: bool = False) -> Iterator[int]:
-    """Run a sink; give its port."""
+def sink(folder: Path, *, chunking: bool = False, refuse: bool = False) -> Iterator[int]:
+    """Run a sink; give its port. One that refuses counts the recipients that it has refused."""
     command = [sys.executable, "-m", "tests.servers.sink", "--port", "0"]
-    with running_sink(command + ["--chunking"] * chunking, folder, environment()) as (_, port):
+    command += ["--chunking"] * chunking + ["--refuse"] * refuse
+    with running_sink(command, folder, environment()) as (_, port):
         yield port
 
 

@@ -19,6 +19,7 @@ from bench import attacks, relay
 from bench.budget import budget
 from bench.drain import Counter, drain_postroom, rss, sink, watch, worker
 from bench.engines import engines, longtransaction
+from bench.failures import failures
 from bench.fill import fill_folder, text_of, write_accounts
 from bench.load import DOCUMENT_BYTES, LoadError, run_load
 from bench.logs import logs
@@ -370,6 +371,7 @@ SCENARIOS: dict[str, Callable[[Options], Section]] = {
     "fairness": fairness,
     "accounts": accounts,
     "logs": logs,
+    "failures": failures,
     "reads": reads,
     "slow": attacks.slow,
     "tenant": attacks.tenant,

@@ -31,6 +31,7 @@ LONG = {
     "claim",
     "memory",
     "logs",
+    "failures",
 }  # quick, and not quick enough: `make soak`
 OWN_CODE = """
 import sys

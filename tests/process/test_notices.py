@@ -6,10 +6,12 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from bench.load import run_load
 from tests.conftest import StartScripted
 from tests.servers.installation import KEY, Installation, account_rows, kill
 from tests.servers.postgres import Postgres
@@ -112,6 +114,31 @@ def test_many_failures_are_one_notice(
         assert told["message"].count("\n- ") == 3
         assert re.search(r"The likely cause in common \(.+\): 550 5\.1\.1 No such user", told["message"])
         assert len(receiver.documents()) == 1
+
+
+def test_thousands_of_failures_are_one_notice_a_window_with_right_counts(tmp_path: Path) -> None:
+    count, window_s = 3000, 1
+    soon = {"POSTROOM_NOTIFY_WINDOW": f"{window_s}s", "POSTROOM_NOTIFY_KINDS": "failed, share"}
+    with Sink(refuse=True) as sink, Receiver() as receiver:
+        rows = [HEADER, f"{KEY},me@postroom.example,secret,127.0.0.1,{sink.port},none"]
+        with installation(tmp_path, rows, receiver.url, **soon) as service:
+            looked = "SELECT * FROM notice_memory WHERE memory NOT LIKE '%\"failed\": null%'"
+            eventually(lambda: service.query(looked), message="the first look")
+            began = time.monotonic()
+            run_load(key=KEY, port=service.port, sink_port=sink.port, count=count, clients=16)
+
+            def told() -> list[int]:
+                return [int(each["count"]) for each in receiver.documents("failed", "alert")]
+
+            eventually(lambda: sum(told()) >= count, 60, "all failures to be told")
+            most = 1 + int((time.monotonic() - began) / window_s)
+        assert sum(told()) == count
+        assert len(told()) <= most
+        assert len({each["notice_id"] for each in receiver.documents()}) == len(receiver.documents())
+        assert len(receiver.documents("share", "alert")) <= most
+        failed = "SELECT count(*) FROM delivery WHERE state = 'failed' AND reason LIKE '550 5.1.1 %'"
+        counted = "SELECT sum(jobs) FROM job_count WHERE state = 'failed'"
+        assert service.query(failed) == service.query(counted) == [(count,)]
 
 
 def test_a_disk_that_fills_is_told_and_so_is_its_end(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 `python -m tests.servers.sink --port 0 --ledger FILE` prints its port, then serves until SIGTERM and prints its
 count. With a ledger, one line `MESSAGE-ID RECIPIENT` per copy is on the disk before the dot is answered 250. The private
-verb COUNT answers `250 <number of mails>`.
+verb COUNT answers `250 <number of mails>`. With `--refuse` it refuses every recipient instead, and counts those.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.servers.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 OK = b"250 2.0.0 OK\r\n"
+REFUSED = b"550 5.1.1 No such user\r\n"
 EXTENSIONS = (
     b"sink.example",
     b"PIPELINING",
@@ -219,14 +220,44 @@ class SinkProtocol(asyncio.Protocol):
             self.replies.append(b"500 5.5.2 Command unknown\r\n")
 
 
-async def serve(port: int, ledger: Ledger | None, chunking: bool, host: str = "127.0.0.1") -> None:
-    lines = [*EXTENSIONS, b"CHUNKING"] if chunking else list(EXTENSIONS)
+class RefusingProtocol(SinkProtocol):
+    """Knows no recipient; what a client sends behind RCPT without waiting for its answer is refused too.
+
+    It lets everybody log in: an account that has never worked has one connection only.
+    """
+
+    def take_line(self, position: int) -> int:
+        verb = self.buffer[position : position + 4].upper()
+        if verb not in (b"RCPT", b"DATA"):
+            return super().take_line(position)
+        stop = self.buffer.find(b"\r\n", position)
+        if stop < 0:
+            return -1
+        if verb == b"RCPT":
+            SinkProtocol.count += 1
+            self.replies.append(REFUSED)
+        else:
+            self.replies.append(b"554 5.5.1 No valid recipients\r\n")
+        return stop + 2
+
+    def other(self, verb: bytes, line: bytes) -> None:
+        if verb == b"AUTH":
+            self.replies.append(b"235 2.7.0 Accepted\r\n")
+        else:
+            super().other(verb, line)
+
+
+async def serve(
+    port: int, ledger: Ledger | None, chunking: bool, host: str = "127.0.0.1", refuse: bool = False
+) -> None:
+    kind = RefusingProtocol if refuse else SinkProtocol
+    lines = [*EXTENSIONS, *[b"CHUNKING"] * chunking, *[b"AUTH PLAIN"] * refuse]
     greeting = b"".join(b"250-%b\r\n" % line for line in lines[:-1]) + b"250 %b\r\n" % lines[-1]
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    server = await loop.create_server(lambda: SinkProtocol(ledger, greeting), host, port, backlog=4096)
+    server = await loop.create_server(lambda: kind(ledger, greeting), host, port, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await stop.wait()
     server.close()
@@ -239,14 +270,16 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--ledger", help="file to append `MESSAGE-ID RECIPIENT` to")
     parser.add_argument("--chunking", action="store_true", help="offer CHUNKING (RFC 3030)")
+    parser.add_argument("--refuse", action="store_true", help="refuse every recipient with 550 5.1.1")
     options = parser.parse_args()
     ledger = Ledger(options.ledger) if options.ledger else None
+    serving = serve(options.port, ledger, options.chunking, options.host, options.refuse)
     try:
         import uvloop
     except ImportError:
-        asyncio.run(serve(options.port, ledger, options.chunking, options.host))
+        asyncio.run(serving)
     else:
-        uvloop.run(serve(options.port, ledger, options.chunking, options.host))
+        uvloop.run(serving)
     if ledger is not None:
         ledger.close()
 
@@ -262,8 +295,10 @@ class Sink:
         chunking: bool = False,
         timeout: float = 15.0,
         listen: str = "127.0.0.1",
+        refuse: bool = False,
     ) -> None:
         self._listen = listen
+        self._refuse = refuse
         self.ledger_file = ledger
         self.chunking = chunking
         self.timeout = timeout
@@ -276,6 +311,7 @@ class Sink:
         command = ["--port", str(port), "--host", self._listen]
         command += ["--ledger", str(self.ledger_file.resolve())] if self.ledger_file else []
         command += ["--chunking"] if self.chunking else []
+        command += ["--refuse"] if self._refuse else []
         read, write = os.pipe()
         try:
             process = forker().start(
@@ -309,7 +345,7 @@ class Sink:
         return self._process.pid
 
     def count(self) -> int:
-        """Return how many mails it has answered 250 since it was started."""
+        """Return how many mails it has answered 250 since it was started; of one that refuses, how many recipients."""
         connection = socket.create_connection((self.host, self.port), timeout=10)
         with connection, connection.makefile("rb") as replies:
             replies.readline()
