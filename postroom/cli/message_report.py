@@ -107,9 +107,11 @@ def _attempt(attempt: AttemptHistory, first: str) -> Iterator[str]:
     yield _brief(attempt)
     if attempt.reply is not None:
         yield f"    {attempt.phase or 'server'}: {_said(attempt.reply)}"
-    explanation = attempt.explanation
-    if explanation is not None and not (attempt.reply is None and printable(explanation) in first):
-        yield f"    {printable(explanation)}"
+    explanation = printable(attempt.explanation or "")
+    if attempt.reply is None and attempt.reason and (reason := printable(attempt.reason)) in first:
+        explanation = explanation.removeprefix(reason).lstrip("; ")  # the first line has it
+    if explanation:
+        yield f"    {explanation}"
 
 
 def _said(reply: Reply) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from postroom.core.classify import explain_reply
 from postroom.core.clock import Instant, rfc3339
 from postroom.core.dialogue import Spoken
 from postroom.core.message import MessageStatus
 from postroom.core.outcome import Reply
+from postroom.core.plain_words import explanation
 from postroom.core.status_word import StatusWord
 
 
@@ -44,8 +44,8 @@ class AttemptHistory:
 
     @property
     def explanation(self) -> str | None:
-        """The plain sentence and the fix, without the server's own words."""
-        return explanation_of(self.reason, self.reply)
+        """What happened, whose matter it is, and the fix, without the server's own words. None: it was sent."""
+        return explanation(self.reason, self.reply, outcome=self.outcome, phase=self.phase, blame=self.blame)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +93,3 @@ class MessageHistory:
         if self.due_at is not None and self.due_at > now:
             return f"its next try at {rfc3339(self.due_at)}"
         return None
-
-
-def explanation_of(reason: str | None, reply: Reply | None) -> str | None:
-    """Return what a reason adds to the server's reply (`classify.explain`); without a reply all of it."""
-    if reason is None or reply is None:
-        return reason
-    given_up, found, rest = reason.partition(explain_reply(reply))
-    if not found:
-        return reason
-    hint = rest.strip()
-    if hint.startswith("[") and hint.endswith("]"):
-        hint = hint[1:-1]
-    return "; ".join(filter(None, (given_up.rstrip(": "), hint))) or None

@@ -97,7 +97,13 @@ _FIX: dict[Meaning, str] = {
     Meaning.LIMIT: "messages wait until the provider takes some again",
     Meaning.CONNECTIONS: "messages go over the connections that are open, and wait where there are none",
     Meaning.RATE: "messages go on more slowly by themselves",
+    Meaning.SESSION: "messages go on over another connection by themselves",
+    Meaning.ACCOUNT: "put this right at the provider, then: postroom accounts resume EMAIL",
+    Meaning.RECIPIENT: "ask the recipient by another way, and send the message again then",
+    Meaning.MESSAGE: "change the message, and send it again",
+    Meaning.LATER: "messages are tried again by themselves",
 }
+"""What is to be done where a row explains and has no advice of its own."""
 _LOOKED_AT = 400  # characters of a reply; the words that matter come before
 _TOO_MANY = ("4.5.3", "5.5.3")
 PERIODS: tuple[tuple[str, int], ...] = (
@@ -123,9 +129,11 @@ def read(reply: Reply, place: Place, circumstances: Circumstances = UNKNOWN) -> 
     if row in OF_THE_RIGHT and circumstances.chose_from:
         meaning = Meaning.MESSAGE
     fix = row.fix if row.provider in (None, provider) else ""
+    if row.explanation and not fix:
+        fix = _FIX[meaning]
     period = row.period or _period(text, meaning)
     transient = row.transient or _is_452(reply, place)
-    return Reading(meaning, period, row.explanation, fix or _FIX.get(meaning, ""), row.source, transient)
+    return Reading(meaning, period, row.explanation, fix, row.source, transient)
 
 
 def _is_452(reply: Reply, place: Place) -> bool:
@@ -176,7 +184,9 @@ def _by_code(reply: Reply, place: Place, circumstances: Circumstances) -> Readin
     if place is Place.RCPT:
         return _of_recipient(reply, circumstances)
     if place is Place.MAIL and reply.transient:
-        return Reading(Meaning.RATE, explanation="the server takes nothing from this account just now")
+        return Reading(
+            Meaning.RATE, None, "the server takes nothing from this account just now", _FIX[Meaning.RATE]
+        )
     return Reading(Meaning.MESSAGE if reply.permanent else Meaning.LATER, source=RFC_5321)
 
 

@@ -196,7 +196,7 @@ class Observer:
             return ()
         sample = self.store.read(_failed_since, since) or self.store.read(_failed_since, since - _OVERLAP)
         others = [each for each in sample if each.request_id not in own]
-        causes = Counter(alike(each.reason) for each in others)
+        causes = Counter(alike(each.explained) for each in others)
         examples = tuple(_example(each) for each in others[:3])
         first_at = min((each.finished_at for each in others), default=now)
         return (Happened(Kind.FAILED, count, first_at, causes, examples),)
@@ -262,7 +262,7 @@ def _is_bad(finding: Finding) -> bool:
 
 
 def _example(failed: FailedDelivery) -> str:
-    return one_line(f"{failed.request_id} from {failed.sender} to {failed.forward_path}: {failed.reason}")
+    return one_line(f"{failed.request_id} from {failed.sender} to {failed.forward_path}: {failed.explained}")
 
 
 def _read(transaction: Transaction, *, now: Instant, before: Instant, since: Instant) -> _Found:

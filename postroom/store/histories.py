@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from postroom.core.api_key import ALL_MESSAGES, Sight
+from postroom.core.classify import explain_reply
 from postroom.core.clock import Instant
 from postroom.core.dialogue import parse
 from postroom.core.message_history import AttemptHistory, MessageHistory, PastEvent, RecipientHistory
@@ -94,9 +95,6 @@ class Histories(Noun):
 
     def _attempts(self, job_id: int | None, events: Sequence[PastEvent]) -> tuple[AttemptHistory, ...]:
         rows = self._tx.rows(_Attempt, "attempts_of", job_id=job_id, most=MOST_ATTEMPTS)
-        reasons: dict[tuple[Instant, str], str | None] = {}
-        for event in events:
-            reasons.setdefault((event.at, event.kind), event.detail)
         return tuple(
             AttemptHistory(
                 number=row.number,
@@ -106,11 +104,19 @@ class Histories(Noun):
                 phase=row.phase,
                 blame=row.blame,
                 reply=_reply(row),
-                reason=None if row.outcome == "sent" else reasons.get((row.finished_at, row.outcome)),
+                reason=None if row.outcome == "sent" else _reason(row, events),
                 dialogue=None if row.dialogue is None else tuple(parse(row.dialogue)),
             )
             for row in reversed(rows)
         )
+
+
+def _reason(row: _Attempt, events: Sequence[PastEvent]) -> str | None:
+    """Return why an attempt ended so: of several recipients, the one whose reply is the attempt's."""
+    reply = _reply(row)
+    told = [each.detail for each in events if each.at == row.finished_at and each.kind == row.outcome]
+    of_reply = [each for each in told if reply is not None and each and explain_reply(reply) in each]
+    return next(iter([*of_reply, *told]), None)
 
 
 def _reply(row: _Recipient | _Attempt) -> Reply | None:

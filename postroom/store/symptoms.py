@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from postroom.core.clock import Instant
+from postroom.core.outcome import Reply
+from postroom.core.plain_words import with_explanation
 from postroom.store.noun import Noun
 from postroom.store.usage import BUCKETS_A_DAY, bucket_of
 
@@ -47,7 +49,18 @@ class FailedDelivery(NamedTuple):
     sender: str
     forward_path: str
     reason: str
+    reply_code: int | None
+    reply_enhanced: str | None
+    reply_text: str | None
     finished_at: Instant
+
+    @property
+    def explained(self) -> str:
+        """The reason, and what it means where it does not say so."""
+        if self.reply_code is None:
+            return self.reason
+        reply = Reply(self.reply_code, self.reply_text or "", self.reply_enhanced)
+        return with_explanation(self.reason, reply)
 
 
 class UsedOfLimit(NamedTuple):

@@ -13,7 +13,6 @@ from postroom.core.message_history import (
     MessageHistory,
     PastEvent,
     RecipientHistory,
-    explanation_of,
 )
 from postroom.core.outcome import Reply
 
@@ -126,14 +125,8 @@ def test_what_a_message_waits_for() -> None:
     assert sent.waits_for(NOW) is None
 
 
-def test_an_explanation_is_what_the_reason_adds_to_the_reply() -> None:
-    reply = Reply(535, "no", "5.7.8")
-    assert explanation_of(REASON, reply) == REFUSED.explanation
-    assert explanation_of("535 5.7.8 no", reply) is None
-    assert explanation_of(f"given up after too many tries: {REASON}", reply) == (
-        "given up after too many tries; the server does not accept this user name and password; "
-        "give the right one"
-    )
-    assert explanation_of("no answer to MAIL within 30 s", None) == "no answer to MAIL within 30 s"
-    assert explanation_of("another recipient's fault", reply) == "another recipient's fault"
-    assert explanation_of(None, reply) is None
+def test_a_fault_without_a_reply_is_said_once() -> None:
+    said = "no answer to MAIL within 30 s"
+    away = replace(REFUSED, reply=None, reason=said, blame="connection", phase="MAIL", dialogue=None)
+    shown = lines(replace(history(MessageState.DEFERRED, said), attempts=(away,)))
+    assert shown[-1] == "    the server or the network is at fault; it is tried again by itself"

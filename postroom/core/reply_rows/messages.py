@@ -26,6 +26,7 @@ OF_THE_MESSAGE = (
         at=frozenset({Place.RCPT, Place.DOT}),
         enhanced=r"|[45]\.(?!3\.1).*",
         explanation="the recipient's mailbox is full",
+        fix="ask the recipient to make room, and send the message again",
         source=RFC_3463,
     ),
     Row(
@@ -33,6 +34,7 @@ OF_THE_MESSAGE = (
         rf"^(?!.*{SENDS_WORDS}).*quota",
         at=frozenset({Place.RCPT}),
         explanation="the recipient's mailbox is full",
+        fix="ask the recipient to make room, and send the message again",
         source=RFC_3463,
     ),
     Row(
@@ -104,7 +106,13 @@ OF_THE_MESSAGE = (
         ),
         source=GOOGLE_CODES,
     ),
-    Row(Meaning.LATER, r"gr[ea]y[- ]?list|postgrey", code="4..", source=f"{POSTFIX} (policy)"),
+    Row(
+        Meaning.LATER,
+        r"gr[ea]y[- ]?list|postgrey",
+        code="4..",
+        explanation="the recipient's server puts unknown senders off for a while (greylisting)",
+        source=f"{POSTFIX} (policy)",
+    ),
     Row(
         Meaning.LATER,
         r"(?:time|timeout|idle|timed).{0,10}(?:limit|out|exceeded)|timed? ?out",
@@ -121,6 +129,8 @@ OF_THE_MESSAGE = (
             r"blocked using|dnsbl|\brbl\b|spamhaus|spamcop|barracuda|sorbs|client host",
             r"listed (?:in|on|at|by)|block ?list|black ?list(?:ed)? (?:by|at|in|on|using)",
         ),
+        explanation="the server takes the message for spam, or its sender, links or servers stand on a list of bad ones",
+        fix="see what its words name; `postroom doctor` checks SPF, DKIM and DMARC of the sender's domain",
         source="spamhaus.org/faqs",
     ),
 )

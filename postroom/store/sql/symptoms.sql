@@ -37,7 +37,8 @@ SELECT max(gone_at) FROM worker;
 SELECT state, CAST(sum(jobs) AS BIGINT) AS messages FROM job_count WHERE state <> 'accepted' GROUP BY state;
 
 -- name: failed_lately
-SELECT message.request_id, message.reverse_path AS sender, delivery.forward_path, delivery.reason, failed.finished_at
+SELECT message.request_id, message.reverse_path AS sender, delivery.forward_path, delivery.reason,
+    delivery.reply_code, delivery.reply_enhanced, delivery.reply_text, failed.finished_at
 FROM (SELECT message_id, finished_at FROM job WHERE state = 'failed' AND finished_at > :since
       ORDER BY finished_at DESC LIMIT :most) AS failed
 JOIN message ON message.id = failed.message_id
