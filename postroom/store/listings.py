@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, takewhile
 from typing import Final, NamedTuple, TypeAlias
 
@@ -33,6 +33,9 @@ from postroom.store.projection import Projection
 
 NEWEST: Final = (1 << 63) - 1  # behind all messages
 MOST_LOOKED_AT: Final = 10_000
+_MOST_FOREIGN: Final = (
+    10_000  # messages that the key may not see, before its own are looked at one by one instead
+)
 _MOST_UNNOTED: Final = 5_000  # events that are not noted yet, before all messages are looked at instead
 _MOST_WAITING: Final = 500  # jobs that are put in order here
 _MOST_PAUSED: Final = 100  # accounts
@@ -72,32 +75,49 @@ class _Light(NamedTuple):
     not_before: Instant | None
 
 
+class _Path(NamedTuple):
+    """A recipient of a message."""
+
+    message_id: int
+    forward_path: str
+
+
 class Listings(Noun):
     def accounts(self, named: str) -> list[int]:
         """Return the accounts with this id or this mailbox, those that were deleted too."""
         return self._tx.column(int, "accounts_named", named=named)
 
     def page(self, wanted: Filter, limit: int, *, before: int, now: Instant) -> ListPage:
-        """Return up to `limit` messages before one; it looks at a bounded number of them."""
+        """Return up to `limit` messages before one; it looks at a bounded number of them.
+
+        What others have sent does not count, so that an answer tells nothing of it: a look that passes by too many of
+        their messages goes on with the owner's alone.
+        """
         ids = self._candidates(wanted, before, limit + 1)
         found: list[Listed] = []
-        looked, size, reached = 0, limit + 1, before
+        looked, foreign, size, reached, only_own = 0, 0, limit + 1, before, False
         while looked < MOST_LOOKED_AT:
             some = list(islice(ids, size))
-            looked += len(some)
-            found += self._sift(some, wanted, now, limit + 1 - len(found))
+            own = self._owned(some, wanted)
+            looked, foreign = looked + len(own), foreign + len(some) - len(own)
+            found += self._sift(own, wanted, now, limit + 1 - len(found))
             if len(found) > limit:
                 return ListPage(found[:limit], found[limit - 1].message_id, is_partial=False)
             if len(some) < size:
                 return ListPage(found, None, is_partial=False)
             size = min(_CHUNK, MOST_LOOKED_AT - looked)
             reached = some[-1]
+            if foreign >= _MOST_FOREIGN:
+                if only_own:  # a pool's messages, while little is noted
+                    break
+                ids = self._candidates(replace(wanted, recipient=None, status=None), reached, size)
+                foreign, only_own = 0, True
         return ListPage(found, reached, is_partial=True)
 
     def matching(self, ids: Iterable[int], wanted: Filter, now: Instant) -> list[Listed]:
         """Return those of these messages that are wanted, the newest first."""
-        some = sorted(ids, reverse=True)
-        return self._sift(some, wanted, now, len(some))
+        own = self._owned(sorted(ids, reverse=True), wanted)
+        return self._sift(own, wanted, now, len(own))
 
     # -- which messages are looked at
 
@@ -238,18 +258,22 @@ class Listings(Noun):
 
     # -- which of them are wanted
 
-    def _sift(self, ids: Sequence[int], wanted: Filter, now: Instant, most: int) -> list[Listed]:
+    def _owned(self, ids: Sequence[int], wanted: Filter) -> list[_Light]:
+        """Return those of the messages whose owner is asked for."""
+        rows = self._tx.rows(_Light, "light_messages", messages=json.dumps(ids))
+        return [row for row in rows if _is_owned(row, wanted)]
+
+    def _sift(self, rows: Sequence[_Light], wanted: Filter, now: Instant, most: int) -> list[Listed]:
         """Return the first of these messages that are wanted."""
         found: list[Listed] = []
-        likely = self._likely(ids, wanted, now)
+        likely = self._likely(rows, wanted, now)
         while likely and len(found) < most:
             some, likely = likely[: _CHUNK // 10], likely[_CHUNK // 10 :]
             found += [each for each in self._tx.messages.listed(some) if _is_wanted(each, wanted, now)]
         return found[:most]
 
-    def _likely(self, ids: Sequence[int], wanted: Filter, now: Instant) -> list[int]:
+    def _likely(self, rows: Sequence[_Light], wanted: Filter, now: Instant) -> list[int]:
         """Return those of the messages that nothing speaks against that is quickly looked at, the newest first."""
-        rows = self._tx.rows(_Light, "light_messages", messages=json.dumps(ids))
         likely = [row for row in rows if _is_likely(row, wanted, now)]
         if likely and wanted.status in (StatusWord.QUEUED, StatusWord.DEFERRED):
             given = json.dumps([row.message_id for row in likely])
@@ -261,14 +285,23 @@ class Listings(Noun):
                 for row in likely
                 if (row.message_id in deferred or (row.account_id in paused and not row.test)) == is_deferred
             ]
-        return sorted((row.message_id for row in likely), reverse=True)
+        ids = sorted((row.message_id for row in likely), reverse=True)
+        return ids if wanted.recipient is None else self._to(ids, wanted.recipient)
+
+    def _to(self, ids: list[int], recipient: str) -> list[int]:
+        """Return those of the messages that go to a recipient."""
+        rows = self._tx.rows(_Path, "forward_paths", messages=json.dumps(ids))
+        found = {row.message_id for row in rows if is_to(row.forward_path, recipient)}
+        return [id_ for id_ in ids if id_ in found]
+
+
+def _is_owned(row: _Light, wanted: Filter) -> bool:
+    if wanted.accounts is not None and row.account_id not in wanted.accounts:
+        return False
+    return wanted.key_id is None or row.key_id == wanted.key_id
 
 
 def _is_likely(row: _Light, wanted: Filter, now: Instant) -> bool:
-    if wanted.accounts is not None and row.account_id not in wanted.accounts:
-        return False
-    if wanted.key_id is not None and row.key_id != wanted.key_id:
-        return False
     if wanted.since is not None and row.accepted_at < wanted.since:
         return False
     if wanted.until is not None and row.accepted_at >= wanted.until:
@@ -281,10 +314,7 @@ def _is_likely(row: _Light, wanted: Filter, now: Instant) -> bool:
 
 
 def _is_wanted(message: Listed, wanted: Filter, now: Instant) -> bool:
-    if wanted.status is not None and message.status.word(now) is not wanted.status:
-        return False
-    recipient = wanted.recipient
-    return recipient is None or any(is_to(path, recipient) for path in message.recipients)
+    return wanted.status is None or message.status.word(now) is wanted.status
 
 
 def _stream(fetch: _Fetch, before: int, first: int, least: int) -> Iterator[int]:

@@ -164,7 +164,30 @@ def test_a_page_has_twenty_unless_it_is_said_and_up_to_a_hundred(house: House) -
     assert len(house.page(limit="100")["data"]) == 21
 
 
-@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "", "9" * 19, "1' OR '1"])
+def test_a_cursor_tells_a_tenant_nothing_of_others_and_is_of_one_list(house: House, make_app: Any) -> None:
+    """A row number would say how many messages others had sent meanwhile, and so would one that is taken for a cursor."""
+    tenants = (house.alice, house.pool)
+    for whose in tenants:
+        first = house.page(whose, limit="2")
+        assert not any(part.isdecimal() for part in first["next"].split("."))
+        rest = house.page(whose, limit="100", after=first["next"])
+        assert [each["id"] for each in first["data"] + rest["data"]] == house.listed(whose)
+        assert house.page(whose, limit="2")["next"] == first["next"]
+        restarted = Admin(make_app().test_client(), whose.key)
+        assert house.page(restarted, limit="100", after=first["next"]) == rest
+        for former in ("4", "1000000"):
+            assert whose.call("GET", f"/v1/emails?after={former}").status_code == 400
+        assert whose.call("GET", f"/v1/stats?after={first['next']}").status_code in (400, 403)
+        changed = first["next"][:-2] + ("AA" if first["next"][-2:] != "AA" else "BB")
+        assert whose.call("GET", f"/v1/emails?after={changed}").status_code == 400
+    assert house.listed(after="1000000") == house.listed(), (
+        "the installation's keys may go on where they were"
+    )
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "-1", "1.5", "", "9" * 19, "1' OR '1", "A" * 32, "A" * 65, "…", "1.1"]
+)
 def test_a_bad_cursor_is_400(house: House, cursor: str) -> None:
     answer = house.alice.call("GET", f"/v1/emails?{urlencode({'after': cursor})}")
     assert answer.status_code == 400

@@ -203,15 +203,22 @@ def test_times_bound_a_list_also_where_a_clock_was_wrong(
         assert found(post, since=since, until=until, recipient="bob@example.org") == expected
 
 
+def issue(post: Post, number: int, pool: str) -> None:
+    post.database.rows(
+        "INSERT INTO issued_key (id, uid, digest, name, pool_id, scopes, hint, source, created_at) "
+        f"VALUES ({number}, 'key{number}', ?, 'shop', {pool}, 'send read', 'abcd', 'api', 7)",
+        str(number).encode(),
+    )
+
+
+def key_of_pool(post: Post, number: int) -> None:
+    post.database.rows("INSERT INTO pool VALUES (1, 'p', 'pool', 7, 7, NULL, NULL)")
+    issue(post, number, "1")
+
+
 def test_a_pools_key_sees_what_was_accepted_with_it(post: Post) -> None:
-    for number, pool in ((1, "NULL"), (2, "1")):
-        if pool == "1":
-            post.database.rows("INSERT INTO pool VALUES (1, 'p', 'pool', 7, 7, NULL, NULL)")
-        post.database.rows(
-            "INSERT INTO issued_key (id, uid, digest, name, pool_id, scopes, hint, source, created_at) "
-            f"VALUES ({number}, 'key{number}', ?, 'shop', {pool}, 'send read', 'abcd', 'api', 7)",
-            str(number).encode(),
-        )
+    issue(post, 1, "NULL")
+    key_of_pool(post, 2)
     mine: list[str] = []
     for number in range(6):
         message = new_message(post.anna)
@@ -246,6 +253,42 @@ def test_filters_that_no_index_serves_end_the_look_early_and_go_on(
         before, looks = some.reached, looks + 1
         ids = [each.status.request_id for each in some.messages]
     assert (looks, ids) == (3, [first.request_id])
+
+
+@pytest.mark.parametrize("foreign_at_most", [10, 1000])
+def test_messages_of_others_neither_end_a_look_early_nor_show_in_it(
+    post: Post, monkeypatch: pytest.MonkeyPatch, foreign_at_most: int
+) -> None:
+    """Else a tenant would learn from `partial` how much others send to an address, and would not find its own."""
+    monkeypatch.setattr(listings, "MOST_LOOKED_AT", 15)
+    monkeypatch.setattr(listings, "_MOST_FOREIGN", foreign_at_most)
+    berta = post.add_account("berta@example.org")
+    wanted = Filter(accounts=(berta,), recipient="x@example.org")
+    mine = [post.add("x@example.org", account=berta), post.add("y@example.org", account=berta)]
+    for _ in range(40):
+        post.add("x@example.org")
+    mine.append(post.add("x@example.org", account=berta))
+    note(post.store)
+    some = page(post, wanted, 5)
+    assert [each.status.request_id for each in some.messages] == [mine[2], mine[0]]
+    assert (some.is_partial, some.reached) == (False, None)
+
+
+def test_waiting_messages_of_others_do_not_end_the_look_of_a_pools_key(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "MOST_LOOKED_AT", 10)
+    monkeypatch.setattr(listings, "_MOST_FOREIGN", 10)
+    monkeypatch.setattr(listings, "_MOST_WAITING", 5)
+    key_of_pool(post, 2)
+    message = new_message(post.anna)
+    post.accept(replace(message, key=_key(2)))
+    post.add_many(25)
+    note(post.store)
+    for status in (StatusWord.QUEUED, None):
+        some = page(post, Filter(key_id=2, status=status), 5)
+        assert [each.status.request_id for each in some.messages] == [message.request_id]
+        assert not some.is_partial
 
 
 def test_many_events_that_are_not_noted_yet_make_a_list_slower_and_not_wrong(
@@ -406,6 +449,7 @@ BY_IDS = (
     "light_messages",
     "listed_messages",
     "deferred_messages",
+    "forward_paths",
     "remove_notes",
 )
 WHOLE_KEYS = (

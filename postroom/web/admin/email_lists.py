@@ -15,9 +15,11 @@ from postroom.core.text import printable
 from postroom.store.listings import NEWEST, Listings
 from postroom.store.messages import Listed
 from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, RequestModel, admin_call
-from postroom.web.admin.values import Cursor, PageSize, Text, Time, position_of, shown_time, time_of
+from postroom.web.admin.cursors import SealedCursor, opened_cursor, sealed_cursor
+from postroom.web.admin.values import PageSize, Text, Time, shown_time, time_of
 
 DEFAULT: Final = 20
+_EMAILS: Final = "emails"
 Word = Literal[
     "scheduled", "queued", "sending", "deferred", "held", "sent", "failed", "cancelled", "suppressed"
 ]
@@ -41,7 +43,7 @@ class EmailList(RequestModel):
     )
     since: Time | None = Field(default=None, description="Accepted then or later")
     until: Time | None = Field(default=None, description="Accepted before")
-    after: Cursor | None = None
+    after: SealedCursor | None = None
     limit: PageSize = DEFAULT
 
     def times(self) -> tuple[Instant | None, Instant | None]:
@@ -86,14 +88,14 @@ class EmailsAnswer(AnswerModel):
 
 def _list(asked: AdminRequest, query: EmailList) -> Reply:
     now = asked.shared.clock()
-    before = NEWEST if query.after is None else position_of(query.after)
+    before = NEWEST if query.after is None else opened_cursor(asked, _EMAILS, query.after, 1)[0]
     page = asked.store.read(Listings.page, _filter(asked, query), query.limit, before=before, now=now)
     return Reply(
         200,
         EmailsAnswer(
             data=[_shown(each, now) for each in page.messages],
             has_more=page.reached is not None,
-            next=None if page.reached is None else str(page.reached),
+            next=None if page.reached is None else sealed_cursor(asked, _EMAILS, page.reached),
             partial=page.is_partial,
         ),
     )

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Final
+from typing import ClassVar, Final
 
 from pydantic import Field
 
 from postroom.core import daily
 from postroom.core.clock import DAY, SECOND, Instant
 from postroom.core.errors import InvalidSubmission
-from postroom.core.numbers import whole_number
 from postroom.store.statistics import MOST_DAYS, AccountName, DayOfAccount
 from postroom.store.transaction import Transaction
 from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, RequestModel, admin_call
+from postroom.web.admin.cursors import SealedCursor, opened_cursor, sealed_cursor
 from postroom.web.admin.email_lists import accounts_for
 from postroom.web.admin.values import PageSize, Text
 
 DAYS: Final = 30  # from `since` on, where it is not given
-_FEW_DIGITS, _MANY_DIGITS = 6, 18
-DayCursor = Annotated[
-    str,
-    Field(
-        pattern=f"^[0-9]{{1,{_FEW_DIGITS}}}[.][0-9]{{1,{_MANY_DIGITS}}}$",
-        description="`next` of the page before; without it, the first page",
-    ),
-]
+_STATS: Final = "stats"
 _A_DAY: Final = "2027-01-31"
 
 
@@ -42,7 +35,7 @@ class StatsQuery(RequestModel):
     until: Text | None = Field(
         default=None, description="The day in UTC before which the last one is, or a time in the last one"
     )
-    after: DayCursor | None = None
+    after: SealedCursor | None = None
     limit: PageSize = MOST_DAYS
 
     def last_day(self, now: Instant) -> int:
@@ -54,13 +47,13 @@ class StatsQuery(RequestModel):
         since = now - DAYS * DAY if self.since is None else _time_of(self.since, "since")
         return max(0, daily.day_of(since))
 
-    def position(self, now: Instant) -> tuple[int, int]:
-        """Return the day and the account before which the page begins."""
+    def position(self, asked: AdminRequest, now: Instant) -> tuple[int, int]:
+        """Return the day and the account before which the page begins. Raises MalformedSubmission."""
         last = self.last_day(now) + 1, 0
         if self.after is None:
             return last
-        day, _, account_id = self.after.partition(".")
-        return min(last, (whole_number(day, _FEW_DIGITS) or 0, whole_number(account_id, _MANY_DIGITS) or 0))
+        day, account_id = opened_cursor(asked, _STATS, self.after, 2)
+        return min(last, (day, account_id))
 
 
 class DayAnswer(AnswerModel):
@@ -92,15 +85,17 @@ def _stats(asked: AdminRequest, query: StatsQuery) -> Reply:
     now = asked.shared.clock()
     accounts = accounts_for(asked, query.account)
 
+    before, first_day = query.position(asked, now), query.first_day(now)
+
     def read(transaction: Transaction) -> tuple[list[DayOfAccount], dict[int, AccountName]]:
         days = transaction.statistics.days(
-            query.limit + 1, before=query.position(now), first_day=query.first_day(now), accounts=accounts
+            query.limit + 1, before=before, first_day=first_day, accounts=accounts
         )
         return days, transaction.statistics.names([each.account_id for each in days])
 
     days, names = asked.store.read(read)
     shown, has_more = days[: query.limit], len(days) > query.limit
-    last = f"{shown[-1].day}.{shown[-1].account_id}" if has_more else None
+    last = sealed_cursor(asked, _STATS, shown[-1].day, shown[-1].account_id) if has_more else None
     return Reply(
         200,
         StatsAnswer(

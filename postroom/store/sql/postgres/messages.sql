@@ -19,6 +19,12 @@ SELECT message.id AS message_id, message.account_id, message.key_id, message.acc
 FROM json_array_elements_text(CAST(:messages AS json)) AS given JOIN message ON message.id = CAST(given.value AS bigint)
      LEFT JOIN job ON job.message_id = message.id;
 
+-- name: forward_paths
+-- The recipients of messages.
+SELECT delivery.message_id, delivery.forward_path
+FROM json_array_elements_text(CAST(:messages AS json)) AS given
+     JOIN delivery ON delivery.message_id = CAST(given.value AS bigint);
+
 -- name: deferred_messages
 -- Of which a recipient waits with a reason.
 SELECT DISTINCT delivery.message_id

@@ -18,6 +18,11 @@ SELECT message.id AS message_id, message.account_id, message.key_id, message.acc
        job.state AS job_state, job.held, job.not_before
 FROM json_each(:messages) AS given JOIN message ON message.id = given.value LEFT JOIN job ON job.message_id = message.id;
 
+-- name: forward_paths
+-- The recipients of messages.
+SELECT delivery.message_id, delivery.forward_path
+FROM json_each(:messages) AS given JOIN delivery ON delivery.message_id = given.value;
+
 -- name: deferred_messages
 -- Of which a recipient waits with a reason.
 SELECT DISTINCT delivery.message_id
