@@ -43,6 +43,9 @@ class Engine(Protocol):
     def exclusively(self) -> AbstractContextManager[Transaction]:
         """Hold the only write transaction; commit at the end, roll back on any error."""
 
+    def take_all_tables(self) -> None:
+        """Have no other process use a table until the transaction that is open ends (see `exclusively`)."""
+
     def run_script(self, sql: str) -> None:
         """Run a migration's statements inside the transaction that is open (see `exclusively`)."""
 

@@ -66,6 +66,7 @@ def migrate(engine: Engine) -> list[str]:
             transaction.change("create_migration_table")
             if _is_applied(transaction, migration):
                 continue
+            engine.take_all_tables()
             if migration.version >= FIRST_SHARED:
                 _end_older_processes(transaction)
             engine.run_script(migration.sql)

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from postroom.store.workers import Workers
 from postroom.worker.liveness import Reaper
 from tests.migrations.test_migrations import Place, PostgresPlace, SQLitePlace, older
 from tests.servers.postgres import Postgres
+from tests.servers.waiting import eventually
 
 MANY = 100_000 if os.environ.get("POSTROOM_SOAK") else 400
 NOW = 1_700_000_000 * SECOND
@@ -335,3 +337,22 @@ def test_an_upgrade_that_fails_ends_no_worker(place: Place, tmp_path: Path) -> N
     with pytest.raises(StoreError), closing(Store(type(place)(place.url, broken, "").engine())) as store:
         store.migrate()
     assert place.query("SELECT gone_at FROM worker") == [(None,)]
+
+
+def test_an_upgrade_meets_a_transaction_of_a_process_of_before_without_a_deadlock(
+    postgres_server: Postgres, tmp_path: Path
+) -> None:
+    name = postgres_server.create_database()
+    place = PostgresPlace(postgres_server.url(name), SCHEMA, "")
+    fill(place, tmp_path, 16)
+    with psycopg.connect(place.url) as old, ThreadPoolExecutor(1) as threads:
+        old.execute("SELECT 1 FROM worker")  # which the upgrade is to change later than the attempts
+        migrated = threads.submit(place.migrate)
+        waits = f"SELECT 1 FROM pg_stat_activity WHERE datname = '{name}' AND wait_event_type = 'Lock'"
+        eventually(lambda: place.query(waits), 20, "the upgrade to wait for the table")
+        old.execute("SELECT 1 FROM attempt")
+        old.execute("INSERT INTO setting (name, value) VALUES ('went', 'on')")
+        old.commit()
+        assert migrated.result()
+    assert place.query("SELECT value FROM setting WHERE name = 'went'") == [("on",)]
+    postgres_server.drop_database(name)

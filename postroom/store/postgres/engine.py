@@ -36,6 +36,7 @@ from postroom.store.postgres.errors import (
 from postroom.store.postgres.listener import Listener
 from postroom.store.postgres.readers import Readers
 from postroom.store.postgres.session import Session, load_queries, session_of
+from postroom.store.postgres.table_locks import take_all_tables
 from postroom.store.postgres.writing import WritingConnection
 from postroom.store.transaction import Transaction
 from postroom.store.watermarks import Watermarks
@@ -242,6 +243,9 @@ class PostgresEngine:
             except BaseException:
                 self._writing.drop()
                 raise
+
+    def take_all_tables(self) -> None:
+        take_all_tables(self._writing.current())
 
     def run_script(self, sql: str) -> None:
         self._writing.current().execute(sql.encode())

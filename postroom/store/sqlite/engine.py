@@ -235,13 +235,14 @@ class SQLiteEngine:
             self._space = now, found.f_bavail * found.f_frsize, used
         return self._space
 
+    def take_all_tables(self) -> None:
+        """Do nothing: there is one transaction that writes, and readers hold nothing up."""
+
     def run_script(self, sql: str) -> None:
-        """Run a migration's statements inside the transaction that is open (see `exclusively`)."""
         self._writer.execute(sql).fetchall()
 
     @contextmanager
     def exclusively(self) -> Iterator[Transaction]:
-        """Hold the only write transaction; commit at the end, roll back on any error."""
         with self._writer_mutex, translated(self.path), self._lock:
             self._check_files()
             self._has_views = False  # what is TEMP goes when `temp_store` changes
@@ -264,7 +265,6 @@ class SQLiteEngine:
             return bool(connection_of(tx).execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (name,)).get)
 
     def change_counter(self) -> int:
-        """Return a number that changes with every commit of any process (cheap: no disk access)."""
         with translated(self.path):
             value: int = self._watcher.pragma("data_version")
         return value
