@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import re
 import sys
 import unicodedata
@@ -11,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Final
+from urllib.parse import quote, quote_plus
 
 from postroom.core.account import Secret
 from postroom.core.outcome import Reply
@@ -41,8 +43,11 @@ _CODINGS: Final = (
     "euc-kr",
 )
 # How octets and characters are shown that are not seen (`wire`, `shown`), and those of a name in DNS (RFC 4343 §2.1).
+# And an enhanced status code before a further line, which stands between the parts of what is repeated over lines.
 _ESCAPE: Final = re.compile(
-    r"\\{1,2}(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))|\\([0-9]{3})|\\([^0-9A-Za-z])", re.ASCII
+    r"\\{1,2}(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8}))|\\([0-9]{3})|\\([^0-9A-Za-z])"
+    r"|(?<=\n)[245]\.[0-9]{1,3}\.[0-9]{1,3} ",
+    re.ASCII,
 )
 _PRINTABLE: Final = re.compile("[!-~]*")  # ASCII of which folding drops nothing
 _BROKEN: Final = re.compile("[\udc80-\udcff]")  # by surrogateescape
@@ -150,7 +155,8 @@ class _Reading:
         for escape in _ESCAPE.finditer(self._text) if self._escapes else ():
             yield from self._characters(at, escape.start())
             at = escape.end()
-            yield escape.start(), at, _fold(_meant(escape))
+            meant = _meant(escape)
+            yield escape.start(), at, _fold(meant) if meant else ""
         yield from self._characters(at, len(self._text))
 
     def _characters(self, start: int, end: int) -> Iterator[tuple[int, int, str]]:
@@ -160,7 +166,7 @@ class _Reading:
 def _readings(text: str) -> Iterator[_Reading]:
     """Yield the text as it stands, and as it is meant where it has escapes: they may be the server's own words."""
     yield _Reading(text, escapes=False)
-    if "\\" in text and _ESCAPE.search(text):
+    if ("\\" in text or "\n" in text) and _ESCAPE.search(text):
         yield _Reading(text, escapes=True)
 
 
@@ -168,7 +174,7 @@ def _meant(escape: re.Match[str]) -> str:
     *hexadecimal, decimal, itself = escape.groups()
     code = next((int(digits, 16) for digits in hexadecimal if digits), None)
     if code is None:
-        return itself or chr(int(decimal))
+        return itself or (chr(int(decimal)) if decimal else "")
     return chr(code) if code <= sys.maxunicode else ""
 
 
@@ -204,7 +210,8 @@ def _forms(username: str, password: str) -> list[str]:
     octets = password.encode("utf-8", "surrogatepass")
     plain = base64.b64encode(f"\0{username}\0".encode("utf-8", "surrogatepass") + octets).decode()
     coded = [plain.rstrip("="), *_inside(octets)]
-    return [password, *coded, *_url_safe(coded), *(() if password.isascii() else _misread(password, octets))]
+    misread = () if password.isascii() else _misread(password, octets)
+    return [password, *_escaped(password, octets), *coded, *_url_safe(coded), *misread]
 
 
 def _token_forms(token: str) -> list[str]:
@@ -222,7 +229,16 @@ def _inside(octets: bytes) -> list[str]:
 
 
 def _url_safe(coded: list[str]) -> list[str]:
-    return [each.translate(_URL_SAFE) for each in coded if set(each) & set("+/")]
+    """Return those of the texts in base64 that look otherwise in an address: in its alphabet, or quoted."""
+    special = [each for each in coded if set(each) & set("+/")]
+    return [*(each.translate(_URL_SAFE) for each in special), *(quote(each, safe="") for each in special)]
+
+
+def _escaped(password: str, octets: bytes) -> Iterator[str]:
+    """Yield a password as programs write it into addresses, pages, messages and dumps."""
+    yield from {quote(octets, safe=""), quote_plus(octets), html.escape(password)} - {password}
+    yield from (octets.hex(separator) for separator in "%=")
+    yield octets.hex()
 
 
 def _misread(password: str, octets: bytes) -> set[str]:

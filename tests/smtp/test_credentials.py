@@ -161,6 +161,7 @@ def test_what_comes_later_keeps_no_password_either(scripted: StartScripted, verb
 
 
 SECRET = "SeCretPassWord-77x"
+APP_PASSWORD = "abcd efgh ijkl mnop"
 UMLAUTS = "äöüÄÖÜßéèñçø"
 RUSSIAN = "пароль-секрет"
 DISGUISES: dict[str, tuple[str, str | bytes, str]] = {  # a password, what a server says, what is left of it
@@ -175,6 +176,7 @@ DISGUISES: dict[str, tuple[str, str | bytes, str]] = {  # a password, what a ser
     "in wide letters": ("abcdefgh-77x", "no: ａｂｃｄｅｆｇｈ", f"no: {STRUCK}"),
     "without its many blanks": ("ab      cd      ef", "abcdef it is", f"{STRUCK} it is"),
     "behind what looks like an escape": ("41abcdef", r"\x41abcdef", rf"\x{STRUCK}"),
+    "beside an escape that is no character": (SECRET, rf"\Uffffffff {SECRET}", rf"\Uffffffff {STRUCK}"),
     "as a name in DNS": ("pa$s.w(o)rd@x", r"pa\$s\.w\(o\)rd\@x.example", f"{STRUCK}.example"),
     "in UTF-8 beside another octet": (UMLAUTS, b"\xff " + UMLAUTS.encode(), rf"\xff {STRUCK}"),
     "in Latin-1": (UMLAUTS, UMLAUTS.encode("latin-1") + b".", f"{STRUCK}."),
@@ -184,6 +186,18 @@ DISGUISES: dict[str, tuple[str, str | bytes, str]] = {  # a password, what a ser
         STRUCK,
     ),
     "in KOI8-R": (RUSSIAN, b"no: " + RUSSIAN.encode("koi8-r"), f"no: {STRUCK}"),
+    "in an address": (APP_PASSWORD, "?p=abcd%20efgh%20ijkl%20mnop&x", f"?p={STRUCK}&x"),
+    "in a form": (APP_PASSWORD, "p=abcd+efgh+ijkl+mnop", f"p={STRUCK}"),
+    "in an address, each octet": (SECRET, "x" + SECRET.encode().hex("%"), f"x{STRUCK}"),
+    "in base64 in an address": (">>>?>>>?>>>?", "x=Pj4%2BPz4%2BPj8%2BPj4%2F.", f"x={STRUCK}."),
+    "in a page": ("a<b>c&d<e>f", "no: a&lt;b&gt;c&amp;d&lt;e&gt;f", f"no: {STRUCK}"),
+    "quoted-printable": (SECRET, SECRET.encode().hex("=").upper(), STRUCK),
+    "in a dump": (SECRET, SECRET.encode().hex(" "), STRUCK),
+    "over lines with codes": (
+        SECRET,
+        f"no {SECRET[:7]}\n5.7.8 {SECRET[7:12]}\n5.5.4 {SECRET[12:]}",
+        f"no {STRUCK}",
+    ),
     "in UTF-8 read as Latin-1": (UMLAUTS, UMLAUTS.encode().decode("latin-1"), STRUCK),
 }
 
