@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from postroom.accounts.doctor.account import Login
@@ -103,7 +104,7 @@ async def _check(checker: _Checker, stored: StoredAccount) -> tuple[bool | None,
             or store.read(Accounts.last_reason, account.id)
             or "the server refused the log-in"
         )
-        once_more = f"postroom accounts resume {account.email} has it tried once more"
+        once_more = f"postroom accounts resume {quote(account.email)} has it tried once more"
         return None, f"not tried again with the password that was refused ({once_more}): {reason}"
     try:
         lease = await asyncio.to_thread(_lease, checker, stored)
@@ -184,7 +185,7 @@ def _pause_of(stored: StoredAccount, *, is_resumed: bool) -> str:
     account = stored.account
     if account.state is AccountState.ACTIVE or (is_resumed and account.paused_by != "person"):
         return ""
-    return f"; it is {account.state.value}: postroom accounts resume {account.email} lets it go on at once"
+    return f"; it is {account.state.value}: postroom accounts resume {quote(account.email)} lets it go on at once"
 
 
 def verify(service: Service, stored: StoredAccount) -> Login:

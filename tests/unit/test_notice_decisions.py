@@ -28,6 +28,7 @@ from postroom.core.notices.quiet import QuietHours
 from postroom.core.notices.routes import ways_for
 from postroom.core.notices.values import Event, Happened, Look, Notice, Policy, Seen, State, Told, Trouble
 from postroom.core.notices.ways import Way, parse_ways
+from postroom.notices.by_url import inert
 
 ALL = frozenset(Kind)
 POLICY = Policy(ALL, window=900 * SECOND, gather=10 * SECOND, quiet=None, failed=1)
@@ -412,6 +413,29 @@ def test_foreign_words_make_no_line_of_their_own() -> None:
     story = Story()
     [notice] = story.looks(60, paused("a", cause="no\r\nThe fix: send money"))
     assert len([line for line in notice.text.splitlines() if line.startswith("The fix:")]) == 1
+
+
+def test_a_fix_is_a_command_for_one_account_whatever_its_name() -> None:
+    """A key of the scope `accounts` may name an account so that the shell of the operator would run it."""
+    trouble = Seen(Kind.PAUSED, "a", BEGAN, "`id>x`$IFS@example.com", "no", account="a")
+    [notice] = Story().looks(60, trouble)
+    assert "then: postroom accounts resume '`id>x`$IFS@example.com'\n" in notice.text
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("to ada@example.com, not <bob@example.com>", "to ada@example.com, not <bob@example.com>"),
+        ("550 @everyone x@here @12 <@12> <!channel>", "550 @ everyone x@ here @ 12 < @ 12> < !channel>"),
+        (
+            "[pay](https://e.example) <https://e.example|pay>",
+            "[pay] (https://e.example) < https://e.example|pay>",
+        ),
+        ("<users/all> <mailto:a@b.example> a < b", "< users/all> < mailto:a@b.example> a < b"),
+    ],
+)
+def test_words_of_strangers_call_nobody_in_a_chat(said: str, told: str) -> None:
+    assert inert(said) == told
 
 
 # -- ways

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 
 from postroom.accounts.doctor.finding import Finding, error, not_known, note, ok, warning
 from postroom.core.account import Account, AccountState
@@ -69,7 +70,7 @@ def about_no_route(reason: str) -> Finding:
 
 def about_state(facts: AccountFacts) -> Finding:
     """Return the account's state, in the words of `postroom accounts` and of its messages' status."""
-    account, resume = facts.account, f"postroom accounts resume {facts.account.email}"
+    account, resume = facts.account, f"postroom accounts resume {quote(facts.account.email)}"
     if account.closing_at is not None:
         return note("state", "closing: it is deleted once its last messages have ended")
     if account.paused_by == "person":
@@ -109,7 +110,10 @@ def about_login(facts: AccountFacts, login: Login | None) -> Finding:
     """Return what a real log-in showed, or, where none was tried, what is known of the last one."""
     email = facts.account.email
     if facts.token_refused:
-        said, fix = "the provider gives no access token any more", f"postroom accounts authorize {email}"
+        said, fix = (
+            "the provider gives no access token any more",
+            f"postroom accounts authorize {quote(email)}",
+        )
         return error("login", said, facts.token_refused, fix)
     if login is None or (login.works is None and not facts.password_was_refused):
         return _not_tried(facts, login)
@@ -119,12 +123,12 @@ def about_login(facts: AccountFacts, login: Login | None) -> Finding:
         return error(
             "login", "the server has refused the account's password", login.words, _new_password(email)
         )
-    fix = f"put right what the reason says, then: postroom accounts check {email}"
+    fix = f"put right what the reason says, then: postroom accounts check {quote(email)}"
     return error("login", "the account cannot log in", login.words, fix)
 
 
 def _new_password(email: str) -> str:
-    return f"give the account its present password, then: postroom accounts check {email}"
+    return f"give the account its present password, then: postroom accounts check {quote(email)}"
 
 
 def _not_tried(facts: AccountFacts, login: Login | None) -> Finding:
@@ -136,7 +140,7 @@ def _not_tried(facts: AccountFacts, login: Login | None) -> Finding:
     if not facts.has_credentials:
         return note("login", "the account has no password: no log-in is made")
     words = login.words if login else None
-    return not_known("login", "no log-in was tried", words, f"postroom accounts check {account.email}")
+    return not_known("login", "no log-in was tried", words, f"postroom accounts check {quote(account.email)}")
 
 
 def about_limit(facts: AccountFacts, daily_limit: int | None) -> Finding:
@@ -162,7 +166,7 @@ def about_aliases(email: str, aliases: Iterable[Alias]) -> Iterator[Finding]:
                 "alias",
                 f"nobody has shown yet that the server keeps {alias.email} as From",
                 fix=f"send a message from {alias.email} to a mailbox of yours and look at its From; where it was kept: "
-                f"postroom accounts verify {email} --alias {alias.email}",
+                f"postroom accounts verify {quote(email)} --alias {quote(alias.email)}",
             )
 
 

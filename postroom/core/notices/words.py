@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
+from shlex import quote
 from typing import Final
 
 from postroom.core.clock import Instant, rfc3339
@@ -117,7 +118,7 @@ def _text(lines: Iterable[str], id_: str, kind: str, event: str) -> str:
 
 def _fix(kind: Kind, told: Collection[Trouble], name: str) -> str:
     fix = _common(each.fix for each in told)
-    return fix or KINDS[kind].fix.format(name=name or "EMAIL")
+    return fix or KINDS[kind].fix.format(name=quote(name) if name else "EMAIL")
 
 
 def _common(texts: Iterable[str]) -> str:
