@@ -11,6 +11,7 @@ import random
 import signal
 import threading
 import time
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.servers.installation import Client
 from tests.servers.ledger import all_ended, check_ledger
 from tests.servers.netns import CENTRE, among_hosts
 from tests.servers.postgres import Postgres
+from tests.servers.scrape import check_totals, scrape
 from tests.servers.sink import Sink
 from tests.servers.waiting import eventually
 
@@ -33,6 +35,7 @@ MAILS, SECONDS, KILLS, BACKENDS, STOPS, CUT_S = (
 WEBS, WORKERS = (3, 4) if SOAK else (2, 3)
 CLIENTS = 12
 RATE = MAILS / SECONDS
+METRICS_PORT = PORT + 1
 SHARES = (
     "SELECT host, count(*) FROM attempt JOIN worker ON worker.id = worker_id GROUP BY host ORDER BY 2 DESC"
 )
@@ -158,6 +161,8 @@ def test_a_fleet_loses_nothing_whatever_goes_away(tmp_path: Path) -> None:
             webs=WEBS,
             workers=WORKERS,
             POSTROOM_RETRY_SCHEDULE="1s",
+            POSTROOM_METRICS_PORT=str(METRICS_PORT),
+            POSTROOM_METRICS_HOST="0.0.0.0",
         )
         with fleet:
             with Clients([machine.host.address for machine in fleet.webs]) as clients:
@@ -170,6 +175,17 @@ def test_a_fleet_loses_nothing_whatever_goes_away(tmp_path: Path) -> None:
             )
             assert fleet.query("SELECT count(*) FROM message") == [(MAILS,)], "nothing was accepted twice"
             twice = check_ledger(fleet, sink, accepted)
+            _check_metrics(fleet, sink)
             assert len(fleet.query(SHARES)) >= WORKERS - 1, "the machines share the work"
             assert set(clients.refused) <= {503}, clients.refused
         print(f"{MAILS} mails: 0 lost, {len(twice)} sent twice, all flagged; refused: {clients.refused}")
+
+
+def _check_metrics(fleet: Fleet, sink: Sink) -> None:
+    """Every host says of the totals what the database does, and the sink has as many copies as were counted."""
+    hosts = [partial(scrape, METRICS_PORT, host=machine.host.address) for machine in fleet.machines]
+    for answer in check_totals(fleet, *hosts):
+        attempts = answer.by("attempts_total", "outcome")
+        sent, in_doubt = attempts["sent",], attempts.get(("in_doubt",), 0)
+        assert sent <= len(sink.ledger()) <= sent + in_doubt
+        assert answer.value("messages_accepted_total") == MAILS
