@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+import os
+import re
+import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +15,10 @@ import pytest
 
 from tests.conftest import StartScripted
 from tests.servers import intakes
-from tests.servers.installation import KEY, Installation, account_rows
+from tests.servers.installation import KEY, Installation, account_rows, kill
 from tests.servers.intakes import Held, Intake
 from tests.servers.waiting import eventually
+from tests.soak import SOAK
 from tests.unit import ecs
 
 Start = Callable[..., Installation]
@@ -82,6 +88,74 @@ def test_no_message_waits_for_an_intake_that_does_not_answer(start: Start) -> No
                 each.release()
             eventually(lambda: "dropped" in service.log(), 30, "what was dropped to be said")
         assert max(events_of(intake, ids).values(), default=1) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [intakes.Elasticsearch, *[intakes.Datadog] * SOAK])
+def test_what_no_process_counts_as_dropped_has_arrived_whichever_is_killed(
+    kind: type[Intake], start: Start
+) -> None:
+    """Down, then busy, too large and with a line that is refused; a worker is killed meanwhile, and the web process ends.
+
+    What each process has logged is on standard output, whatever becomes of it on the way.
+    """
+    with kind() as intake:
+        service = start(intake, POSTROOM_LOG_FORMAT="ecs")
+        intake.stop()
+        with service:
+            ids = _sent(service, 10)
+            [killed] = service.pids("-m", "postroom", "worker")
+            kill(killed)
+            ids += _sent(service, 10)
+            service.wait_for(service.send(recipient=f"{intakes.POISON}@postroom.example"))
+            assert not intake.answers, "it was down all the time"
+            intake.then.extend([429, 413, 503])
+            intake.start()
+            eventually(intake.documents, 60, "the first lines")
+            [web] = service.pids("-m", "postroom", "web")[:1]
+            os.kill(web, signal.SIGTERM)
+            eventually(lambda: web not in service.pids(), 30, "it to end")
+            eventually(lambda: _is_accepted(service), 30, "another one to accept")
+            last = _sent(service, 10)
+        logged, dropped = _logged(service)
+        arrived = Counter(str(ecs.flat(document)["event.id"]) for document in intake.documents())
+        for pid in logged.keys() - {killed}:
+            missing = [each for each in logged[pid] if not arrived[each]]
+            assert len(missing) == dropped[pid], (pid, missing)
+        assert dropped.total() >= 2, "the lines of the message that it refuses"
+        assert len(arrived) + dropped.total() >= sum(len(logged[pid]) for pid in logged.keys() - {killed})
+        wanted = {(id_, action): 1 for id_ in last for action in ("accepted", "sent")}
+        if isinstance(intake, intakes.Elasticsearch):
+            assert events_of(intake, last) == wanted
+        assert events_of(intake, ids + last).keys() >= wanted.keys() | {(id_, "accepted") for id_ in ids}
+
+
+def _sent(service: Installation, count: int) -> list[str]:
+    ids = [service.send() for _ in range(count)]
+    for id_ in ids:
+        service.wait_for(id_)
+    return ids
+
+
+def _is_accepted(service: Installation) -> bool:
+    try:
+        return service.post().status == 202
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def _logged(service: Installation) -> tuple[dict[int, set[str]], Counter[int]]:
+    """Return the ids of the lines that each process has logged, and how many it says that it has dropped."""
+    logged: dict[int, set[str]] = {}
+    dropped: Counter[int] = Counter()
+    for line in service.log().splitlines():
+        document = ecs.flat(json.loads(line))
+        pid, message = int(str(document["process.pid"])), str(document["message"])
+        if found := re.search(r"(\d+) lines? of it dropped", message):
+            dropped[pid] += int(found[1])
+        if "before the end" not in message:  # which is said when nothing is shipped any more
+            logged.setdefault(pid, set()).add(str(document["event.id"]))
+    return logged, dropped
 
 
 def test_datadog_without_a_key_ends_the_start(start: Start) -> None:
