@@ -128,7 +128,7 @@ def export(account: str | None, recipient: str | None, folder: Path) -> None:
     now = system_clock()
     try:
         wanted = _filter(service.store, account, recipient)
-        who, whose = actor(), account or recipient
+        who, whose = actor(), account or wanted.recipient
         service.store.write(
             lambda tx: tx.audit.append(who, "messages.export", whose, now, {"folder": printable(str(folder))})
         )

@@ -34,6 +34,12 @@ class DeliveryTo(NamedTuple):
     message_id: int
 
 
+class _DeliveryAt(NamedTuple):
+    delivery_id: int
+    message_id: int
+    forward_path: str
+
+
 class _Message(NamedTuple):
     message_id: int
     request_id: str
@@ -78,15 +84,21 @@ class Erasure(Noun):
         return self._tx.value(int, "last_delivery") or 0
 
     def deliveries_to(self, address: ErasedAddress, *, after: int, until: int) -> list[DeliveryTo]:
-        """Return the deliveries to an address, of a range of ids."""
-        return self._tx.rows(
-            DeliveryTo,
-            "deliveries_to",
-            after=after,
-            until=until,
-            address=address.address,
-            lowered=address.lowered,
+        """Return the deliveries to an address, of a range of ids.
+
+        The databases lower ASCII alone, and letters by their locale: what has others is compared here.
+        """
+        if address.address.isascii():
+            return self._tx.rows(
+                DeliveryTo, "deliveries_to", after=after, until=until, lowered=address.lowered
+            )
+        at_domain = f"%@{address.lowered.rpartition('@')[2]}"
+        rows = self._tx.rows(
+            _DeliveryAt, "deliveries_to_domain", after=after, until=until, at_domain=at_domain
         )
+        return [
+            DeliveryTo(row.delivery_id, row.message_id) for row in rows if address.is_it(row.forward_path)
+        ]
 
     def is_sender(self, address: ErasedAddress) -> bool:
         """Whether an account sends as this address."""
@@ -178,7 +190,7 @@ class Erasure(Noun):
                 found["reasons of accounts"] += 1
         for row in self._tx.rows(_Text, "allowed_recipients"):
             allowed = [str(each) for each in json.loads(row.words)]
-            left = [each for each in allowed if each.lower() != address.lowered]
+            left = [each for each in allowed if not address.is_it(each)]
             if left != allowed:
                 self._tx.note_keys_changed()
                 self._tx.change("erase_allowed_recipient", id=row.id, words=json.dumps(left))

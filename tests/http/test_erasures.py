@@ -37,11 +37,19 @@ def test_an_address_is_erased_by_an_admin(admin: Admin, alice: str) -> None:
     assert admin.client.get(f"/email-status/{request_id}").get_json()["status"] == "queued"
     done = admin.done("POST", "/v1/erasures", wanted)
     assert (done["complete"], done["messages"]["cancelled"]) == (True, 1)
+    assert done["files"] is False, "email_log.txt is the command's"
     assert done["substitute"] == looked["substitute"]
     assert admin.client.get(f"/email-status/{request_id}").get_json()["status"] == "cancelled"
     entries = admin.done("GET", "/v1/audit")["data"]
     assert [entry["target"] for entry in entries if entry["action"] == "person.erase"] == [done["substitute"]]
     assert admin.as_key(alice).call("POST", "/v1/erasures", wanted).status_code == 403
+
+
+def test_a_quoted_local_part_is_an_address(admin: Admin, alice: str) -> None:
+    mail = MAIL | {"key": alice, "recipient": '"a b"@example.com'}
+    assert admin.client.post("/send-email", json=mail).status_code == 202
+    done = admin.done("POST", "/v1/erasures", {"address": '"A B"@example.com'})
+    assert done["messages"]["cancelled"] == 1
 
 
 @pytest.mark.parametrize("address", ["nobody", "a b@example.com", "x" * 400])

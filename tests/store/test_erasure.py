@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -203,12 +205,41 @@ def test_what_is_no_recipient_is_refused(registry: Registry, text: str) -> None:
         ("jim-bob@example.org", "jim-bob@example.org"),
         ("bob@example.org.uk is another", "bob@example.org.uk is another"),
         ("bob@example.organic", "bob@example.organic"),
+        ("o'bob@example.org", "o'bob@example.org"),
+        ("said 'bob@example.org'", "said 'X'"),
+        ('to "bob"@example.org', "to X"),
+        (r"[\"\"bob\"@example.org\"]", r"[\"X\"]"),
     ],
 )
 def test_an_address_is_found_in_words(words: str, rest: str) -> None:
     address = ErasedAddress(BOB, "X")
     assert address.without(words) == rest
     assert address.without_octets(words.encode()) == rest.encode()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ('"a b"@example.org', json.dumps({"to": '"A b"@example.org'})),
+        ("bob@xn--mnchen-3ya.de", "no such user: bob@MÜNCHEN.de"),
+        ("bob@xn--mnchen-3ya.de", json.dumps({"to": "bob@münchen.de"})),
+        ("jürgen@example.org", "<JÜRGEN@example.org>"),
+        ("jürgen@example.org", json.dumps("jürgen@example.org")),
+    ],
+)
+def test_an_address_is_found_in_each_form(address: str, words: str) -> None:
+    erased = ErasedAddress(address, "X")
+    assert "X" in erased.without(words)
+    assert erased.without_octets(words.encode()) == erased.without(words).encode()
+    assert not {"bob", "rgen", "a b"} & set(re.findall("bob|rgen|a b", erased.without(words).lower()))
+
+
+def test_letters_beyond_ascii_have_two_cases_too(registry: Registry) -> None:
+    """SQLite lowers ASCII alone."""
+    post = registry.post
+    post.add("Jürgen.ÄRGER@example.org"), post.add("hans@example.org"), post.add("jürgen.ärger@example.net")
+    assert registry.erase("JÜRGEN.ärger@Example.ORG") == {Fate.CANCELLED: 1}
+    assert registry.rows("SELECT count(*) FROM delivery WHERE forward_path LIKE '%@example.org'") == [(1,)]
 
 
 def test_a_substitute_is_nobodys() -> None:

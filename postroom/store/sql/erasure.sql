@@ -6,7 +6,11 @@ SELECT coalesce(max(id), 0) FROM delivery;
 -- name: deliveries_to
 -- Of a range of ids, so that no read is long however many there are.
 SELECT id AS delivery_id, message_id FROM delivery
-WHERE id > :after AND id <= :until AND (forward_path = :address OR lower(forward_path) = :lowered) ORDER BY id;
+WHERE id > :after AND id <= :until AND lower(forward_path) = :lowered ORDER BY id;
+
+-- name: deliveries_to_domain
+SELECT id AS delivery_id, message_id, forward_path FROM delivery
+WHERE id > :after AND id <= :until AND lower(forward_path) LIKE :at_domain ORDER BY id;
 
 -- name: message_to_erase^
 SELECT message.id AS message_id, request_id, message.account_id, job.id AS job_id, job.state AS job_state,

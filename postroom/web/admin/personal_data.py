@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -10,13 +10,23 @@ from postroom.accounts.erasure import Erased, PersonalData
 from postroom.core.api_key import sight_of
 from postroom.store.erasure import Fate
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, RequestModel, admin_call
-from postroom.web.admin.values import Address, known_form
+from postroom.web.admin.values import known_form
+
+# A local part in quotes may have spaces (RFC 5321 §4.1.2).
+_Recipient = Annotated[
+    str,
+    Field(
+        min_length=3,
+        max_length=320,
+        pattern='^([^\\x00-\\x20\\x7f]+|"[^\\x00-\\x1f\\x7f]+")@[^\\x00-\\x20\\x7f]+$',
+    ),
+]
 
 
 class Erasure(RequestModel):
     """Whose data is erased."""
 
-    address: Address = Field(description="The address that messages went to")
+    address: _Recipient = Field(description="The address that messages went to")
     dry_run: bool = Field(
         default=False, description="true: nothing is changed; the answer says what would be"
     )
@@ -42,7 +52,13 @@ class ErasureAnswer(AnswerModel):
     elsewhere: dict[str, int] = Field(
         description="Rows beside the messages that named the address, by their kind"
     )
-    complete: bool = Field(description="Whether nothing was left: no message is under way, or kept by a hold")
+    complete: bool = Field(
+        description="Whether nothing was left in the database: no message is under way, or kept by a hold"
+    )
+    files: bool = Field(
+        description="Always false: email_log.txt and the folder of the inbox are files of each host, and may still name "
+        "the address until `postroom erase ADDRESS` has run there"
+    )
 
 
 def _erase(asked: AdminRequest, body: Erasure) -> Reply:
@@ -59,6 +75,7 @@ def _answer(found: Erased) -> ErasureAnswer:
         messages=MessagesErased.model_validate(counts),
         elsewhere=dict(found.elsewhere),
         complete=found.is_complete,
+        files=False,
     )
 
 
