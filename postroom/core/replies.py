@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from postroom.core.clock import DAY, HOUR, MINUTE, SECOND
 from postroom.core.outcome import Meaning, Reply
@@ -86,6 +87,7 @@ _HOSTS: tuple[tuple[str, str], ...] = (
 )
 
 
+@lru_cache(maxsize=256)
 def provider_of(host: str) -> str | None:
     """Return the provider that a server's name belongs to, or None."""
     name = host.lower().rstrip(".")
@@ -120,7 +122,8 @@ def read(reply: Reply, place: Place, circumstances: Circumstances = UNKNOWN) -> 
     """Return what a refusal means: by the first row that matches, else by its basic code (RFC 5321 §4.2)."""
     provider = provider_of(circumstances.host)
     text = _plain(reply)
-    row = next((each for each in TABLE if _matches(each, reply, text, place, provider, circumstances)), None)
+    rows = _rows_for(place, provider, circumstances.logged_in, reply.code, reply.enhanced or "")
+    row = next((each for each in rows if not each.words or _PATTERNS[each.words].search(text)), None)
     if row is None:
         return _by_code(reply, place, circumstances)
     meaning = row.meaning
@@ -146,19 +149,23 @@ def _plain(reply: Reply) -> str:
     return " ".join(text.split())
 
 
-def _matches(
-    row: Row, reply: Reply, text: str, place: Place, provider: str | None, circumstances: Circumstances
-) -> bool:
+@lru_cache(maxsize=512)
+def _rows_for(
+    place: Place, provider: str | None, logged_in: bool, code: int, enhanced: str
+) -> tuple[Row, ...]:
+    """Return the rows that match all but a reply's words; kept, since a flood of refusals has few codes."""
+    return tuple(row for row in TABLE if _is_for(row, place, provider, logged_in, str(code), enhanced))
+
+
+def _is_for(row: Row, place: Place, provider: str | None, logged_in: bool, code: str, enhanced: str) -> bool:
     """A provider's row without words is about codes that others use for something else."""
     if place not in row.at or (row.provider not in (None, provider) and not row.words):
         return False
-    if row.logged_in not in (None, circumstances.logged_in):
+    if row.logged_in not in (None, logged_in):
         return False
-    if row.code and not re.fullmatch(row.code, str(reply.code)):
+    if row.code and not re.fullmatch(row.code, code):
         return False
-    if row.enhanced and not re.fullmatch(row.enhanced, reply.enhanced or ""):
-        return False
-    return not row.words or _PATTERNS[row.words].search(text) is not None
+    return not row.enhanced or re.fullmatch(row.enhanced, enhanced) is not None
 
 
 def _period(text: str, meaning: Meaning) -> int | None:
