@@ -90,7 +90,9 @@ class PersonalData:
 
         def work(transaction: Transaction) -> None:
             if not transaction.erasure.erase_content(request_id, now, sight):
-                raise Conflict("the message has not ended: cancel it first, or wait until it was sent")
+                raise Conflict(
+                    f"the message has not ended: cancel it (postroom cancel {request_id}), or wait until it was sent"
+                )
             transaction.audit.append(actor, "content.erase", request_id, now)
 
         self._store.write(work)

@@ -17,6 +17,7 @@ DEFERRED: Final = "deferred"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 AFTER: Final = "after"  # messages that were sent, by the time that it took
+DAYS: Final = 30  # that are counted where nobody says since when
 _EPOCH: Final = date(1970, 1, 1)
 _DATE: Final = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _MILLISECOND: Final = 1000

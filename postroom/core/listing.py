@@ -61,6 +61,14 @@ def recipient_of(text: str) -> str:
         raise InvalidSubmission(f"give an address or @domain: {error}", field="to") from None
 
 
+def check_span(since: Instant | None, until: Instant | None) -> None:
+    """Refuse a span of time without anything in it. Raises InvalidSubmission naming `until`."""
+    if since is not None and until is not None and since >= until:
+        raise InvalidSubmission(
+            "`until` is not after `since`: give a later `until`, or an earlier `since`", field="until"
+        )
+
+
 def words_of(text: str) -> tuple[str, ...]:
     """Return the words of a text as they are compared."""
     return tuple(text.casefold().split())

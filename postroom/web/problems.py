@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from flask import Flask
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
 from postroom.core.errors import (
@@ -44,7 +44,8 @@ _TABLE: tuple[tuple[type[Rejected], int, str], ...] = (
     (QuotaExceeded, 429, "Too many requests"),
 )
 _HINTS = {
-    404: "there is no such address here; the calls are POST /send-email and GET /email-status/<request_id>",
+    404: "there is no such address here; POST /send-email sends a message, GET /docs shows all calls, "
+    "GET /openapi.json describes them",
     413: "the request is larger than this service takes",
 }
 _CODES = {
@@ -53,6 +54,23 @@ _CODES = {
     413: "too_large",
     415: "unsupported_media_type",
 }
+_MAY_BE_SENT = (
+    "the database was lost while it stored the message, which may or may not be sent; with an Idempotency-Key the "
+    "same request can be repeated safely after"
+)
+# What is said of a message, and instead where a call is about something else.
+_OF_CALLS = (
+    ("The message cannot be sent as it is", "A value cannot be used as it is"),
+    ("The message is too large", "The request is too large"),
+    ("The message could not be stored safely", "The database cannot be used just now"),
+    ("It is not known whether the message was stored", "It is not known whether the change was stored"),
+    (
+        _MAY_BE_SENT,
+        "the database was lost while it stored the change; read what there is, and repeat the call if needed, after",
+    ),
+    ("nothing was accepted; what was accepted before is still sent", "nothing was changed"),
+    ("nothing was accepted", "nothing was changed"),
+)
 _KEPT_HEADERS = ("Accept-Encoding", "Allow", "Retry-After", "WWW-Authenticate")
 _BUSY_FOR_S = 10
 _CONTENT_TYPE = ("Content-Type", "application/problem+json")
@@ -146,8 +164,7 @@ def _on_unknown(error: CommitUnknown | ReplacedSinceCommit) -> Problem:
         503,
         "store_unavailable",
         "It is not known whether the message was stored",
-        "the database was lost while it stored the message, which may or may not be sent; with an Idempotency-Key the "
-        "same request can be repeated safely after the time in Retry-After (seconds)",
+        f"{_MAY_BE_SENT} the time in Retry-After (seconds)",
         headers={"Retry-After": str(error.retry_after)},
     )
 
@@ -210,6 +227,17 @@ def answer_to(error: Exception) -> Problem:
     return answer
 
 
+def answer_to_call(error: Exception) -> Problem:
+    """Turn an error of a call that sends no message into its problem document."""
+    answer = answer_to(error)
+    document = json.loads(answer.body)
+    for said, instead in _OF_CALLS:
+        document["title"] = document["title"].replace(said, instead)
+        document["detail"] = document["detail"].replace(said, instead)
+    answer.body, answer.reason = (json.dumps(document) + "\n").encode(), document["detail"]
+    return answer
+
+
 def forget_frames(error: BaseException) -> None:
     """Drop the tracebacks of an error and of those that it came from.
 
@@ -227,4 +255,8 @@ def forget_frames(error: BaseException) -> None:
 
 def install(app: Flask) -> None:
     """Make every error of the application a problem document."""
-    app.register_error_handler(Exception, lambda error: problem_response(answer_to(error)))
+
+    def answered(error: Exception) -> Response:
+        return problem_response((answer_to_call if request.path.startswith("/v1/") else answer_to)(error))
+
+    app.register_error_handler(Exception, answered)

@@ -224,7 +224,6 @@ def test_a_change_that_cannot_be_names_its_field(admin: Admin, change: Any, fiel
     ("document", "field"),
     [
         ({}, "email"),
-        ({"email": "x"}, "email"),
         ({"email": "a@b.example", "port": "25"}, "port"),
         ({"email": "a@b.example", "port": 0}, "port"),
         ({"email": "a@b.example", "pipelining": 1}, "pipelining"),
@@ -240,8 +239,50 @@ def test_a_body_that_is_none_names_every_fault(admin: Admin, document: Any, fiel
     assert [each["field"] for each in refused.get_json()["errors"]] == [field]
 
 
+def test_a_bad_address_of_an_account_says_what_is_wrong_with_it(admin: Admin) -> None:
+    for document, field, says in (
+        ({"email": "x"}, "email", "no mailbox such as ann@example.com"),
+        ({"email": "a b@example.com"}, "email", "contains a space"),
+        (
+            {"email": "a@b.example", "password": "x", "aliases": ["a@b@c"]},
+            "aliases",
+            "contains the character @",
+        ),
+    ):
+        refused = admin.call("POST", "/v1/accounts", document)
+        assert refused.status_code == 422
+        [fault] = refused.get_json()["errors"]
+        assert fault["field"] == field
+        assert says in fault["message"]
+
+
+def test_titles_and_details_are_about_the_call(admin: Admin) -> None:
+    for refused in (
+        admin.call("POST", "/v1/accounts", {"email": "x"}),
+        admin.call("POST", "/v1/accounts", {"email": "a@b.example", "name": "x" * 70_000}),
+        admin.call("GET", "/v1/accounts?limit=0"),
+        admin.call("GET", "/v1/accounts?limit="),
+        admin.call("GET", "/v1/keys?account=x"),
+    ):
+        problem = refused.get_json()
+        assert "message" not in (problem["title"] + problem["detail"]).lower(), problem
+    [fault] = admin.call("GET", "/v1/keys?account=x").get_json()["errors"]
+    assert "is not an id: give one as the service shows it" in fault["message"]
+
+
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=x", "after=x", "state=gone", "wrong=1", "limit=1&limit=2"]
+    "query",
+    [
+        "limit=0",
+        "state=",
+        "limit=",
+        "after=",
+        "limit=x",
+        "after=x",
+        "state=gone",
+        "wrong=1",
+        "limit=1&limit=2",
+    ],
 )
 def test_a_query_that_is_none_is_400(admin: Admin, query: str) -> None:
     assert admin.call("GET", f"/v1/accounts?{query}").status_code == 400

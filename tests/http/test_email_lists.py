@@ -192,7 +192,9 @@ def test_a_bad_cursor_is_400(house: House, cursor: str) -> None:
     answer = house.alice.call("GET", f"/v1/emails?{urlencode({'after': cursor})}")
     assert answer.status_code == 400
     assert answer.content_type == "application/problem+json"
-    assert answer.get_json()["errors"][0]["field"] == "after"
+    [fault] = answer.get_json()["errors"]
+    assert fault["field"] == "after"
+    assert "`next` of the page before" in fault["message"] or not cursor
 
 
 @pytest.mark.parametrize(
@@ -210,12 +212,47 @@ def test_a_bad_cursor_is_400(house: House, cursor: str) -> None:
         ("limit", "101"),
         ("limit", "many"),
         ("subject", "a\nb"),
+        ("subject", ""),
+        ("account", ""),
+        ("after", ""),
+        ("limit", ""),
+        ("state", "sent"),
     ],
 )
-def test_a_bad_value_is_422_and_names_its_field(house: House, field: str, value: str) -> None:
+def test_a_bad_value_names_its_field(house: House, field: str, value: str) -> None:
+    """400 where it is not of the form that the document describes; 422 where it is, and is of no use."""
     answer = house.alice.call("GET", f"/v1/emails?{urlencode({field: value})}")
-    assert answer.status_code == 422, answer.get_data(as_text=True)
+    is_of_no_use = value and field in ("to", "since", "until")
+    assert answer.status_code == (422 if is_of_no_use else 400), answer.get_data(as_text=True)
     assert answer.get_json()["errors"][0]["field"] == field
+    title = "A value cannot be used as it is" if is_of_no_use else "The request cannot be read"
+    assert answer.get_json()["title"] == title
+
+
+@pytest.mark.parametrize("path", ["/v1/emails", "/v1/stats"])
+def test_both_lists_take_the_same_spans_and_refuse_the_same(house: House, path: str) -> None:
+    for since in ("2027-01-31", "2027-01-31T00:00:00Z"):
+        later = urlencode({"since": since, "until": "2027-02-01T01:00:00+01:00"})
+        assert house.alice.done("GET", f"{path}?{later}")["data"] == []
+        for until in ("2027-01-31", "2027-01-30T23:00:00-01:00", "2001-01-01"):
+            answer = house.alice.call("GET", f"{path}?{urlencode({'since': since, 'until': until})}")
+            [fault] = answer.get_json()["errors"]
+            assert (answer.status_code, fault["field"]) == (422, "until")
+            assert "give a later `until`" in fault["message"]
+
+
+@pytest.mark.parametrize(
+    ("to", "says"),
+    [
+        ("ann@exa mple.com", "may hold only letters, digits, hyphens and dots"),
+        ("nobody", "has no @; give an address such as ada@example.org"),
+        ("Ann <ann@example.com>", "give only the address"),
+        ("a,b@example.com", "give one address only"),
+    ],
+)
+def test_a_bad_address_says_what_is_wrong_with_it(house: House, to: str, says: str) -> None:
+    [fault] = house.alice.call("GET", f"/v1/emails?{urlencode({'to': to})}").get_json()["errors"]
+    assert says in fault["message"]
 
 
 def test_a_time_that_ends_before_it_begins_and_an_unknown_filter_are_refused(house: House) -> None:
@@ -266,7 +303,8 @@ def test_stats_come_in_pages_and_of_days(house: House, service: Service) -> None
         ("after", "1", 400),
         ("since", "yesterday", 422),
         ("until", "2027-02-30", 422),
-        ("limit", "0", 422),
+        ("limit", "0", 400),
+        ("account", "", 400),
         ("day", "2027-02-28", 400),
     ],
 )

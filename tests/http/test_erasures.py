@@ -52,11 +52,21 @@ def test_a_quoted_local_part_is_an_address(admin: Admin, alice: str) -> None:
     assert done["messages"]["cancelled"] == 1
 
 
-@pytest.mark.parametrize("address", ["nobody", "a b@example.com", "x" * 400])
-def test_what_is_no_address_is_named(admin: Admin, address: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("nobody", "'nobody' has no @; give an address such as ada@example.org"),
+        ("a b@example.com", "the part before the @ contains a space; remove it"),
+        ("a\nb@example.com", "the address contains a line feed (U+000A); remove it"),
+        ("", "the address is empty; give one such as ada@example.org"),
+        ("x" * 1100, "the address is longer than 254 octets; give a shorter one"),
+    ],
+)
+def test_what_is_no_address_is_named_with_the_reason(admin: Admin, address: str, says: str) -> None:
     answer = admin.call("POST", "/v1/erasures", {"address": address})
-    assert answer.status_code == 400
-    assert [error["field"] for error in answer.get_json()["errors"]] == ["address"]
+    problem = answer.get_json()
+    assert (answer.status_code, problem["title"]) == (422, "A value cannot be used as it is")
+    assert problem["errors"] == [{"field": "address", "message": says}]
 
 
 def test_the_content_of_a_message_is_erased_by_its_owner(

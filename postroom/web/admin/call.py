@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,8 +20,6 @@ from postroom.web.services import Services
 
 class RequestModel(BaseModel):
     """What a call takes: the fields of its body, or of its query."""
-
-    unacceptable: ClassVar[frozenset[str]] = frozenset()  # fields whose bad values are 422, and not 400
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 

@@ -23,6 +23,9 @@ SealedCursor = Annotated[
         description="`next` of the page before; without it, the first page",
     ),
 ]
+NO_CURSOR: Final = (
+    "is not a cursor: give the `next` of the page before as it is, or leave it out for the first page"
+)
 _CONTEXT: Final = "cursor of a list"
 _MOST_DIGITS: Final = 18
 _GROUP: Final = 4  # characters of base64
@@ -52,7 +55,13 @@ def opened_cursor(asked: AdminRequest, list_: str, cursor: str, size: int) -> tu
         return struct.unpack(f">{size}q", _cipher(asked).decrypt(octets, [list_.encode()]))
     except (ValueError, InvalidTag, struct.error):
         raise MalformedSubmission(
-            "`after` is no cursor of this list", errors=(("after", "must be the `next` of the page before"),)
+            "`after` is no cursor of this list",
+            errors=(
+                (
+                    "after",
+                    NO_CURSOR,
+                ),
+            ),
         ) from None
 
 

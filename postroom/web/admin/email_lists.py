@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from pydantic import Field
 
 from postroom.core.api_key import ApiKey
 from postroom.core.clock import Instant
-from postroom.core.errors import InvalidSubmission, NotFound
+from postroom.core.errors import NotFound
 from postroom.core.listing import Filter, recipient_of, words_of
 from postroom.core.status_word import StatusWord
 from postroom.core.text import printable
 from postroom.store.listings import NEWEST, Listings
 from postroom.store.messages import Listed
-from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, RequestModel, admin_call
+from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, admin_call
 from postroom.web.admin.cursors import SealedCursor, opened_cursor, sealed_cursor
-from postroom.web.admin.values import PageSize, Text, Time, shown_time, time_of
+from postroom.web.admin.filters import AccountFilter, Recipient, Span, Words
+from postroom.web.admin.values import PageSize, shown_time
 
 DEFAULT: Final = 20
 _EMAILS: Final = "emails"
@@ -26,35 +27,17 @@ Word = Literal[
 assert get_args(Word) == tuple(StatusWord)
 
 
-class EmailList(RequestModel):
-    """Which messages are wanted."""
-
-    unacceptable: ClassVar[frozenset[str]] = frozenset(
-        {"status", "account", "to", "subject", "since", "until", "limit"}
-    )
+class EmailList(Span):
+    """Which messages are wanted; `since` and `until` are about when they were accepted."""
 
     status: Word | None = None
-    account: Text | None = Field(default=None, description="The id of an account, or its mailbox")
-    to: Text | None = Field(
-        default=None, description="An address, or @domain", examples=["ada@example.org", "@example.org"]
-    )
-    subject: Text | None = Field(
+    account: AccountFilter | None = None
+    to: Recipient | None = None
+    subject: Words | None = Field(
         default=None, description="Each of its words begins a word of the subject, whatever the case"
     )
-    since: Time | None = Field(default=None, description="Accepted then or later")
-    until: Time | None = Field(default=None, description="Accepted before")
     after: SealedCursor | None = None
     limit: PageSize = DEFAULT
-
-    def times(self) -> tuple[Instant | None, Instant | None]:
-        """Return `since` and `until`. Raises InvalidSubmission."""
-        since = None if self.since is None else time_of(self.since, "since")
-        until = None if self.until is None else time_of(self.until, "until")
-        if since is not None and until is not None and since >= until:
-            raise InvalidSubmission(
-                "`until` is not after `since`: give a later `until`, or an earlier `since`", field="until"
-            )
-        return since, until
 
 
 class ListedEmail(AnswerModel):
@@ -103,7 +86,7 @@ def _list(asked: AdminRequest, query: EmailList) -> Reply:
 
 def _filter(asked: AdminRequest, query: EmailList) -> Filter:
     key = asked.principal.key
-    since, until = query.times()
+    since, until = query.times
     return Filter(
         status=None if query.status is None else StatusWord(query.status),
         accounts=accounts_for(asked, query.account),
@@ -157,6 +140,6 @@ def _shown(listed: Listed, now: Instant) -> ListedEmail:
 
 EMAIL_LIST_CALLS: Final = (
     admin_call(
-        "GET /v1/emails", "listEmails", "List messages", EmailList, _list, {200: EmailsAnswer}, (404, 422)
+        "GET /v1/emails", "listEmails", "List messages", EmailList, _list, {200: EmailsAnswer}, (404,)
     ),
 )

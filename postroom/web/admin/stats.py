@@ -2,49 +2,38 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final
+from typing import Final
 
 from pydantic import Field
 
 from postroom.core import daily
 from postroom.core.clock import DAY, SECOND, Instant
-from postroom.core.errors import InvalidSubmission
 from postroom.store.statistics import MOST_DAYS, AccountName, DayOfAccount
 from postroom.store.transaction import Transaction
-from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, RequestModel, admin_call
+from postroom.web.admin.call import AdminRequest, AnswerModel, Reply, admin_call
 from postroom.web.admin.cursors import SealedCursor, opened_cursor, sealed_cursor
 from postroom.web.admin.email_lists import accounts_for
-from postroom.web.admin.values import PageSize, Text
+from postroom.web.admin.filters import AccountFilter, Span
+from postroom.web.admin.values import PageSize
 
-DAYS: Final = 30  # from `since` on, where it is not given
 _STATS: Final = "stats"
-_A_DAY: Final = "2027-01-31"
 
 
-class StatsQuery(RequestModel):
-    """Which days are wanted."""
+class StatsQuery(Span):
+    """Which days are wanted, in UTC: whole days, those of both times among them. Without `since` 30 days."""
 
-    unacceptable: ClassVar[frozenset[str]] = frozenset({"account", "since", "until", "limit"})
-
-    account: Text | None = Field(default=None, description="The id of an account, or its mailbox")
-    since: Text | None = Field(
-        default=None,
-        description="The first day in UTC, or a time in it; without it, 30 days ago",
-        examples=[_A_DAY],
-    )
-    until: Text | None = Field(
-        default=None, description="The day in UTC before which the last one is, or a time in the last one"
-    )
+    account: AccountFilter | None = None
     after: SealedCursor | None = None
     limit: PageSize = MOST_DAYS
 
     def last_day(self, now: Instant) -> int:
-        """Return the last day. Raises InvalidSubmission."""
-        return daily.day_of(now if self.until is None else _time_of(self.until, "until") - 1)
+        until = self.times[1]
+        return daily.day_of(now if until is None else until - 1)
 
     def first_day(self, now: Instant) -> int:
-        """Return the first day. Raises InvalidSubmission."""
-        since = now - DAYS * DAY if self.since is None else _time_of(self.since, "since")
+        since, until = self.times
+        if since is None:
+            since = (now if until is None else until) - daily.DAYS * DAY
         return max(0, daily.day_of(since))
 
     def position(self, asked: AdminRequest, now: Instant) -> tuple[int, int]:
@@ -123,13 +112,6 @@ def _seconds(time: int | None) -> float | None:
     return None if time is None else round(time / SECOND, 3)
 
 
-def _time_of(text: str, field: str) -> Instant:
-    try:
-        return daily.parse_time_or_day(text)
-    except ValueError as error:
-        raise InvalidSubmission(str(error), field=field) from None
-
-
 STATS_CALLS: Final = (
     admin_call(
         "GET /v1/stats",
@@ -138,6 +120,6 @@ STATS_CALLS: Final = (
         StatsQuery,
         _stats,
         {200: StatsAnswer},
-        (404, 422),
+        (404,),
     ),
 )

@@ -19,12 +19,22 @@ _MOST_DIGITS: Final = 18
 _UID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _NO_ID: Final = "00000000-0000-0000-0000-000000000000"
 
-Text = Annotated[str, Field(max_length=1000, pattern="^[^\\x00-\\x1f\\x7f]*$")]
+_LINE: Final = "^[^\\x00-\\x1f\\x7f]*$"
+Text = Annotated[str, Field(max_length=1000, pattern=_LINE)]
+# Described by a pattern, and checked by the one parser of addresses, which says what is wrong.
 Address = Annotated[
-    str, Field(min_length=3, max_length=320, pattern="^[^\\x00-\\x20\\x7f]+@[^\\x00-\\x20\\x7f]+$")
+    str,
+    Field(
+        json_schema_extra={
+            "minLength": 3,
+            "maxLength": 320,
+            "pattern": "^[^\\x00-\\x20\\x7f]+@[^\\x00-\\x20\\x7f]+$",
+        }
+    ),
 ]
 _A_UID: Final = "01a20592-c517-410c-bfea-853adb5ce9ed"
-Uid = Annotated[str, Field(pattern="^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$", examples=[_A_UID])]
+_UUID: Final = "^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$"
+Uid = Annotated[str, Field(pattern=_UUID, examples=[_A_UID])]
 
 
 def _whole(value: object) -> object:
@@ -42,6 +52,11 @@ Cursor = Annotated[
         description="`next` of the page before; without it, the first page",
     ),
 ]
+PATTERN_FAULTS: Final = {
+    _LINE: "has a line end or another control character: give one line of text",
+    _UUID: f"is not an id: give one as the service shows it, such as {_A_UID}",
+}
+"""What is wrong with a text that does not match a pattern."""
 PageSize = Annotated[int, Field(ge=1, le=MOST, description="The most entries of a page")]
 
 

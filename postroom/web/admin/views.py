@@ -30,7 +30,7 @@ from postroom.web.answers import Answer, json_answer, response_of
 from postroom.web.api_request import ApiRequest, request_of
 from postroom.web.auth import header_key
 from postroom.web.doorway import admit, complete, note_use
-from postroom.web.problems import answer_to
+from postroom.web.problems import answer_to_call
 from postroom.web.rate_limits import Kind
 from postroom.web.services import Services, services
 from postroom.web.waits import AtOnce, at_once
@@ -120,7 +120,7 @@ async def answered(
     except Exception as error:
         if isinstance(error, (NotAuthenticated, NotPermitted)):
             _note_refusal(right, asked, shared)
-        answer = answer_to(error)
+        answer = answer_to_call(error)
     return await complete(asked, answer, shared, waits)
 
 
