@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Final
 
 from pydantic import Field
 
@@ -10,23 +10,13 @@ from postroom.accounts.erasure import Erased, PersonalData
 from postroom.core.api_key import sight_of
 from postroom.store.erasure import Fate
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, RequestModel, admin_call
-from postroom.web.admin.values import known_form
-
-# A local part in quotes may have spaces (RFC 5321 §4.1.2).
-_Recipient = Annotated[
-    str,
-    Field(
-        min_length=3,
-        max_length=320,
-        pattern='^([^\\x00-\\x20\\x7f]+|"[^\\x00-\\x1f\\x7f]+")@[^\\x00-\\x20\\x7f]+$',
-    ),
-]
+from postroom.web.admin.values import Address, known_form
 
 
 class Erasure(RequestModel):
     """Whose data is erased."""
 
-    address: _Recipient = Field(description="The address that messages went to")
+    address: Address = Field(description="The address that messages went to")
     dry_run: bool = Field(
         default=False, description="true: nothing is changed; the answer says what would be"
     )

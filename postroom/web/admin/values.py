@@ -28,7 +28,8 @@ Address = Annotated[
         json_schema_extra={
             "minLength": 3,
             "maxLength": 320,
-            "pattern": "^[^\\x00-\\x20\\x7f]+@[^\\x00-\\x20\\x7f]+$",
+            # A local part in quotes may have spaces (RFC 5321 §4.1.2).
+            "pattern": '^([^\\x00-\\x20\\x7f]+|"[^\\x00-\\x1f\\x7f]+")@[^\\x00-\\x20\\x7f]+$',
         }
     ),
 ]
