@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -29,7 +29,7 @@ class LogShip:
     """An intake. `url` is None for Datadog's own (DD_SITE); `basic` is what stands in the address before the host."""
 
     to: Destination
-    url: str | None = None
+    url: str | None = field(default=None, repr=False)  # a key may stand in its query
     basic: Secret | None = None  # user and password, as `Authorization: Basic` has them
 
 
@@ -49,11 +49,14 @@ def parse_log_ship(text: str) -> LogShip:
         not (parts.scheme == "https" or is_own)
         or not host
         or not is_known
+        or "@"
+        in path  # a slash in the user or the password: what is before it would be taken for the host, and be shown
         or not re.fullmatch(r"[!-~]+", text)
     ):
         raise ValueError(
             f"must be {DATADOG} or an address that begins with https:// (http:// only on this machine) and ends with "
-            f"{_DATADOG_PATH}, for Datadog, or {_BULK}, for Elasticsearch"
+            f"{_DATADOG_PATH}, for Datadog, or {_BULK}, for Elasticsearch; in a user and a password write /, @, : and % "
+            "as %2F, %40, %3A and %25"
         )
     netloc = f"[{host}]" if ":" in host else host
     if port is not None:

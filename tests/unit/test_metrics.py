@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -146,6 +147,28 @@ def test_the_port_is_taken_over_when_its_process_ends() -> None:
     ports[0].close()
     assert eventually(lambda: got(number) == b"2")
     ports[1].close()
+
+
+def test_a_client_that_never_ends_its_request_loses_its_turn() -> None:
+    """Eight of them would keep every scrape out, and nobody would be told of anything any more."""
+    number = free_port()
+    port = MetricsPort("127.0.0.1", number, _saying(b"1"), within_s=0.2)
+    port.start()
+    eventually(lambda: port.is_open)
+    with socket.create_connection(("127.0.0.1", number), timeout=0.05) as client:
+        eventually(lambda: _is_ended(client))
+    port.close()
+
+
+def _is_ended(client: socket.socket) -> bool:
+    """Send another octet of a head without an end, and hear whether the connection is still there."""
+    try:
+        client.sendall(b"G")
+        return client.recv(100) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
 
 
 class _Shipping:

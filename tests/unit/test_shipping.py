@@ -310,3 +310,22 @@ class TestDatadog:
 )
 def test_where_it_goes(text: str, to: Destination, url: str | None) -> None:
     assert (parse_log_ship(text).to, parse_log_ship(text).url) == (to, url)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://elastic/canary@es.example/_bulk",
+        "https://canary/w@es.example/api/v2/logs",
+        "https://elastic:canary/w@es.example/_bulk",
+        "https://elastic:9200/canary@es.example/_bulk",
+    ],
+)
+def test_no_part_of_a_password_is_taken_for_the_host(text: str) -> None:
+    with pytest.raises(ValueError, match="%2F") as error:
+        parse_log_ship(text)
+    assert "canary" not in str(error.value)
+
+
+def test_a_key_in_the_query_is_not_shown() -> None:
+    assert "canary" not in repr(parse_log_ship("https://u:canary@es.example/_bulk?key=canary"))

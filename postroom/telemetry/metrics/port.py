@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import ClassVar, Final
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 _AGAIN_S: Final = 0.5  # until a process looks whether the port has become free
 _ANSWER_WITHIN_S: Final = 10.0
+_WHOLE_S: Final = 30.0  # for a connection
 _MOST_AT_ONCE: Final = 8  # scrapes, each in a thread
 
 
@@ -26,8 +28,11 @@ class _Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, family: int, address: tuple[str, int], page: Callable[[str], Page]) -> None:
+    def __init__(
+        self, family: int, address: tuple[str, int], page: Callable[[str], Page], within_s: float
+    ) -> None:
         self.address_family = family
+        self._within_s = within_s
         self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
         handler = type("Handler", (_Handler,), {"page": staticmethod(page)})
         super().__init__(address, handler)
@@ -46,13 +51,24 @@ class _Server(ThreadingHTTPServer):
     def process_request_thread(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
     ) -> None:
+        ends = threading.Timer(self._within_s, _shut, (request,))
+        ends.daemon = True
+        ends.start()
         try:
             super().process_request_thread(request, client_address)
         finally:
+            ends.cancel()
             self._turns.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
         log.debug("a scrape from %s failed", client_address, exc_info=True)
+
+
+def _shut(request: socket.socket | tuple[bytes, socket.socket]) -> None:
+    """End a connection, whose client may send an octet now and then to keep its turn."""
+    if isinstance(request, socket.socket):
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,8 +106,15 @@ class MetricsPort:
     """Takes the port as soon as it is free, and serves `page` on it. `is_taken`: whether another process of ours has it."""
 
     def __init__(
-        self, host: str, port: int, page: Callable[[str], Page], is_taken: Callable[[], bool] = lambda: False
+        self,
+        host: str,
+        port: int,
+        page: Callable[[str], Page],
+        is_taken: Callable[[], bool] = lambda: False,
+        *,
+        within_s: float = _WHOLE_S,
     ) -> None:
+        self._within_s = within_s
         self._host = host
         self._port = port
         self._page = page
@@ -123,7 +146,7 @@ class MetricsPort:
         family, _, _, _, address = socket.getaddrinfo(
             self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        return _Server(family, (str(address[0]), self._port), self._page)
+        return _Server(family, (str(address[0]), self._port), self._page, self._within_s)
 
     def _note(self, error: OSError) -> None:
         """Warn, once, of a port that cannot be had, unless another process of ours has it."""
