@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -15,6 +16,9 @@ from postroom.core.clock import HOUR
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Blame, Deferred, Failed, Meaning, Outcome, Sent
 
+_MAILBOX: Final = re.compile(
+    r"""(?:"[^"\n]+"|[^\s<>()\[\],;:="'/]+)@[^\s<>()\[\],;:"']*[^\s<>()\[\],;:"'.!?]"""
+)
 # Refusals of the account by one message, others having passed in between, until it is the message's fault.
 _MOST_DRAWN: Final = 3
 _MOST_DRAWN_AT_RATE: Final = 6  # where chance decides which one is refused
@@ -46,6 +50,12 @@ class AccountVerdict:
 
 
 RESET: Final = AccountVerdict(AccountMove.RESET)
+
+
+def reason_for_all(reason: str, own: Collection[str]) -> str:
+    """Return why an account rests, as all are told whose messages wait for it: a mailbox of another's message is hidden."""
+    known = {mailbox.casefold() for mailbox in own}
+    return _MAILBOX.sub(lambda found: found[0] if found[0].casefold() in known else "…", reason)
 
 
 def judge_connection(outcome: Outcome, account: Account, others: int) -> AccountVerdict:

@@ -263,6 +263,23 @@ def test_mail_that_is_too_old_by_its_account_s_fault_is_not_given_up(
     assert installation.status(kept).state is MessageState.DEFERRED
 
 
+def test_why_an_account_rests_names_nobody_of_another_s_message(
+    install: Callable[..., InProcess], scripted: StartScripted
+) -> None:
+    """Each message that waits for the account says so, also to another key of a pool."""
+    server = scripted()
+    server.on("RCPT", "550 5.4.5 Daily limit of me@x.example exceeded: <you@x.example>")
+    installation = install(server, connections=1)
+    installation.accept("you@x.example")
+
+    def reason() -> str | None:
+        [stored] = installation.service.store.read(Accounts.all)
+        return stored.account.state_reason
+
+    installation.run_until(lambda: reason() is not None)
+    assert "Daily limit of me@x.example exceeded: <…>" in str(reason())
+
+
 def test_mail_in_doubt_that_a_person_is_to_decide_on_is_not_given_up_for_its_age(
     install: Callable[..., InProcess], scripted: StartScripted
 ) -> None:

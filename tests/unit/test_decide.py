@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from postroom.core.account import Account
-from postroom.core.account_verdict import RESET, AccountMove, judge_connection
+from postroom.core.account_verdict import RESET, AccountMove, judge_connection, reason_for_all
 from postroom.core.classify import classify, parse_enhanced
 from postroom.core.clock import DAY, HOUR, MINUTE, SECOND, Instant
 from postroom.core.decide import (
@@ -380,3 +380,16 @@ def test_an_account_that_has_worked_fails_no_message(
         for outcome, result in zip(outcomes, decision.deliveries, strict=True):
             if isinstance(outcome, Failed) and outcome.blame is Blame.ACCOUNT:
                 assert result.state is PENDING
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("550 5.4.5 limit, <bob.x@b.example> no", "550 5.4.5 limit, <…> no"),
+        ("535 bad ANN@example.com.", "535 bad ANN@example.com."),
+        ("to=bob@b.example: no ('cy@b.example')", "to=…: no ('…')"),
+        ('"a b"@b.example, a@ b', "…, a@ b"),
+    ],
+)
+def test_why_an_account_rests_names_no_other_mailbox(said: str, told: str) -> None:
+    assert reason_for_all(said, ("ann@example.com", "")) == told

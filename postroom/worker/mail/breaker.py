@@ -17,7 +17,7 @@ from typing import Final
 
 from postroom.core import pace, retry
 from postroom.core.account import Account, AccountState
-from postroom.core.account_verdict import AccountMove, AccountVerdict
+from postroom.core.account_verdict import AccountMove, AccountVerdict, reason_for_all
 from postroom.core.clock import SECOND, Instant
 from postroom.core.outcome import Deferred, Failed
 from postroom.store.accounts import StoredAccount
@@ -163,8 +163,9 @@ class AccountBreaker:
             log.warning("account %s is %s: %s", account.email, state.value, because.reason)
         self._trouble = _ANY
         self.note(replace(account, state=state, state_since=now))
+        reason = reason_for_all(because.reason, (account.email, account.username or ""))
         self._tripping = self._context.async_writer.submit_until_recorded(
-            self._trip_work(verdict, because.reason, tried_at, now), f"that {account.email} is {state.value}"
+            self._trip_work(verdict, reason, tried_at, now), f"that {account.email} is {state.value}"
         )
 
     def _trip_work(
