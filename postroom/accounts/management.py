@@ -21,9 +21,11 @@ from postroom.core.account import Account, Secret
 from postroom.core.audit import Actor
 from postroom.core.clock import Clock, system_clock
 from postroom.core.errors import Conflict, InvalidSubmission, NotFound, NotPermitted
+from postroom.core.text import counted
 from postroom.settings import Settings
 from postroom.store.accounts import AccountIdentity, StoredAccount
 from postroom.store.aliases import Alias
+from postroom.store.closing import Unfinished
 from postroom.store.store import Store
 from postroom.store.transaction import Transaction
 
@@ -214,8 +216,8 @@ class AccountManagement:
             left = transaction.closings.unfinished(account.id, now)
             if sum(left) and queued is None and account.closing_at is None:
                 raise Conflict(
-                    f"{left.queued} of its messages are queued and {left.scheduled} are scheduled: delete it with "
-                    "queued=finish to have them sent first, or queued=cancel",
+                    f"{_waiting(left)}: delete it with queued=finish to have them sent first, or "
+                    "queued=cancel",
                     field="queued",
                 )
             transaction.closings.begin(account.id, now)
@@ -302,6 +304,14 @@ def _required(stored: StoredAccount | None) -> StoredAccount:
 def _view(transaction: Transaction, stored: StoredAccount) -> AccountView:
     aliases = tuple(transaction.aliases.of(stored.account.id))
     return AccountView(stored.account, stored.credential is not None, aliases)
+
+
+def _waiting(left: Unfinished) -> str:
+    """Say how many messages of an account have not ended."""
+    of_it = counted(
+        left.queued + left.scheduled, "message of the account has", "messages of the account have"
+    )
+    return f"{of_it} not ended ({left.queued} queued, {left.scheduled} scheduled)"
 
 
 def _view_of(transaction: Transaction, uid: str) -> AccountView:

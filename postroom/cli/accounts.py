@@ -15,10 +15,9 @@ import click
 
 from postroom.cli.accounts_changed import add, pause, remove, resume, set_, show, verify
 from postroom.cli.accounts_file import export, import_
-from postroom.cli.accounts_named import is_in_use
+from postroom.cli.accounts_named import shown_state
 from postroom.cli.authorize import authorize
 from postroom.cli.completion import mailboxes
-from postroom.core.account import AccountState
 from postroom.core.clock import SECOND, rfc3339, system_clock
 from postroom.core.errors import ConfigError
 from postroom.core.text import printable
@@ -156,7 +155,7 @@ def _row(
     except ConfigError as error:
         where, daily_limit = str(error), account.daily_limit
     used = None if daily_limit is None else service.store.read(Usage.recipients_used, account.id, now)
-    state, reason = _state(service, account, in_file)
+    state, reason = shown_state(account, in_file, lambda id_: service.store.read(Accounts.last_reason, id_))
     return {
         "account": account.email,
         "id": account.uid,
@@ -192,18 +191,6 @@ def _reason(row: AccountDocument) -> str:
     lacks = row["server_lacks"]
     without = f"without {' and '.join(lacks['extensions'])}: {lacks['said']}" if lacks else ""
     return "; ".join(part for part in (row["reason"], without) if part)
-
-
-def _state(service: Service, account: Account, in_file: set[int]) -> tuple[str, str | None]:
-    """Return an account's state and its reason. An account that never worked has its newest message's reason."""
-    if account.closing_at is not None:
-        return "closing", "it is being deleted; its last messages are still sent"
-    if not is_in_use(account, in_file):
-        return "removed", "no row of data.csv names it; what was accepted before still goes out"
-    if account.state is AccountState.ACTIVE and account.worked_at is None:
-        reason = service.store.read(Accounts.last_reason, account.id)
-        return ("failing" if reason else "active"), reason
-    return account.state.value, account.state_reason
 
 
 def _print_rows(rows: list[AccountDocument]) -> None:

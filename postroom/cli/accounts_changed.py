@@ -15,6 +15,7 @@ from postroom.cli.actor import actor
 from postroom.cli.completion import mailboxes
 from postroom.cli.owners import account_named
 from postroom.core.clock import rfc3339
+from postroom.core.errors import Conflict
 from postroom.core.text import printable
 from postroom.store.accounts import Accounts
 
@@ -168,7 +169,10 @@ def remove(account: str, queued: str | None) -> None:
     """Delete an account: its keys stop working at once. Status 1 while messages wait and --queued is not given."""
     service = _open()
     found = account_named(service.store, account)
-    is_gone = _management(service).delete(found.uid, actor(), queued)
+    try:
+        is_gone = _management(service).delete(found.uid, actor(), queued)
+    except Conflict as error:  # in the words of the command
+        raise Conflict(str(error).replace("queued=", "--queued "), field=error.field) from error
     service.store.close()
     words = "is deleted" if is_gone else "is closing: it is deleted once its last messages have ended"
     click.echo(printable(f"{found.email} {words}"), err=True)

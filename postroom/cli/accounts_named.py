@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
+from postroom.core.account import AccountState
 from postroom.core.errors import InvalidSubmission, MalformedSubmission
 from postroom.store.accounts import Accounts
 from postroom.store.keys import Keys
@@ -27,6 +28,20 @@ def in_use(store: Store) -> list[StoredAccount]:
 def is_in_use(account: Account, in_file: set[int]) -> bool:
     """Whether messages may be sent from an account. `in_file`: the rows of those that have a key in data.csv."""
     return account.closing_at is None and (account.source != "csv" or account.id in in_file)
+
+
+def shown_state(
+    account: Account, in_file: set[int], last_reason: Callable[[int], str | None]
+) -> tuple[str, str | None]:
+    """Return an account's state in one word, and its reason: for an account that has never worked, its newest message's."""
+    if account.closing_at is not None:
+        return "closing", "it is being deleted; its last messages are still sent"
+    if not is_in_use(account, in_file):
+        return "removed", "no row of data.csv names it; what was accepted before still goes out"
+    if account.state is AccountState.ACTIVE and account.worked_at is None:
+        reason = last_reason(account.id)
+        return ("failing" if reason else "active"), reason
+    return account.state.value, account.state_reason
 
 
 @contextmanager

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from postroom.cli.completion import mailboxes
-from postroom.cli.listing import known_mailbox
-from postroom.cli.values import PastTime
+from postroom.cli.listing import as_json, known_accounts
+from postroom.cli.values import GivenText, PastTime, faults_name
 from postroom.core.clock import Instant, rfc3339, system_clock
-from postroom.core.errors import InvalidSubmission
-from postroom.core.listing import Filter, recipient_of, words_of
+from postroom.core.listing import Filter, check_span, recipient_of, words_of
 from postroom.core.status_word import StatusWord
 from postroom.core.text import printable
 from postroom.store.event_log import EventLog, LoggedEvent
@@ -38,10 +37,19 @@ _LATE: Final = 1_000  # events that may be committed behind one with a greater n
 @click.option(
     "-n", "--number", default=20, show_default=True, type=click.IntRange(0, 10_000), help="How many messages."
 )
-@click.option("--account", metavar="MAILBOX", shell_complete=mailboxes, help="Only those of this account.")
-@click.option("--to", metavar="ADDRESS", help="Only those to this address, or to @domain.")
 @click.option(
-    "--subject", metavar="WORDS", help="Only those in whose subject each of these words begins a word."
+    "--account",
+    metavar="EMAIL|ID",
+    type=GivenText(),
+    shell_complete=mailboxes,
+    help="Only those of this account.",
+)
+@click.option("--to", type=GivenText(), metavar="ADDRESS", help="Only those to this address, or to @domain.")
+@click.option(
+    "--subject",
+    type=GivenText(),
+    metavar="WORDS",
+    help="Only those in whose subject each of these words begins a word.",
 )
 @click.option(
     "--status", type=click.Choice([word.value for word in StatusWord]), help="Only those with this status."
@@ -52,7 +60,9 @@ _LATE: Final = 1_000  # events that may be committed behind one with a greater n
 @click.option("--until", type=PastTime(), metavar="TIME", help="Accepted before.")
 @click.option("--events", is_flag=True, help="A line for each event of a message.")
 @click.option("--follow", is_flag=True, help="Print what happens from now on too, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a line.")
+@click.option(
+    "--json", "print_json", is_flag=True, help="Print a JSON object a line, as GET /v1/emails lists it."
+)
 def log(
     number: int,
     account: str | None,
@@ -63,7 +73,7 @@ def log(
     until: Instant | None,
     events: bool,
     follow: bool,
-    as_json: bool,
+    print_json: bool,
 ) -> None:
     """Show messages, the newest last: time, status, id, account, recipients, and the reason.
 
@@ -75,7 +85,7 @@ def log(
     service = installation.open_service()
     try:
         with suppress(KeyboardInterrupt):
-            reader = _Reader(service.store, wanted.filter(service.store, account), events, as_json)
+            reader = _Reader(service.store, wanted.filter(service.store, account), events, print_json)
             for line in reader.newest(number):
                 click.echo(line)
             while follow:
@@ -98,13 +108,10 @@ class _Wanted:
 
     def filter(self, store: Store, account: str | None) -> Filter:
         """Return them as a filter. Raises NotFound, and UsageError."""
-        accounts = None
-        if account is not None:
-            accounts = tuple(store.read(Listings.accounts, known_mailbox(store, account)))
-        try:
+        with faults_name({"to": "--to", "until": "--until"}):
+            check_span(self.since, self.until)
             recipient = None if self.to is None else recipient_of(self.to)
-        except InvalidSubmission as error:
-            raise click.BadParameter(str(error), param_hint="--to") from None
+        accounts = None if account is None else tuple(known_accounts(store, account))
         return Filter(
             status=None if self.status is None else StatusWord(self.status),
             accounts=accounts,
@@ -118,11 +125,11 @@ class _Wanted:
 class _Reader:
     """Reads lines of the log: those of the newest messages, and what came since the last look."""
 
-    def __init__(self, store: Store, wanted: Filter, with_events: bool, as_json: bool) -> None:
+    def __init__(self, store: Store, wanted: Filter, with_events: bool, print_json: bool) -> None:
         self._store = store
         self._wanted = wanted
         self._with_events = with_events
-        self._as_json = as_json
+        self._as_json = print_json
         self._mark = store.read(EventLog.newest_id)
         self._seen = {event.id for event in store.read(EventLog.behind, self._mark - _LATE, _LATE)}
         self._shown: dict[str, StatusWord] = {}
@@ -179,8 +186,7 @@ class _Reader:
             self._shown.pop(listed.status.request_id, None)  # nothing comes behind its end
         else:
             self._shown[listed.status.request_id] = word
-        document = _document(listed, word)
-        return json.dumps(document) if self._as_json else _line(listed, word)
+        return as_json(listed, system_clock()) if self._as_json else _line(listed, word)
 
     def _event_line(
         self, request_id: str, at: Instant, kind: str, recipient: str | None, detail: str | None
@@ -194,23 +200,6 @@ class _Reader:
 
 def _matching(transaction: Transaction, ids: set[int], wanted: Filter) -> list[Listed]:
     return Listings(transaction).matching(ids, wanted, system_clock())
-
-
-def _document(listed: Listed, word: StatusWord) -> dict[str, object]:
-    status = listed.status
-    return {
-        "id": status.request_id,
-        "status": word.value,
-        "reason": status.reason,
-        "account": listed.account,
-        "from": status.sender,
-        "to": list(listed.recipients),
-        "subject": listed.subject,
-        "accepted_at": rfc3339(listed.accepted_at),
-        "finished_at": None if listed.finished_at is None else rfc3339(listed.finished_at),
-        "test": status.is_test,
-        "possible_duplicate": status.possible_duplicate,
-    }
 
 
 def _line(listed: Listed, word: StatusWord) -> str:

@@ -13,6 +13,7 @@ from postroom.cli.accounts_named import faults_are_usage
 from postroom.cli.actor import actor
 from postroom.cli.completion import mailboxes
 from postroom.cli.exits import EX_TEMPFAIL
+from postroom.cli.values import faults_name
 from postroom.core.clock import system_clock
 from postroom.core.errors import NotFound
 from postroom.core.text import counted, printable
@@ -152,7 +153,8 @@ def _filter(store: Store, account: str | None, recipient: str | None) -> Filter:
     from postroom.store.listings import Listings
 
     if recipient is not None:
-        return Filter(recipient=recipient_of(recipient))
+        with faults_name({"to": "--recipient"}):
+            return Filter(recipient=recipient_of(recipient))
     found = store.read(Listings.accounts, account or "")
     if not found:
         raise NotFound(f"there is no account {account}")

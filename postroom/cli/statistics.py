@@ -10,12 +10,12 @@ import click
 
 from postroom.cli.aligned import aligned, bar
 from postroom.cli.completion import mailboxes
-from postroom.cli.listing import known_mailbox
-from postroom.cli.values import PastTime
+from postroom.cli.listing import known_accounts
+from postroom.cli.values import GivenText, PastTime, faults_name
 from postroom.core import daily
 from postroom.core.clock import DAY, MINUTE, SECOND, system_clock
+from postroom.core.listing import check_span
 from postroom.core.text import printable
-from postroom.store.listings import Listings
 from postroom.store.statistics import DayOfAccount, Statistics
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from postroom.store.statistics import AccountName
     from postroom.store.transaction import Transaction
 
-_DAYS: Final = 30
 _PAGE: Final = 100
 _BAR: Final = 24  # characters
 _HEAD: Final = ("day", "account", "accepted", "sent", "deferred", "failed", "cancelled", "median", "p95")
@@ -31,7 +30,9 @@ _TEXTS: Final = frozenset({0, 1, len(_HEAD)})  # the columns that are texts; the
 
 
 @click.command()
-@click.option("--account", metavar="MAILBOX", shell_complete=mailboxes, help="Only this account.")
+@click.option(
+    "--account", metavar="EMAIL|ID", type=GivenText(), shell_complete=mailboxes, help="Only this account."
+)
 @click.option(
     "--since",
     type=PastTime(),
@@ -39,26 +40,36 @@ _TEXTS: Final = frozenset({0, 1, len(_HEAD)})  # the columns that are texts; the
     help="From that day on: a duration such as 7d, a day, or a time. By default 30 days.",
 )
 @click.option("--until", type=PastTime(), metavar="TIME", help="The days before that day.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each day of an account.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print each day of an account as GET /v1/stats answers it.",
+)
 def stats(account: str | None, since: Instant | None, until: Instant | None, as_json: bool) -> None:
     """Count messages per account and day, in UTC: accepted, sent, deferred, failed, cancelled, and the time to sent.
 
     A message counts on the day on which it was accepted, or ended; one that is deferred twice counts twice there.
     """
     from postroom.runtime import installation
+    from postroom.web.admin.stats import document_of
 
     now = system_clock()
-    first = daily.day_of(now - _DAYS * DAY if since is None else since)
+    with faults_name({"until": "--until"}):
+        check_span(since, until)
+    if since is None:
+        since = (now if until is None else until) - daily.DAYS * DAY
+    first = daily.day_of(since)
     last = daily.day_of(now if until is None else until - 1)
     service = installation.open_service()
     try:
-        mailbox = None if account is None else known_mailbox(service.store, account)
-        days, names = service.store.read(_read, mailbox, max(0, first), last)
+        accounts = None if account is None else known_accounts(service.store, account)
+        days, names = service.store.read(_read, accounts, max(0, first), last)
     finally:
         service.store.close()
     if as_json:
         for day in days:
-            click.echo(json.dumps(_document(day, names[day.account_id])))
+            click.echo(json.dumps(document_of(day, names[day.account_id]).model_dump(mode="json")))
     elif days:
         click.echo("\n".join(_table(days, names)))
     else:
@@ -66,10 +77,9 @@ def stats(account: str | None, since: Instant | None, until: Instant | None, as_
 
 
 def _read(
-    transaction: Transaction, mailbox: str | None, first: int, last: int
+    transaction: Transaction, accounts: Sequence[int] | None, first: int, last: int
 ) -> tuple[list[DayOfAccount], dict[int, AccountName]]:
     """Return the days, the oldest first."""
-    accounts = None if mailbox is None else Listings(transaction).accounts(mailbox)
     found: list[DayOfAccount] = []
     before = last + 1, 0
     while True:
@@ -79,20 +89,6 @@ def _read(
             break
         before = some[-1].day, some[-1].account_id
     return found[::-1], Statistics(transaction).names([each.account_id for each in found])
-
-
-def _document(day: DayOfAccount, name: AccountName) -> dict[str, object]:
-    return {
-        "day": daily.date_of(day.day),
-        "account": name.email,
-        "accepted": day.accepted,
-        "sent": day.sent,
-        "deferred": day.deferred,
-        "failed": day.failed,
-        "cancelled": day.cancelled,
-        "median_seconds": None if day.median is None else round(day.median / SECOND, 3),
-        "p95_seconds": None if day.p95 is None else round(day.p95 / SECOND, 3),
-    }
 
 
 def _table(days: Sequence[DayOfAccount], names: dict[int, AccountName]) -> list[str]:

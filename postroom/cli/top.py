@@ -11,17 +11,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import click
 
+from postroom.cli.accounts_named import shown_state
 from postroom.cli.aligned import aligned
 from postroom.core.clock import MINUTE, SECOND, Instant, rfc3339, system_clock
 from postroom.core.events import EventKind
-from postroom.core.text import counted, printable
+from postroom.core.text import counted, printable, shortened
 from postroom.store.accounts import Accounts
 from postroom.store.event_log import EventLog
+from postroom.store.keys import Keys
 from postroom.store.messages import NO_JOBS, JobCounts, Messages
 from postroom.store.workers import WorkerRecord, Workers
 
@@ -47,6 +49,8 @@ class _AccountNow:
     stored: StoredAccount
     jobs: JobCounts
     rates: dict[str, float]
+    state: str = ""
+    reason: str | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -95,7 +99,8 @@ def top(every: float, once: bool, as_json: bool) -> None:
         service.store.close()
 
 
-def _look(transaction: Transaction, now: Instant) -> _Now:
+def _look(transaction: Transaction, now: Instant, shown: int | None = None) -> _Now:
+    """Look at everything; the states of the first accounts that are shown, None: of all."""
     events = EventLog(transaction).recent(now - MINUTE, _MOST_EVENTS)
     # Where there were more, they were those of a shorter time.
     took = max(SECOND, now - events[-1].at) if len(events) == _MOST_EVENTS else MINUTE
@@ -110,6 +115,10 @@ def _look(transaction: Transaction, now: Instant) -> _Now:
         for stored in Accounts(transaction).all()
     ]
     accounts.sort(key=lambda each: (each.is_idle, -each.jobs.waiting, each.stored.account.email))
+    in_file, last_reason = set(Keys(transaction).active().values()), Accounts(transaction).last_reason
+    for number, each in enumerate(accounts[:shown]):
+        state, reason = shown_state(each.stored.account, in_file, last_reason)
+        accounts[number] = replace(each, state=state, reason=reason)
     return _Now(now, Workers(transaction).living(), accounts)
 
 
@@ -129,8 +138,8 @@ def _document(now: _Now) -> dict[str, object]:
         "accounts": [
             {
                 "account": each.stored.account.email,
-                "state": each.stored.account.state.value,
-                "reason": each.stored.account.state_reason,
+                "state": each.state,
+                "reason": each.reason,
                 "waiting": each.jobs.waiting,
                 "held": each.jobs.held,
                 "sent": each.jobs.sent,
@@ -168,11 +177,11 @@ def _cells(each: _AccountNow) -> tuple[str, ...]:
     account = each.stored.account
     return (
         account.email,
-        account.state.value,
+        each.state,
         str(each.jobs.waiting),
         str(each.jobs.held),
         *(f"{each.rates[kind]:.0f}" for kind in _KINDS),
-        (account.state_reason or "")[:_LONGEST_WHY],
+        shortened(each.reason or "", _LONGEST_WHY),
     )
 
 
@@ -185,7 +194,7 @@ def _watch(store: Store, every: float) -> None:
     with _single_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             size = shutil.get_terminal_size()
-            lines = _lines(store.read(_look, system_clock()), size.lines)
+            lines = _lines(store.read(_look, system_clock(), size.lines), size.lines)
             text = "\n".join(line[: size.columns] for line in [*lines, "q ends it"])
             live.update(Text(text, no_wrap=True), refresh=True)
             if _is_asked_to_end(every):

@@ -69,6 +69,17 @@ class Expiry(click.ParamType[int]):
             )
 
 
+class GivenText(click.ParamType[str]):
+    """A text with something in it: an empty one is more likely a variable that was not set than a wish."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not value.strip():
+            self.fail("it is empty: give a value, or leave it out", param, ctx)
+        return value
+
+
 class PastTime(click.ParamType[int]):
     """So long ago, a day, or a time in RFC 3339: an Instant."""
 

@@ -65,7 +65,7 @@ def check_span(since: Instant | None, until: Instant | None) -> None:
     """Refuse a span of time without anything in it. Raises InvalidSubmission naming `until`."""
     if since is not None and until is not None and since >= until:
         raise InvalidSubmission(
-            "`until` is not after `since`: give a later `until`, or an earlier `since`", field="until"
+            "the end is not after the beginning: give a later end, or an earlier beginning", field="until"
         )
 
 

@@ -133,9 +133,9 @@ class Messages(Noun):
         deliveries = self._tx.rows(DeliveryState, "deliveries_of", message_id=found.message_id)
         return _status(request_id, found, deliveries)
 
-    def newest(self, most: int, account: str | None = None, *, held_only: bool) -> list[Listed]:
-        """Return the messages that came last, the newest first; of one mailbox, or only those that wait for a person."""
-        return self.listed(self._newest_ids(most, account, held_only=held_only))
+    def newest(self, most: int, accounts: Sequence[int] | None = None, *, held_only: bool) -> list[Listed]:
+        """Return the messages that came last, the newest first; of some accounts, or only those that wait for a person."""
+        return self.listed(self._newest_ids(most, accounts, held_only=held_only))
 
     def listed(self, message_ids: Sequence[int]) -> list[Listed]:
         """Return messages by their numbers, the newest first."""
@@ -143,14 +143,14 @@ class Messages(Noun):
         found = [_listed(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row.request_id)]
         return found[::-1]
 
-    def _newest_ids(self, most: int, account: str | None, *, held_only: bool) -> list[int]:
-        """Return the numbers of the newest messages; those of a mailbox from each account that has it."""
-        if account is None:
+    def _newest_ids(self, most: int, accounts: Sequence[int] | None, *, held_only: bool) -> list[int]:
+        """Return the numbers of the newest messages, of all or of these accounts."""
+        if accounts is None:
             if held_only:
                 return self._tx.column(int, "newest_held_messages", most=most)
             return self._tx.column(int, "newest_messages", most=most)
         ids: list[int] = []
-        for account_id in self._tx.column(int, "accounts_of", email=account):
+        for account_id in accounts:
             if held_only:
                 ids += self._tx.column(int, "newest_held_messages_of", account_id=account_id, most=most)
             else:

@@ -193,7 +193,7 @@ def test_an_account_with_queued_messages_is_deleted_on_a_word_only(admin: Admin)
     assert admin.as_key(key).call("POST", "/send-email", MAIL).status_code == 202
     refused = admin.call("DELETE", path)
     assert refused.status_code == 409
-    assert refused.get_json()["detail"].startswith("1 of its messages")
+    assert refused.get_json()["detail"].startswith("1 message of the account has not ended")
     closing = admin.call("DELETE", path, query_string={"queued": "finish"})
     assert closing.status_code == 202
     assert closing.get_json()["state"] == "closing"

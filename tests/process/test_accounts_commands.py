@@ -74,7 +74,10 @@ def test_an_account_lives_and_ends(folder: Folder) -> None:
     works(folder, "send", "--from", MAILBOX, "--to", "you@example.com", "--body", "it waits")
     works(folder, "send", "--from", uid, "--to", "you@example.com", "--body", "it waits too")
     works(folder, "accounts", "resume", MAILBOX)
-    fails(folder, 1, "2 of its messages are queued", "accounts", "remove", MAILBOX)
+    refused = (
+        "2 messages of the account have not ended (2 queued, 0 scheduled): delete it with --queued finish to "
+    )
+    fails(folder, 1, refused + "have them sent first, or --queued cancel", "accounts", "remove", MAILBOX)
     works(folder, "accounts", "remove", MAILBOX, "--queued", "finish")
     [row] = json.loads(works(folder, "accounts", "--json"))
     assert row["state"] == "closing"

@@ -337,7 +337,7 @@ def test_a_message_whose_id_cannot_be_printed_is_said_to_be_accepted(
         )
     assert done.returncode == 74, done
     [row] = json.loads(folder.run("list", "--json").stdout.replace("}\n{", "},{").join("[]"))
-    assert f"{row['request_id']} was accepted; do not send it again" in done.stderr
+    assert f"{row['id']} was accepted; do not send it again" in done.stderr
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -409,7 +409,7 @@ def test_list(folder: Folder) -> None:
     assert f"bob@example.com -> {'x' * 60}@example.com" in lines[3]
     assert max(len(line) for line in lines[::2]) <= 80
     (row,) = [json.loads(line) for line in folder.run("list", "--json", "-n", "1").stdout.splitlines()]
-    assert (row["request_id"], row["state"], row["account"]) == (
+    assert (row["id"], row["status"], row["from"]) == (
         ids["bob@example.com"], "queued", "bob@example.com",
     )  # fmt: skip
     assert len(folder.run("list", "--account", "alice@example.com").stdout.splitlines()) == 2
@@ -437,7 +437,7 @@ def test_list_follows_what_comes_and_changes(folder: Folder) -> None:
     finally:
         following.kill()
         following.communicate()
-    assert [(row["request_id"], row["state"]) for row in (first, second)] == [
+    assert [(row["id"], row["status"]) for row in (first, second)] == [
         (request_id, "queued"),
         (request_id, "cancelled"),
     ]

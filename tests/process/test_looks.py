@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import termios
@@ -19,6 +20,8 @@ import pytest
 
 from postroom.core.clock import DAY, rfc3339, system_clock
 from postroom.store.store import open_store
+from postroom.web.admin.email_lists import ListedEmail
+from postroom.web.admin.stats import DayAnswer
 from postroom.worker.listings import ListingRunner
 from tests.process.test_cli import POSTROOM, Folder, environment
 
@@ -95,6 +98,22 @@ def test_log_shows_events(folder: Folder, ids: dict[str, str]) -> None:
         (("log", "--to", "nobody"), "--to"),
         (("log", "--status", "delivered"), "--status"),
         (("log", "--since", "yesterday"), "no duration such as 7d"),
+        (
+            ("log", "--since", "2027-01-02", "--until", "2027-01-02"),
+            "'--until': the end is not after the beginning",
+        ),
+        (
+            ("stats", "--since", "2027-01-02", "--until", "2027-01-01"),
+            "'--until': the end is not after the beginning",
+        ),
+        (("log", "--since", ""), "--since"),
+        (("log", "--status", ""), "--status"),
+        (("log", "--account", ""), "'--account': it is empty: give a value, or leave it out"),
+        (("log", "--subject", " "), "'--subject': it is empty"),
+        (("log", "--to", ""), "'--to': it is empty"),
+        (("list", "--account", ""), "'--account': it is empty"),
+        (("stats", "--account", ""), "'--account': it is empty"),
+        (("export", "--recipient", "nobody", "out"), "--recipient"),
         (("stats", "--since", "2027-02-30"), "no duration such as 7d"),
         (("top", "--every", "0"), "--every"),
     ],
@@ -157,7 +176,7 @@ def test_stats(folder: Folder, ids: dict[str, str]) -> None:
     _note(folder)
     found = documents(folder, "stats")
     for account, counts in (("alice@example.com", (1, 1)), ("bob@example.com", (1, 0))):
-        of_one = [each for each in found if each["account"] == account]
+        of_one = [each for each in found if each["mailbox"] == account]
         assert tuple(sum(each[name] for each in of_one) for name in ("accepted", "cancelled")) == counts
     head, *lines = folder.run("stats").stdout.splitlines()
     assert head.split() == [
@@ -174,10 +193,37 @@ def test_stats(folder: Folder, ids: dict[str, str]) -> None:
     (of_bob,) = [line.split() for line in lines if "bob" in line]
     assert of_bob[1:] == ["bob@example.com", "1", "0", "0", "0", "0", "-", "-", of_bob[-1]]
     assert of_bob[-1] in ("█" * 24, "#" * 24)
-    assert [each["account"] for each in documents(folder, "stats", "--account", "bob@example.com")] == [
+    assert [each["mailbox"] for each in documents(folder, "stats", "--account", "bob@example.com")] == [
         "bob@example.com"
     ]
     assert documents(folder, "stats", "--until", "2000-01-01", "--since", "1999-01-01") == []
+
+
+def test_list_log_and_stats_have_the_names_of_the_api(folder: Folder, ids: dict[str, str]) -> None:
+    _note(folder)
+    names = [
+        each.alias or each.serialization_alias or name for name, each in ListedEmail.model_fields.items()
+    ]
+    listed, logged = documents(folder, "list"), documents(folder, "log")
+    assert listed == logged
+    assert [each["id"] for each in listed] == list(ids.values())
+    assert list(listed[0]) == names
+    [by_id] = documents(folder, "log", "--account", listed[1]["account"])
+    assert by_id == listed[1]
+    assert list(documents(folder, "stats")[0]) == list(DayAnswer.model_fields)
+    assert documents(folder, "list", "--account", listed[1]["account"]) == [by_id]
+
+
+def test_top_and_accounts_call_an_account_by_one_word(folder: Folder, ids: dict[str, str]) -> None:
+    with closing(sqlite3.connect(folder.path / "var" / "postroom.db")) as database, database:
+        database.execute("UPDATE delivery SET reason = '550 no' WHERE state = 'pending'")
+    [found] = [json.loads(folder.run("accounts", "--json").stdout)]
+    told = {each["account"]: (each["state"], each["reason"]) for each in found}
+    assert told == {"alice@example.com": ("active", None), "bob@example.com": ("failing", "550 no")}
+    [now] = documents(folder, "top")
+    assert {each["account"]: (each["state"], each["reason"]) for each in now["accounts"]} == told
+    shown = {line.split()[0]: line.split()[1] for line in folder.run("top").stdout.splitlines()[5:]}
+    assert shown == {account: state for account, (state, _) in told.items()}
 
 
 # --- top

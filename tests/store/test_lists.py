@@ -10,6 +10,7 @@ from postroom.core.errors import LeaseLost
 from postroom.core.job import ClaimedJob
 from postroom.core.message import InDoubtPolicy
 from postroom.store.holds import Holds
+from postroom.store.listings import Listings
 from postroom.store.messages import NO_JOBS, JobCounts, Messages
 from postroom.store.retention import Pruning
 from postroom.store.transaction import Transaction
@@ -77,10 +78,11 @@ def test_a_list_says_of_each_message_what_its_status_says(post: Post) -> None:
 def test_a_list_of_one_account_or_of_what_is_held(post: Post) -> None:
     ids = _live(post)
 
-    def newest(most: int, account: str | None, *, held_only: bool) -> list[str]:
+    def newest(most: int, mailbox: str | None, *, held_only: bool) -> list[str]:
+        accounts = None if mailbox is None else post.store.read(Listings.accounts, mailbox)
         return [
             row.status.request_id
-            for row in post.store.read(Messages.newest, most, account, held_only=held_only)
+            for row in post.store.read(Messages.newest, most, accounts, held_only=held_only)
         ]
 
     assert newest(100, "berta@example.com", held_only=False) == [ids["berta's"]]

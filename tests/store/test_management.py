@@ -214,7 +214,9 @@ class TestAnAccount:
 class TestTheEndOfAnAccount:
     def test_asks_what_becomes_of_what_waits(self, office: Office) -> None:
         uid = self._with_messages(office)
-        with pytest.raises(Conflict, match="1 of its messages are queued and 1 are scheduled"):
+        with pytest.raises(
+            Conflict, match=r"2 messages of the account have not ended \(1 queued, 1 scheduled\)"
+        ):
             office.accounts.delete(uid, ADMIN)
 
     def test_cancels_what_has_no_dot_out(self, office: Office) -> None:

@@ -47,7 +47,10 @@ def about_name(facts: AccountFacts) -> Finding:
     shown = f"{account.name} <{account.email}>" if account.name else account.email
     if account.source == "csv":
         return ok("name", f"sends as {shown}", "its settings are a row of data.csv")
-    how = f"PATCH /v1/accounts/{account.uid} changes its settings; another host, port or username needs the password again"
+    how = (
+        f"postroom accounts set {quote(account.email)} changes its settings (PATCH /v1/accounts/{account.uid}); "
+        "another host, port or username needs the password again"
+    )
     return ok("name", f"sends as {shown}", how)
 
 

@@ -131,6 +131,3 @@ WHERE kind = 'delivery' AND lane = :account_id AND state = 'queued' AND held = 0
 
 -- name: repair_resume_times!
 UPDATE account SET resume_at = :now WHERE resume_at > :latest;
-
--- name: accounts_of
-SELECT id FROM account WHERE email = :email;

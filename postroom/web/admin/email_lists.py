@@ -76,7 +76,7 @@ def _list(asked: AdminRequest, query: EmailList) -> Reply:
     return Reply(
         200,
         EmailsAnswer(
-            data=[_shown(each, now) for each in page.messages],
+            data=[document_of(each, now) for each in page.messages],
             has_more=page.reached is not None,
             next=None if page.reached is None else sealed_cursor(asked, _EMAILS, page.reached),
             partial=page.is_partial,
@@ -119,7 +119,8 @@ def _is_hidden(key: ApiKey) -> bool:
     return key.pool_id is not None
 
 
-def _shown(listed: Listed, now: Instant) -> ListedEmail:
+def document_of(listed: Listed, now: Instant) -> ListedEmail:
+    """Return what lists say of a message: the API's, and `--json` of `postroom list` and `log`."""
     status = listed.status
     return ListedEmail.model_validate(
         {

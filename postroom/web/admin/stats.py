@@ -88,12 +88,13 @@ def _stats(asked: AdminRequest, query: StatsQuery) -> Reply:
     return Reply(
         200,
         StatsAnswer(
-            data=[_shown(each, names[each.account_id]) for each in shown], has_more=has_more, next=last
+            data=[document_of(each, names[each.account_id]) for each in shown], has_more=has_more, next=last
         ),
     )
 
 
-def _shown(day: DayOfAccount, name: AccountName) -> DayAnswer:
+def document_of(day: DayOfAccount, name: AccountName) -> DayAnswer:
+    """Return the counts of a day; `postroom stats --json` prints the same."""
     return DayAnswer(
         day=daily.date_of(day.day),
         account=name.uid,
