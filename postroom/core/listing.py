@@ -96,14 +96,15 @@ def note_of_recipient(recipient: str) -> Note:
     """Return the note that the messages of a filter's recipient have."""
     kind = Kind.DOMAIN if recipient.startswith("@") else Kind.ADDRESS
     digest = blake2b(recipient.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return Note(kind, int.from_bytes(digest, "big", signed=True))
+    return Note(kind.value, int.from_bytes(digest, "big", signed=True))
 
 
 _note_of_domain = lru_cache(maxsize=4096)(note_of_recipient)  # most messages go to few domains
 
 
+@lru_cache(maxsize=4096)
 def note_of_status(word: StatusWord, account_id: int | None = None) -> Note:
     """Return the note of a status, of all messages or of an account's."""
     if account_id is None:
-        return Note(Kind.STATUS, _CODES[word])
-    return Note(Kind.ACCOUNT_STATUS, account_id * _STATUSES + _CODES[word])
+        return Note(Kind.STATUS.value, _CODES[word])
+    return Note(Kind.ACCOUNT_STATUS.value, account_id * _STATUSES + _CODES[word])

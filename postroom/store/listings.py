@@ -36,7 +36,7 @@ MOST_LOOKED_AT: Final = 10_000
 _MOST_FOREIGN: Final = (
     10_000  # messages that the key may not see, before its own are looked at one by one instead
 )
-_MOST_UNNOTED: Final = 5_000  # events that are not noted yet, before all messages are looked at instead
+_MOST_UNNOTED: Final = 10_000  # events that are not noted yet, before all messages are looked at instead
 _MOST_WAITING: Final = 500  # jobs that are put in order here
 _MOST_PAUSED: Final = 100  # accounts
 _CHUNK: Final = 1000

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from postroom.core import daily
@@ -26,6 +27,8 @@ NOTED_TO: Final = "listed_to"  # setting: the event up to which all is noted
 NOTED_FROM: Final = "listed_from"  # setting: the message from which on all is noted; 0: there is none before
 _BEGAN_AT: Final = "listed_began"  # setting: the event from which on deferrals are counted by their events
 _FIRST: Final = "listed_first"  # setting: the message from which on acceptances are counted by their events
+_LAST: Final = frozenset({EventKind.SENT, EventKind.FAILED})  # what most messages end with
+_ID: Final = attrgetter("message_id")
 _Count: TypeAlias = "tuple[int, int, str, int]"
 
 
@@ -84,7 +87,7 @@ class _Message:
         """Return the notes that never change."""
         notes = [note for path in self.paths for note in recipient_notes(path)]
         if self.row.pool_key is not None:
-            notes.append(Note(Kind.KEY, self.row.pool_key))
+            notes.append(Note(Kind.KEY.value, self.row.pool_key))
         return notes
 
     def status_notes(self) -> list[Note]:
@@ -99,7 +102,7 @@ class Notes:
     """What a step writes: notes that are removed, notes that are added, times of blocks, counts."""
 
     removed: list[tuple[int, int, int]] = field(default_factory=list)
-    added: set[tuple[int, int, int]] = field(default_factory=set)
+    added: list[tuple[int, int, int]] = field(default_factory=list)
     blocks: dict[int, tuple[Instant, Instant]] = field(default_factory=dict)
     counts: Counter[_Count] = field(default_factory=Counter)
 
@@ -110,11 +113,11 @@ class Notes:
         """Note a message; `is_counted`: its end was counted before."""
         id_ = message.row.message_id
         if is_new:
-            self.added.update((*note, id_) for note in message.content_notes())
+            self.added += [(*note, id_) for note in message.content_notes()]
             self._note_time(id_, message.row.accepted_at)
         else:
             self.removed += [(*note_of_status(word), id_) for word in WAITING if word is not message.word]
-        self.added.update((*note, id_) for note in message.status_notes())
+        self.added += [(*note, id_) for note in message.status_notes()]
         if message.ended and not is_counted and not message.row.test:
             self._count_end(message.row, message.ended)
 
@@ -141,6 +144,8 @@ class Step:
     value: int
     notes: Notes
     size: int
+    ended: frozenset[int] = frozenset()  # messages that are noted with their end
+    going_on: frozenset[int] = frozenset()  # messages that are noted without
 
 
 class Projection(Noun):
@@ -164,21 +169,30 @@ class Projection(Noun):
         to, from_ = self._stored(NOTED_TO), self._stored(NOTED_FROM)
         return None if to is None or from_ is None else (to, from_)
 
-    def next_step(self, complete: int, most: int) -> Step | None:
-        """Return what is noted of the next events up to `complete`; None: there are none."""
+    def next_step(self, complete: int, most: int, ended: Container[int] = ()) -> Step | None:
+        """Return what is noted of the next events up to `complete`; None: there are none.
+
+        `ended`: messages of earlier steps that were noted with their end, which their last events tell again.
+        """
         mark = self._mark(NOTED_TO)
-        events = self._tx.rows(_Event, "events_between", after=mark, until=complete, most=most)
+        events = self._tx.packed(_Event, "events_between", after=mark, until=complete, most=most)
         if not events:
             return None
         notes = Notes()
         accepted = {event.message_id for event in events if event.kind == EventKind.ACCEPTED}
         first = self._mark(_FIRST)
+        fresh = {message_id for message_id in accepted if message_id >= first}
         for event in events:
-            is_first = event.kind == EventKind.ACCEPTED and event.message_id >= first
+            is_first = event.kind == EventKind.ACCEPTED and event.message_id in fresh
             if (is_first or event.kind == EventKind.DEFERRED) and not event.test:
                 notes.count(event.account_id, event.at, event.kind)
-        self._note(notes, {event.message_id for event in events}, accepted)
-        return Step(NOTED_TO, mark, events[-1].id, notes, len(events))
+        told = {
+            event.message_id for event in events if event.kind not in _LAST or event.message_id not in ended
+        }
+        messages = self._note(notes, accepted | told, accepted, fresh)
+        now_ended = frozenset(each.row.message_id for each in messages if each.ended)
+        going_on = frozenset(each.row.message_id for each in messages) - now_ended
+        return Step(NOTED_TO, mark, events[-1].id, notes, len(events), now_ended, going_on)
 
     def former_step(self, most: int) -> Step | None:
         """Return what is noted of the newest messages that were accepted before the beginning; None: there are no more."""
@@ -208,7 +222,7 @@ class Projection(Noun):
         if notes.removed:
             self._tx.change("remove_notes", rows=json.dumps(sorted(notes.removed)))
         if notes.added:
-            self._tx.change("add_notes", rows=json.dumps(sorted(notes.added)))
+            self._tx.change("add_notes", rows=json.dumps(sorted(set(notes.added))))
         for block, (first_at, last_at) in notes.blocks.items():
             self._tx.change("note_block", block=block, first_at=first_at, last_at=last_at)
         for (account_id, day, measure, step_), messages in sorted(notes.counts.items()):
@@ -256,11 +270,14 @@ class Projection(Noun):
         text = self._tx.settings.get(name)
         return None if text is None else int(text)
 
-    def _note(self, notes: Notes, ids: Iterable[int], new: set[int]) -> list[_Message]:
+    def _note(
+        self, notes: Notes, ids: Iterable[int], new: set[int], fresh: Container[int] = ()
+    ) -> list[_Message]:
+        """Note messages; of `fresh` ones nothing was noted before, so that no end of theirs was counted."""
         messages = self._messages(sorted(ids))
         ended: dict[StatusWord, list[int]] = {}
         for message in messages:
-            if message.ended:
+            if message.ended and message.row.message_id not in fresh:
                 ended.setdefault(message.ended, []).append(message.row.message_id)
         counted = {each for word, some in ended.items() for each in self._noted_with(word, some)}
         for message in messages:
@@ -273,16 +290,19 @@ class Projection(Noun):
         return self._tx.column(int, "noted_with", messages=json.dumps(ids), kind=kind, value=value)
 
     def _messages(self, ids: Sequence[int]) -> list[_Message]:
-        rows = self._tx.rows(_NotedRow, "noted_messages", messages=json.dumps(ids))
-        return [_message(list(of_one)) for _, of_one in groupby(rows, key=lambda row: row.message_id)]
+        rows = self._tx.packed(_NotedRow, "noted_messages", messages=json.dumps(ids))
+        return [_message(list(of_one)) for _, of_one in groupby(rows, key=_ID)]
 
 
 def _message(rows: list[_NotedRow]) -> _Message:
     first = rows[0]
+    paths = tuple(row.forward_path for row in rows)
+    if first.job_state == "done" and all(row.state == "sent" for row in rows):
+        return _Message(first, paths, StatusWord.SENT)  # most messages
     state, _ = overall(
         first.job_state, [DeliveryState(row.forward_path, row.state, row.reason, 0) for row in rows]
     )
-    return _Message(first, tuple(row.forward_path for row in rows), _word(first, state))
+    return _Message(first, paths, _word(first, state))
 
 
 def _word(row: _NotedRow, state: MessageState) -> StatusWord | None:

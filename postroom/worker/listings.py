@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from postroom.core import failpoint
 from postroom.core.errors import LeaseLost
@@ -14,6 +15,7 @@ from postroom.store.store import Store
 
 _STEP = 500  # events, or messages of before the upgrade
 _MOST_STEPS = 40  # at a time
+_MOST_ENDED = 10_000  # messages that are remembered
 _PAUSE_S = 0.01  # for other commits; longer behind a step for former messages, which nobody waits for
 _FORMER_PAUSE_S = 0.05
 
@@ -40,6 +42,7 @@ class ListingRunner:
         self._complete = 0
         self._has_begun = False
         self._has_former = True
+        self._ended: dict[int, None] = {}  # messages that were noted with their end, the latest last
 
     @property
     def has_more(self) -> bool:
@@ -55,7 +58,9 @@ class ListingRunner:
             if self._store.read(Projection.marks) is None:
                 self._store.write(Projection.begin, self._complete)
             self._has_begun = True
-        self._repeat(lambda: self._store.read(Projection.next_step, self._complete, _STEP), _PAUSE_S)
+        self._repeat(
+            lambda: self._store.read(Projection.next_step, self._complete, _STEP, self._ended), _PAUSE_S
+        )
         if self._has_former:
             self._has_former = self._repeat(
                 lambda: self._store.read(Projection.former_step, _STEP), _FORMER_PAUSE_S
@@ -85,8 +90,17 @@ class ListingRunner:
                 self._store.write(Projection.write, step)
             except LeaseLost:
                 return True
+            self._remember(step)
             if self._is_stopping():
                 return True
             if step.size == _STEP:
                 time.sleep(pause_s)
         return True
+
+    def _remember(self, step: Step) -> None:
+        """Keep the latest messages that have ended: most ends are committed before the acceptance is noted."""
+        for message_id in step.going_on:
+            self._ended.pop(message_id, None)
+        self._ended.update(dict.fromkeys(step.ended))
+        for message_id in list(islice(self._ended, max(0, len(self._ended) - _MOST_ENDED))):
+            del self._ended[message_id]

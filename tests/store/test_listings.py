@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -339,6 +339,55 @@ def _counts(post: Post) -> set[tuple[str, int]]:
     )
 
 
+def _is_read(runner: ListingRunner, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have a runner note everything, an event a step; return the messages that it reads."""
+    read: list[int] = []
+    messages = Projection._messages
+
+    def noticed(self: Projection, ids: Sequence[int]) -> Any:
+        read.extend(ids)
+        return messages(self, ids)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Projection, "_messages", noticed)
+        patched.setattr("postroom.worker.listings._STEP", 1)
+        for _ in range(4):
+            runner.run()
+    return read
+
+
+def test_a_message_that_ends_before_it_is_noted_is_read_once(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = ListingRunner(post.store, lambda: False)
+    _is_read(runner, monkeypatch)
+    ids = [post.add("bob@example.org"), post.add("carol@example.org"), post.add("dave@example.org")]
+    post.finish(post.claim(most=1)[0], SENT)
+    post.finish(post.claim(most=1)[0], FAILED)
+    assert _is_read(runner, monkeypatch) == [1, 2, 3]
+    assert found(post, status=StatusWord.SENT) == ids[:1]
+    assert found(post, status=StatusWord.FAILED) == ids[1:2]
+    assert _counts(post) == {("accepted", 3), ("sent", 1), ("after", 1), ("failed", 1)}
+    post.finish(post.claim(most=1)[0], SENT)
+    assert _is_read(runner, monkeypatch) == [3]
+    assert found(post, status=StatusWord.SENT) == [ids[2], ids[0]]
+    assert _counts(post) == {("accepted", 3), ("sent", 2), ("after", 2), ("failed", 1)}
+
+
+def test_a_message_with_the_id_of_one_that_was_deleted_is_noted(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite gives the ids of deleted rows again."""
+    runner = ListingRunner(post.store, lambda: False)
+    _is_read(runner, monkeypatch)
+    runner._ended[1] = None
+    id_ = post.add("bob@example.org")
+    assert _is_read(runner, monkeypatch) == [1]
+    post.finish(post.claim(most=1)[0], SENT)
+    assert _is_read(runner, monkeypatch) == [1]
+    assert found(post, status=StatusWord.SENT) == [id_]
+
+
 @pytest.mark.parametrize("between", [True, False])
 def test_each_end_is_counted_once(post: Post, between: bool) -> None:
     def noted() -> None:
@@ -452,6 +501,7 @@ BY_IDS = (
     "forward_paths",
     "remove_notes",
 )
+_PACKED = "SCAN (subquery-"  # what an index has found, made one value
 WHOLE_KEYS = (
     "(kind=? AND value=? AND message_id=?)",
     "(message_id=?)",
@@ -469,7 +519,7 @@ def test_what_is_asked_of_some_messages_is_looked_up_for_each(database: Database
         store.migrate()
     for step in _sqlite_plan(database, name):
         assert not step.startswith("SEARCH") or any(key in step for key in WHOLE_KEYS), step
-        assert not step.startswith("SCAN") or "VIRTUAL TABLE" in step, step
+        assert not step.startswith("SCAN") or "VIRTUAL TABLE" in step or step.startswith(_PACKED), step
 
 
 @pytest.mark.parametrize("name", PLANNED)
@@ -479,7 +529,9 @@ def test_a_list_is_read_in_the_order_of_an_index(database: Database, name: str) 
         store.migrate()
     if database.url.startswith("sqlite"):
         plan = _sqlite_plan(database, name)
-        assert not [step for step in plan if step.startswith("SCAN") and "INDEX" not in step], plan
+        assert not [
+            step for step in plan if step.startswith("SCAN") and "INDEX" not in step and step != _PACKED
+        ], plan
         assert not [step for step in plan if "TEMP B-TREE" in step], plan
     else:
         plan = _postgres_plan(database, name)

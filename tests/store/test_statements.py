@@ -23,7 +23,7 @@ from tests.servers.installation import ROOT
 from tests.store.database import Database
 
 STORE = ROOT / "postroom" / "store"
-SESSION = {"rows", "row", "column", "value", "change", "count_changed"}
+SESSION = {"rows", "packed", "row", "column", "value", "change", "count_changed"}
 NUMBERS = {"latest", "latest_resume"}  # in a CASE, where PostgreSQL would take them for texts
 TEXTS = {"reason", "messages", "detail", "said", "lacks", "key", "name"}
 _TEXT, _BIGINT = 25, 20  # the types' oids
@@ -56,7 +56,7 @@ def _uses(path: Path) -> Iterator[tuple[str, Use]]:
         assert all(each.arg is not None for each in node.keywords), f"{where}: parameters in a bag"
         kind = node.args[0]
         fields = None
-        if node.func.attr in ("rows", "row"):
+        if node.func.attr in ("rows", "packed", "row"):
             assert isinstance(kind, ast.Name), f"{where}: the type of the rows is no name"
             fields = tuple(getattr(module, kind.id)._fields)
         yield (
@@ -107,6 +107,13 @@ def _described(database: Database, sql: str) -> tuple[set[str], tuple[str, ...]]
         return set(names), tuple(name.decode() for name in columns)
 
 
+def _packed(sql: str) -> tuple[str, ...]:
+    """Return the columns that a statement gives as an array."""
+    found = re.search(r"json_(?:build_)?array\(([^()]+)\)", sql)
+    assert found, sql
+    return tuple(re.split(r",\s*", found[1]))
+
+
 def _prepared(
     connection: psycopg.pq.abc.PGconn, sql: bytes, names: list[str], types: list[int]
 ) -> psycopg.pq.abc.PGresult:
@@ -135,6 +142,9 @@ def test_parameters_and_columns_are_those_of_the_calls(
     for name, use in USES:
         parameters, columns = described[name]
         assert use.parameters == parameters, f"{use.where}: {name} takes {sorted(parameters)}"
+        if use.method == "packed":
+            assert len(columns) == 1, f"{use.where}: {name} gives {columns}"
+            columns = _packed(statements[name])
         if use.fields is not None:
             assert use.fields == columns, f"{use.where}: {name} gives {columns}"
         if use.method in ONE_COLUMN:

@@ -1,10 +1,5 @@
 -- What is noted of messages after their commit, from their events in the order of their ids.
 
--- name: events_between
-SELECT event.id, event.message_id, event.kind, event.at, message.account_id, message.test
-FROM event JOIN message ON message.id = event.message_id
-WHERE event.id > :after AND event.id <= :until ORDER BY event.id LIMIT :most;
-
 -- name: newest_event$
 SELECT coalesce(max(id), 0) FROM event;
 
