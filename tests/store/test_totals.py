@@ -116,6 +116,13 @@ def test_the_oldest_due_message_is_of_an_account_that_may_send(
     if state == "paused":
         database.change("UPDATE account SET state = 'paused', state_since = 1, state_reason = 'x'")
     assert (post.store.read(Totals.oldest_due) is None) == (state == "paused")
+    database.change("UPDATE account SET state = 'active', state_since = NULL, state_reason = NULL")
+    job = post.claim_one(now=FAR)
+    assert post.store.read(Totals.oldest_due) is not None, "what a worker has in hand is due all the same"
+    post.finish(job, SENT, now=FAR)
+    assert post.store.read(Totals.oldest_due) is None
+    if state == "paused":
+        database.change("UPDATE account SET state = 'paused', state_since = 1, state_reason = 'x'")
     assert post.store.read(Totals.accounts) == {state: 1}
 
 

@@ -10,11 +10,16 @@ SELECT name, label, CAST(sum(value) AS BIGINT) AS value FROM counter GROUP BY na
 SELECT state, count(*) AS accounts FROM account WHERE deleted_at IS NULL GROUP BY state;
 
 -- name: oldest_due$
--- Of the accounts that may send now: what waits for a limit, or for a password, waits on purpose.
-SELECT min(due_at)
-FROM (SELECT (SELECT min(job.due_at) FROM job
-              WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0) AS due_at
-      FROM account WHERE account.state = 'active' AND account.deleted_at IS NULL) AS first_of_each;
+-- Of the accounts that may send now: what waits for a limit, or for a password, waits on purpose. Workers' hands count
+-- too: a server that falls silent keeps there what it was being sent.
+SELECT min(due_at) FROM (
+    SELECT (SELECT min(job.due_at) FROM job
+            WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0) AS due_at
+    FROM account WHERE account.state = 'active' AND account.deleted_at IS NULL
+    UNION ALL
+    SELECT job.due_at FROM job JOIN account ON account.id = job.lane
+    WHERE job.state = 'claimed' AND job.kind = 'delivery' AND account.state = 'active' AND account.deleted_at IS NULL
+) AS first_of_each;
 
 -- name: held_up_to$
 SELECT count(*) FROM (SELECT 1 FROM job WHERE held = 1 LIMIT :most) AS held;

@@ -73,7 +73,8 @@ METRICS: Final = (
     Metric(
         "queue_oldest_due_age_seconds",
         "gauge",
-        "For how long the message that has waited longest has been due, of active accounts; 0 where none is due.",
+        "For how long the message that has waited longest has been due, of active accounts, in the queue or in a "
+        "worker's hands; 0 where none is due.",
     ),
     Metric("accounts", "gauge", "Accounts, by state.", ("state",)),
     Metric("workers_alive", "gauge", "Workers whose lease was renewed of late."),
