@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from postroom.accounts.doctor.finding import Finding, Severity
+from postroom.core.account import Account
 from postroom.core.clock import SECOND, Clock, Instant, rfc3339
 from postroom.core.errors import ConfigError
 from postroom.core.notices.kinds import Kind
@@ -87,15 +88,19 @@ class Observer:
         self._note_sample(now, found.ended)
         happened = self._failures(found, failed, now)
         share, share_known = self._share(now)
+        workers = tuple(self._workers(found.deaths, now))
+        stuck_known = self._none_since is None and not self._has_full_disk()
         seen = (
             *self._paused(found.at_fault),
-            *self._stuck(found.old_jobs, now),
+            *self._stuck(found.old_jobs if stuck_known else (), now),
             *self._used_up(found.at_fault, now),
-            *self._workers(found.deaths, now),
+            *workers,
             *self._disk(now),
             *share,
         )
-        unknown = set() if share_known else {Kind.SHARE}
+        unknown = {
+            kind for kind, known in ((Kind.SHARE, share_known), (Kind.STUCK, stuck_known)) if not known
+        }
         return Look(frozenset(Kind) - unknown, seen, happened)
 
     # -- accounts
@@ -151,7 +156,10 @@ class Observer:
     def _nearly(self, now: Instant) -> Iterator[Seen]:
         used = self.store.read(_used_of_limits, now)
         limits = self._daily_limits() if used else {}
+        told = {each.subject for each in self._limits[1]}
         for account_id, recipients in used.items():
+            if str(account_id) in told or account_id not in limits:  # it may just have been raised, or be new
+                self._read_limit(account_id, limits)
             email, limit = limits.get(account_id, ("", None))
             if limit and recipients * 100 >= limit * self.settings.notify_limit:
                 said = f"{recipients} of {limit} recipients used in the last 24 hours, {max(0, limit - recipients)} left"
@@ -162,15 +170,19 @@ class Observer:
         looked, limits = self._accounts
         if self.monotonic() - looked < _ACCOUNTS_S:
             return limits
-        limits = {}
-        for stored in self.store.read(Accounts.all):
-            account = stored.account
-            try:
-                limits[account.id] = account.email, server_for(account, self.settings).daily_limit
-            except ConfigError:
-                limits[account.id] = account.email, account.daily_limit
+        limits = {each.account.id: self._limit_of(each.account) for each in self.store.read(Accounts.all)}
         self._accounts = self.monotonic(), limits
         return limits
+
+    def _read_limit(self, account_id: int, limits: dict[int, tuple[str, int | None]]) -> None:
+        stored = self.store.read(Accounts.get, account_id)
+        limits[account_id] = ("", None) if stored is None else self._limit_of(stored.account)
+
+    def _limit_of(self, account: Account) -> tuple[str, int | None]:
+        try:
+            return account.email, server_for(account, self.settings).daily_limit
+        except ConfigError:
+            return account.email, account.daily_limit
 
     # -- failures
 
@@ -243,6 +255,10 @@ class Observer:
     def _some_live(self) -> bool:
         """Whether a worker runs: its lock is held, its lease is not over, or it was renewed since the last look."""
         return bool(running(self.store, self.clock))
+
+    def _has_full_disk(self) -> bool:
+        """Whether the workers send nothing for want of room: what waits then is no news of its account."""
+        return self.store.free_bytes() < self.settings.disk_reserve // 4
 
     def _disk(self, now: Instant) -> Iterator[Seen]:
         free, reserve = self.store.free_bytes(), self.settings.disk_reserve

@@ -20,6 +20,7 @@ from postroom.settings import Settings
 from postroom.store.accounts import Accounts
 from postroom.store.notices import NoticeChanges, Notices
 from postroom.store.store import Store
+from postroom.store.workers import Workers
 from tests.servers.receiver import Receiver
 from tests.servers.waiting import eventually
 from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post
@@ -41,6 +42,13 @@ class Eyes:
 
     def subjects(self, kind: Kind, after: float = 5.0) -> list[str]:
         return [each.subject for each in self.look(after).seen if each.kind is kind]
+
+
+def add_working(post: Post) -> int:
+    """Add a worker of another host, whose lease is long."""
+    return post.store.write(
+        Workers.register, host="there", pid=1, lock_file="none", now=NOW, lease_until=LATER + 60 * MINUTE
+    )
 
 
 def fail(post: Post, count: int = 1) -> None:
@@ -146,8 +154,32 @@ def test_an_account_that_rests_for_a_limit_is_seen_where_that_is_long(post: Post
     assert seen.cause.startswith("550 daily limit; it goes on at ")
 
 
+def test_a_limit_that_was_raised_and_an_account_that_is_new_are_seen_within_three_looks(post: Post) -> None:
+    def uses_nine_of(account: int, limit: int) -> None:
+        post.database.change(
+            f"UPDATE account SET daily_limit = {limit} WHERE id = {account};"
+            f"DELETE FROM account_usage WHERE account_id = {account};"
+            f"INSERT INTO account_usage (account_id, slot, recipients) VALUES ({account}, {slot}, 9);"
+        )
+
+    eyes = Eyes(post)
+    slot = eyes.now // (600 * SECOND)
+
+    def after_three_looks() -> list[str]:
+        return [eyes.subjects(Kind.LIMIT) for _ in range(3)][-1]
+
+    uses_nine_of(post.anna, 10)
+    assert after_three_looks() == [str(post.anna)]
+    berta = post.add_account("berta@example.com")
+    uses_nine_of(berta, 10)
+    assert after_three_looks() == [str(post.anna), str(berta)]
+    uses_nine_of(post.anna, 100)
+    assert after_three_looks() == [str(berta)]
+
+
 @pytest.mark.parametrize("claimed", [False, True], ids=["in the queue", "with a worker"])
 def test_a_queue_that_does_not_move_is_stuck(post: Post, claimed: bool) -> None:
+    add_working(post)
     eyes = Eyes(post)
     post.add(at=eyes.now)
     if claimed:
@@ -158,6 +190,7 @@ def test_a_queue_that_does_not_move_is_stuck(post: Post, claimed: bool) -> None:
 
 
 def test_a_long_queue_that_moves_is_not_stuck(post: Post) -> None:
+    add_working(post)
     eyes = Eyes(post)
     for _ in range(20):
         post.add(at=eyes.now)
@@ -168,7 +201,19 @@ def test_a_long_queue_that_moves_is_not_stuck(post: Post) -> None:
     assert eyes.subjects(Kind.STUCK, 20) == [str(post.anna)]
 
 
+def test_a_queue_that_waits_for_a_worker_is_no_news_of_its_account(post: Post) -> None:
+    eyes = Eyes(post)
+    post.add(at=eyes.now)
+    looks = [eyes.look(60) for _ in range(4)]
+    assert not [each for each in looks if Kind.STUCK in each.known | {seen.kind for seen in each.seen}]
+    assert [seen.subject for seen in looks[-1].seen] == ["none"]
+    add_working(post)
+    assert eyes.subjects(Kind.STUCK, 10) == [], "its time begins with the worker"
+    assert eyes.subjects(Kind.STUCK, 60) == [str(post.anna)]
+
+
 def test_what_is_deferred_again_and_again_is_no_progress(post: Post) -> None:
+    add_working(post)
     eyes = Eyes(post)
     post.add(at=eyes.now)
     post.add(at=eyes.now)
