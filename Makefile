@@ -80,7 +80,8 @@ deploy-test: $(VENV)/.dev
 soak: $(VENV)/.dev
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) -rP \
 	  tests/process/test_kills.py tests/process/test_restarts.py tests/process/test_faults.py tests/process/test_many_machines.py \
-	  tests/process/test_disk.py tests/process/test_verb_matrix.py tests/process/test_compose.py tests/process/test_rotation.py
+	  tests/process/test_disk.py tests/process/test_verb_matrix.py tests/process/test_compose.py tests/process/test_rotation.py \
+	  tests/process/test_all_faults.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -rP tests/process/test_poison.py tests/process/test_bench.py
 	POSTROOM_SOAK=1 $(BIN)/python -m pytest -n $(WORKERS) \
 	  tests/unit tests/http tests/contract tests/smtp tests/store/test_transitions.py tests/store/test_emaillog.py
