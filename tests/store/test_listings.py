@@ -529,9 +529,8 @@ def test_a_list_is_read_in_the_order_of_an_index(database: Database, name: str) 
         store.migrate()
     if database.url.startswith("sqlite"):
         plan = _sqlite_plan(database, name)
-        assert not [
-            step for step in plan if step.startswith("SCAN") and "INDEX" not in step and step != _PACKED
-        ], plan
+        scanned = [step for step in plan if step.startswith("SCAN") and not step.startswith(_PACKED)]
+        assert not [step for step in scanned if "INDEX" not in step], plan
         assert not [step for step in plan if "TEMP B-TREE" in step], plan
     else:
         plan = _postgres_plan(database, name)
