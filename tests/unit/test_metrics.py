@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import socket
@@ -13,11 +14,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.metrics_core import Metric as Family
 
+from postroom.core.errors import ConfigError
 from postroom.core.log_options import LogFormat, LogOptions
 from postroom.core.measures import Histogram, Measures, bounds_of
 from postroom.telemetry.lines import LogLine
 from postroom.telemetry.metrics.neighbours import Neighbours
-from postroom.telemetry.metrics.port import MetricsPort
+from postroom.telemetry.metrics.port import MetricsPort, check_port
 from postroom.telemetry.metrics.process import own_values
 from postroom.telemetry.metrics.table import METRICS
 from postroom.telemetry.metrics.values import Page, Value, families, read, written
@@ -57,8 +59,7 @@ def test_values_come_to_another_process_as_they_are() -> None:
     measures.observe("commit_duration_seconds", 0.004)
     measures.gauge("http_requests_in_progress", lambda: 2)
     own = list(own_values(measures, "web-0", database="SQLite"))
-    said = read(written(own, has_port=True))
-    assert said.has_port
+    said = read(written(own))
     assert _texts(families(said.values)) == _texts(families(own))
 
 
@@ -73,12 +74,12 @@ def _texts(found: Iterator[Family]) -> list[tuple[str, list[object]]]:
         b"{",
         b"[]",
         b"{}",
-        json.dumps({"has_port": False, "values": [1]}).encode(),
-        json.dumps({"has_port": False, "values": [["of_another_version", [], 1]]}).encode(),
-        json.dumps({"has_port": False, "values": [["queue_messages", [], 1]]}).encode(),
-        json.dumps({"has_port": False, "values": [["commit_works", ["web-0"], [[1], 2]]]}).encode(),
-        json.dumps({"has_port": False, "values": [["commit_works", ["web-0"], 1]]}).encode(),
-        json.dumps({"has_port": False, "values": [["build_info", ["a", "b", "c", "d"], [[1], 2]]]}).encode(),
+        json.dumps({"values": [1]}).encode(),
+        json.dumps({"values": [["of_another_version", [], 1]]}).encode(),
+        json.dumps({"values": [["queue_messages", [], 1]]}).encode(),
+        json.dumps({"values": [["commit_works", ["web-0"], [[1], 2]]]}).encode(),
+        json.dumps({"values": [["commit_works", ["web-0"], 1]]}).encode(),
+        json.dumps({"values": [["build_info", ["a", "b", "c", "d"], [[1], 2]]]}).encode(),
     ],
 )
 def test_what_another_version_says_is_left_out(said: bytes) -> None:
@@ -154,10 +155,15 @@ def test_a_client_that_never_ends_its_request_loses_its_turn() -> None:
     number = free_port()
     port = MetricsPort("127.0.0.1", number, _saying(b"1"), within_s=0.2)
     port.start()
-    eventually(lambda: port.is_open)
+    eventually(lambda: _listens(number))
     with socket.create_connection(("127.0.0.1", number), timeout=0.05) as client:
         eventually(lambda: _is_ended(client))
     port.close()
+
+
+def _listens(number: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", number)) == 0
 
 
 def _is_ended(client: socket.socket) -> bool:
@@ -169,6 +175,41 @@ def _is_ended(client: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def test_one_process_tries_a_port_that_is_taken_and_warns_with_setting_and_fix(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        number = other.getsockname()[1]
+        lock = tmp_path / "port.lock"
+        ports = [MetricsPort("127.0.0.1", number, _saying(b""), lock) for _ in range(3)]
+        for port in ports:
+            port.start()
+        eventually(lambda: caplog.messages)
+        assert eventually(lambda: not _is_free(lock))
+    eventually(lambda: got(number) is not None)
+    for port in ports:
+        port.close()
+    [said] = [message for message in caplog.messages if "cannot be served" in message]
+    assert said == (
+        f"POSTROOM_METRICS_PORT: metrics cannot be served on 127.0.0.1:{number}: Address already in use; "
+        "end the program that has it, or choose another port"
+    )
+
+
+def test_a_host_that_is_not_here_names_its_own_setting() -> None:
+    with pytest.raises(ConfigError, match=r"POSTROOM_METRICS_HOST: .* name an address of this machine"):
+        check_port("192.0.2.1", free_port())
+
+
+def _is_free(lock: Path) -> bool:
+    with lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
 
 
 class _Shipping:

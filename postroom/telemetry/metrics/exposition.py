@@ -32,9 +32,8 @@ class Metrics(Collector):
         self._registry.register(self)
         self._port: MetricsPort | None = None
         if settings.metrics_port is not None:
-            self._port = MetricsPort(
-                settings.metrics_host, settings.metrics_port, self.page, self._has_a_neighbour_the_port
-            )
+            lock = None if neighbours is None else neighbours.port_lock
+            self._port = MetricsPort(settings.metrics_host, settings.metrics_port, self.page, lock)
 
     def start(self) -> None:
         """Answer the other processes, and serve the port where there is one."""
@@ -66,13 +65,10 @@ class Metrics(Collector):
 
     def _answer(self) -> bytes:
         """Return what this process tells another one that is scraped."""
-        return written(self._own(), has_port=self._port is not None and self._port.is_open)
+        return written(self._own())
 
     def _others(self) -> Iterator[Said]:
         return map(read, self._neighbours.ask() if self._neighbours is not None else ())
-
-    def _has_a_neighbour_the_port(self) -> bool:
-        return any(said.has_port for said in self._others())
 
     def close(self) -> None:
         """Give the port to another process, and answer nobody any more."""

@@ -24,6 +24,7 @@ _MOST_PROCESSES: Final = 1100  # of one kind: WEB_CONCURRENCY is 1024 at most
 _WITHIN_S: Final = 0.5  # one that is stopped, or hangs, is left out
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _BACKLOG: Final = 16
+_PORT_LOCK: Final = "port.lock"  # held by the process that has the port of metrics, or tries to
 
 
 class Neighbours:
@@ -35,6 +36,7 @@ class Neighbours:
         self._lock: int | None = None
         self._listener: socket.socket | None = None
         self.name = kind
+        self.port_lock = folder / _PORT_LOCK
 
     def start(self, answer: Callable[[], bytes]) -> None:
         """Take a name, and give the processes that ask for it what `answer` returns. What fails is logged."""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
+import os
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from typing import ClassVar, Final
 
-from postroom.core.files import reason_of
+from postroom.core.errors import ConfigError
+from postroom.core.files import open_plain, reason_of
 from postroom.telemetry.metrics.values import Page
 
 log = logging.getLogger(__name__)
@@ -102,15 +106,46 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing of a scrape."""
 
 
+def check_port(host: str, port: int) -> None:
+    """Raise ConfigError where no process could serve metrics there now. Nothing is left open."""
+    try:
+        family, address = _address(host, port)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _refusal(error, host, port) from error
+
+
+def _address(host: str, port: int) -> tuple[int, tuple[str, int]]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return family, (str(address[0]), port)
+
+
+def _refusal(error: OSError, host: str, port: int) -> ConfigError:
+    """Return why the port cannot be had, with the setting and the fix."""
+    if error.errno == errno.EADDRINUSE:
+        variable, fix = "POSTROOM_METRICS_PORT", "end the program that has it, or choose another port"
+    elif error.errno == errno.EACCES:
+        variable, fix = "POSTROOM_METRICS_PORT", "choose a port above 1023"
+    else:
+        variable, fix = "POSTROOM_METRICS_HOST", "name an address of this machine"
+    return ConfigError(variable, f"metrics cannot be served on {host}:{port}: {reason_of(error)}; {fix}")
+
+
 class MetricsPort:
-    """Takes the port as soon as it is free, and serves `page` on it. `is_taken`: whether another process of ours has it."""
+    """Takes the port as soon as it is free, and serves `page` on it.
+
+    `lock` is a file that the processes of an installation share: one of them holds it, tries the port, and warns.
+    """
 
     def __init__(
         self,
         host: str,
         port: int,
         page: Callable[[str], Page],
-        is_taken: Callable[[], bool] = lambda: False,
+        lock: Path | None = None,
         *,
         within_s: float = _WHOLE_S,
     ) -> None:
@@ -118,22 +153,23 @@ class MetricsPort:
         self._host = host
         self._port = port
         self._page = page
-        self._is_taken = is_taken
+        self._lock = lock
+        self._held: int | None = None
         self._server: _Server | None = None
         self._closed = threading.Event()
         self._has_warned = False
-
-    @property
-    def is_open(self) -> bool:
-        return self._server is not None
 
     def start(self) -> None:
         threading.Thread(target=self._run, daemon=True, name="metrics port").start()
 
     def _run(self) -> None:
         while not self._closed.is_set():
+            if not self._is_ours_to_try():
+                self._closed.wait(_AGAIN_S)
+                continue
             try:
-                self._server = self._bound()
+                family, address = _address(self._host, self._port)
+                self._server = _Server(family, address, self._page, self._within_s)
             except OSError as error:
                 self._note(error)
                 self._closed.wait(_AGAIN_S)
@@ -142,18 +178,27 @@ class MetricsPort:
             self._server.serve_forever()
             return
 
-    def _bound(self) -> _Server:
-        family, _, _, _, address = socket.getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return _Server(family, (str(address[0]), self._port), self._page, self._within_s)
+    def _is_ours_to_try(self) -> bool:
+        """Take the lock, which the kernel takes back when this process ends; True where there is none to be had."""
+        if self._lock is None or self._held is not None:
+            return True
+        try:
+            held = open_plain(self._lock, os.O_RDWR | os.O_CREAT)
+        except OSError:  # the folder cannot be written to, which was told
+            return True
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(held)
+            return False
+        self._held = held
+        return True
 
     def _note(self, error: OSError) -> None:
-        """Warn, once, of a port that cannot be had, unless another process of ours has it."""
-        if self._has_warned or (error.errno == errno.EADDRINUSE and self._is_taken()):
-            return
-        self._has_warned = True
-        log.warning("metrics cannot be served on %s:%d: %s", self._host, self._port, reason_of(error))
+        """Warn, once, of a port that cannot be had."""
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("%s", _refusal(error, self._host, self._port))
 
     def close(self) -> None:
         self._closed.set()
@@ -162,3 +207,6 @@ class MetricsPort:
                 target=self._server.shutdown, daemon=True
             ).start()  # it would wait for `serve_forever`
             self._server.server_close()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None

@@ -37,9 +37,8 @@ class Page(NamedTuple):
 
 
 class Said(NamedTuple):
-    """What another process says of itself, and whether it has the port of metrics."""
+    """What another process says of itself."""
 
-    has_port: bool
     values: list[Value]
 
 
@@ -83,10 +82,10 @@ def _family(metric: Metric, values: Iterable[Value]) -> Family:
     return family
 
 
-def written(values: Iterable[Value], *, has_port: bool) -> bytes:
+def written(values: Iterable[Value]) -> bytes:
     """Return values as one process of the installation sends them to another."""
     rows = [[name, labels, _plain(value)] for name, labels, value in values]
-    return json.dumps({"has_port": has_port, "values": rows}).encode()
+    return json.dumps({"values": rows}).encode()
 
 
 def _plain(value: float | Histogram) -> object:
@@ -97,11 +96,9 @@ def read(said: bytes) -> Said:
     """Return what another process has sent. What is cut off, or of another version, is left out."""
     try:
         document = json.loads(said)
-        return Said(
-            bool(document["has_port"]), [value for row in document["values"] for value in _read(*row)]
-        )
+        return Said([value for row in document["values"] for value in _read(*row)])
     except (ValueError, TypeError, KeyError):
-        return Said(has_port=False, values=[])
+        return Said([])
 
 
 def _read(name: str, labels: list[str], plain: float | list[object]) -> Iterator[Value]:
