@@ -219,6 +219,21 @@ class TestARoleWithRightsOnTheDataAlone:
         named.change(f"DROP OWNED BY {role}")
         named.change(f"DROP ROLE {role}")
 
+    def test_is_told_the_grant_of_every_table(self, named: PostgresDatabase, url: str) -> None:
+        """Those of the database, not those of a list that ages."""
+        role = f"clerk_{named.name}"
+        every = set(
+            named.rows(
+                "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            )
+        )
+        named.change(f"REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role}")
+        named.change(f"GRANT SELECT ON schema_migration TO {role}")
+        with closing(open_store(url)) as store, pytest.raises(ConfigError) as raised:
+            store.check_schema()
+        for (name,) in every - {("schema_migration",)}:
+            assert f"GRANT DELETE, INSERT, SELECT, UPDATE ON {name} TO {role}" in str(raised.value)
+
     def test_serves_what_is_up_to_date(self, post: Post, url: str) -> None:
         store = open_store(url)
         assert store.migrate() == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import sys
 import threading
 import time
@@ -53,12 +54,11 @@ _RIGHTS_MISSING = """
 SELECT format('GRANT %%s ON %%I TO %%I', string_agg(needed, ', ' ORDER BY needed), relname, current_user)
 FROM pg_class CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed
 WHERE relkind = 'r' AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_migration'))
-  AND relname IN ('setting', 'account', 'api_key', 'message', 'content', 'content_piece', 'pieced_content', 'upload',
-                  'worker', 'delivery', 'job', 'attempt', 'event', 'idempotency', 'log_batch', 'log_line',
-                  'account_usage', 'connection', 'pace', 'job_count', 'commit_mark', 'counter')
+  AND relname = ANY(%s)
   AND NOT has_table_privilege(oid, needed)
 GROUP BY relname ORDER BY relname
-""".replace("%%", "%")
+"""
+_TABLES = re.compile(r"^CREATE TABLE (\w+) \($", re.MULTILINE)
 _FOLDS: tuple[LiteralString, ...] = (
     """
 WITH folded AS (DELETE FROM job_count RETURNING account_id, state, jobs)
@@ -69,6 +69,12 @@ WITH folded AS (DELETE FROM counter RETURNING name, label, value)
 INSERT INTO counter SELECT name, label, sum(value) FROM folded GROUP BY name, label
 """,
 )
+
+
+def tables() -> list[str]:
+    """Return the tables that Postroom reads and writes: all of the committed schema but the record of migrations."""
+    schema = (SCHEMA / "postgres.sql").read_text(encoding="utf-8")
+    return [name for name in _TABLES.findall(schema) if name != "schema_migration"]
 
 
 class PostgresEngine:
@@ -166,7 +172,7 @@ class PostgresEngine:
         if self._has_rights:
             return
         with self.reading() as transaction:
-            rows = session_of(transaction).connection.execute(_RIGHTS_MISSING).fetchall()
+            rows = session_of(transaction).connection.execute(_RIGHTS_MISSING, [tables()]).fetchall()
         if rows:
             raise ConfigError(
                 "DATABASE_URL", f"the role lacks rights at {self.where}: {'; '.join(row[0] for row in rows)}"
