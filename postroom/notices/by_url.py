@@ -6,9 +6,10 @@ import logging
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Final
 
 from postroom.core.clock import rfc3339
@@ -27,6 +28,11 @@ _MARKUP: Final = re.compile(
     r"@(?=(?:all|channel|everyone|here|room)\b)|(?<![\w.+-])@(?=\w)|<(?=[@!#&]|users/|[a-z][a-z0-9+.-]*:)|\](?=\()",
     re.I,
 )
+_PAGE: Final = "https://appriseit.com/services/"
+_PLAIN: Final = {"https": "jsons", "http": "json"}  # of web addresses Apprise knows those of some services
+_WRONG_PART: Final = re.compile(
+    r"An invalid ([A-Za-z0-9 ~-]{3,40}(?:\((?:first|second|third)\)[A-Za-z ]{1,20})?) \("
+)  # the rest of its words is the part itself
 _PARTS: Final = re.compile(r"[/:@?&=,;+#\s]+")
 _SHORTEST_SECRET: Final = 5
 _LONGEST: Final = 300
@@ -36,16 +42,28 @@ _heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)  # Appr
 
 def check_url(way: Way) -> None:
     """Raise ConfigError for a URL that Apprise does not take. Nothing of it is repeated but its scheme."""
-    if way.scheme not in _schemes():
-        raise ConfigError(
-            _VARIABLE, f"the URL {way.name} names a service that Apprise does not know; correct its scheme"
+    known = _schemes()
+    service, said = _service_of(way)
+    if service is None:
+        raise ConfigError(_VARIABLE, f"the URL {way.name} {_why_not(way.scheme, known, said)}")
+    if isinstance(port := service.port, int) and not 0 < port < 65536:
+        raise ConfigError(_VARIABLE, f"the URL {way.name} has no port from 1 to 65535; correct it")
+
+
+def _why_not(scheme: str, known: Iterable[str], said: Sequence[str]) -> str:
+    """Say why a URL cannot be used, and how to put it right; of Apprise's words the name of a part alone."""
+    if scheme in _PLAIN:
+        return (
+            "is not the web address of a service that Apprise knows; for a program of yours that takes JSON write "
+            f"{_PLAIN[scheme]}:// instead of {scheme}://, for a service the form of {_PAGE}"
         )
-    if _service_of(way) is None:
-        raise ConfigError(
-            _VARIABLE,
-            f"the URL {way.name} cannot be used: a part of it is missing or wrong; "
-            f"see https://appriseit.com/services/ for how to write {way.scheme}://",
-        )
+    if scheme not in known:
+        meant = get_close_matches(scheme, known, 1, 0.7)
+        fix = f"did you mean {meant[0]}://?" if meant else f"correct its scheme; {_PAGE} has all of them"
+        return f"names a service that Apprise does not know; {fix}"
+    part = next((found[1] for words in said if (found := _WRONG_PART.match(words))), None)
+    wrong = "a part of it is missing or wrong" if part is None else f"its {part} is missing or wrong"
+    return f"cannot be used: {wrong}; see {_PAGE} for how to write {scheme}://"
 
 
 def send_by_url(way: Way, notice: Notice) -> Answer:
@@ -53,7 +71,7 @@ def send_by_url(way: Way, notice: Notice) -> Answer:
     _schemes()
     import apprise
 
-    service = _service_of(way)
+    service, _ = _service_of(way)
     if service is None:
         return Answer(False, "Apprise cannot use this URL")
     _add_fields(service, notice)
@@ -94,14 +112,14 @@ def _schemes() -> frozenset[str]:
         return frozenset(known)
 
 
-def _service_of(way: Way) -> NotifyBase | None:
-    """Return Apprise's service of a URL; None where it takes no such URL."""
+def _service_of(way: Way) -> tuple[NotifyBase | None, Sequence[str]]:
+    """Return Apprise's service of a URL, None where it takes no such URL, and what it says of that."""
     import apprise
 
     asset = apprise.AppriseAsset(app_id="Postroom", storage_mode=apprise.PersistentStoreMode.MEMORY)
-    with _listening():
+    with _listening() as said:
         found = apprise.Apprise.instantiate(way.url.reveal(), asset=asset, suppress_exceptions=True)
-    return found if isinstance(found, apprise.NotifyBase) else None
+    return (found if isinstance(found, apprise.NotifyBase) else None), said
 
 
 def _add_fields(service: NotifyBase, notice: Notice) -> None:

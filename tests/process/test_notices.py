@@ -300,7 +300,7 @@ def test_notify_test_says_what_each_way_answers(tmp_path: Path) -> None:
     ("url", "said"),
     [
         ("nosuch://canary@host/path", "the URL 1 (nosuch) names a service that Apprise does not know"),
-        ("slack://canary", "the URL 1 (slack) cannot be used"),
+        ("slack://canary", "the URL 1 (slack) cannot be used: its Slack (second) Token is missing or wrong"),
         ("", "POSTROOM_NOTIFY: is empty"),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from postroom.core.account import Secret
 from postroom.core.clock import SECOND
+from postroom.core.errors import ConfigError
 from postroom.core.notices import words
 from postroom.core.notices.decide import decide
 from postroom.core.notices.document import (
@@ -28,7 +29,7 @@ from postroom.core.notices.quiet import QuietHours
 from postroom.core.notices.routes import ways_for
 from postroom.core.notices.values import Event, Happened, Look, Notice, Policy, Seen, State, Told, Trouble
 from postroom.core.notices.ways import Way, parse_ways
-from postroom.notices.by_url import inert
+from postroom.notices.by_url import check_url, inert
 
 ALL = frozenset(Kind)
 POLICY = Policy(ALL, window=900 * SECOND, gather=10 * SECOND, quiet=None, failed=1)
@@ -484,6 +485,47 @@ def test_nothing_of_a_way_but_its_scheme_is_shown() -> None:
     ways = parse_ways("slack://canary-token/b/c,json://u:canary@h/x?+X-Key=canary")
     assert [way.name for way in ways] == ["1 (slack)", "2 (json)"]
     assert "canary" not in repr(ways)
+
+
+WRONG = {
+    "nothing": "has no scheme",
+    "slack:c4n4ry/b/c": "number 1 has no // behind its first colon",
+    "json://": "number 1 (json:) ends behind its scheme: write json://",
+    "mailto:": "ends behind its scheme: write mailto:ADDRESS?account=EMAIL",
+    "mailto:a@b.example": "must say which account a mailto: sends from (number 1)",
+    "mailto:a@b.example?account=u@v.example&c4n4ry=1": "must have account=EMAIL once, and nothing else",
+    "mailto:c4n4ry?account=u@v.example": "its ADDRESS is no mailbox",
+    "mailto:a@b.example?account=c4n4ry": "its EMAIL is no mailbox",
+    "mailto://u:c4n4ry@h": "write mailto:ADDRESS?account=EMAIL, sent from that account",
+    "mailtos:c4n4ry@b.example": "must have no mailtos:",
+    "json://h/c4n4ry x": "has white space in it",
+    "slakc://c4n4ry": "a service that Apprise does not know; did you mean slack://?",
+    "nosuch://c4n4ry": "correct its scheme",
+    "https://example.com/c4n4ry": "write jsons:// instead of https://",
+    "http://example.com/c4n4ry": "write json:// instead of http://",
+    "slack://c4n4ry": "its Slack (second) Token is missing or wrong",
+    "discord://c4n4ry": "its Discord Webhook Token is missing or wrong",
+    "pagerduty://c4n4ry": "its Pager Duty Routing Key is missing or wrong",
+    "tgram://c4n4ry": "a part of it is missing or wrong",
+    "json://h:99999/c4n4ry": "has no port from 1 to 65535",
+}
+
+
+def _check(url: str) -> None:
+    for way in parse_ways(url):
+        check_url(way)
+
+
+@pytest.mark.parametrize("url", WRONG)
+def test_a_wrong_url_is_told_its_true_cause_and_no_secret_of_it(url: str) -> None:
+    with pytest.raises((ValueError, ConfigError)) as raised:
+        _check(url)
+    assert WRONG[url] in str(raised.value)
+    assert "c4n4ry" not in str(raised.value)
+
+
+def test_web_addresses_that_apprise_knows_are_taken() -> None:
+    _check("https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX")
 
 
 # -- as the database has it

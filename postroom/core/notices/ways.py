@@ -8,11 +8,12 @@ from typing import Final
 from urllib.parse import parse_qsl, unquote
 
 from postroom.core.account import Secret
-from postroom.core.address import InvalidAddress, parse_mailbox
+from postroom.core.address import InvalidAddress, Mailbox, parse_mailbox
 
 MAILTO: Final = "mailto"
+MAILTO_FORM: Final = "mailto:ADDRESS?account=EMAIL"
 _BETWEEN: Final = re.compile(r"[\s,]+(?=[a-z][a-z0-9+.-]*://|mailto:)", re.IGNORECASE)
-_URL: Final = re.compile(r"([a-z][a-z0-9+.-]{0,30}):(//)?(.+)", re.IGNORECASE | re.DOTALL)
+_URL: Final = re.compile(r"([a-z][a-z0-9+.-]{0,30}):(//)?(.*)", re.IGNORECASE | re.DOTALL)
 _MOST_WAYS: Final = 20
 _OTHER_CLIENTS: Final = ("mailto", "mailtos")  # with two slashes, Apprise would send by SMTP itself
 
@@ -42,32 +43,52 @@ def parse_ways(text: str) -> tuple[Way, ...]:
 
 def _way(number: int, url: str) -> Way:
     found = _URL.fullmatch(url)
-    if found is None or (found[2] is None and found[1].lower() != MAILTO):
+    if found is None:
         raise ValueError(f"must be URLs such as json://host/path; number {number} of them has no scheme")
-    scheme = found[1].lower()
+    scheme, rest = found[1].lower(), found[3]
     name = f"{number} ({scheme})"
+    if scheme in _OTHER_CLIENTS and (found[2] or scheme != MAILTO):
+        raise ValueError(
+            f"must have no {scheme}:{found[2] or ''} (number {number}): write mailto:ADDRESS?account=EMAIL, sent from "
+            "that account"
+        )
+    if found[2] is None and scheme != MAILTO:  # the word may be half of a secret
+        raise ValueError(
+            f"must be URLs such as json://host/path; number {number} has no // behind its first colon"
+        )
+    if not rest.strip("/"):
+        end = MAILTO_FORM if scheme == MAILTO else f"{scheme}://..., as docs/notices.md shows"
+        raise ValueError(
+            f"must be whole URLs; number {number} ({scheme}:) ends behind its scheme: write {end}"
+        )
     if any(character.isspace() for character in url):
         raise ValueError(f"must be URLs; number {number} ({scheme}:) has white space in it, write it as %20")
-    if scheme in _OTHER_CLIENTS and found[2]:
-        raise ValueError(
-            f"must have no {scheme}:// (number {number}): write mailto:ADDRESS?account=EMAIL, sent from that account"
-        )
     if scheme != MAILTO:
         return Way(name, scheme, Secret(url))
-    return _mailto(name, number, url, found[3])
+    return _mailto(name, number, url, rest)
 
 
 def _mailto(name: str, number: int, url: str, rest: str) -> Way:
     address, _, query = rest.partition("?")
     given = parse_qsl(query, keep_blank_values=True)
-    if [key for key, _ in given] != ["account"]:
+    keys = [key for key, _ in given]
+    if "account" not in keys:
+        raise ValueError(f"must say which account a mailto: sends from (number {number}): {MAILTO_FORM}")
+    if keys != ["account"]:
         raise ValueError(
-            f"must say which account a mailto: sends from: mailto:ADDRESS?account=EMAIL (number {number})"
+            f"must have account=EMAIL once, and nothing else, behind the ? of a mailto: (number {number})"
         )
-    try:
-        recipient, account = parse_mailbox(unquote(address)), parse_mailbox(given[0][1].replace(" ", "+"))
-    except InvalidAddress:
-        raise ValueError(
-            f"must have mailboxes in a mailto: (number {number}), each of the form name@domain"
-        ) from None
+    recipient = _mailbox(number, "ADDRESS", unquote(address))
+    account = _mailbox(number, "EMAIL", given[0][1].replace(" ", "+"))
     return Way(name, MAILTO, Secret(url), recipient.path, account.path.lower())
+
+
+def _mailbox(number: int, what: str, text: str) -> Mailbox:
+    """Return a mailbox of a mailto. Raises ValueError, which says which of the two is wrong and repeats neither."""
+    try:
+        return parse_mailbox(text)
+    except InvalidAddress as error:
+        reason = "" if "'" in str(error) else f" ({error})"
+        raise ValueError(
+            f"must be {MAILTO_FORM} (number {number}): its {what} is no mailbox of the form name@domain{reason}"
+        ) from None
