@@ -18,6 +18,7 @@ from postroom import __version__
 from postroom.cli.accounts import accounts
 from postroom.cli.audit import audit
 from postroom.cli.backup import backup, restore
+from postroom.cli.check import check
 from postroom.cli.doctor import doctor
 from postroom.cli.exits import EX_INTERRUPTED, EX_SOFTWARE, EX_USAGE, fail, status_of, words_of
 from postroom.cli.inbox import inbox
@@ -28,7 +29,7 @@ from postroom.cli.messages import cancel, release, status
 from postroom.cli.notify import notify
 from postroom.cli.personal_data import erase, export
 from postroom.cli.pools import pools
-from postroom.cli.probes import check, healthy
+from postroom.cli.probes import healthy
 from postroom.cli.secrets import secret, secrets
 from postroom.cli.send import send
 from postroom.cli.serve import serve, web, worker

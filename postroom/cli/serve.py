@@ -37,6 +37,7 @@ def serve(host: str | None, port: str | None) -> None:
     """
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import accounts_file, installation, listen
+    from postroom.runtime.notice_accounts import unknown_senders
     from postroom.runtime.supervisor import DRAIN, LOG
 
     ignore_stray_signals()
@@ -47,6 +48,8 @@ def serve(host: str | None, port: str | None) -> None:
     key = accounts_file.write_demo_accounts(service)
     accounts_file.read_accounts_file(service)
     installation.warn_of_oversights(service.settings)
+    for unknown in unknown_senders(service.settings, service.store):
+        log.warning("POSTROOM_NOTIFY: %s", unknown)
     _greet(service, key)
     settings = service.settings
     options = [f"{DRAIN}{settings.drain / SECOND}", f"{LOG}{settings.log_options.text()}"]

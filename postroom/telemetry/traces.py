@@ -104,6 +104,10 @@ class Traces:
             assert each.traceparent is not None
             self._tell_attempt(each, _context_of(parsed(each.traceparent), is_remote=True))
 
+    def check(self) -> None:
+        """Raise ValueError where OTEL_BSP_… does not let an export begin. Nothing is exported."""
+        BatchSpanProcessor(self._exporter).shutdown()  # type: ignore[no-untyped-call]
+
     def close(self) -> None:
         """Export what is left, within a bounded time."""
         if self._processor is None:

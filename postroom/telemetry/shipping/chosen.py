@@ -14,15 +14,18 @@ from postroom.telemetry.shipping.shipper import Shipper
 
 def shipper_of(settings: Settings) -> tuple[LogFormat, Shipper] | None:
     """Return the shipper, and the form of the lines that it takes; None where nothing is shipped. Raises ConfigError."""
+    chosen = intake_of(settings)
+    return None if chosen is None else (chosen[0], Shipper(chosen[1], settings.log_ship_memory))
+
+
+def intake_of(settings: Settings) -> tuple[LogFormat, Intake] | None:
+    """Return where lines are shipped to, and their form. Raises ConfigError where a credential is missing."""
     chosen = settings.log_ship
     if chosen is None:
         return None
-    intake: Intake
     if chosen.to is Destination.DATADOG:
         if settings.dd_api_key is None:
             raise ConfigError("DD_API_KEY", "must be set: POSTROOM_LOG_SHIP names Datadog's intake")
-        intake, form = Datadog(settings.dd_api_key, settings.dd_site, chosen.url), LogFormat.DATADOG
-    else:
-        assert chosen.url is not None
-        intake, form = Elasticsearch(chosen.url, chosen.basic, settings.log_ship_key), LogFormat.ECS
-    return form, Shipper(intake, settings.log_ship_memory)
+        return LogFormat.DATADOG, Datadog(settings.dd_api_key, settings.dd_site, chosen.url)
+    assert chosen.url is not None
+    return LogFormat.ECS, Elasticsearch(chosen.url, chosen.basic, settings.log_ship_key)
