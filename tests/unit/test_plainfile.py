@@ -48,6 +48,9 @@ KNOWN = {
     "telemetry/log.py": {
         "Path('/proc/1/comm').read_text(encoding='ascii', errors='replace')"
     },  # the system's own
+    "store/postgres/engine.py": {
+        "(SCHEMA / 'postgres.sql').read_text(encoding='utf-8')"
+    },  # part of the program
     "telemetry/line_writer.py": {"os.open(self._lock, _LOCK_FLAGS, 384)"},  # our own, in `var`
     "worker/log_stream.py": {"os.open(path, _OPEN)"},  # a stream, without waiting
     "core/files.py": {
