@@ -144,12 +144,14 @@ def _row(
     service: Service, stored: StoredAccount, in_file: set[int], counts: Mapping[int, JobCounts]
 ) -> AccountDocument:
     from postroom.providers import ServerUndecided, server_for
+    from postroom.settings import INBOX
     from postroom.store.messages import NO_JOBS
 
     account, now = stored.account, system_clock()
     try:
         server = server_for(account, service.settings)
-        where, daily_limit = f"{server.host}:{server.port}", server.daily_limit
+        where = INBOX if server.host == INBOX else f"{server.host}:{server.port}"
+        daily_limit = server.daily_limit
     except ServerUndecided as error:
         where, daily_limit = f"by the MX of {error.domain}", account.daily_limit
     except ConfigError as error:

@@ -20,7 +20,7 @@ def aligned(rows: Sequence[Sequence[str]], texts: frozenset[int]) -> list[str]:
 
 def bar(count: int, most: int, width: int) -> str:
     """Return a bar whose length shows a count, at least one character for any."""
-    length = 0 if not count else max(1, round(width * count / most))
+    length = 0 if not count or not width else max(1, round(width * count / most))
     return _block() * length
 
 

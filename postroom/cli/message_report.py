@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from postroom.core.clock import SECOND, Instant, rfc3339
 from postroom.core.dialogue import Spoken
+from postroom.core.events import EventKind
 from postroom.core.message_history import AttemptHistory, MessageHistory
 from postroom.core.outcome import Reply
 from postroom.core.status_word import StatusWord
@@ -57,11 +58,18 @@ def _head(history: MessageHistory, now: Instant) -> Iterator[str]:
     more = f" and {len(history.recipients) - 1} more" if len(history.recipients) > 1 else ""
     through = "" if history.account == status.sender else f", through {history.account}"
     yield printable(
-        f"  from {status.sender} to {to}{more}{through}, {history.size:,} octets: {history.subject}"
+        f"  from {status.sender} to {to}{more}{through}, {history.size:,} octets{_subject(history)}"
     )
     waits_for = history.waits_for(now)
     if waits_for is not None:
         yield printable(f"  waits for {_unless_said(waits_for, said)}")
+
+
+def _subject(history: MessageHistory) -> str:
+    if history.subject:
+        return f": {history.subject}"
+    was_erased = any(event.kind == EventKind.ERASED.value for event in history.events)
+    return "; its content and subject are erased" if was_erased else ", without a subject"
 
 
 def _unless_said(waits_for: str, said: str) -> str:

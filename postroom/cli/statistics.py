@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -93,8 +95,17 @@ def _read(
 
 def _table(days: Sequence[DayOfAccount], names: dict[int, AccountName]) -> list[str]:
     most = max(1, *(day.accepted for day in days))
-    rows = [(*_cells(day, names[day.account_id]), bar(day.accepted, most, _BAR)) for day in days]
+    cells = [_cells(day, names[day.account_id]) for day in days]
+    room = _room_for_bars(max(map(len, aligned([_HEAD, *cells], _TEXTS))))
+    rows = [(*each, bar(day.accepted, most, room)) for each, day in zip(cells, days, strict=True)]
     return aligned([(*_HEAD, ""), *rows], _TEXTS)
+
+
+def _room_for_bars(width: int) -> int:
+    """Return how many characters a bar may have: in a terminal what the other columns leave."""
+    if not sys.stdout.isatty():
+        return _BAR
+    return max(0, min(_BAR, shutil.get_terminal_size().columns - width - 2))
 
 
 def _cells(day: DayOfAccount, name: AccountName) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -20,7 +20,7 @@ from postroom.cli.accounts_named import shown_state
 from postroom.cli.aligned import aligned
 from postroom.core.clock import MINUTE, SECOND, Instant, rfc3339, system_clock
 from postroom.core.events import EventKind
-from postroom.core.text import counted, printable, shortened
+from postroom.core.text import counted, printable
 from postroom.store.accounts import Accounts
 from postroom.store.event_log import EventLog
 from postroom.store.keys import Keys
@@ -34,10 +34,11 @@ if TYPE_CHECKING:
 
 _MOST_EVENTS: Final = 5_000  # that rates are made of
 _KINDS: Final = (EventKind.ACCEPTED, EventKind.SENT, EventKind.DEFERRED, EventKind.FAILED)
-_HEAD: Final = ("account", "state", "waiting", "held", *(f"{kind}/min" for kind in _KINDS), "why")
-_TEXTS: Final = frozenset({0, 1, len(_HEAD) - 1})
-_OTHER_LINES: Final = 6  # of the screen, beside those of accounts
-_LONGEST_WHY: Final = 60
+_HEAD: Final = ("account", "state", "waiting", "held", *(kind.value for kind in _KINDS))
+_TEXTS: Final = frozenset({0, 1, len(_HEAD)})
+_LEAST_OF_A_MAILBOX: Final = 12  # columns of a narrow terminal
+_INDENT: Final = " " * 4
+_OTHER_LINES: Final = 7  # of the screen, beside those of accounts
 _SLOWEST_S: Final = 3600.0
 _MOST_KEYS: Final = 100
 
@@ -152,8 +153,8 @@ def _document(now: _Now) -> dict[str, object]:
     }
 
 
-def _lines(now: _Now, height: int | None) -> list[str]:
-    """Return the screen, of this height at most."""
+def _lines(now: _Now, height: int | None, width: int | None = None) -> list[str]:
+    """Return the screen, of this height and width at most."""
     waiting, held = now.total
     rates = [f"{sum(each.rates[kind] for each in now.accounts):.0f} {kind}" for kind in _KINDS]
     lines = [
@@ -162,14 +163,21 @@ def _lines(now: _Now, height: int | None) -> list[str]:
         f"workers: {', '.join(f'{each.host} {each.pid}' for each in now.workers) or 'none is alive: nothing is sent'}",
         "",
     ]
-    room = len(now.accounts) if height is None else max(1, height - _OTHER_LINES)
-    shown = now.accounts[:room]
-    if shown:
-        lines += aligned([_HEAD, *map(_cells, shown)], _TEXTS)
-    else:
+    if not now.accounts:
         lines.append("there are no accounts; add one: postroom accounts add EMAIL, or a row of data.csv")
-    if len(shown) < len(now.accounts):
-        lines.append(f"and {counted(len(now.accounts) - len(shown), 'other account')}")
+        return lines
+    room = None if height is None else max(1, height - _OTHER_LINES)
+    head, blocks = _table(now.accounts[:room], width)
+    lines.append(head)
+    shown = 0
+    for block in blocks:
+        if room is not None and shown and room < len(block):
+            break
+        room = None if room is None else room - len(block)
+        lines += block
+        shown += 1
+    if shown < len(now.accounts):
+        lines.append(f"and {counted(len(now.accounts) - shown, 'other account')}")
     return [printable(line) for line in lines]
 
 
@@ -181,8 +189,33 @@ def _cells(each: _AccountNow) -> tuple[str, ...]:
         str(each.jobs.waiting),
         str(each.jobs.held),
         *(f"{each.rates[kind]:.0f}" for kind in _KINDS),
-        shortened(each.reason or "", _LONGEST_WHY),
     )
+
+
+def _table(shown: Sequence[_AccountNow], width: int | None) -> tuple[str, list[list[str]]]:
+    """Return the head and the lines of each account.
+
+    Where the columns do not fit, the reason stands below its account, and long mailboxes are cut.
+    """
+    rows = [_HEAD, *map(_cells, shown)]
+    head, *lines = aligned(
+        [(*row, each) for row, each in zip(rows, ("why", *map(_why, shown)), strict=True)], _TEXTS
+    )
+    if width is None or max(map(len, (head, *lines))) <= width:
+        return head, [[line] for line in lines]
+    longest = max(len(row[0]) for row in rows)
+    room = max(_LEAST_OF_A_MAILBOX, longest - max(0, max(map(len, aligned(rows, _TEXTS))) - width))
+    head, *lines = aligned([(_cut(row[0], room), *row[1:]) for row in rows], _TEXTS)
+    reasons = [[f"{_INDENT}{_why(each)}"] if each.reason else [] for each in shown]
+    return head, [[line, *reason] for line, reason in zip(lines, reasons, strict=True)]
+
+
+def _why(each: _AccountNow) -> str:
+    return printable(each.reason or "")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _watch(store: Store, every: float) -> None:
@@ -194,7 +227,7 @@ def _watch(store: Store, every: float) -> None:
     with _single_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             size = shutil.get_terminal_size()
-            lines = _lines(store.read(_look, system_clock(), size.lines), size.lines)
+            lines = _lines(store.read(_look, system_clock(), size.lines), size.lines, size.columns)
             text = "\n".join(line[: size.columns] for line in [*lines, "q ends it"])
             live.update(Text(text, no_wrap=True), refresh=True)
             if _is_asked_to_end(every):

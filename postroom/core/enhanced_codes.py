@@ -50,9 +50,7 @@ CODES: Final[dict[str, Plain]] = {
     # Mailboxes
     "2.0": Plain("the recipient's mailbox takes no messages, for a reason of its own", ASK_RECIPIENT),
     "2.1": Plain("the recipient's mailbox is disabled, or takes no messages", ASK_RECIPIENT),
-    "2.2": Plain(
-        "the recipient's mailbox is full", "ask the recipient to make room, and send the message again"
-    ),
+    "2.2": Plain("the recipient's mailbox is full", "ask the recipient to make room"),
     "2.3": Plain("the message is larger than the recipient's mailbox takes", _SMALLER),
     "2.4": Plain("the recipient is a mailing list, and its server could not expand it", ASK_RECIPIENT),
     # The server

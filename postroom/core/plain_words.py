@@ -96,6 +96,7 @@ _TAILS: Final = {
     Blame.ACCOUNT.value: "it is about the account: put it right, then: postroom accounts resume EMAIL",
 }
 _BY_ITSELF: Final = "it is tried again by itself"
+_OF_ONE_MESSAGE: Final = (Blame.RECIPIENT.value, Blame.MESSAGE.value)
 
 
 def explanation(
@@ -116,6 +117,8 @@ def explanation(
         return _without_reply(reason, outcome, phase, blame)
     known, hint = _told(rest)
     plain = known or _sentence(plain_words(reply, phase), outcome, blame)
+    if known and outcome == "deferred" and blame in _OF_ONE_MESSAGE:
+        plain = f"{known}; {_BY_ITSELF}"
     return "; ".join(filter(None, (before.rstrip(": "), plain, hint)))
 
 

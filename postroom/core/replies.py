@@ -101,7 +101,7 @@ _FIX: dict[Meaning, str] = {
     Meaning.RATE: "messages go on more slowly by themselves",
     Meaning.SESSION: "messages go on over another connection by themselves",
     Meaning.ACCOUNT: "put this right at the provider, then: postroom accounts resume EMAIL",
-    Meaning.RECIPIENT: "ask the recipient by another way, and send the message again then",
+    Meaning.RECIPIENT: "ask the recipient by another way",
     Meaning.MESSAGE: "change the message, and send it again",
     Meaning.LATER: "messages are tried again by themselves",
 }

@@ -251,13 +251,13 @@ def test_top_as_json(folder: Folder, ids: dict[str, str]) -> None:
 
 
 @contextmanager
-def _in_a_terminal(folder: Folder) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+def _in_a_terminal(folder: Folder, columns: int = 100) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     process = subprocess.Popen(
         [sys.executable, *POSTROOM, "top", "--every", "0.1"],
         cwd=folder.path,
-        env=environment({"TERM": "xterm", "LINES": "24", "COLUMNS": "100"}),
+        env=environment({"TERM": "xterm", "LINES": "24", "COLUMNS": str(columns)}),
         stdin=theirs,
         stdout=theirs,
         stderr=subprocess.PIPE,

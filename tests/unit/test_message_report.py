@@ -112,6 +112,13 @@ def test_control_characters_are_shown_escaped() -> None:
     assert not [line for line in lines(odd) if not line.isprintable()]
 
 
+def test_an_erased_subject_and_none_are_said() -> None:
+    bare = replace(history(), subject="")
+    assert lines(bare)[1] == "  from a@x.example to you@example.com, 1,234 octets, without a subject"
+    erased = replace(bare, events=(*bare.events, PastEvent(NOW, "erased", None, None)))
+    assert lines(erased)[1].endswith("1,234 octets; its content and subject are erased")
+
+
 def test_what_a_message_waits_for() -> None:
     waits = history()
     assert waits.waits_for(NOW) is None

@@ -118,6 +118,10 @@ def test_what_the_table_knows_comes_first_and_why_it_was_given_up_before_it() ->
         explanation(f"{known}; no log-in was tried", said, outcome="failed")
         == f"{plain}; no log-in was tried"
     )
+    assert (
+        explanation(known, said, outcome="deferred", blame="message")
+        == f"{plain}; it is tried again by itself"
+    )
     assert (explanation("535 5.7.8 no [x]", said, outcome="failed") or "").startswith(
         "the server does not accept the account's user name"
     )

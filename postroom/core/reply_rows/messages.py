@@ -26,7 +26,7 @@ OF_THE_MESSAGE = (
         at=frozenset({Place.RCPT, Place.DOT}),
         enhanced=r"|[45]\.(?!3\.1).*",
         explanation="the recipient's mailbox is full",
-        fix="ask the recipient to make room, and send the message again",
+        fix="ask the recipient to make room",
         source=RFC_3463,
     ),
     Row(
@@ -34,7 +34,7 @@ OF_THE_MESSAGE = (
         rf"^(?!.*{SENDS_WORDS}).*quota",
         at=frozenset({Place.RCPT}),
         explanation="the recipient's mailbox is full",
-        fix="ask the recipient to make room, and send the message again",
+        fix="ask the recipient to make room",
         source=RFC_3463,
     ),
     Row(
@@ -111,6 +111,7 @@ OF_THE_MESSAGE = (
         r"gr[ea]y[- ]?list|postgrey",
         code="4..",
         explanation="the recipient's server puts unknown senders off for a while (greylisting)",
+        fix="wait",
         source=f"{POSTFIX} (policy)",
     ),
     Row(
