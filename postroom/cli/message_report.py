@@ -16,10 +16,11 @@ from postroom.core.text import counted, printable
 if TYPE_CHECKING:
     from postroom.runtime.installation import Service
 
-SCREEN: Final = 40  # lines
-_MOST_RECIPIENTS: Final = 5
-_MOST_EVENTS: Final = 8
-_MOST_BRIEF: Final = 4  # attempts before the last one, a line each
+SCREEN: Final = 24  # lines, of a terminal of so many columns
+COLUMNS: Final = 100
+_MOST_RECIPIENTS: Final = 3
+_MOST_EVENTS: Final = 4
+_MOST_BRIEF: Final = 2  # attempts before the last one, a line each
 _WAITING: Final = frozenset(
     {StatusWord.SCHEDULED, StatusWord.QUEUED, StatusWord.DEFERRED, StatusWord.SENDING}
 )
@@ -28,26 +29,28 @@ _WAITING: Final = frozenset(
 def report(history: MessageHistory, now: Instant, findings: Sequence[str], *, whole: bool) -> list[str]:
     """Return the lines; with `whole` every attempt with its dialogue, however many lines that takes."""
     lines = [*_head(history, now), *(f"  {each}" for each in findings), *_recipients(history, now)]
-    lines += _events(history, lines[0], whole=whole)
+    first = printable(f"{lines[0]} {history.status.reason or ''}")
+    lines += _events(history, first, whole=whole)
     if not history.attempts:
         return lines
     *brief, last = history.attempts
     if whole:
         for each in brief:
-            lines += [*_attempt(each, lines[0]), *_dialogue(each.dialogue, None)]
-        return [*lines, *_attempt(last, lines[0]), *_dialogue(last.dialogue, None)]
+            lines += [*_attempt(each, first), *_dialogue(each.dialogue, None)]
+        return [*lines, *_attempt(last, first), *_dialogue(last.dialogue, None)]
     left_out = len(brief) - _MOST_BRIEF
     if left_out > 0:
         lines.append(f"  {counted(left_out, 'earlier attempt')}: --dialogue shows all")
     lines += [_brief(each) for each in brief[-_MOST_BRIEF:]]
-    lines += _attempt(last, lines[0])
-    return [*lines, *_dialogue(last.dialogue, SCREEN - len(lines))]
+    lines += _attempt(last, first)
+    return [*lines, *_dialogue(last.dialogue, SCREEN - sum(-(-len(line) // COLUMNS) for line in lines))]
 
 
 def _head(history: MessageHistory, now: Instant) -> Iterator[str]:
     status = history.status
     word = status.word(now).value
-    said = f"{word} ({status.reason})" if status.reason else word
+    reason = _without_explanation(history)
+    said = f"{word} ({reason})" if reason else word
     marks = [
         mark
         for mark, holds in (("test", status.is_test), ("possible duplicate", status.possible_duplicate))
@@ -62,7 +65,15 @@ def _head(history: MessageHistory, now: Instant) -> Iterator[str]:
     )
     waits_for = history.waits_for(now)
     if waits_for is not None:
-        yield printable(f"  waits for {_unless_said(waits_for, said)}")
+        yield printable(f"  waits for {_unless_said(waits_for, status.reason or '')}")
+
+
+def _without_explanation(history: MessageHistory) -> str | None:
+    """Return the reason without what the last attempt, which is shown below, has in a line of its own."""
+    reason, last = history.status.reason, history.attempts[-1] if history.attempts else None
+    if reason is None or last is None or last.reply is None or not last.explanation:
+        return reason
+    return reason.replace(f" [{last.explanation}]", "")
 
 
 def _subject(history: MessageHistory) -> str:

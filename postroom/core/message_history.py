@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from postroom.core.clock import Instant, rfc3339
+from postroom.core.clock import SECOND, Instant, rfc3339
 from postroom.core.dialogue import Spoken
 from postroom.core.message import MessageStatus
 from postroom.core.outcome import Reply
@@ -72,6 +72,7 @@ class MessageHistory:
     size: int
     accepted_at: Instant
     due_at: Instant | None
+    claimed_at: Instant | None  # since when a worker has it in hand
     finished_at: Instant | None
     recipients: tuple[RecipientHistory, ...]
     attempts: tuple[AttemptHistory, ...]
@@ -82,6 +83,11 @@ class MessageHistory:
         word, status = self.status.word(now), self.status
         if word is StatusWord.HELD:
             return "a person: `postroom release ID` sends it, `postroom cancel ID` gives it up"
+        if word is StatusWord.SENDING and self.claimed_at is not None:
+            seconds = max(now - self.claimed_at, 0) // SECOND
+            return (
+                f"its server: a worker has had it in hand since {rfc3339(self.claimed_at)}, for {seconds} s"
+            )
         if word not in (StatusWord.SCHEDULED, StatusWord.QUEUED, StatusWord.DEFERRED) or status.is_test:
             return None
         if word is StatusWord.SCHEDULED and status.not_before is not None:

@@ -28,6 +28,7 @@ from postroom.worker.liveness import was_renewed
 _OTHERS: Final = stat.S_IRWXO
 _GROUP: Final = stat.S_IRWXG
 _ROOM: Final = 4  # times the reserve: below that is little
+_SENDING_STOPS: Final = 4  # below that part of the reserve no worker sends
 
 
 class PrivateFile(NamedTuple):
@@ -110,7 +111,8 @@ def about_disk(free_bytes: int, reserve: int) -> Finding:
     said = f"{free_bytes >> 20} MiB are free where the database is, and POSTROOM_DISK_RESERVE is {reserve >> 20} MiB"
     fix = "make room there, or set POSTROOM_KEEP_BODIES and POSTROOM_KEEP_HISTORY shorter"
     if free_bytes < reserve:
-        return error("disk", said, "no message is accepted", fix)
+        none_is_sent = ", and none is sent" if free_bytes < reserve // _SENDING_STOPS else ""
+        return error("disk", said, f"no message is accepted{none_is_sent}", fix)
     if free_bytes < _ROOM * reserve:
         return warning("disk", said, "below the reserve no message is accepted", fix)
     return ok("disk", said)

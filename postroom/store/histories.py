@@ -26,6 +26,7 @@ class _Message(NamedTuple):
     size: int
     accepted_at: Instant
     due_at: Instant | None
+    claimed_at: Instant | None
     finished_at: Instant | None
     job_id: int | None
     message_id: int
@@ -74,6 +75,7 @@ class Histories(Noun):
             size=found.size,
             accepted_at=found.accepted_at,
             due_at=found.due_at,
+            claimed_at=found.claimed_at,
             finished_at=found.finished_at,
             recipients=self._recipients(found.message_id),
             attempts=self._attempts(found.job_id, events),

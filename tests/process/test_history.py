@@ -13,7 +13,7 @@ from tests.servers.scripted import Hang
 from tests.servers.waiting import eventually
 
 CANARY = "canary pass word"
-SCREEN = 40  # lines
+SCREEN = 24  # lines
 HEAD = "key,email,app_password,host,port,security"
 ATTEMPTS = """\
 SELECT account.email, attempt.outcome, attempt.blame, attempt.phase, attempt.dialogue

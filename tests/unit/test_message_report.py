@@ -51,6 +51,7 @@ def history(state: MessageState = MessageState.QUEUED, reason: str | None = None
         size=1234,
         accepted_at=NOW,
         due_at=NOW,
+        claimed_at=None,
         finished_at=None,
         recipients=(RecipientHistory("you@example.com", "pending", reason, None, False, None),),
         attempts=(),
@@ -68,6 +69,7 @@ def test_a_refused_password_is_named_by_its_step_with_the_fix_and_the_dialogue()
         found, account_state="paused", account_reason=REASON, account_until=LATER, attempts=(REFUSED,)
     )
     shown = lines(paused)
+    assert shown[0].endswith("  deferred (account paused: 535 5.7.8 no)"), "what it means stands below"
     assert shown[2] == "  waits for its account, which is paused until 2023-11-14T23:13:20.000Z"
     assert shown[-6:] == [
         "  attempt 1  2023-11-14T22:13:20.000Z  0.250 s  deferred at AUTH, by the account",
@@ -123,6 +125,10 @@ def test_what_a_message_waits_for() -> None:
     waits = history()
     assert waits.waits_for(NOW) is None
     assert replace(waits, due_at=LATER).waits_for(NOW) == "its next try at 2023-11-14T23:13:20.000Z"
+    in_hand = replace(waits, status=replace(waits.status, state=MessageState.SENDING), claimed_at=NOW)
+    assert in_hand.waits_for(LATER) == (
+        "its server: a worker has had it in hand since 2023-11-14T22:13:20.000Z, for 3600 s"
+    )
     held = replace(waits, status=replace(waits.status, is_held=True))
     assert "postroom release" in (held.waits_for(NOW) or "")
     later = replace(waits, status=replace(waits.status, not_before=LATER))

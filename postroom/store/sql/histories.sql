@@ -2,7 +2,7 @@
 
 -- name: history_of^
 SELECT account.email, account.uid, account.state, account.state_reason, account.resume_at, message.subject, message.size,
-       message.accepted_at, job.due_at, job.finished_at, job.id AS job_id, message.id AS message_id
+       message.accepted_at, job.due_at, job.claimed_at, job.finished_at, job.id AS job_id, message.id AS message_id
 FROM message JOIN account ON account.id = message.account_id LEFT JOIN job ON job.message_id = message.id
 WHERE message.request_id = :request_id;
 
