@@ -47,7 +47,8 @@ ALICE, BOB, CAROL = (f"{name}@postroom.example" for name in ("alice", "bob", "ca
 LIMIT = 10
 RESERVE = 8 * MIB
 MINUTE = 60_000_000
-SCREEN = 40  # lines
+SCREEN = 24  # lines, of so many columns
+COLUMNS = 100
 SETTINGS = {"POSTROOM_NOTIFY_WINDOW": "60s"} if SOAK else {**SOON, "POSTROOM_NOTIFY_AWAY": "2s"}
 
 
@@ -117,7 +118,7 @@ class Run:
         file = self.kept / f"status-{name}.txt"
         file.write_text(screen, encoding="utf-8")
         print(f"{file}:\n{screen}")
-        assert len(screen.splitlines()) <= SCREEN, screen
+        assert sum(-(-len(line) // COLUMNS) for line in screen.splitlines()) <= SCREEN, screen
         assert CANARY not in screen.replace(f"{CANARY} subject", "")
 
 
@@ -206,7 +207,7 @@ def accounts_in_trouble(run: Run) -> None:
             service.change(f"UPDATE job SET due_at = due_at - {10 * MINUTE} WHERE finished_at IS NULL")
         run.told("stuck", "PostroomQueueStuck")
         run.explains("password", refused, "AUTH", "535 5.7.8", "paused")
-        run.explains("silence", silent[-1])
+        run.explains("silence", silent[-1], "waits for its server: a worker has had it in hand since")
         run.explains("limit", limited[-1], f"limit of {LIMIT} recipients")
     provider.set_password(ALICE, PASSWORD)
     service.command("accounts", "resume", ALICE)
@@ -270,7 +271,7 @@ def full_disk(run: Run) -> None:
     run.provider.start()
     run.told("disk", "PostroomDiskNearlyFull")
     assert service.post(key=key_of(ALICE)).status == 503
-    run.explains("disk", waiting, "0 MiB are free where the database is", "make room there")
+    run.explains("disk", waiting, "0 MiB are free where the database is", "and none is sent; make room there")
     ballast.unlink()
     service.wait_for(waiting, timeout=60)
     run.over("disk")
