@@ -116,7 +116,9 @@ def _service_of(way: Way) -> tuple[NotifyBase | None, Sequence[str]]:
     """Return Apprise's service of a URL, None where it takes no such URL, and what it says of that."""
     import apprise
 
-    asset = apprise.AppriseAsset(app_id="Postroom", storage_mode=apprise.PersistentStoreMode.MEMORY)
+    # A redirect would lead a notice, with its tokens, to an address that the operator has not named.
+    memory = apprise.PersistentStoreMode.MEMORY
+    asset = apprise.AppriseAsset(app_id="Postroom", storage_mode=memory, http_redirects=False)
     with _listening() as said:
         found = apprise.Apprise.instantiate(way.url.reveal(), asset=asset, suppress_exceptions=True)
     return (found if isinstance(found, apprise.NotifyBase) else None), said

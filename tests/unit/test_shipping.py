@@ -258,7 +258,11 @@ class TestElasticsearch:
             assert server.statuses == {429: 7, 201: 20}
             assert sorted(server.messages()) == expected(20)
 
-    @pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b'{"items": [1]}', b'{"items": []}', b"[]"])
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"<html>", b"{}", b'{"items": [1]}', b'{"items": []}', b"[]", b"[" * 200_000],
+        ids=["empty", "a page", "no items", "no statuses", "too few", "a list", "deep"],
+    )
     def test_what_does_not_answer_so_has_taken_nothing(self, body: bytes) -> None:
         ours = ToElasticsearch("http://127.0.0.1:1/_bulk")
         verdict = ours.read(HTTPAnswer(200, {}, body), lines(2))

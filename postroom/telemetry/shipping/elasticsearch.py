@@ -70,5 +70,5 @@ def _statuses(body: bytes) -> list[int]:
     try:
         items = json.loads(body)["items"]
         return [status for item in items for status in [item["create"]["status"]] if isinstance(status, int)]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
