@@ -108,15 +108,16 @@ class _Wanted:
 
     def filter(self, store: Store, account: str | None) -> Filter:
         """Return them as a filter. Raises NotFound, and UsageError."""
-        with faults_name({"to": "--to", "until": "--until"}):
+        with faults_name({"to": "--to", "until": "--until", "subject": "--subject"}):
             check_span(self.since, self.until)
             recipient = None if self.to is None else recipient_of(self.to)
+            words = () if self.subject is None else words_of(self.subject)
         accounts = None if account is None else tuple(known_accounts(store, account))
         return Filter(
             status=None if self.status is None else StatusWord(self.status),
             accounts=accounts,
             recipient=recipient,
-            words=() if self.subject is None else words_of(self.subject),
+            words=words,
             since=self.since,
             until=self.until,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -16,6 +17,7 @@ from postroom.core.status_word import StatusWord
 BLOCK: Final = 1024  # messages whose times are kept together
 _STATUSES: Final = 16  # more than there are, so that an account and a status make one number
 _CODES: Final = {word: number for number, word in enumerate(StatusWord)}
+_MOST_WORDS: Final = 20  # of a subject that are asked for
 ENDS: Final = (StatusWord.SENT, StatusWord.FAILED, StatusWord.CANCELLED, StatusWord.SUPPRESSED)
 WAITING: Final = (StatusWord.SCHEDULED, StatusWord.DEFERRED)
 """Of the statuses that pass, those that are noted: few messages have them for long."""
@@ -70,14 +72,26 @@ def check_span(since: Instant | None, until: Instant | None) -> None:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Return the words of a text as they are compared."""
-    return tuple(text.casefold().split())
+    """Return the words that a filter asks for as they are compared, each once. Raises InvalidSubmission naming `subject`.
+
+    Somebody's filter is compared with thousands of subjects, which the same one has chosen: it has few words.
+    """
+    words = tuple(dict.fromkeys(text.casefold().split()))
+    if len(words) > _MOST_WORDS:
+        raise InvalidSubmission(f"give at most {_MOST_WORDS} words", field="subject")
+    return words
 
 
 def has_words(subject: str, words: tuple[str, ...]) -> bool:
     """Whether each of the words begins a word of the subject."""
-    found = words_of(subject)
-    return all(any(each.startswith(word) for each in found) for word in words)
+    found = sorted(subject.casefold().split())
+    return all(_begins_one(word, found) for word in words)
+
+
+def _begins_one(word: str, found: list[str]) -> bool:
+    """Whether a word begins one of these, which are in order: the first of those that do not come before it."""
+    at = bisect_left(found, word)
+    return at < len(found) and found[at].startswith(word)
 
 
 def is_to(forward_path: str, recipient: str) -> bool:

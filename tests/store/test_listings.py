@@ -14,7 +14,8 @@ import pytest
 
 from postroom.core.api_key import ApiKey
 from postroom.core.clock import MINUTE
-from postroom.core.listing import Filter, recipient_of, words_of
+from postroom.core.errors import InvalidSubmission
+from postroom.core.listing import Filter, has_words, recipient_of, words_of
 from postroom.core.message import InDoubtPolicy
 from postroom.core.status_word import StatusWord
 from postroom.store import listings
@@ -147,6 +148,32 @@ def test_a_subject_is_found_by_the_beginnings_of_its_words(post: Post, lived: Li
     for text in ("invoice:", "INV", "20-1 your", "strasse"):
         assert found(post, words=words_of(text)) == lived.of("scheduled"), text
     assert found(post, words=words_of("invoice hello")) == []
+
+
+def test_a_filter_of_many_words_looks_at_few_of_a_subjects() -> None:
+    """A tenant chooses both, and thousands of subjects are looked at: each word looks at a few of 500, not at all."""
+    looks = 0
+
+    class Word(str):
+        def startswith(self, *args: Any) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().startswith(*args)
+
+    class Subject(str):
+        def casefold(self) -> Any:
+            return self
+
+        def split(self, *_: Any) -> Any:
+            return [Word(each) for each in super().split()]
+
+    words = words_of("z " * 400 + " ".join(f"z{number}" for number in range(19)))
+    assert len(words) == 20
+    assert not has_words(Subject("b " * 490 + "z"), words)
+    assert looks <= 20
+    assert has_words(Subject("b " * 490 + " ".join(words)), words)
+    with pytest.raises(InvalidSubmission):
+        words_of(" ".join(map(str, range(21))))
 
 
 def test_what_waits_for_a_paused_account_is_deferred(post: Post, lived: Lived) -> None:

@@ -34,7 +34,8 @@ class EmailList(Span):
     account: AccountFilter | None = None
     to: Recipient | None = None
     subject: Words | None = Field(
-        default=None, description="Each of its words begins a word of the subject, whatever the case"
+        default=None,
+        description="Each of its words, at most 20, begins a word of the subject, whatever the case",
     )
     after: SealedCursor | None = None
     limit: PageSize = DEFAULT
