@@ -1,21 +1,24 @@
-"""What the structured log costs: posts and drain with each form of the log, and with its lines shipped besides."""
+"""What looking costs: posts and drain with each form of the log, its lines shipped besides, metrics scraped, traces."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
+from urllib.request import urlopen
 
 from bench.drain import sink, watch, worker
 from bench.fill import fill_folder, write_accounts
-from bench.processes import Program, running_sink
+from bench.processes import Program, free_port, running_sink
 from bench.section import Options, Section, in_turn, table
 from bench.systems import environment, measure, postroom
 
 _SHIPPED = "ECS, shipped besides"
+_SCRAPED = "text, metrics scraped each second"
 FORMS: dict[str, dict[str, str]] = {
     "text, warnings alone": {"POSTROOM_LOG_LEVEL": "WARNING"},
     "text": {},
@@ -23,7 +26,10 @@ FORMS: dict[str, dict[str, str]] = {
     "Datadog": {"POSTROOM_LOG_FORMAT": "datadog"},
     "JSON": {"POSTROOM_LOG_FORMAT": "json"},
     _SHIPPED: {"POSTROOM_LOG_FORMAT": "ecs"},
+    _SCRAPED: {},
+    **{f"text, traces of {share:.0%}": {"OTEL_TRACES_SAMPLER_ARG": str(share)} for share in (0.1, 1)},
 }
+_TRACES = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
 
 
 def logs(options: Options) -> Section:
@@ -71,10 +77,10 @@ def logs(options: Options) -> Section:
         ]
         for name in FORMS
     ]
-    header = ["log", "posts a second", "ratio", "drain a second", "ratio"]
+    header = ["with", "posts a second", "ratio", "drain a second", "ratio"]
     header += ["µs a post, web and worker", "ratio", "µs in a drain", "ratio"]
     return Section(
-        f"The log's cost: {posts} posts, a backlog of {backlog}; ratios are medians over the rounds, each to the "
+        f"The cost of looking: {posts} posts, a backlog of {backlog}; ratios are medians over the rounds, each to the "
         f"first line of its own round",
         tuple(table(header, rows)),
     )
@@ -92,15 +98,46 @@ def _paired(runs: list[float], base: list[float]) -> str:
 
 @contextmanager
 def _settings(name: str, folder: Path) -> Iterator[Mapping[str, str]]:
-    """Lend the settings of a form; with an intake that takes everything, where its lines are shipped."""
-    if name != _SHIPPED:
-        yield FORMS[name]
-        return
+    """Lend the settings of a form, with what takes its lines or spans, or reads its metrics, for as long."""
+    settings = FORMS[name]
+    if name == _SCRAPED:
+        with _scraping(free_port()) as port:
+            yield {**settings, "POSTROOM_METRICS_PORT": str(port)}
+    elif name == _SHIPPED:
+        with _intake(folder) as url:
+            yield {**settings, "POSTROOM_LOG_SHIP": f"{url}/api/v2/logs", "DD_API_KEY": "bench"}
+    elif "OTEL_TRACES_SAMPLER_ARG" in settings:
+        with _intake(folder) as url:
+            yield {**settings, **_TRACES, "OTEL_EXPORTER_OTLP_ENDPOINT": url}
+    else:
+        yield settings
+
+
+@contextmanager
+def _intake(folder: Path) -> Iterator[str]:
     (folder / "intake").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "bench.logs"]
     with running_sink(command, folder / "intake", environment()) as (_, port):
-        shipping = {"POSTROOM_LOG_SHIP": f"http://127.0.0.1:{port}/api/v2/logs", "DD_API_KEY": "bench"}
-        yield {**FORMS[name], **shipping}
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def _scraping(port: int) -> Iterator[int]:
+    """Read the metrics at a port each second, as Prometheus does every fifteen."""
+    ended = Event()
+
+    def scrape() -> None:
+        while not ended.wait(1):
+            with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+                answer.read()
+
+    thread = Thread(target=scrape, daemon=True)
+    thread.start()
+    try:
+        yield port
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Intake(BaseHTTPRequestHandler):
