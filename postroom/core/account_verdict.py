@@ -16,8 +16,9 @@ from postroom.core.clock import HOUR
 from postroom.core.job import ClaimedJob
 from postroom.core.outcome import Blame, Deferred, Failed, Meaning, Outcome, Sent
 
+# With bounds, so that a server's text costs no more than its length: all accounts of the worker wait.
 _MAILBOX: Final = re.compile(
-    r"""(?:"[^"\n]+"|[^\s<>()\[\],;:="'/]+)@[^\s<>()\[\],;:"']*[^\s<>()\[\],;:"'.!?]"""
+    r"""(?:"[^"\n]{1,128}"|[^\s<>()\[\],;:="'/]{1,128})@[^\s<>()\[\],;:"']{0,255}[^\s<>()\[\],;:"'.!?]"""
 )
 # Refusals of the account by one message, others having passed in between, until it is the message's fault.
 _MOST_DRAWN: Final = 3
