@@ -670,6 +670,14 @@ CONTROLS = (
         quick=True,
     ),
     Control(
+        "an upgrade meets no transaction of the version before in a deadlock",
+        "postroom/store/migrate.py",
+        "            engine.take_all_tables()\n",
+        "",
+        "tests/migrations/test_upgrades.py::"
+        "test_an_upgrade_meets_a_transaction_of_a_process_of_before_without_a_deadlock",
+    ),
+    Control(
         "a worker of the version before sends nothing more after an upgrade",
         "postroom/store/migrate.py",
         '    transaction.change("disown_claims")\n',
