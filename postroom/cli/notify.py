@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from postroom.cli.service_command import ServiceCommand
 from postroom.core.text import printable
 
 
@@ -39,7 +40,7 @@ def test_command(as_json: bool) -> None:
     sys.exit(0 if all(answer.taken for _, answer in answers) else 1)
 
 
-@notify.command("run")
+@notify.command("run", cls=ServiceCommand)
 def run_command() -> None:
     """Run the process that tells the admins alone, beside `web` and `worker`. Under `serve` it is started by itself."""
     from postroom.cli.serve import inherited_lifeline
@@ -47,6 +48,7 @@ def run_command() -> None:
     from postroom.notices.process import check_there_is_one, check_ways, run_notifier
     from postroom.runtime import installation
     from postroom.runtime.memory import tune_memory
+    from postroom.telemetry.lifecycle import Lifecycle
 
     ignore_stray_signals()
     service = installation.open_service(
@@ -57,5 +59,8 @@ def run_command() -> None:
     if lifeline is None:  # `serve` has checked them
         check_ways(service.settings)
     tune_memory()
-    run_notifier(service, lifeline=lifeline)
+    life = Lifecycle("notify run")
+    with life.ending():
+        run_notifier(service, lifeline=lifeline, life=life)
+    service.close_telemetry()
     service.store.close()

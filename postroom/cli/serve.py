@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postroom import __version__
+from postroom.cli.service_command import ServiceCommand
 from postroom.core.clock import SECOND
 from postroom.core.errors import ConfigError
 from postroom.core.log_options import LogFormat
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _STANDARD_ERROR = 2
 
 
-@click.command()
+@click.command(cls=ServiceCommand)
 @click.option("--host", envvar="HOST", metavar="NAME", help="Where HTTP listens, instead of HOST.")
 @click.option("--port", envvar="PORT", metavar="NUMBER", help="And on which port, instead of PORT.")
 def serve(host: str | None, port: str | None) -> None:
@@ -93,17 +93,15 @@ def _home_option() -> str:
 
 def _greet(service: Service, key: str | None) -> None:
     from postroom.runtime import listen
+    from postroom.telemetry.lifecycle import Lifecycle
     from postroom.telemetry.log import is_kept_log
 
     settings = service.settings
-    said = f"Postroom {__version__} serves on {listen.described(settings)}"
-    if settings.log_format is not LogFormat.TEXT:
-        log.info("%s", said)
-        if key is not None:
-            log.info("%s was written, with a key in it for the built-in inbox", settings.accounts_csv)
-        return
-    click.echo(printable(said), err=True)
+    Lifecycle("serve").start(listen.described(settings))
     if key is None:
+        return
+    if settings.log_format is not LogFormat.TEXT:
+        log.info("%s was written, with a key in it for the built-in inbox", settings.accounts_csv)
         return
     if is_kept_log(_STANDARD_ERROR):  # sys.stderr is None where it is closed
         path = printable(str(settings.accounts_csv))
@@ -118,26 +116,31 @@ def _greet(service: Service, key: str | None) -> None:
     click.echo(printable_lines(example), err=True)
 
 
-@click.command()
+@click.command(cls=ServiceCommand)
 def web() -> None:
     """Run the HTTP process alone. The database must be prepared (`postroom migrate`)."""
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import installation, listen
     from postroom.runtime.web_process import run_web
+    from postroom.telemetry import service_log
 
     ignore_stray_signals()
     settings, lifeline = installation.check_service(), inherited_lifeline()
     if lifeline is None:  # under `serve`, the former web process may still be ending after a kill
         listen.check(settings)
-    run_web(settings, lifeline)
+    try:
+        run_web(settings, lifeline)
+    finally:
+        service_log.close_current()
 
 
-@click.command()
+@click.command(cls=ServiceCommand)
 def worker() -> None:
     """Run one delivery process alone. The database must be prepared (`postroom migrate`)."""
     from postroom.core.lifeline import ignore_stray_signals
     from postroom.runtime import installation
     from postroom.runtime.memory import tune_memory
+    from postroom.telemetry.lifecycle import Lifecycle
     from postroom.worker.worker import run_worker
 
     ignore_stray_signals()
@@ -146,14 +149,17 @@ def worker() -> None:
     )
     installation.strike(service.store, service.settings, service.vault)
     tune_memory()
+    life = Lifecycle("worker")
     try:
-        run_worker(
-            service.settings,
-            service.store,
-            service.vault,
-            var=installation.VAR,
-            lifeline=inherited_lifeline(),
-        )
+        with life.ending():
+            run_worker(
+                service.settings,
+                service.store,
+                service.vault,
+                var=installation.VAR,
+                lifeline=inherited_lifeline(),
+                life=life,
+            )
     finally:
         service.close_telemetry()
     service.store.close()

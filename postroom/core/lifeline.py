@@ -12,6 +12,7 @@ import threading
 
 from postroom.core.heartbeat import BEAT_S, beat
 
+_orphaned = threading.Event()
 LIFELINE = "POSTROOM_LIFELINE"  # the environment variable with the descriptor of the supervisor's pipe
 
 
@@ -28,9 +29,15 @@ def watch_lifeline(fd: int, *, beats: bool = False) -> None:
                 break
             if beats:
                 beat()
+        _orphaned.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def was_orphaned() -> bool:
+    """Whether this process ends since the one that started it has died."""
+    return _orphaned.is_set()
 
 
 def ignore_stray_signals() -> None:

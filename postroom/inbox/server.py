@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol
 from postroom.core.files import reason_of
 from postroom.core.heartbeat import Pulse, report_ready
 from postroom.core.lifeline import ignore_stray_signals, stop_signals
+from postroom.core.log_options import LogOptions
 from postroom.core.numbers import whole_number
 from postroom.inbox.maildrop import (
     COMMAND_LIMIT,
@@ -32,7 +33,7 @@ from postroom.inbox.maildrop import (
     remove_port,
     write_port,
 )
-from postroom.telemetry import service_log
+from postroom.telemetry import lifecycle, service_log
 
 if TYPE_CHECKING:
     import asyncio
@@ -331,9 +332,17 @@ def main(lifeline: int | None = None) -> None:
     Under `serve` no fault of the folder ends it, since the service would see a child that dies again and again.
     """
     ignore_stray_signals()
-    if lifeline is not None:
-        service_log.start_inherited(FOLDER.parent, "WARNING")
-    serve_inbox(FOLDER, lifeline=lifeline, try_again_s=None if lifeline is None else TRY_AGAIN)
+    if lifeline is None:
+        serve_inbox(FOLDER)
+        return
+    service_log.start_inherited(FOLDER.parent, "WARNING")
+    if LogOptions.inherited().level in {"DEBUG", "INFO"}:
+        lifecycle.log.setLevel(logging.INFO)
+    life = lifecycle.Lifecycle("inbox")
+    life.start()
+    with life.ending():
+        serve_inbox(FOLDER, lifeline=lifeline, try_again_s=TRY_AGAIN)
+        life.because("the service ends")
 
 
 if __name__ == "__main__":

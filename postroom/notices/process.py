@@ -21,6 +21,7 @@ from postroom.notices.sending import DEADLINE_S, Sender
 from postroom.runtime import installation
 from postroom.settings import Settings
 from postroom.store.store import Store
+from postroom.telemetry.lifecycle import Lifecycle
 
 
 def check_ways(settings: Settings) -> None:
@@ -36,14 +37,20 @@ def check_there_is_one(settings: Settings) -> None:
         raise ConfigError("POSTROOM_NOTIFY", "is empty: name a way to the admins, as docs/notices.md shows")
 
 
-def run_notifier(service: installation.Service, *, lifeline: int | None) -> None:
+def run_notifier(service: installation.Service, *, lifeline: int | None, life: Lifecycle) -> None:
     """Tell the admins until a signal ends it."""
     notifier = Notifier(service.settings, service.store, installation.VAR)
+
+    def stop(number: int, _: object) -> None:
+        life.because_of_signal(number)
+        notifier.stop()
+
     for number in stop_signals():
-        signal.signal(number, lambda *_: notifier.stop())
+        signal.signal(number, stop)
     if lifeline is not None:
         watch_lifeline(lifeline)
     report_ready()
+    life.start()
     notifier.run()
     report_stopping()
 

@@ -96,6 +96,11 @@ def _start_log(settings: Settings, *, as_service: bool) -> ServiceLog | None:
     if not as_service:
         start_logging(settings)
         return None
+    return start_service_log(settings)
+
+
+def start_service_log(settings: Settings) -> ServiceLog:
+    """Log as POSTROOM_LOG_FORMAT says, and ship as POSTROOM_LOG_SHIP does. Raises ConfigError."""
     if settings.log_format is not LogFormat.TEXT and _is_standard_output(settings.email_log):
         raise ConfigError("POSTROOM_EMAIL_LOG", EMAIL_LOG_IN_THE_WAY)
     return service_log.start(settings.log_options, VAR, _REPETITIVE, shipper_of(settings))

@@ -19,6 +19,7 @@ from postroom.core.lifeline import LIFELINE, ignore_stray_signals, stop_signals
 from postroom.core.log_options import OPTIONS
 from postroom.runtime.standstill import STILL_AFTER_S, Beats, look_every_s
 from postroom.telemetry import service_log
+from postroom.telemetry.lifecycle import Lifecycle
 
 log = logging.getLogger("postroom.runtime.supervisor")
 
@@ -208,6 +209,7 @@ class Supervisor:
         self._drained_at: float | None = None
         self._is_over = False
         self._exit = 0
+        self._life = Lifecycle("serve", is_running=True)
 
     def run(self) -> int:
         """Keep the children running until SIGTERM or SIGINT; return the exit status."""
@@ -226,10 +228,11 @@ class Supervisor:
             if self._times_told:
                 self._drain()
         self._end()
-        log.info("stopped")
+        self._life.stop()
         return self._exit
 
-    def _on_stop(self, *_: object) -> None:
+    def _on_stop(self, number: int, _: object) -> None:
+        self._life.because_of_signal(number)
         self._times_told += 1
 
     def _drain(self) -> None:
@@ -326,6 +329,7 @@ class Supervisor:
             return
         if child.is_needed and (ends_with := self._ends_service(child, status)) is not None:
             self._exit, self._is_over = ends_with, True
+            self._life.because(f"{child.name} {_end_of(child, status)}", is_fault=True)
             return
         now = time.monotonic()
         child.failures = 0 if now - child.started > _USABLE_FOR_S else child.failures + 1

@@ -20,8 +20,10 @@ from postroom.core.heartbeat import report_ready, report_stopping
 from postroom.core.lifeline import stop_signals, watch_lifeline
 from postroom.runtime import listen
 from postroom.runtime.forks import Interrupt, Keeper
+from postroom.runtime.installation import start_service_log
 from postroom.runtime.supervisor import EX_UNAVAILABLE
 from postroom.settings import Settings
+from postroom.telemetry.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -59,20 +61,32 @@ def run_web(settings: Settings, lifeline: int | None) -> None:
     _share_with_workers()
     path = listen.socket_path(settings)
     server = _granian(settings, path)
+    start_service_log(settings)  # granian's configuration of logging has closed what there was
     server.main_loop_interrupt = interrupt = Interrupt(server)
     stop = Stop(server, settings.drain / SECOND)
-    server.signal_handler_interrupt = stop  # type: ignore[method-assign]
+    life = Lifecycle("web")
+    end = partial(_end_by_signal, life, stop, interrupt)
+    server.signal_handler_interrupt = end  # type: ignore[method-assign]
     guard_forks(server, stop)
-    at_hangup = stop if signal.SIGHUP in stop_signals() else signal.SIG_IGN
+    at_hangup = end if signal.SIGHUP in stop_signals() else signal.SIG_IGN
     # Granian's own handler would start new workers.
     server.on_startup(lambda: signal.signal(signal.SIGHUP, at_hangup))
+    server.on_startup(lambda: life.start(listen.described(settings)))  # its socket listens then
     if path:
         listen.remove_left_socket(path)
-    try:
-        server.serve()
-    finally:
-        if interrupt.has_given_up:
-            sys.exit(EX_UNAVAILABLE)
+    with life.ending():
+        try:
+            server.serve()
+        finally:
+            if interrupt.has_given_up:
+                sys.exit(EX_UNAVAILABLE)
+
+
+def _end_by_signal(life: Lifecycle, stop: Stop, interrupt: Interrupt, number: int, frame: object) -> None:
+    if interrupt.has_given_up:
+        life.because("no web process has stayed up", is_fault=True)
+    life.because_of_signal(number)
+    stop(number, frame)
 
 
 def _granian(settings: Settings, path: Path | None) -> GranianServer:

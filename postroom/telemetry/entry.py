@@ -18,6 +18,8 @@ SERVICE: Final = "postroom.service"  # what the program says
 MESSAGES: Final = "postroom.message"  # the events of messages
 ACCESS: Final = "postroom.access"  # answered requests
 _LONGEST_TEXT, _LONGEST_STACK = 4096, 16_384
+ACTION, OUTCOME = "action", "outcome"  # attributes of a record that tells of an event
+SINKS_ALONE: Final = "sinks_alone"  # … of a record that people are told in another way
 _SUCCESS, _FAILURE, _UNKNOWN = "success", "failure", "unknown"
 OUTCOMES: Final[Mapping[EventKind, str]] = {
     EventKind.ACCEPTED: _SUCCESS,
@@ -113,6 +115,8 @@ class Entries:
             SERVICE,
             self._new_id(),
             record.name,
+            getattr(record, ACTION, None),
+            getattr(record, OUTCOME, None),
             fault=fault,
             origin=Origin(record.filename, record.lineno, record.funcName or ""),
         )

@@ -16,7 +16,7 @@ from postroom.core.events import Happened
 from postroom.core.log_options import LogFormat, LogOptions
 from postroom.core.measures import Measures
 from postroom.telemetry.addresses import Addresses
-from postroom.telemetry.entry import Answered, Entries, Entry, level_of
+from postroom.telemetry.entry import SINKS_ALONE, Answered, Entries, Entry, level_of
 from postroom.telemetry.formats import encoder_of
 from postroom.telemetry.line_writer import LineWriter
 from postroom.telemetry.lines import LogLine
@@ -86,7 +86,7 @@ class ServiceLog(logging.Handler):
         self.takes_events = bool(sinks)
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._text is not None:
+        if self._text is not None and not hasattr(record, SINKS_ALONE):
             self._text.handle(record)
         if self._sinks and record.name not in _FOR_PEOPLE:
             try:
@@ -163,6 +163,13 @@ def start_inherited(var: Path, level: str | None = None) -> ServiceLog:
     from postroom.telemetry.shipping.chosen import shipper_of
 
     return start(options, var, shipper=shipper_of(load_settings()))
+
+
+def close_current() -> None:
+    """Let go what the log of this process has left, within a bounded time."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, ServiceLog):
+            handler.close()
 
 
 def text_handler() -> logging.Handler:

@@ -21,6 +21,7 @@ from postroom.settings import Settings
 from postroom.store import position
 from postroom.store.async_writer import AsyncWriter
 from postroom.store.store import Store
+from postroom.telemetry.lifecycle import Lifecycle
 from postroom.telemetry.metrics.exposition import metrics_of
 from postroom.worker.chores import Chores
 from postroom.worker.dispatch import Dispatcher
@@ -137,11 +138,16 @@ class Worker:
             with suppress(StoreError):
                 position.note(self._store, self._context.var / position.FILE)
         await asyncio.to_thread(self._registration.leave, self._settings.in_doubt, crashed=self._is_unsure)
-        log.info("stopped")
 
 
 def run_worker(
-    settings: Settings, store: Store, vault: Vault, *, var: Path, lifeline: int | None = None
+    settings: Settings,
+    store: Store,
+    vault: Vault,
+    *,
+    var: Path,
+    lifeline: int | None = None,
+    life: Lifecycle | None = None,
 ) -> None:
     """Deliver until SIGTERM or SIGINT, or until the other end of the pipe `lifeline` is closed."""
 
@@ -150,14 +156,21 @@ def run_worker(
     told = metrics_of(settings, store, var, "worker")
     told.start()
 
+    def stop(worker: Worker, number: int) -> None:
+        if life is not None:
+            life.because_of_signal(number)
+        worker.stop()
+
     async def main() -> None:
         worker = Worker(settings, store, vault, var=var)
         loop = asyncio.get_running_loop()
         for number in stop_signals():
-            loop.add_signal_handler(number, worker.stop)
+            loop.add_signal_handler(number, stop, worker, number)
         if lifeline is not None:
             watch_lifeline(lifeline)
         report_ready()
+        if life is not None:
+            life.start()
         Pulse(worker.stalled_s).start(loop)
         await worker.run()
 

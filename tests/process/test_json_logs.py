@@ -110,8 +110,8 @@ def test_every_line_of_ecs_is_a_document_of_the_schema(start: Callable[..., Inst
     assert {each["client.address"] for each in requests} == {"127.0.0.1"}
     assert {each["postroom.route"] for each in requests} >= {"/email-status/<request_id>"}
     said = [each["message"] for each in lines]
-    assert any(text.startswith("Postroom ") and " serves on " in text for text in said)
-    assert said[-1] == "stopped"
+    assert any(text.startswith("serve started: Postroom ") and ", on http://" in text for text in said)
+    assert said[-1] == "serve stopped: SIGTERM"
     assert f"{sent} sent" in "\n".join(said)
 
 
@@ -199,7 +199,8 @@ def test_the_log_of_finished_messages_is_not_standard_output_too(path: str, tmp_
     assert ended.stderr.startswith(
         "postroom: POSTROOM_EMAIL_LOG: must not be standard output while POSTROOM_LOG_FORMAT"
     )
-    assert (tmp_path / "log").read_bytes() == b""
+    [line] = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert json.loads(line)["message"].startswith("serve did not start: POSTROOM_EMAIL_LOG: must not be")
 
 
 def test_commands_keep_standard_output_for_data(start: Callable[..., Installation]) -> None:

@@ -52,7 +52,8 @@ def test_lines_of_all_processes_arrive_and_the_last_at_the_end(kind: type[Intake
             wanted = {(id_, action): 1 for id_ in ids for action in ("accepted", "sent")}
             eventually(lambda: events_of(intake, ids) == wanted, 60, "a line of each event")
         assert events_of(intake, ids) == wanted
-        assert Counter(intake.messages())["stopped"] == 2, "the worker's and the supervisor's"
+        stopped = Counter(words for words in intake.messages() if " stopped: " in words)
+        assert stopped == {f"{name} stopped: SIGTERM": 1 for name in ("serve", "web", "worker")}
         log = service.log()
         assert intakes.KEY not in log
         assert "dropped" not in log

@@ -91,7 +91,7 @@ def test_a_unix_socket_and_signals(tmp_path: Path) -> None:
     finally:
         end(process)
     log = serving.log.read_text()
-    assert f"serves on unix:{path}" in log
+    assert f", on unix:{path}" in log
     assert "Traceback" not in log
     assert "ended with status" not in log
 
@@ -113,9 +113,10 @@ def test_a_stop_turns_readiness_before_the_listener_closes(tmp_path: Path) -> No
         assert [line for line in lines if line.startswith("stop")] == [
             "stopping",
             "stopping: 0 messages in hand",
-            "stopped",
-            "stopped",
         ]
+        assert {line for line in lines if " stopped: " in line} == {
+            f"{name} stopped: SIGTERM" for name in ("serve", "web", "worker")
+        }
 
 
 def readiness(port: int) -> tuple[int, object]:
