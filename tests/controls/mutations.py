@@ -366,7 +366,7 @@ CONTROLS = (
     ),
     Control(
         "check notices another secret key",
-        "postroom/cli/probes.py",
+        "postroom/cli/check.py",
         "    installation.check_secret(store, settings)\n",
         "",
         "tests/process/test_probes.py::test_check_beside_a_service_that_runs",
@@ -522,8 +522,8 @@ CONTROLS = (
     Control(
         "and in a line that comes before anything was asked",
         "postroom/smtp/connect.py",
-        "lambda: Wire(credentials)",
-        "Wire",
+        "lambda: Wire(credentials, tape)",
+        "lambda: Wire(None, tape)",
         "tests/smtp/test_credentials.py::test_no_word_of_a_server_passes_unstruck[a greeting that is no SMTP]",
     ),
     Control(
@@ -1218,8 +1218,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "a connection that anything went wrong on is closed",
         "postroom/smtp/client.py",
-        "            transcript.fault = fault\n            self._wire.abort()\n",
-        "            transcript.fault = fault\n",
+        "            tape.failed(fault)\n            self._wire.abort()\n",
+        "            tape.failed(fault)\n",
         "tests/smtp/test_transaction.py::test_421_ends_the_connection_at_any_verb",
     ),
     Control(
@@ -1525,8 +1525,8 @@ WHERE id = :job_id AND state = 'claimed';
     Control(
         "an inbox that cannot run ends nothing else",
         "postroom/runtime/supervisor.py",
-        "        if not child.is_inbox and (ends_with",
-        "        if (ends_with",
+        "        return not self.is_inbox and tuple(",
+        "        return tuple(",
         "tests/process/test_signals.py::test_an_inbox_that_cannot_start_ends_nothing_else[78]",
     ),
     Control(

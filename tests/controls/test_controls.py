@@ -44,6 +44,15 @@ def take_away(folder: Path, control: Control) -> None:
     path.write_text(text.replace(control.before, control.after), encoding="utf-8")
 
 
+def test_each_guard_stands_where_its_control_takes_it_away() -> None:
+    """Of those that `make test` leaves out too: the code goes on, and a control whose guard has moved shows nothing."""
+    for control in CONTROLS:
+        guarded = (ROOT / control.file).read_text(encoding="utf-8")
+        assert guarded.count(control.before) == 1, f"{control.file} must hold this once: {control.before}"
+        path, *_, name = control.test.partition("[")[0].split("::")
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), control.test
+
+
 def run(folder: Path, test: str) -> tuple[int, str]:
     """Run one test in the copy; return pytest's exit status and what it says."""
     environment = {
