@@ -14,10 +14,12 @@ Digest: TypeAlias = Callable[[str], bytes]
 # More than RFC 5321 allows: what might be an address is hidden. The domain ends before a full stop or a comma behind it.
 _ADDRESS: Final = re.compile(
     r"""(?:"(?:[^"\\\n]|\\.){1,128}"|[^\s@<>()\[\],;:"\\]{1,128})@(\[[^\]\s]{1,64}\]|[\w-]+(?:\.[\w-]+)*)"""
+    r"|[\w.+-]{1,128}%40[\w-]+(?:\.[\w-]+)*"  # within the address of a page
 )
 _SHORTEST_NAME: Final = (
     3  # characters of a local part that is hidden where it stands alone, as in "user ada unknown"
 )
+_IN_AN_ADDRESS: Final = "%40"
 _HEX: Final = 16  # 64 bits: two of a million persons share one with a chance of 1 in 37 million
 _REMEMBERED: Final = 10_000
 _CONTEXT: Final = "address in a log line: "
@@ -49,7 +51,7 @@ class Addresses:
         """Return a text with every address in it as `shown` has it, the known ones also by their local parts alone."""
         if self.shows_all:
             return text
-        if "@" in text:
+        if "@" in text or _IN_AN_ADDRESS in text:
             text = self._hide_whole(text, known)
         for address in known:
             name = address.rpartition("@")[0].strip('"')
@@ -66,4 +68,4 @@ class Addresses:
     def _found(self, found: re.Match[str]) -> str:
         if found[0].startswith("*@"):  # it is hidden already
             return found[0]
-        return self.shown(found[0].lstrip("'`"))
+        return self.shown(found[0].lstrip("'`").replace(_IN_AN_ADDRESS, "@"))

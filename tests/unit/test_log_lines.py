@@ -268,3 +268,10 @@ class TestAddresses:
         local = address.rpartition("@")[0]
         hidden = Addresses(LogAddresses.HASH, lambda _: b"x" * 32).hide(f"{before} <{address}> {after}")
         assert f"<{local}@" not in hidden
+
+
+def test_an_address_within_the_address_of_a_page_is_hidden_too() -> None:
+    """Of a mailbox of two letters the local part alone is not looked for."""
+    said = "550 see https://help.example/?p=nl%40example.net&x=1%25"
+    hidden = Addresses(LogAddresses.DOMAIN).hide(said, ("nl@example.net",))
+    assert hidden == "550 see https://help.example/?p=*@example.net&x=1%25"
