@@ -105,7 +105,7 @@ def check_secret_stays(account: Account, wanted: AccountValues) -> None:
             )
     if wanted.row.security is Security.NONE and account.security is not Security.NONE:
         raise InvalidSubmission(
-            "a stored password does not go out without TLS unless it is given again in the same call",
+            "a stored password does not go out without TLS unless it is given again with this",
             field="security",
         )
 

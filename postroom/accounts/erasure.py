@@ -91,7 +91,8 @@ class PersonalData:
         def work(transaction: Transaction) -> None:
             if not transaction.erasure.erase_content(request_id, now, sight):
                 raise Conflict(
-                    f"the message has not ended: cancel it (postroom cancel {request_id}), or wait until it was sent"
+                    f"the message has not ended: cancel it first, or wait until it was sent: postroom cancel "
+                    f"{request_id}, or POST /v1/emails/{request_id}/cancel"
                 )
             transaction.audit.append(actor, "content.erase", request_id, now)
 

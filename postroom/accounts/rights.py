@@ -60,6 +60,7 @@ RIGHTS: Final = (
     Right("GET", "/v1/emails", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
     Right("GET", "/v1/stats", Scope.READ, _NOT_A_POOL, or_scope=Scope.ACCOUNTS),
     Right("GET", "/v1/emails/{id}", Scope.READ, _ALL, or_scope=Scope.ACCOUNTS),
+    Right("POST", "/v1/emails/{id}/cancel", Scope.MANAGE, _ALL),
     Right("DELETE", "/v1/emails/{id}/content", Scope.MANAGE, _ALL),
     *_managing(
         Scope.ACCOUNTS,

@@ -50,4 +50,7 @@ def faults_are_usage() -> Iterator[None]:
     try:
         yield
     except (InvalidSubmission, MalformedSubmission) as error:
-        raise click.UsageError(str(error)) from error
+        said, field = str(error), error.field or ""
+        options = {each.name or "": each.opts[0] for each in click.get_current_context().command.params}
+        is_named = field not in options or said.startswith(field) or field == "email"
+        raise click.UsageError(said if is_named else f"{options[field]}: {said}") from error

@@ -160,6 +160,31 @@ def test_each_attempt_of_one_that_was_deferred_is_there(service: Service, alice:
     assert [each["dialogue"] for each in found["attempts"]] == [None, None]
 
 
+def test_what_waits_is_cancelled_by_its_owner_once(client: FlaskClient, alice: Admin) -> None:
+    admin = Admin(client)
+    accounts = {each["email"]: each["id"] for each in admin.done("GET", "/v1/accounts")["data"]}
+    keys = {
+        email: admin.as_key(admin.issue(accounts[email], scopes=["read", "manage"])["key"])
+        for email in ("alice@example.com", "bob@example.org")
+    }
+    id_ = accepted(alice)
+    path = f"/v1/emails/{id_}/cancel"
+    assert alice.call("POST", path).status_code == 403, "keys of the file do not manage"
+    foreign = keys["bob@example.org"].call("POST", path)
+    unknown = keys["bob@example.org"].call("POST", f"/v1/emails/{NO_ID}/cancel")
+    assert foreign.status_code == unknown.status_code == 404
+    assert foreign.get_json() == unknown.get_json()
+    assert read(alice, id_)["status"] == "queued"
+    done = keys["alice@example.com"].done("POST", path)
+    assert (done["status"], done["to"][0]["status"], done["events"][-1]["event"]) == ("cancelled",) * 3
+    assert done == read(alice, id_)
+    again = keys["alice@example.com"].call("POST", path)
+    assert again.status_code == 409
+    assert again.get_json()["detail"] == f"only a message that waits can be cancelled: {id_} is cancelled"
+    entries = [each for each in admin.done("GET", "/v1/audit")["data"] if each["action"] == "message.cancel"]
+    assert [(each["target"], each["refused"]) for each in entries] == [(id_, False)]
+
+
 def test_a_sent_one_has_the_servers_answer(service: Service, alice: Admin) -> None:
     id_ = accepted(alice)
     end(service, Sent(Reply(250, "queued as \x1b[31m42", "2.0.0")), AttemptRecord("DATA end", "0 C: ."))

@@ -67,6 +67,7 @@ def test_an_account_lives_and_ends(folder: Folder) -> None:
     shown = json.loads(works(folder, "accounts", "show", uid, "--json"))
     assert (shown["name"], shown["daily_limit"], shown["aliases"]) == ("Ann", None, [])
     fails(folder, 2, "port must be", "accounts", "set", uid, "--port", "99999")
+    fails(folder, 2, "--hold: must be true or false", "accounts", "set", uid, "--hold", "maybe")
     fails(folder, 2, "say what to change", "accounts", "set", uid)
     works(folder, "accounts", "pause", MAILBOX)
     [row] = json.loads(works(folder, "accounts", "--json"))

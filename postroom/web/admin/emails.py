@@ -1,4 +1,4 @@
-"""The call on one message: its status, its recipients, its attempts with what was said, its events."""
+"""The calls on one message: its history (status, recipients, attempts with what was said, events), and its cancellation."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pydantic import Field
 from postroom.core.api_key import sight_of
 from postroom.core.clock import SECOND, Instant
 from postroom.core.dialogue import Speaker
-from postroom.core.errors import NotFound
+from postroom.core.errors import Conflict, NotFound
 from postroom.core.message_history import AttemptHistory, MessageHistory, PastEvent, RecipientHistory
 from postroom.core.outcome import Reply as ServerReply
 from postroom.core.status_word import StatusWord
 from postroom.core.text import printable
 from postroom.store.histories import Histories
+from postroom.store.transaction import Transaction
 from postroom.web.admin.call import AdminRequest, AnswerModel, Nothing, Reply, admin_call
 from postroom.web.admin.email_lists import Word
 from postroom.web.admin.values import known_form, shown_time
@@ -185,7 +186,33 @@ def _get(asked: AdminRequest, query: Nothing) -> Reply:
     return Reply(200, document_of(history, asked.shared.clock()))
 
 
+def _cancel(asked: AdminRequest, _: Nothing) -> Reply:
+    id_, sight, now = known_form(asked.id), sight_of(asked.principal.key), asked.shared.clock()
+
+    def work(transaction: Transaction) -> MessageHistory:
+        if transaction.messages.status(id_, sight) is None:
+            raise NotFound("there is no message with this id", field="id")
+        if not transaction.holds.cancel(id_, now):
+            status = transaction.messages.status(id_, sight)
+            raise Conflict(f"only a message that waits can be cancelled: {id_} is {status}", field="id")
+        transaction.audit.append(asked.actor, "message.cancel", id_, now)
+        history = Histories(transaction).of(id_, sight)
+        assert history is not None  # it was just cancelled
+        return history
+
+    return Reply(200, document_of(asked.store.write(work), now))
+
+
 EMAIL_CALLS: Final = (
+    admin_call(
+        "POST /v1/emails/{id}/cancel",
+        "cancelEmail",
+        "Cancel a message that waits",
+        Nothing,
+        _cancel,
+        {200: EmailAnswer},
+        (409,),
+    ),
     admin_call(
         "GET /v1/emails/{id}", "getEmail", "Read the history of a message", Nothing, _get, {200: EmailAnswer}
     ),
