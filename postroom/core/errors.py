@@ -118,7 +118,7 @@ class Conflict(Rejected):
 
 
 class NotFound(Rejected):
-    """There is nothing here by that id."""
+    """There is nothing here by that id, or nothing that the key may see: the two are answered alike."""
 
     code = "not_found"
 

@@ -1,4 +1,4 @@
-"""Records what is said over a connection, for the dialogue of an attempt; secrets and texts never get here.
+"""Records what is said over a connection, for the dialogue of an attempt; neither secrets nor texts are kept.
 
 It is written for each message, so it keeps references while the conversation goes on; `take` makes the text.
 """

@@ -1,4 +1,4 @@
-"""Held messages, and a person's decisions about messages: release, cancel."""
+"""Held messages, and a person's decisions about messages: release, cancel. Not an account's hold (`managed_accounts.py`)."""
 
 from __future__ import annotations
 

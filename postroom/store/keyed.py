@@ -1,4 +1,4 @@
-"""The store as an API key sees it: each read and write requires in its own transaction that the key works."""
+"""A store for one API key: every read and write first requires that the key works. What it may see is its `Sight`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletes in small batches: contents, history, uploads and idempotency keys whose time of keeping is over."""
+"""Deletes contents, dialogues, history, uploads, idempotency keys when their time is over; nothing of accounts on hold."""
 
 from __future__ import annotations
 

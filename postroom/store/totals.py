@@ -1,4 +1,8 @@
-"""Totals of the installation: raised by the transaction that causes them, and read, with what there is now, for metrics."""
+"""Totals of the installation: raised by the transaction that causes them, and read, with what there is now, for metrics.
+
+Messages that were accepted or have ended are counted by account, in `job_count`: at acceptance by `Transaction.accepted`,
+at the end by a trigger of `job`. `Totals.all` reads them as JOBS. Everything else is raised by `Totals.add`.
+"""
 
 from __future__ import annotations
 

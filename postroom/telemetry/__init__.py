@@ -1,1 +1,1 @@
-"""The service's own log: the format of its lines, repeated lines, finished messages, incidents."""
+"""What the service tells of itself: its log as text or JSON, shipped lines, metrics, traces, incidents."""

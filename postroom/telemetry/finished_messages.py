@@ -1,4 +1,4 @@
-"""Writes the service log's line for each message that was sent or has failed, from its events; once a commit."""
+"""Logs each message that was sent or has failed as a line of text, once a commit; `service_log.py` has the JSON formats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Formats the lines of the service's own log, for standard error or for systemd's journal."""
+"""Formats the service's log as text (POSTROOM_LOG_FORMAT=text), for standard error or for systemd's journal."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ are flushed. What a crash leaves in between is compared with the file, or with w
 rotation has made of it, and only the missing end is written. Where several hosts share
 a database each has a file of its own, and a line goes into one of them.
 
-A log that is a stream (`logstream.py`) cannot be compared with anything. How far a batch has come is known to its writer
+A log that is a stream (`log_stream.py`) cannot be compared with anything. How far a batch has come is known to its writer
 alone, and a crash has all of it written again.
 """
 

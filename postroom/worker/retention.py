@@ -1,4 +1,4 @@
-"""Deletes by POSTROOM_KEEP_BODIES, _DIALOGUES and _HISTORY: a message's text, then what was said of it, later all of it.
+"""Deletes by POSTROOM_KEEP_BODIES, _DIALOGUES, _HISTORY and _AUDIT: texts, then dialogues, later all of a message; audit.
 
 In small batches, each a transaction of its own, so that nothing else waits for it.
 """
@@ -94,12 +94,12 @@ class Retention:
         if history is not None:
             until = self._clock() - history
             self._repeat(lambda transaction: _all_of(transaction.statistics.prune(day_of(until), BATCH)))
-            mails = self._repeat(lambda transaction: transaction.pruning.prune_history(until, BATCH))
+            messages = self._repeat(lambda transaction: transaction.pruning.prune_history(until, BATCH))
             keys = self._repeat(lambda transaction: _all_of(transaction.pruning.prune_keys(until, BATCH)))
-            if mails or keys:
+            if messages or keys:
                 log.info(
                     "pruned %s and %s that were kept for long enough",
-                    counted(mails, "message"),
+                    counted(messages, "message"),
                     counted(keys, "idempotency key"),
                 )
         if bodies is not None:

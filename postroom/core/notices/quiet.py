@@ -1,4 +1,4 @@
-"""Quiet hours: a span of the day, in local time, in which only urgent notices are sent. Pure."""
+"""Quiet hours: a span of the day, in local time, in which only urgent notices are sent, and no recovery. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- Deletes contents, history and keys whose time of keeping is over.
+-- Deletes contents, dialogues, history and keys when their time is over; nothing of accounts on hold.
 
 -- name: over_after
 SELECT id AS job_id, message_id, finished_at, (SELECT hold FROM account WHERE account.id = job.lane) AS hold FROM job
@@ -6,7 +6,7 @@ WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :after_id) AND fi
 ORDER BY finished_at, id LIMIT :count;
 
 -- name: over_and_logged
--- An account's hold keeps its messages; those are passed over once.
+-- An account's hold keeps its messages; they are passed over once (store/retention.py).
 SELECT id AS job_id, message_id, finished_at, (SELECT hold FROM account WHERE account.id = job.lane) AS hold FROM job
 WHERE finished_at IS NOT NULL AND (finished_at, id) > (:after, :after_id) AND finished_at <= :until
   AND NOT EXISTS (SELECT 1 FROM log_line WHERE log_line.message_id = job.message_id)

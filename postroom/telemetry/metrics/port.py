@@ -1,4 +1,4 @@
-"""The port of metrics (POSTROOM_METRICS_PORT): one process of the host has it and answers for all; another takes it over."""
+"""The port of metrics (POSTROOM_METRICS_PORT): one web process or worker of the host has it, and another takes it over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call of the admin API as a value, and the request to it: its ids, its key, and the store as that key sees it."""
+"""A call of the admin API as a value, and the request to it: its id, its key, and a store that requires a working key."""
 
 from __future__ import annotations
 
