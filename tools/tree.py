@@ -19,6 +19,7 @@ imports only from those below it, checked by import-linter in `make check` (`[to
 
 """
 _ORDER = (
+    "wsgi.py",
     "cli",
     "notices",
     "runtime",
@@ -31,6 +32,7 @@ _ORDER = (
     "store",
     "smtp",
     "mime",
+    "http_client.py",
     "providers.py",
     "settings.py",
     "core",
