@@ -29,6 +29,7 @@ from postroom.settings import Settings, variables
 from postroom.store.sqlite.engine import SQLiteEngine
 from postroom.store.store import Store, open_store
 from postroom.web.app import create_app
+from tests.http.admin import prepare
 from tests.http.rsgi_client import through_rsgi
 
 ALICE, BOB = "alice-key-0123456789", "bob-key-9876543210"
@@ -83,6 +84,12 @@ def service(tmp_path: Path, installed: Path, monkeypatch: pytest.MonkeyPatch) ->
     store = Store(engine)
     yield Service(settings, store, Vault.open(settings, tmp_path / "var"))
     store.close()
+
+
+@pytest.fixture
+def admin_token(service: Service) -> None:
+    """The admin token in force, for the applications that are made afterwards (`usefixtures`)."""
+    prepare(service)
 
 
 @pytest.fixture

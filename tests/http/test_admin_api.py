@@ -16,18 +16,13 @@ from postroom.accounts.rights import RIGHTS, Owner, right_for, table
 from postroom.runtime.installation import Service
 from postroom.web.admin.call import Nothing, Reply, admin_call
 from postroom.web.admin.views import CALLS, add_call
-from tests.http.admin import ACCOUNT, TOKEN, Admin, bearer, prepare
+from tests.http.admin import ACCOUNT, TOKEN, Admin, bearer
 from tests.http.conftest import each_runner
+
+pytestmark = pytest.mark.usefixtures("admin_token")
 
 NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
-
-
-@pytest.fixture
-def app(service: Service, make_app: Any) -> Flask:
-    prepare(service)
-    made: Flask = make_app()
-    return made
 
 
 @pytest.fixture

@@ -3,20 +3,19 @@ that it is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import apsw
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from postroom.accounts.rights import RIGHTS, Owner, Right
 from postroom.core.api_key import Scope
-from postroom.runtime.installation import Service
-from tests.http.admin import Admin, prepare
+from tests.http.admin import Admin
 from tests.http.conftest import ALICE, BOB
+
+pytestmark = pytest.mark.usefixtures("admin_token")
 
 NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
@@ -51,12 +50,6 @@ class Two:
     one: Tenant
     other: Tenant
     accounts: str  # a key of the installation with the scope accounts
-
-
-@pytest.fixture
-def app(service: Service, make_app: Callable[..., Flask]) -> Flask:
-    prepare(service)
-    return make_app()
 
 
 @pytest.fixture

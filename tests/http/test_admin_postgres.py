@@ -15,7 +15,6 @@ from postroom.store.store import open_store
 from tests.http.conftest import MOST_BYTES, ROWS
 from tests.http.test_admin_api import (
     admin,
-    app,
     test_a_key_is_issued_used_listed_rotated_and_revoked,
     test_a_list_comes_in_pages,
     test_a_paused_account_accepts_and_its_messages_wait,
@@ -30,9 +29,10 @@ from tests.http.test_admin_api import (
 )
 from tests.servers.postgres import Postgres
 
+pytestmark = pytest.mark.usefixtures("admin_token")
+
 __all__ = [
     "admin",
-    "app",
     "test_a_key_is_issued_used_listed_rotated_and_revoked",
     "test_a_list_comes_in_pages",
     "test_a_paused_account_accepts_and_its_messages_wait",

@@ -10,32 +10,25 @@ import functools
 import math
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from flask import Flask
 
 from postroom.accounts.rights import RIGHTS, Right
-from postroom.runtime.installation import Service
 from postroom.store.queries import Session
-from tests.http.admin import Admin, prepare
+from tests.http.admin import Admin
 from tests.http.conftest import ALICE
 from tests.http.test_admin_matrix import NO_ID, Two, call, two
 from tests.soak import SOAK
+
+pytestmark = pytest.mark.usefixtures("admin_token")
 
 __all__ = ["two"]  # pytest finds it here
 PAIRS = 2000
 LEAST_P = 0.01
 WITH_ID = [right for right in RIGHTS if "{" in right.path]
 KEYS = ("of data.csv", "of an account", "of a pool")
-
-
-@pytest.fixture
-def app(service: Service, make_app: Callable[..., Flask]) -> Flask:
-    prepare(service)
-    return make_app()
 
 
 @dataclass(frozen=True)

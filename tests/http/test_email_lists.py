@@ -7,25 +7,19 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from postroom.core.clock import system_clock
 from postroom.runtime.installation import Service
 from postroom.store.holds import Holds
 from postroom.worker.listings import ListingRunner
-from tests.http.admin import Admin, prepare
+from tests.http.admin import Admin
 from tests.http.conftest import ALICE, BOB
+
+pytestmark = pytest.mark.usefixtures("admin_token")
 
 TOO_MANY_WORDS = " ".join(map(str, range(21)))
 NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
-
-
-@pytest.fixture
-def app(service: Service, make_app: Any) -> Flask:
-    prepare(service)
-    made: Flask = make_app()
-    return made
 
 
 @dataclass(frozen=True)

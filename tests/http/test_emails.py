@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from postroom.core.clock import SECOND, system_clock
@@ -18,8 +17,10 @@ from postroom.store.attempts import Attempts
 from postroom.store.holds import Holds
 from postroom.store.queue import Queue
 from postroom.store.workers import Workers
-from tests.http.admin import Admin, prepare
+from tests.http.admin import Admin
 from tests.http.conftest import ALICE, BOB
+
+pytestmark = pytest.mark.usefixtures("admin_token")
 
 NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
@@ -30,13 +31,6 @@ REFUSED = Failed(
 )
 LATER = Deferred("451 4.3.0 later", Blame.MESSAGE, Reply(451, "later", "4.3.0"))
 AWAY = Deferred("no answer to MAIL within 5 s", Blame.CONNECTION)
-
-
-@pytest.fixture
-def app(service: Service, make_app: Any) -> Flask:
-    prepare(service)
-    made: Flask = make_app()
-    return made
 
 
 @pytest.fixture

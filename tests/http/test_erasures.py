@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 
 from postroom.runtime.installation import Service
 from postroom.store.holds import Holds
-from tests.http.admin import Admin, prepare
+from tests.http.admin import Admin
 from tests.store.database import NOW
+
+pytestmark = pytest.mark.usefixtures("admin_token")
 
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
 NO_ID = "01a20592-c517-410c-bfea-853adb5ce9ed"
-
-
-@pytest.fixture
-def app(service: Service, make_app: Any) -> Flask:
-    prepare(service)
-    made: Flask = make_app()
-    return made
 
 
 @pytest.fixture

@@ -11,17 +11,12 @@ from flask.testing import FlaskClient
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from postroom.runtime.installation import Service
-from tests.http.admin import Admin, prepare
+from tests.http.admin import Admin
 from tests.http.conftest import ALICE
 
+pytestmark = pytest.mark.usefixtures("admin_token")
+
 MAIL = {"subject": "Hello", "recipient": "you@example.com", "body": "It works."}
-
-
-@pytest.fixture
-def app(service: Service, make_app: Callable[..., Flask]) -> Flask:
-    prepare(service)
-    return make_app()
 
 
 def scraped(admin: Admin) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -87,10 +82,7 @@ def test_what_was_asked_and_answered_is_counted_by_route(client: FlaskClient) ->
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_accounts_are_named_where_that_is_asked_for(
-    service: Service, make_app: Callable[..., Flask], named: bool
-) -> None:
-    prepare(service)
+def test_accounts_are_named_where_that_is_asked_for(make_app: Callable[..., Flask], named: bool) -> None:
     app = make_app(metrics_accounts=named)
     admin = Admin(app.test_client())
     admin.as_key(ALICE).done("POST", "/send-email", MAIL, 202)
