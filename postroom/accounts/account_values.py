@@ -66,8 +66,8 @@ def account_values(
     return AccountValues(
         row=replace(row, password=Secret("")),
         password=row.password if password else None,
-        aliases=None if aliases is None else _aliases(aliases),
-        dkim_selector=_selector(given.get("dkim_selector")),
+        aliases=None if aliases is None else aliases_of(aliases),
+        dkim_selector=selector_of(given.get("dkim_selector")),
         hold=hold_of(given.get("hold")),
     )
 
@@ -136,7 +136,8 @@ def _invalid(words: str) -> InvalidSubmission:
     return InvalidSubmission(named, field=re.split(r"[ :;]", named)[0])
 
 
-def _aliases(emails: tuple[str, ...]) -> tuple[str, ...]:
+def aliases_of(emails: tuple[str, ...]) -> tuple[str, ...]:
+    """Return aliases, each once. Raises InvalidSubmission."""
     if len(emails) > _MOST_ALIASES:
         raise InvalidSubmission(f"an account has at most {_MOST_ALIASES} aliases", field="aliases")
     try:
@@ -145,7 +146,8 @@ def _aliases(emails: tuple[str, ...]) -> tuple[str, ...]:
         raise InvalidSubmission(str(error), field="aliases") from None
 
 
-def _selector(value: Value) -> str | None:
+def selector_of(value: Value) -> str | None:
+    """Return a DKIM selector; an empty one is none. Raises InvalidSubmission."""
     if value is None or value == "":
         return None
     if not isinstance(value, str) or len(value) > 253 or not _SELECTOR.fullmatch(value):

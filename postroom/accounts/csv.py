@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from postroom.accounts.csv_row import COLUMNS, REQUIRED, AccountRow, Fault, Malformed, row_of
+from postroom.accounts.csv_row import COLUMNS, MANAGED, REQUIRED, AccountRow, Fault, Malformed, row_of
 from postroom.core.account import Secret
 from postroom.core.text import counted
 from postroom.providers import unusual_port
@@ -22,7 +22,7 @@ from postroom.settings import INBOX
 
 T = TypeVar("T")
 
-_CANONICAL: Final = {column.replace("_", ""): column for column in COLUMNS}
+_CANONICAL: Final = {column.replace("_", ""): column for column in (*COLUMNS, *MANAGED)}
 # Excel writes semicolons where the comma is the decimal sign, and may name them in a first line.
 _DELIMITERS: Final[tuple[str, ...]] = (",", ";", "\t")
 _DELIMITER_WORDS: Final = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
@@ -101,7 +101,12 @@ def read_accounts(data: bytes, *, needs_keys: bool = True) -> AccountFile:
         at += reader.read(lines, at)
         if reader.refused > _MOST_REFUSED:
             return AccountFile((), (_too_many(_MOST_REFUSED, "refused rows"), *reader.faults[:1]))
-    faults = (*_unknown_columns(header), *reader.faults, *reader.untold())
+    faults = (
+        *_unknown_columns(header),
+        *_unused_columns(header, needs_keys),
+        *reader.faults,
+        *reader.untold(),
+    )
     return AccountFile(tuple(reader.rows), faults, reader.refused)
 
 
@@ -190,6 +195,14 @@ def _unknown_columns(header: _Header) -> Iterator[RowFault]:
         yield RowFault(header.line, f"unknown column {names} is ignored; known are {', '.join(COLUMNS)}")
 
 
+def _unused_columns(header: _Header, is_data_csv: bool) -> Iterator[RowFault]:
+    names = [column for column in header.columns if column in MANAGED]
+    if names and is_data_csv:
+        yield RowFault(
+            header.line, f"column {', '.join(map(str, names))} counts for postroom accounts import FILE alone"
+        )
+
+
 def _shown(name: str) -> str:
     """Return the name of a column as it may stand in a log."""
     printable = "".join(letter if letter.isprintable() else "?" for letter in name)
@@ -258,7 +271,7 @@ class _RowReader:
                 "give the other a key of its own"
             )
         first = self._accounts.get(row.identity)
-        if first and first.settings != row.settings:
+        if first and (*first.settings, first.managed) != (*row.settings, row.managed):
             raise Fault(
                 f"line {first.line} has the same mailbox and server with other settings or another "
                 f"password; make line {row.line} agree with it"

@@ -19,6 +19,7 @@ T = TypeVar("T")
 REQUIRED: Final = ("key", "email", "app_password")
 LIMITS: Final = ("daily_limit", "connections", "logins_per_minute")
 SWITCHES: Final = ("pipelining", "chunking")
+MANAGED: Final = ("aliases", "dkim_selector", "hold")  # of an account that is managed at run time
 COLUMNS: Final = (*REQUIRED, "name", "host", "port", "security", "username", *LIMITS, *SWITCHES)
 
 _MOST_A_DAY: Final = 1_000_000_000
@@ -43,6 +44,7 @@ class AccountRow:
     logins_per_minute: int | None = None
     pipelining: bool | None = None
     chunking: bool | None = None
+    managed: tuple[tuple[str, str], ...] = ()  # the columns of MANAGED that there are, and their texts
 
     @property
     def identity(self) -> tuple[str, str | None, int | None, str]:
@@ -91,6 +93,7 @@ def row_of(line: int, cells: dict[str, str], *, needs_key: bool = True) -> Accou
         ),
         pipelining=_optional(cells, "pipelining", parse_truth),
         chunking=_optional(cells, "chunking", parse_truth),
+        managed=tuple((column, cells[column]) for column in MANAGED if column in cells),
     )
 
 

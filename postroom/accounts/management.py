@@ -87,7 +87,7 @@ class AccountManagement:
             transaction.managed_accounts.confine(id_, is_confined=not actor.is_admin)
             _write_rest(transaction, id_, wanted)
             if wanted.hold:
-                _check_may_hold(actor)
+                check_may_hold(actor)
                 transaction.managed_accounts.set_hold(id_, hold=True)
             transaction.audit.append(actor, "account.create", wanted.row.email, now, _told(given))
             return _view(transaction, _required(transaction.accounts.get(id_)))
@@ -155,7 +155,7 @@ class AccountManagement:
             transaction.accounts.resume(account.id, now)
         _write_rest(transaction, account.id, wanted)
         if wanted.hold != account.hold:
-            _check_may_hold(actor)
+            check_may_hold(actor)
             transaction.managed_accounts.set_hold(account.id, hold=wanted.hold)
 
     def set_hold(self, uid: str, hold: bool, actor: Actor) -> AccountView:
@@ -163,7 +163,7 @@ class AccountManagement:
 
         Raises NotPermitted for a key without the scope admin, NotFound.
         """
-        _check_may_hold(actor)
+        check_may_hold(actor)
         now = self._clock()
 
         def work(transaction: Transaction) -> AccountView:
@@ -330,7 +330,7 @@ def _told(given: Mapping[str, Value]) -> dict[str, object]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _check_may_hold(actor: Actor) -> None:
+def check_may_hold(actor: Actor) -> None:
     """Raise NotPermitted for a key that manages accounts alone: it could lift a hold, and have contents erased."""
     if not actor.is_admin:
         raise NotPermitted("a hold is set and lifted with the scope admin", field="hold")

@@ -12,11 +12,17 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Final
 
-from postroom.accounts.account_values import AccountValues, check_secret_stays
+from postroom.accounts.account_values import (
+    AccountValues,
+    aliases_of,
+    check_secret_stays,
+    hold_of,
+    selector_of,
+)
 from postroom.accounts.csv import LEAST_OF_A_KEY
 from postroom.accounts.csv_row import AccountRow
 from postroom.accounts.csv_sync import SOURCE, sealing, unlock
-from postroom.accounts.management import ORDER
+from postroom.accounts.management import ORDER, check_may_hold
 from postroom.accounts.vault import UndecryptableSecret, Vault
 from postroom.core.account import Account, Secret
 from postroom.core.api_key import ApiKey
@@ -57,6 +63,7 @@ class _Step:
     row: AccountRow
     identity: AccountIdentity
     stored: StoredAccount | None
+    rest: dict[str, tuple[str, ...] | str | bool | None]  # of MANAGED, what the file has otherwise
     keys: tuple[AccountRow, ...]  # rows whose keys are to be issued
     difference: Difference
 
@@ -82,6 +89,7 @@ def take_over(
         steps = _plan(transaction, vault, rows)
         for step in steps:
             _take(transaction, vault, step, now)
+            _write_rest(transaction, step, actor)
             _audit(transaction, step, actor, name, now)
         for step in steps:
             _issue(transaction, vault, step, actor, name, now)
@@ -136,9 +144,51 @@ def _step(
         elif issued is None:
             fresh.append(each)
     stopped = 0 if account_id is None else transaction.keys.count_of_account(account_id) - present
-    changes = _changes(stored, row, vault)
+    rest = _rest(transaction, stored, row)
+    changes = (*_changes(stored, row, vault), *(rest if stored is not None else ()))
     difference = Difference(row.email, _kind(stored), changes, len(fresh), revoked, stopped)
-    return _Step(row, identity, stored, tuple(fresh), difference)
+    return _Step(row, identity, stored, rest, tuple(fresh), difference)
+
+
+def _rest(
+    transaction: Transaction, stored: StoredAccount | None, row: AccountRow
+) -> dict[str, tuple[str, ...] | str | bool | None]:
+    """Return what of aliases, dkim_selector and hold the file has otherwise; without its column each stays.
+
+    Raises InvalidSubmission.
+    """
+    given = dict(row.managed)
+    wanted: dict[str, tuple[str, ...] | str | bool | None] = {}
+    if "aliases" in given:
+        wanted["aliases"] = tuple(sorted(aliases_of(tuple(given["aliases"].split()))))
+    if "dkim_selector" in given:
+        wanted["dkim_selector"] = selector_of(given["dkim_selector"])
+    if "hold" in given:
+        wanted["hold"] = hold_of(given["hold"])
+    present: dict[str, tuple[str, ...] | str | bool | None] = {
+        "aliases": (),
+        "dkim_selector": None,
+        "hold": False,
+    }
+    if stored is not None:
+        account = stored.account
+        aliases = tuple(sorted(alias.email for alias in transaction.aliases.of(account.id)))
+        present = {"aliases": aliases, "dkim_selector": account.dkim_selector, "hold": account.hold}
+    return {name: value for name, value in wanted.items() if value != present[name]}
+
+
+def _write_rest(transaction: Transaction, step: _Step, actor: Actor) -> None:
+    if not step.rest:
+        return
+    account_id = _account(transaction, step.identity).id
+    for value in step.rest.values():
+        if isinstance(value, tuple):
+            transaction.aliases.replace(account_id, value)
+        elif isinstance(value, bool):
+            check_may_hold(actor)
+            transaction.managed_accounts.set_hold(account_id, hold=value)
+        else:
+            transaction.managed_accounts.set_dkim_selector(account_id, value)
 
 
 def _kind(stored: StoredAccount | None) -> Kind:
@@ -193,6 +243,8 @@ def _take(transaction: Transaction, vault: Vault, step: _Step, now: Instant) -> 
 def _audit(transaction: Transaction, step: _Step, actor: Actor, name: str, now: Instant) -> None:
     found = step.difference
     detail = {"file": name, "line": step.row.line, "kind": found.kind.value, "keys": found.keys}
+    if "hold" in step.rest:
+        detail["hold"] = bool(step.rest["hold"])
     if found.changes:
         detail["changes"] = ", ".join(found.changes)
     transaction.audit.append(actor, "account.import", found.email, now, detail)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,7 @@ from postroom.core.text import counted, printable
 
 if TYPE_CHECKING:
     from postroom.accounts.take_over import Difference
+    from postroom.store.transaction import Transaction
 
 
 @click.command("import")
@@ -94,6 +97,10 @@ def _line(found: Difference) -> str:
     return printable(f"{found.kind.value:10}  {found.email}: {', '.join(filter(None, parts)) or 'as it is'}")
 
 
+def _aliases(ids: Sequence[int], transaction: Transaction) -> dict[int, list[str]]:
+    return {each: [alias.email for alias in transaction.aliases.of(each)] for each in ids}
+
+
 @click.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--with-passwords", is_flag=True, help="Write the passwords too, in clear.")
@@ -109,7 +116,8 @@ def export(file: Path | None, with_passwords: bool) -> None:
 
     service = installation.open_service()
     chosen = in_use(service.store)
-    text = csv_of(chosen, service.vault if with_passwords else None)
+    aliases = service.store.read(partial(_aliases, [each.account.id for each in chosen]))
+    text = csv_of(chosen, service.vault if with_passwords else None, aliases)
     service.store.close()
     if file is None:
         click.echo(text, nl=False)

@@ -69,6 +69,35 @@ class Office:
         return {stored.account.email: stored for stored in self.store.read(Accounts.all)}
 
 
+def test_aliases_selector_and_hold_go_there_and_back(office: Office) -> None:
+    head = b"key,email,app_password,host,aliases,dkim_selector,hold\n"
+    row = b",ann@x.example,secret,mail.x.example,"
+
+    def take(rows: bytes) -> list[Difference]:
+        found = read_accounts(rows, needs_keys=False).rows
+        return take_over(office.store, office.vault, found, ADMIN, "file.csv")
+
+    def there() -> tuple[list[str], str | None, bool]:
+        account = office.accounts()["ann@x.example"].account
+        aliases = office.store.read(lambda tx: [alias.email for alias in tx.aliases.of(account.id)])
+        return aliases, account.dkim_selector, account.hold
+
+    take(head + row + b"a@x.example b@x.example,google,true\n")
+    assert there() == (["a@x.example", "b@x.example"], "google", True)
+    aliases = office.store.read(
+        lambda tx: {
+            each.account.id: [a.email for a in tx.aliases.of(each.account.id)] for each in tx.accounts.all()
+        }
+    )
+    written = csv_of(office.accounts().values(), office.vault, aliases).encode()
+    assert [found.changes for found in take(written)] == [()]
+    take(text(ANN))  # without these columns
+    assert there() == (["a@x.example", "b@x.example"], "google", True)
+    [found] = take(head + row + b",,\n")
+    assert set(found.changes) == {"aliases", "dkim_selector", "hold"}
+    assert there() == ([], None, False)
+
+
 def text(*rows: str) -> bytes:
     return "\n".join(("key,email,app_password,host", *rows, "")).encode()
 
@@ -154,9 +183,9 @@ def test_a_key_of_another_account_takes_nothing_over(office: Office) -> None:
 
 def test_an_export_with_passwords_is_taken_over_elsewhere(office: Office) -> None:
     office.take_over(ANN)
-    exported = csv_of(office.store.read(Accounts.all), office.vault)
+    exported = csv_of(office.store.read(Accounts.all), office.vault, {})
     assert "the-key-of-ann" not in exported
-    assert "secret" not in csv_of(office.store.read(Accounts.all), None)
+    assert "secret" not in csv_of(office.store.read(Accounts.all), None, {})
     [row] = read_accounts(exported.encode(), needs_keys=False).rows
     assert (row.email, row.host, row.password) == ("ann@x.example", "mail.x.example", Secret("secret"))
     [found] = look(office.store, office.vault, [row])
