@@ -101,7 +101,7 @@ def top(every: float, once: bool, as_json: bool) -> None:
 
 
 def _look(transaction: Transaction, now: Instant, shown: int | None = None) -> _Now:
-    """Look at everything; the states of the first accounts that are shown, None: of all."""
+    """Read everything at one moment; the states of the first `shown` accounts, of all for None."""
     events = EventLog(transaction).recent(now - MINUTE, _MOST_EVENTS)
     # Where there were more, they were those of a shorter time.
     took = max(SECOND, now - events[-1].at) if len(events) == _MOST_EVENTS else MINUTE

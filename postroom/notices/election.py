@@ -26,7 +26,7 @@ _LONGEST_NAME: Final = 64
 
 
 class Election:
-    """Whether this process is the one that sends. `name` tells it from those of other folders."""
+    """Whether this process is the one that sends notices. `name` tells it from processes of other folders."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Election:
         self.is_elected = False
 
     def run(self) -> bool:
-        """Renew the row, or take it where that is due; return whether this process is the one. Raises StoreError."""
+        """Renew the row, or take it where that is due; return whether this process is elected. Raises StoreError."""
         if not self._lock():
             self.is_elected = False
         elif self.is_elected:

@@ -1,7 +1,7 @@
 """The process that tells the admins: looks, decides, stores what is to be told, sends it, and stores that it was sent.
 
-What is to be told is stored before it is sent, and forgotten after each way has taken it: a kill between the two has it told
-twice, with the same id. Where nothing can be stored it is told from memory.
+A notice is stored before it is sent, and deleted once each way has taken it: after a kill between the two it is sent twice,
+with the same id. While the database stores nothing, notices are sent from memory.
 """
 
 from __future__ import annotations

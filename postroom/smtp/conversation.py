@@ -87,5 +87,5 @@ class Conversation:
             self._wire.abort()
 
     def abort(self) -> None:
-        """Close at once, unsaid."""
+        """Close at once, without QUIT."""
         self._wire.abort()

@@ -192,7 +192,10 @@ def _is_dropped(character: str) -> bool:
 
 
 def _runs_of(form: str) -> Iterator[str]:
-    """Yield each run of eight characters, folded; of a shorter form all of it. What folding drops counts, and does not."""
+    """Yield each run of eight characters, folded; of a shorter form all of it.
+
+    Where folding drops characters, runs are made twice: with the dropped ones counted, and without them.
+    """
     if len(form) >= _RUN and _PRINTABLE.fullmatch(form):  # a token is long, and there are several forms of it
         flat = form.lower()
         yield from (flat[at : at + _RUN] for at in range(len(flat) - _RUN + 1))
@@ -242,7 +245,7 @@ def _escaped(password: str, octets: bytes) -> Iterator[str]:
 
 
 def _misread(password: str, octets: bytes) -> set[str]:
-    """Return how a password looks whose octets are not read as what they are: one by one, or as UTF-8 where they can be.
+    """Return how a password looks when its octets are decoded wrongly: one by one, or as UTF-8 where they can be.
 
     Without what is not seen of it: half of an octet's characters are not, and what is left of a run would be in any text.
     """

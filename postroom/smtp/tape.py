@@ -16,7 +16,7 @@ from postroom.core.text import printable, shortened
 from postroom.smtp.credentials import STRUCK
 
 _MOST_ENTRIES: Final = 2000  # of one attempt: a message may have many recipients or chunks
-_LONGEST_LINE: Final = 1000  # characters; what is longer hides the rest
+_LONGEST_LINE: Final = 1000  # characters; the rest of a longer line is left out
 _CLIENT, _SERVER, _NOTE = (speaker.value for speaker in (Speaker.CLIENT, Speaker.SERVER, Speaker.NOTE))
 _Entry: TypeAlias = tuple[float, str, "str | Sequence[str] | Reply"]
 

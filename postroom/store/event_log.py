@@ -1,4 +1,4 @@
-"""Events of all messages: those behind an event, to be followed, and the newest ones, for rates."""
+"""Events of all messages: those after an event (`--follow`), and the newest ones, for the rates of `postroom top`."""
 
 from __future__ import annotations
 

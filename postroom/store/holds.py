@@ -14,7 +14,7 @@ STEPPED_BACK = (
 
 class Holds(Noun):
     def hold_queued(self, now: Instant, *, until: Instant, claimed: bool) -> int:
-        """Hold what was accepted until then and waits, or, with `claimed`, is in the hands of a worker that is no more.
+        """Hold what was accepted until then and waits, or, with `claimed`, is claimed by a worker that has died.
 
         For a database that has stepped back: it may have been sent, so each is flagged and waits for a person.
         """

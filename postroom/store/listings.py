@@ -90,8 +90,8 @@ class Listings(Noun):
     def page(self, wanted: Filter, limit: int, *, before: int, now: Instant) -> ListPage:
         """Return up to `limit` messages before one; it looks at a bounded number of them.
 
-        What others have sent does not count, so that an answer tells nothing of it: a look that passes by too many of
-        their messages goes on with the owner's alone.
+        Messages of other owners do not count, so that the answer tells nothing of them: after too many of them only the
+        owner's messages are looked at.
         """
         ids = self._candidates(wanted, before, limit + 1)
         found: list[Listed] = []
@@ -122,14 +122,14 @@ class Listings(Noun):
     # -- which messages are looked at
 
     def _first_since(self, since: Instant | None) -> int:
-        """Return a message before which none that is noted was accepted at that time or later."""
+        """Return a lower bound: no noted message before it was accepted at that time or later."""
         if since is None or self._has_former():
             return 0
         block = self._tx.value(int, "first_block_since", since=since)
         return NEWEST if block is None else block * BLOCK
 
     def _last_until(self, until: Instant | None) -> int:
-        """Return a message from which on none that is noted was accepted before that time."""
+        """Return an upper bound: no noted message from it on was accepted before that time."""
         if until is None:
             return NEWEST
         block = self._tx.value(int, "last_block_until", until=until)
@@ -139,7 +139,7 @@ class Listings(Noun):
         return NEWEST if oldest is None else oldest * BLOCK
 
     def _has_former(self) -> bool:
-        """Whether there are messages of before the first note."""
+        """Whether there are messages that were accepted before the first note."""
         marks = Projection(self._tx).marks()
         return marks is None or marks[1] > 0
 
@@ -183,7 +183,7 @@ class Listings(Noun):
         )
 
     def _noted(self, wanted: Filter, before: int, notes: Iterable[Note]) -> list[_Fetch | list[int]]:
-        """Return the messages with these notes, those that may lack them yet, and those that nothing was noted of."""
+        """Return the messages with these notes, those that may not have them yet, and those without any note."""
         marks, unnoted = Projection(self._tx).marks(), self._unnoted()
         if marks is None or unnoted is None:
             return self._all(wanted)
@@ -226,7 +226,7 @@ class Listings(Noun):
         return [*sources, *self._paused(wanted, before)] if word is StatusWord.DEFERRED else sources
 
     def _waiting(self, wanted: Filter, before: int) -> list[_Fetch | list[int]]:
-        """Return what waits; all messages where that is much: the newest of them wait then."""
+        """Return the queued messages; all messages where many are queued, since most of the newest are."""
         if wanted.accounts is None:
             waiting = self._tx.column(int, "waiting_deliveries", most=_MOST_WAITING + 1)
             if len(waiting) <= _MOST_WAITING:
@@ -273,7 +273,7 @@ class Listings(Noun):
         return found[:most]
 
     def _likely(self, rows: Sequence[_Light], wanted: Filter, now: Instant) -> list[int]:
-        """Return those of the messages that nothing speaks against that is quickly looked at, the newest first."""
+        """Return the messages that pass all filters that are cheap to check, the newest first."""
         likely = [row for row in rows if _is_likely(row, wanted, now)]
         if likely and wanted.status in (StatusWord.QUEUED, StatusWord.DEFERRED):
             given = json.dumps([row.message_id for row in likely])

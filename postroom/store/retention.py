@@ -73,7 +73,7 @@ class Pruning(Noun):
         if dropped:
             self._tx.projection.forget_ids()
         if len(dropped) < len(rows) == most and not self._waits_for_log(rows[-1].finished_at):
-            self._remember(_HISTORY_PASSED, rows[-1])  # or what is kept would be looked at each time
+            self._remember(_HISTORY_PASSED, rows[-1])  # so that kept messages are not looked at each time
         return Pruned(len(dropped), len(rows))
 
     def prune_dialogues(self, until: Instant, most: int) -> Pruned:

@@ -57,7 +57,7 @@ class Totals(Noun):
         self._tx.totalled[total_of(name, *labels)] += amount
 
     def add_to_sent(self, amount: int) -> None:
-        """Correct the totals of what was sent, which `all` makes of the messages that have ended well."""
+        """Correct the totals of sent messages, which `all` derives from the messages that have ended as done."""
         self._tx.totalled[SENT_ATTEMPTS] += amount
         self._tx.totalled[SENT_EVENTS] += amount
 

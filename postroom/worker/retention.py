@@ -45,10 +45,10 @@ def since_boot() -> Instant:
 
 
 class Retention:
-    """Prunes what has been over for longer than the settings keep it.
+    """Prunes messages that ended longer ago than the settings keep them.
 
-    What a clock that was set wrong makes look old must not go: while the clock is more than an hour beside
-    where it was when the worker started, nothing does.
+    A wrong clock makes messages look old: while it is set more than an hour away from where it was at the worker's
+    start, nothing is deleted.
     """
 
     def __init__(

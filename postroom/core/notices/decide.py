@@ -41,7 +41,7 @@ def decide(
     new_id: Callable[[], str],
     minute: Callable[[Instant], int] = local_minute,
 ) -> Decision:
-    """Return the notices that are due now, and the state to remember. What is told counts as told in that state."""
+    """Return the notices that are due now, and the state to remember. The state counts each of them as told."""
     wanted = {key: each for key, each in state.troubles.items() if each.kind in policy.kinds}
     troubles = _note_states(wanted, look, policy, now)
     troubles = _note_happened(troubles, look, policy, now)

@@ -1,4 +1,4 @@
-"""What all instances say alike: totals and gauges, read from the database at a scrape, in bounded time and not too often."""
+"""Metrics that all instances have alike: read from the database at a scrape, in bounded time and not too often."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes of an installation on one host: each has a name, and gives the others what it says of itself.
+"""The processes of an installation on one host: each has a name, and gives the others its own metrics.
 
 So a scrape of any of them tells of all, and no series comes and goes with the process that happened to answer. Files in
 memory that all write to, as the library has them, would kill a process by SIGBUS when the disk is full.

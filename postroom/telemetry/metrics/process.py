@@ -1,4 +1,4 @@
-"""What a process says of itself: its counts and histograms, its memory, processor time and open files."""
+"""The metrics of one process: its counts and histograms, its memory, processor time and open files."""
 
 from __future__ import annotations
 

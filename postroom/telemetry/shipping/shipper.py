@@ -32,8 +32,8 @@ _LEVEL: Final = 1  # of compression: a sixth of the octets, at 200 MB/s
 class Shipper:
     """The lines that wait for an intake, and the thread that ships them. `put` waits for nothing and nobody.
 
-    What waits, what is under way among it, has at most `most_octets`; what comes above that is dropped. `dropped` counts
-    it, with what the intake refuses for good, and a warning says so.
+    The lines that wait or are under way have at most `most_octets`; further ones are dropped. `dropped` counts those and
+    the lines that the intake refuses for good (metric `log_lines_dropped_total`), and a warning says so.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Shipper:
             self._is_full_batch.set()
 
     def close(self) -> None:
-        """Ship what waits, for a bounded time; say how much could not be."""
+        """Ship what waits, for a bounded time; say how many lines were not shipped."""
         with self._mutex:
             thread, self._is_closed = self._thread, True
             self._give_up_at = time.monotonic() + self._flush_s
@@ -216,7 +216,7 @@ class Shipper:
             self._say(what)
 
     def _say(self, what: str, *, at_the_end: bool = False) -> None:
-        """Log it, with the number of lines that were dropped. At the end, who closes the log has its lock."""
+        """Log it, with the number of lines dropped since the last time. The thread that closes the log holds its lock."""
         if self._ends.is_set() and not at_the_end:
             return
         self._said_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""Cursors of the lists that tenants read: sealed, for a position in the tables of all tenants would tell of the others."""
+"""Cursors of the lists that tenants read: sealed, since a position in tables that tenants share tells of other tenants."""
 
 from __future__ import annotations
 
