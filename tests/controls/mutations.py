@@ -1657,4 +1657,33 @@ WHERE id = :job_id AND state = 'claimed';
         "    known = method\n",
         "tests/http/test_scrapes.py::test_what_was_asked_and_answered_is_counted_by_route[flask]",
     ),
+    Control(
+        "what a worker has in hand is due in the metrics",
+        "postroom/store/sql/totals.sql",
+        "    WHERE job.state = 'claimed' AND job.kind = 'delivery' AND account.state = 'active'",
+        "    WHERE job.state = 'none' AND job.kind = 'delivery' AND account.state = 'active'",
+        "tests/store/test_totals.py::test_the_oldest_due_message_is_of_an_account_that_may_send[sqlite-active]",
+    ),
+    Control(
+        "without a worker no account is told as stuck besides",
+        "postroom/notices/observe.py",
+        "        stuck_known = self._none_since is None and not self._has_full_disk()\n",
+        "        stuck_known = True\n",
+        "tests/store/test_notices.py::test_a_queue_that_waits_for_a_worker_is_no_news_of_its_account[sqlite]",
+    ),
+    Control(
+        "the notices see at once that a limit was raised",
+        "postroom/notices/observe.py",
+        "            if str(account_id) in told or account_id not in limits:",
+        "            if False:",
+        "tests/store/test_notices.py::"
+        "test_a_limit_that_was_raised_and_an_account_that_is_new_are_seen_within_three_looks[sqlite]",
+    ),
+    Control(
+        "status says since when a worker has had a message in hand",
+        "postroom/core/message_history.py",
+        "        if word is StatusWord.SENDING and self.claimed_at is not None:\n",
+        "        if False:\n",
+        "tests/unit/test_message_report.py::test_what_a_message_waits_for",
+    ),
 )
