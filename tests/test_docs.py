@@ -28,7 +28,7 @@ from postroom.core.message import MessageState
 from postroom.runtime.web_process import IDLE_WITHIN_MS
 from postroom.settings import Settings, variables
 from postroom.store.store import open_store
-from postroom.web import problems as web_errors
+from postroom.web import problems
 from postroom.web.app import create_app, most_body_bytes
 from tests.controls.mutations import CONTROLS
 from tests.servers.installation import Client
@@ -147,12 +147,12 @@ def test_every_status_is_documented(text: str) -> None:
 
 
 def problem_types() -> set[str]:
-    """Return every type that a problem document can have, read off `errors.py` and `web/errors.py`."""
+    """Return every type that a problem document can have, read off `core/errors.py` and `web/problems.py`."""
     codes = {kind.code for kind in _descendants(Rejected)}
-    for call in _calls(Path(web_errors.__file__).read_text(encoding="utf-8")):
+    for call in _calls(Path(problems.__file__).read_text(encoding="utf-8")):
         if ast.unparse(call.func) in ("problem", "_CODES.get"):
             codes |= _code(call.args[1])
-    codes |= set(web_errors._CODES.values())
+    codes |= set(problems._CODES.values())
     return {f"urn:problem:postroom:{code.replace('_', '-')}" for code in codes}
 
 
@@ -298,7 +298,7 @@ def test_nginx_refuses_what_we_refuse_and_as_we_do(bare: Path) -> None:
     assert limit
     assert answer
     assert int(limit[1]) == most_body_bytes(Settings())
-    ours = web_errors.answer_to(RequestEntityTooLarge())
+    ours = problems.answer_to(RequestEntityTooLarge())
     assert json.loads(answer[1]) == json.loads(ours.body)
 
 
@@ -307,7 +307,7 @@ def test_proxies_answer_for_what_stays_inside_as_we_do(name: str) -> None:
     text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
     answer = re.search(r"""(?:return 404 '(.*)\\n';|respond `(.*)` 404)""", text)
     assert answer
-    assert json.loads(answer[1] or answer[2]) == json.loads(web_errors.answer_to(NotFound()).body)
+    assert json.loads(answer[1] or answer[2]) == json.loads(problems.answer_to(NotFound()).body)
 
 
 def test_proxies_close_idle_connections_before_we_do() -> None:

@@ -1,4 +1,4 @@
-"""Erases the data of a person from the database, in batches, each with its audit entry; what is under way is counted."""
+"""Erases the data of a person from the database in batches, with one audit entry; counts messages that are under way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks at the installation for notices: one read of the database, and what is wrong in it as values."""
+"""Looks at the installation for notices: one read of the database, and the troubles in it as values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LEAST_OF_SHARE: Final = 20  # messages: of fewer a share says nothing
 
 @dataclass(slots=True)
 class Totals:
-    """How many messages had ended at the last look; what has failed since is news. Kept in the database."""
+    """How many messages had ended at the last look; messages that failed since then are new. Kept in the database."""
 
     failed: int | None = None
     looked_at: Instant = 0

@@ -24,8 +24,7 @@ log = logging.getLogger(__name__)
 
 DEADLINE_S: Final = 30.0
 _WAITS_S: Final = (5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # the last one again and again
-GIVE_UP: Final = 6 * 3600 * SECOND  # older notices are of no use any more
-_NO_ANSWER: Final = Answer(False, f"no answer within {DEADLINE_S:.0f} s")
+GIVE_UP: Final = 6 * 3600 * SECOND  # older notices are not sent any more
 
 
 class Answered(NamedTuple):

@@ -170,7 +170,7 @@ class Messages(Noun):
         return self._tx.value(int, "octets_of", account_id=account_id) or 0
 
     def counts(self) -> dict[int, JobCounts]:
-        """Return for each account how many messages it has taken on and what became of them, ever."""
+        """Return for each account how many messages were ever accepted and how they ended."""
         held = dict(self._tx.rows(_HeldCount, "held_counts"))
         counts: dict[int, dict[str, int]] = {}
         for account_id, state, jobs in self._tx.rows(_Count, "job_counts"):

@@ -1,7 +1,7 @@
 """Notes of each message by which lists find it, and counts per day; made after the commits, from the events in their order.
 
-Rows of `listed` and `daily_count`. An index that is as good would be written by each acceptance, at a random place.
-Everything is noted twice without harm, but counted once: the mark moves on in the same transaction.
+They are rows of `listed` and `daily_count`. An index that finds as much would cost each acceptance a write at a random
+place. A note may be written twice without harm; counts are not, since the mark moves on in the same transaction.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Every verb × every misbehaviour (shared/reference/faults.md, row 12) against the table of docs/design.md §5.
+"""Every verb × every misbehaviour against the table of docs/design.md §5.
 
 In each cell only the deadline of the verb in question is short. What must hold in all of them: no exception but
-SMTPFault, an end that waits for no other deadline, doubt only where the dot has gone out, no mail taken by the
-server that we do not call sent or in doubt, no use of a connection after anything but a plain reply, and of a reply
+SMTPFault, an end that waits for no other deadline, doubt only where the dot has gone out, no message taken by
+the server that we do not call sent or in doubt, no use of a connection after anything but a plain reply, and of a reply
 that does not end no more than 5 MB kept.
 """
 

@@ -28,7 +28,7 @@ class Words:
     lasts: bool
     one: str  # the title for one subject; {name} is the subject, {count} the number
     several: str
-    effect: str  # what it does to the mail
+    effect: str  # what it does to messages
     fix: str
     over_one: str = ""  # the title once it is over
     over_several: str = ""

@@ -1,4 +1,4 @@
-"""The words of notices: what happened, since when, what it does to the mail, and the fix. Pure."""
+"""The words of notices: what happened, since when, what it does to messages, and the fix. Pure."""
 
 from __future__ import annotations
 
