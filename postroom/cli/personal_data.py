@@ -121,6 +121,7 @@ def export(account: str | None, recipient: str | None, folder: Path) -> None:
     """
     from postroom.runtime import installation
     from postroom.runtime.export import export as write
+    from postroom.runtime.export import make_folder
     from postroom.web.admin.emails import document_of
 
     if (account is None) == (recipient is None):
@@ -130,9 +131,9 @@ def export(account: str | None, recipient: str | None, folder: Path) -> None:
     try:
         wanted = _filter(service.store, account, recipient)
         who, whose = actor(), account or wanted.recipient
-        service.store.write(
-            lambda tx: tx.audit.append(who, "messages.export", whose, now, {"folder": printable(str(folder))})
-        )
+        make_folder(folder)  # before the audit: what is refused is no export
+        place = {"folder": printable(str(folder.resolve()))}
+        service.store.write(lambda tx: tx.audit.append(who, "messages.export", whose, now, place))
         done = write(
             service.store,
             wanted,

@@ -30,6 +30,13 @@ class Exported:
     contents: int
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder of an export. Raises OSError, and PlaceTaken where something is in it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise PlaceTaken(f"{folder} is not empty; name a new folder")
+
+
 def export(
     store: Store, wanted: Filter, folder: Path, line_of: Callable[[MessageHistory], str], now: Instant
 ) -> Exported:
@@ -37,9 +44,7 @@ def export(
 
     Raises OSError, and PlaceTaken where something is in the folder.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise PlaceTaken(f"{folder} is not empty; name a new folder")
+    make_folder(folder)
     messages = contents = 0
     with open(folder / LINES, "x", encoding="utf-8", opener=private) as lines:
         for history in _histories(store, wanted, now):

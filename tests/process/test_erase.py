@@ -147,4 +147,7 @@ def test_what_went_to_a_person_is_exported(tmp_path: Path, scripted: StartScript
         assert service.command("audit", "--json").count("messages.export") == 2
         again = service.run("export", "--recipient", CANARY, "theirs")
         assert (again.returncode, "not empty" in again.stderr) == (75, True)
+        entries = service.command("audit", "--json")
+        assert entries.count("messages.export") == 2  # what is refused is no export
+        assert str(home.resolve() / "theirs") in entries
         assert service.run("export", "--account", "nobody@postroom.example", "none").returncode == 1
