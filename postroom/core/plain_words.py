@@ -96,6 +96,8 @@ _TAILS: Final = {
     Blame.ACCOUNT.value: "it is about the account: put it right, then: postroom accounts resume EMAIL",
 }
 _BY_ITSELF: Final = "it is tried again by itself"
+_DOCTOR: Final = "if that does not help: postroom doctor EMAIL"
+_SEND_AGAIN: Final = "it is about the account: put it right, then send the message again"
 _OF_ONE_MESSAGE: Final = (Blame.RECIPIENT.value, Blame.MESSAGE.value)
 
 
@@ -172,5 +174,8 @@ def _without_reply(reason: str | None, outcome: str, phase: str | None, blame: s
     if reason is None:
         words = _BY_PHASE.get(_GROUPS.get(phase or "", ""), _NO_WORDS)
         return _sentence(words, outcome, blame)
+    if blame == Blame.ACCOUNT.value and outcome == "failed":
+        return f"{reason}; {_SEND_AGAIN}"  # of an account that has never worked: it is not paused
     last = _BY_ITSELF if outcome == "deferred" and blame != Blame.ACCOUNT.value else ""
-    return "; ".join(filter(None, (reason, _TAILS.get(blame or ""), last)))
+    look = _DOCTOR if last and blame == Blame.CONNECTION.value else ""
+    return "; ".join(filter(None, (reason, _TAILS.get(blame or ""), last, look)))

@@ -191,7 +191,8 @@ class Wire(asyncio.Protocol):
             self._waiter = None
 
     def _time_out(self, verb: str, seconds: float) -> None:
-        self._break(FaultKind.TIMEOUT, f"no answer to {verb} within {seconds:g} s")
+        missing = verb if verb == "greeting" else f"answer to {verb}"
+        self._break(FaultKind.TIMEOUT, f"no {missing} within {seconds:g} s")
 
     def _fault(self, verb: str) -> SMTPFault:
         assert self.broken is not None

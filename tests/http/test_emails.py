@@ -148,7 +148,8 @@ def test_each_attempt_of_one_that_was_deferred_is_there(service: Service, alice:
             2,
             "MAIL",
             "connection",
-            f"{AWAY.reason}; the server or the network is at fault; it is tried again by itself",
+            f"{AWAY.reason}; the server or the network is at fault; it is tried again by itself; "
+            "if that does not help: postroom doctor EMAIL",
         ),
     ]
     assert [each["dialogue"] for each in found["attempts"]] == [None, None]

@@ -612,6 +612,7 @@ def test_a_black_hole(
     server.on("GREETING", do=Hang())
     opened = open_session(endpoint(server, security, client_tls, deadlines=LONG | {"greeting": 0.3}))
     assert (opened.fault.kind, opened.fault.verb) == (FaultKind.TIMEOUT, "greeting")
+    assert "no greeting within 0.3 s" in str(opened.fault)
     assert 0.25 < opened.seconds < SOON
 
 

@@ -142,4 +142,7 @@ def test_a_fault_without_a_reply_is_said_once() -> None:
     said = "no answer to MAIL within 30 s"
     away = replace(REFUSED, reply=None, reason=said, blame="connection", phase="MAIL", dialogue=None)
     shown = lines(replace(history(MessageState.DEFERRED, said), attempts=(away,)))
-    assert shown[-1] == "    the server or the network is at fault; it is tried again by itself"
+    assert shown[-1] == (
+        "    the server or the network is at fault; it is tried again by itself; "
+        "if that does not help: postroom doctor EMAIL"
+    )

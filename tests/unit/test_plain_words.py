@@ -128,3 +128,12 @@ def test_what_the_table_knows_comes_first_and_why_it_was_given_up_before_it() ->
     assert explanation("another fault", said, outcome="failed") == "another fault"
     assert with_explanation(known, said) == known
     assert with_explanation("535 5.7.8 no [x]", said).startswith("535 5.7.8 no [x] [the server does not")
+
+
+def test_an_account_that_has_never_worked_needs_the_message_again() -> None:
+    said = explanation("nobody has named the server", None, outcome="failed", phase="AUTH", blame="account")
+    assert said == (
+        "nobody has named the server; it is about the account: put it right, then send the message again"
+    )
+    waits = explanation("its token is refused", None, outcome="deferred", phase="AUTH", blame="account")
+    assert (waits or "").endswith("put it right, then: postroom accounts resume EMAIL")
