@@ -421,6 +421,8 @@ def test_a_fix_is_a_command_for_one_account_whatever_its_name() -> None:
     trouble = Seen(Kind.PAUSED, "a", BEGAN, "`id>x`$IFS@example.com", "no", account="a")
     [notice] = Story().looks(60, trouble)
     assert "then: postroom accounts resume '`id>x`$IFS@example.com'\n" in notice.text
+    [notice] = Story().looks(60, replace(trouble, kind=Kind.LIMIT))
+    assert "postroom accounts set '`id>x`$IFS@example.com' --daily-limit NUMBER" in notice.text
 
 
 @pytest.mark.parametrize(
