@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import click
 
-from postroom.cli.accounts_named import faults_are_usage
+from postroom.cli.accounts_named import faults_are_usage, shown_state
 from postroom.cli.actor import actor
 from postroom.cli.completion import mailboxes
 from postroom.cli.owners import account_named
@@ -18,6 +18,7 @@ from postroom.core.clock import rfc3339
 from postroom.core.errors import Conflict
 from postroom.core.text import printable
 from postroom.store.accounts import Accounts
+from postroom.store.keys import Keys
 
 if TYPE_CHECKING:
     from postroom.accounts.account_values import Value
@@ -114,12 +115,20 @@ def show(account: str, as_json: bool) -> None:
     """Show the settings and the state of an account, never its password."""
     service = _open()
     view = _management(service).get(account_named(service.store, account).uid)
+    in_file = set(service.store.read(Keys.active).values())
+    last_reason = service.store.read(Accounts.last_reason, view.account.id)
     service.store.close()
     document = document_of(view)
     if as_json:
         click.echo(json.dumps(document))
         return
-    shown = {**document, "aliases": ", ".join(map(_alias_words, view.aliases))}
+    state, reason = shown_state(view.account, in_file, lambda _: last_reason)  # as `accounts` says it
+    shown = {
+        **document,
+        "state": state,
+        "reason": reason,
+        "aliases": ", ".join(map(_alias_words, view.aliases)),
+    }
     for name, value in shown.items():
         if value not in (None, ""):
             click.echo(printable(f"{name.replace('_', ' ') + ':':19}{value}"))

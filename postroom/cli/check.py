@@ -168,7 +168,10 @@ def _limiter(settings: Settings) -> str:
     if url.startswith("memory:"):
         return "in memory"
     if not answers(url):
-        raise ConfigError("RATELIMIT_STORAGE_URI", "its server does not answer")
+        raise ConfigError(
+            "RATELIMIT_STORAGE_URI",
+            "its server does not answer; start it, or name another (REDIS_URL stands in)",
+        )
     return "answers"
 
 

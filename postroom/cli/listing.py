@@ -94,7 +94,7 @@ def _newest(store: Store, number: int, accounts: Sequence[int] | None, *, held: 
 
 
 def _line(listed: Listed, word: StatusWord) -> str:
-    accepted_at = rfc3339(listed.accepted_at)[:19].replace("T", " ")
+    accepted_at = rfc3339(listed.accepted_at)[:19].replace("T", " ") + "Z"
     mark = "  test" if listed.status.is_test else ""
     return f"{listed.status.request_id}  {word.value:9} {accepted_at}{mark}\n" + printable(
         f"    {listed.account} -> {listed.recipient}"

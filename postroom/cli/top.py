@@ -93,7 +93,8 @@ def top(every: float, once: bool, as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(_document(service.store.read(_look, system_clock()))))
         elif once or not sys.stdout.isatty():
-            click.echo("\n".join(_lines(service.store.read(_look, system_clock()), None)))
+            width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            click.echo("\n".join(_lines(service.store.read(_look, system_clock()), None, width)))
         else:
             _watch(service.store, every)
     finally:

@@ -188,9 +188,7 @@ def parse_schedule(text: str) -> tuple[int, ...]:
     try:
         return tuple(parse_duration(step) for step in text.split(","))
     except ValueError as error:
-        raise ValueError(
-            f"must be waits separated by commas, such as 30s,2m,10m; each {str(error).removeprefix('must ')}"
-        ) from None
+        raise ValueError(f"must be waits separated by commas, such as 30s,2m,10m; each {error}") from None
 
 
 def parse_keeping_time(text: str) -> int | None:

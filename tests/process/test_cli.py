@@ -546,6 +546,9 @@ def test_accounts_that_never_worked_or_were_removed(folder: Folder) -> None:
     shown = folder.run("accounts", COLUMNS="80").stdout
     assert max(len(line) for line in shown.splitlines() if mailbox not in line) <= 80
     assert f"failing  {mailbox}\n" in shown
+    one = folder.run("accounts", "show", mailbox).stdout.splitlines()
+    assert f"{'state:':19}failing" in one
+    assert f"{'reason:':19}{reason}" in one
     assert "\x1b" not in shown, "colours are for terminals"
     assert " ".join(reason.split()) in " ".join(shown.split())
     assert "queued" in folder.run("status", ids[1]).stdout

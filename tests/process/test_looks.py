@@ -276,6 +276,25 @@ def _in_a_terminal(folder: Folder, columns: int = 100) -> Iterator[tuple[subproc
         os.close(theirs)
 
 
+def test_one_look_fits_a_narrow_terminal(folder: Folder, ids: dict[str, str]) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, *POSTROOM, "top", "--once"],
+            cwd=folder.path,
+            env=environment({"TERM": "xterm", "LINES": "24", "COLUMNS": "76"}),
+            stdout=theirs,
+            timeout=60,
+        )
+        assert done.returncode == 0
+        shown = os.read(ours, 65536).decode().splitlines()[4:]
+        assert "bob" in "".join(shown)
+        assert max(map(len, shown)) <= 76
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
 def test_q_ends_top(folder: Folder, ids: dict[str, str]) -> None:
     with _in_a_terminal(folder) as (process, terminal):
         os.write(terminal, b"q")
