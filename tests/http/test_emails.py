@@ -142,14 +142,14 @@ def test_each_attempt_of_one_that_was_deferred_is_there(service: Service, alice:
     assert found["will_send_at"] in found["waits_for"]
     told = [(each["number"], each["phase"], each["blame"], each["explanation"]) for each in found["attempts"]]
     first = "the server has a fault of its own; it is tried again by itself; if that does not help: "
+    doctor = "if that does not help: postroom doctor EMAIL"
     assert told == [
         (1, "DATA", "message", first + "send the message again later"),
         (
             2,
             "MAIL",
             "connection",
-            f"{AWAY.reason}; the server or the network is at fault; it is tried again by itself; "
-            "if that does not help: postroom doctor EMAIL",
+            f"{AWAY.reason}; the server or the network is at fault; it is tried again by itself; {doctor}",
         ),
     ]
     assert [each["dialogue"] for each in found["attempts"]] == [None, None]

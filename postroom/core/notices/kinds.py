@@ -65,7 +65,7 @@ KINDS: Final[Mapping[Kind, Words]] = {
         one="{name} has nearly used up a limit",
         several="{count} accounts have nearly used up a limit",
         effect="Messages beyond the limit wait until it has room again.",
-        fix="Wait, or, if its provider allows more: postroom accounts set {name} --daily-limit NUMBER (or its row of data.csv).",
+        fix="Wait. If its provider allows more: postroom accounts set {name} --daily-limit NUMBER, or its row of data.csv.",
         over_one="{name} is within its limits again",
         over_several="{count} accounts are within their limits again",
     ),
