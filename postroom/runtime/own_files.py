@@ -14,6 +14,7 @@ from postroom.store.store import sqlite_path
 
 VAR = Path("var")  # in the installation's folder
 _FOLDERS = ("workers", "inbox", "metrics")
+_LOCKS = ("email_log.lock", "log.lock", "notices.lock")
 _OF_DATABASE = ("", "-wal", "-shm", "-lock", "-journal", "-restoring", "-rescued")
 
 
@@ -59,7 +60,8 @@ def _own(settings: Settings, var: Path) -> Iterator[tuple[str, str, Path]]:
     yield "", "the file of the secret key", var / "secret.key"
     yield "", "the file of the admin token", var / "admin.token"
     yield "", "Postroom's own", var / position.FILE
-    yield "", "Postroom's own", var / "email_log.lock"
+    for lock in _LOCKS:
+        yield "", "Postroom's own", var / lock
     if settings.smtp_ca_file is not None:
         yield "", "the file of POSTROOM_SMTP_CA_FILE", settings.smtp_ca_file
     for variable, file in secret_files().items():

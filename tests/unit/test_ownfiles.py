@@ -24,6 +24,8 @@ OF_THE_INSTALLATION = [
     "var/postroom.db-restoring",
     "var/database.json",
     "var/email_log.lock",
+    "var/log.lock",
+    "var/notices.lock",
     "var/workers/x",
     "var/inbox/mail/x",
     "secrets/key",
