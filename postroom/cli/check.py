@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from postroom.core.errors import ConfigError, PostroomError
+from postroom.core.errors import ConfigError, PostroomError, StoreUnavailable
 from postroom.core.files import reason_of, whose
 from postroom.core.text import counted, printable_lines
 
@@ -130,7 +130,13 @@ def _database(settings: Settings) -> str:
     if path is not None and is_absent(path):
         _can_be_made(path)
         return "is not there; `postroom serve` or `postroom migrate` will make it"
-    with closing(open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)) as store:
+    try:
+        store = open_store(settings.database_url, create=False, bouncer=settings.database_bouncer)
+    except StoreUnavailable as error:
+        if path is not None:
+            raise
+        raise ConfigError("DATABASE_URL", f"{error}; start its server, or correct the address") from error
+    with closing(store):
         return _look_into(store, settings)
 
 

@@ -63,8 +63,12 @@ def test_check_of_an_empty_folder_changes_nothing(tmp_path: Path) -> None:
     ("settings", "name", "words"),
     [
         ({"PORT": "no"}, "settings", "PORT"),
-        ({"DATABASE_URL": "postgresql://postroom@127.0.0.1:1/none"}, "database", "127.0.0.1:1"),
-        ({"RATELIMIT_STORAGE_URI": "redis://127.0.0.1:1/0"}, "limiter", "RATELIMIT_STORAGE_URI"),
+        (
+            {"DATABASE_URL": "postgresql://postroom@127.0.0.1:1/none"},
+            "database",
+            "DATABASE_URL: the database 127.0.0.1:1",
+        ),
+        ({"RATELIMIT_STORAGE_URI": "redis://127.0.0.1:1/0"}, "limiter", "start it, or name another"),
         ({"POSTROOM_NOTIFY": "nosuch://h"}, "notices", "POSTROOM_NOTIFY"),
         ({"HOST": "192.0.2.1"}, "port", "HOST"),
         ({"POSTROOM_LOG_SHIP": "datadog:"}, "shipping", "DD_API_KEY: must be set"),
