@@ -40,7 +40,7 @@ def test_a_test_message_is_in_the_inbox_of_an_account_whose_server_is_dead(
         assert "Test:" in shown
         assert f"Message-ID: <{test}@" in service.command("inbox", "show", test, "--raw")
         marked = [json.loads(line).get("test") for line in service.command("list", "--json").splitlines()]
-        assert marked == [None, True]
+        assert marked == [False, True]
         assert json.loads(service.command("status", test, "--json"))["test"] is True
         assert "sent (test)" in service.command("status", test)
         eventually(lambda: f"{test} sent (test): from {ME}" in service.log(), message="the line of the log")

@@ -127,7 +127,9 @@ def test_the_state_is_told_in_its_own_words(ann: Ann) -> None:
 def test_where_its_settings_are_is_told(ann: Ann) -> None:
     assert ann.found("name").detail == "its settings are a row of data.csv"
     ann.change("source = 'api', uid = 'an-id'")
-    assert str(ann.found("name").detail).startswith("PATCH /v1/accounts/an-id changes its settings")
+    assert str(ann.found("name").detail).startswith(
+        "postroom accounts set ann@corp.example changes its settings (PATCH /v1/accounts/an-id)"
+    )
 
 
 def test_the_daily_limit(ann: Ann) -> None:
