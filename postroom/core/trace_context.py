@@ -10,6 +10,7 @@ _NO_SPAN: Final = "0" * 16
 # §3.2: version, trace-id, parent-id, trace-flags. A later version may have more behind them; ff is none.
 _FORM: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 _LONGEST: Final = 512
+_SAMPLED: Final = 1
 
 
 class TraceParent(NamedTuple):
@@ -37,3 +38,8 @@ def parsed(traceparent: str) -> TraceParent:
         int.from_bytes(bytes.fromhex(part), "big") for part in traceparent.split("-")
     )
     return TraceParent(trace_id, span_id, flags)
+
+
+def is_sampled(traceparent: str) -> bool:
+    """Whether the caller that a traceparent came from records the trace (§3.2.5)."""
+    return bytes.fromhex(traceparent[-2:])[0] & _SAMPLED != 0

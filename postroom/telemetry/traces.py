@@ -35,7 +35,7 @@ from postroom.core.clock import Instant
 from postroom.core.dialogue import Speaker, parse
 from postroom.core.events import EventKind, Happened
 from postroom.core.outcome import Blame
-from postroom.core.trace_context import TraceParent, parsed
+from postroom.core.trace_context import TraceParent, is_sampled, parsed
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +79,22 @@ class Traces:
         trace_id = secrets.randbits(128) or 1 if caller is None else caller.trace_id
         around = None if caller is None else set_span_in_context(NonRecordingSpan(caller))
         decision = self._sampler.should_sample(around, trace_id, _REQUEST, SpanKind.SERVER).decision
-        is_sampled = decision is Decision.RECORD_AND_SAMPLE
-        own = _own(trace_id, is_sampled=is_sampled)
-        if is_sampled:
-            self._begun[own.span_id] = _Begun(caller, time.time_ns())
-            while len(self._begun) > _MOST_BEGUN:  # requests that were refused tell of no event
-                self._begun.popitem(last=False)
+        if decision is not Decision.RECORD_AND_SAMPLE:
+            return f"00-{trace_id:032x}-{secrets.randbits(64) or 1:016x}-00"
+        own = _own(trace_id)
+        self._begun[own.span_id] = _Begun(caller, time.time_ns())
+        while len(self._begun) > _MOST_BEGUN:  # requests that were refused tell of no event
+            self._begun.popitem(last=False)
         return f"00-{own.trace_id:032x}-{own.span_id:016x}-{own.trace_flags:02x}"
 
     def tell(self, happened: Sequence[Happened]) -> None:
         """Make the spans of a commit's events; of an attempt at several recipients there is one."""
         attempts: dict[tuple[str, int], Happened] = {}
         for each in happened:
-            parent = None if each.traceparent is None else parsed(each.traceparent)
-            if parent is None or not parent.flags & TraceFlags.SAMPLED:
+            if each.traceparent is None or not is_sampled(each.traceparent):
                 continue
             if each.kind is EventKind.ACCEPTED:
-                self._tell_accepted(each, _context_of(parent, is_remote=False))
+                self._tell_accepted(each, _context_of(parsed(each.traceparent), is_remote=False))
             elif each.began_at is not None and each.attempt is not None:
                 key = each.request_id, each.attempt
                 if key not in attempts or attempts[key].kind is EventKind.SENT:
@@ -193,9 +192,9 @@ class Traces:
         return self._processor
 
 
-def _own(trace_id: int, *, is_sampled: bool = True) -> SpanContext:
-    """Return the context of a new span of a trace."""
-    flags = TraceFlags(TraceFlags.SAMPLED if is_sampled else TraceFlags.DEFAULT)
+def _own(trace_id: int) -> SpanContext:
+    """Return the context of a new span of a trace that is sampled."""
+    flags = TraceFlags(TraceFlags.SAMPLED)
     return SpanContext(trace_id, secrets.randbits(64) or 1, is_remote=False, trace_flags=flags)
 
 
