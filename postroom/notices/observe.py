@@ -74,6 +74,10 @@ class Observer:
     ended_messages: tuple[str, ...] = ()  # notices that were messages and have ended, at the last look
     _counted: set[str] = field(default_factory=set)
     _watched: dict[int, _Watched] = field(default_factory=dict)
+    _moved: dict[int, tuple[int, Instant]] = field(
+        default_factory=dict
+    )  # how many have ended, and since when
+    _began: Instant | None = None
     _samples: deque[tuple[Instant, int, int]] = field(default_factory=deque)
     _none_since: tuple[Instant, float] | None = None
     _limits: tuple[int, list[Seen]] = (0, [])  # looks so far, and what was found
@@ -82,6 +86,7 @@ class Observer:
     def look(self) -> Look:
         """Return what is wrong now. Raises StoreError."""
         now = self.clock()
+        self._began = self._began or now
         stuck, window = self.settings.notify_stuck, self.settings.notify_window
         found = self.store.read(_read, now=now, before=now - stuck // 2, since=now - window)
         failed = found.ended.get("failed", 0)
@@ -126,12 +131,21 @@ class Observer:
             if watched is None or watched.ended != each.ended:
                 watched = _Watched(each.ended, monotonic)
             self._watched[each.id] = watched
-            is_old = now - each.due_at >= threshold
-            if is_old and monotonic - watched.since >= threshold / 2 / SECOND:
+            waits_since = each.waits_since(self._moved_at(each, now))
+            is_old = waits_since is not None and now - waits_since >= threshold
+            if waits_since is not None and is_old and monotonic - watched.since >= threshold / 2 / SECOND:
                 reason = self.store.read(Accounts.last_reason, each.id)
                 yield Seen(
-                    Kind.STUCK, str(each.id), each.due_at, one_line(each.email), one_line(reason or "")
+                    Kind.STUCK, str(each.id), waits_since, one_line(each.email), one_line(reason or "")
                 )
+
+    def _moved_at(self, each: OldJobs, now: Instant) -> Instant:
+        """Return when one of an account's messages was last seen to have ended; the first look knows of none before it."""
+        ended, at = self._moved.get(each.id, (each.ended, self._began or now))
+        if ended != each.ended:
+            at = now
+        self._moved[each.id] = each.ended, at
+        return at
 
     def _used_up(self, at_fault: Sequence[AccountAtFault], now: Instant) -> Iterator[Seen]:
         """Yield the accounts that rest for a limit, and those that have nearly used up their daily limit."""

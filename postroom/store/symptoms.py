@@ -26,12 +26,22 @@ class AccountAtFault(NamedTuple):
 
 
 class OldJobs(NamedTuple):
-    """An account whose oldest job has been due for long, and how many of its messages have ended so far."""
+    """An account whose oldest job has been due for long, or whose server is away, and how many of its messages have ended.
+
+    `away_at` is when the first try of a message that waits ended with the connection, `tried_at` when the last one did.
+    """
 
     id: int
     email: str
-    due_at: Instant
+    due_at: Instant | None
+    away_at: Instant | None
+    tried_at: Instant | None
     ended: int
+
+    def waits_since(self, moved_at: Instant) -> Instant | None:
+        """Return since when messages wait, where one ended at `moved_at`; None: none is due and no server away."""
+        is_away = self.away_at is not None and self.tried_at is not None and self.tried_at > moved_at
+        return min(filter(None, (self.due_at, self.away_at if is_away else None)), default=None)
 
 
 class Deaths(NamedTuple):
@@ -78,7 +88,7 @@ class Symptoms(Noun):
         return self._tx.rows(AccountAtFault, "accounts_at_fault", most=MOST)
 
     def old_jobs(self, before: Instant, now: Instant) -> list[OldJobs]:
-        """Return the accounts that may send and have had a job due since before `before`."""
+        """Return the accounts that may send and have had a job due, or a server that is away, since before `before`."""
         return self._tx.rows(OldJobs, "accounts_with_old_jobs", before=before, now=now, most=MOST)
 
     def deaths(self, since: Instant) -> list[Deaths]:

@@ -84,6 +84,26 @@ def test_a_password_that_breaks_is_told_once_with_its_fix_and_so_is_its_end(
         assert len(receiver.documents("paused")) == 2
 
 
+def test_a_server_that_is_gone_is_told_though_all_is_due_later(
+    tmp_path: Path, scripted: StartScripted
+) -> None:
+    server = scripted()
+    rows = [HEADER, f"{KEY},me@postroom.example,,127.0.0.1,{server.port},none"]
+    with (
+        Receiver() as receiver,
+        installation(tmp_path, rows, receiver.url, POSTROOM_RETRY_SCHEDULE="1h") as service,
+    ):
+        service.wait_for(service.send())
+        server.stop()
+        service.wait_for(service.send(), "deferred")
+        told = receiver.wait_for("stuck", "alert")
+        assert "cannot connect" in told["message"]
+        server.start()
+        service.wait_for(service.send())
+        receiver.wait_for("stuck", "recovery")
+        assert [each["event"] for each in receiver.documents("stuck")] == ["alert", "recovery"]
+
+
 def test_a_server_that_says_nothing_is_told(tmp_path: Path, scripted: StartScripted) -> None:
     server = scripted()
     rows = [HEADER, f"{KEY},me@postroom.example,,127.0.0.1,{server.port},none"]

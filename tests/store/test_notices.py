@@ -13,6 +13,7 @@ from postroom.core.errors import LeaseLost
 from postroom.core.notices.kinds import Kind
 from postroom.core.notices.values import Look, Trouble
 from postroom.core.notices.ways import parse_ways
+from postroom.core.outcome import Blame, Deferred
 from postroom.notices.election import Election
 from postroom.notices.notifier import Notifier
 from postroom.notices.observe import Observer
@@ -23,7 +24,7 @@ from postroom.store.store import Store
 from postroom.store.workers import Workers
 from tests.servers.receiver import Receiver
 from tests.servers.waiting import eventually
-from tests.store.database import DEFERRED, FAILED, LATER, NOW, SENT, Database, Post
+from tests.store.database import DEFERRED, FAILED, FAR, LATER, NOW, SENT, Database, Post
 
 
 class Eyes:
@@ -210,6 +211,40 @@ def test_a_queue_that_waits_for_a_worker_is_no_news_of_its_account(post: Post) -
     add_working(post)
     assert eyes.subjects(Kind.STUCK, 10) == [], "its time begins with the worker"
     assert eyes.subjects(Kind.STUCK, 60) == [str(post.anna)]
+
+
+def test_a_server_that_is_away_is_told_though_its_messages_are_due_later(post: Post) -> None:
+    add_working(post)
+    eyes = Eyes(post)
+    away = Deferred("cannot connect to smtp.example.com:587: timed out", Blame.CONNECTION)
+    assert eyes.subjects(Kind.STUCK, 5) == []
+    post.add(at=eyes.now)
+    post.finish(post.claim_one(now=eyes.now), away, now=eyes.now + SECOND)
+    assert eyes.subjects(Kind.STUCK, 5) == []
+    assert eyes.subjects(Kind.STUCK, 15) == []
+    assert eyes.subjects(Kind.STUCK, 60) == [str(post.anna)]
+    again = post.claim_one(now=FAR)
+    assert eyes.subjects(Kind.STUCK) == [str(post.anna)], "a worker tries it again"
+    post.finish(again, DEFERRED, retry_at=FAR + MINUTE, now=FAR)
+    assert eyes.subjects(Kind.STUCK, 60) == [], "its server has answered"
+    post.finish(post.claim_one(now=FAR + MINUTE), SENT, now=FAR)
+    assert eyes.subjects(Kind.STUCK, 60) == []
+
+
+def test_a_server_that_takes_other_messages_is_not_away(post: Post) -> None:
+    add_working(post)
+    eyes = Eyes(post)
+    away = Deferred("the connection was lost", Blame.CONNECTION)
+    eyes.look()
+    post.add(at=eyes.now)
+    post.finish(post.claim_one(now=eyes.now), away, now=eyes.now + SECOND)
+    assert eyes.subjects(Kind.STUCK, 5) == []
+    post.add(at=eyes.now)
+    post.finish(post.claim_one(now=eyes.now), SENT, now=eyes.now)
+    for _ in range(5):
+        assert eyes.subjects(Kind.STUCK, 60) == [], "one that is due later says nothing of it any more"
+    post.finish(post.claim_one(now=FAR), away, now=eyes.now + SECOND, retry_at=FAR + 60 * MINUTE)
+    assert eyes.subjects(Kind.STUCK, 60) == [str(post.anna)], "and is away again"
 
 
 def test_what_is_deferred_again_and_again_is_no_progress(post: Post) -> None:

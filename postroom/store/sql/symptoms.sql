@@ -6,10 +6,30 @@ SELECT id, email, state, state_reason, state_since, resume_at FROM account
 WHERE state <> 'active' AND coalesce(paused_by, 'breaker') <> 'person' AND deleted_at IS NULL ORDER BY id LIMIT :most;
 
 -- name: accounts_with_old_jobs
--- Of the accounts that may send now, and not at a pace whose time has not come: in the queue, or with a worker.
-WITH claimed AS (SELECT lane, min(due_at) AS due_at FROM job WHERE state = 'claimed' AND kind = 'delivery' GROUP BY lane)
-SELECT id, email, due_at, ended FROM (
-    SELECT account.id, account.email,
+-- Of the accounts that may send now, and not at a pace whose time has not come: in the queue, or with a worker. A message whose
+-- last try ended with the connection is due later, and its server is away all the same: since the first such try, at the latest.
+WITH claimed AS (SELECT lane, min(due_at) AS due_at FROM job WHERE state = 'claimed' AND kind = 'delivery' GROUP BY lane),
+away AS (
+    SELECT tried.lane, min(first_try.started_at) AS away_at, max(tried.tried_at) AS tried_at FROM (
+        SELECT job.id, job.lane, last_try.finished_at AS tried_at
+        FROM (SELECT id, lane FROM job WHERE kind = 'delivery' AND state = 'claimed'
+              UNION ALL
+              SELECT job.id, job.lane FROM account JOIN job ON job.lane = account.id
+              WHERE account.state = 'active' AND job.kind = 'delivery' AND job.state = 'queued' AND job.held = 0
+                AND job.id IN (SELECT later.id FROM job AS later
+                               WHERE later.kind = 'delivery' AND later.lane = account.id AND later.state = 'queued'
+                                 AND later.held = 0 AND later.due_at > :now
+                                 AND (later.not_before IS NULL OR later.due_at > later.not_before)
+                               ORDER BY later.due_at LIMIT 10)
+        ) AS job
+        JOIN attempt AS last_try ON last_try.id = (SELECT max(id) FROM attempt WHERE attempt.job_id = job.id)
+        WHERE last_try.blame = 'connection'
+    ) AS tried
+    JOIN attempt AS first_try ON first_try.job_id = tried.id AND first_try.blame = 'connection'
+    GROUP BY tried.lane
+)
+SELECT id, email, due_at, away_at, tried_at, ended FROM (
+    SELECT account.id, account.email, away.away_at, away.tried_at,
            (SELECT min(waiting.due_at) FROM (
                 SELECT min(job.due_at) AS due_at FROM job
                 WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0
@@ -18,11 +38,11 @@ SELECT id, email, due_at, ended FROM (
             ) AS waiting) AS due_at,
            (SELECT CAST(coalesce(sum(jobs), 0) AS BIGINT) FROM job_count
             WHERE job_count.account_id = account.id AND job_count.state <> 'accepted') AS ended
-    FROM account
+    FROM account LEFT JOIN away ON away.lane = account.id
     WHERE account.state = 'active' AND account.deleted_at IS NULL
       AND NOT EXISTS (SELECT 1 FROM pace WHERE pace.account_id = account.id AND pace.paid_until > :now)
 ) AS first_of_each
-WHERE due_at < :before ORDER BY due_at LIMIT :most;
+WHERE due_at < :before OR away_at < :before ORDER BY due_at LIMIT :most;
 
 -- name: recent_deaths
 -- Of workers that began of late: one that is killed once, after a long life, is no worker that keeps dying.
