@@ -56,10 +56,11 @@ class _Found:
 
 @dataclass(slots=True)
 class _Watched:
-    """An account whose jobs wait: since when none of its messages has ended."""
+    """An account whose jobs wait: since when none of its messages has ended, and when one was last seen to have."""
 
     ended: int
-    since: float
+    since: float  # monotonic, in seconds
+    moved_at: Instant
 
 
 @dataclass(slots=True)
@@ -74,10 +75,7 @@ class Observer:
     ended_messages: tuple[str, ...] = ()  # notices that were messages and have ended, at the last look
     _counted: set[str] = field(default_factory=set)
     _watched: dict[int, _Watched] = field(default_factory=dict)
-    _moved: dict[int, tuple[int, Instant]] = field(
-        default_factory=dict
-    )  # how many have ended, and since when
-    _began: Instant | None = None
+    _looked_at: Instant | None = None
     _samples: deque[tuple[Instant, int, int]] = field(default_factory=deque)
     _none_since: tuple[Instant, float] | None = None
     _limits: tuple[int, list[Seen]] = (0, [])  # looks so far, and what was found
@@ -86,7 +84,6 @@ class Observer:
     def look(self) -> Look:
         """Return what is wrong now. Raises StoreError."""
         now = self.clock()
-        self._began = self._began or now
         stuck, window = self.settings.notify_stuck, self.settings.notify_window
         found = self.store.read(_read, now=now, before=now - stuck // 2, since=now - window)
         failed = found.ended.get("failed", 0)
@@ -123,29 +120,27 @@ class Observer:
                 )
 
     def _stuck(self, old_jobs: Sequence[OldJobs], now: Instant) -> Iterator[Seen]:
-        """Yield the accounts whose oldest job has been due for too long, and of which nothing has ended meanwhile."""
+        """Yield the accounts whose jobs have been due, or whose server away, for too long, and of which nothing has ended.
+
+        A message that ended after the last failed connection shows that the server is back. An account that was not listed
+        at the look before had none that failed by then; of what failed before the first look that is not known.
+        """
         before, self._watched = self._watched, {}
+        looked_at, self._looked_at = self._looked_at or now, now
         monotonic, threshold = self.monotonic(), self.settings.notify_stuck
         for each in old_jobs:
             watched = before.get(each.id)
             if watched is None or watched.ended != each.ended:
-                watched = _Watched(each.ended, monotonic)
+                watched = _Watched(each.ended, monotonic, looked_at if watched is None else now)
             self._watched[each.id] = watched
-            waits_since = each.waits_since(self._moved_at(each, now))
-            is_old = waits_since is not None and now - waits_since >= threshold
-            if waits_since is not None and is_old and monotonic - watched.since >= threshold / 2 / SECOND:
+            waits_since = each.waits_since(watched.moved_at)
+            if waits_since is None or now - waits_since < threshold:
+                continue
+            if monotonic - watched.since >= threshold / 2 / SECOND:
                 reason = self.store.read(Accounts.last_reason, each.id)
                 yield Seen(
                     Kind.STUCK, str(each.id), waits_since, one_line(each.email), one_line(reason or "")
                 )
-
-    def _moved_at(self, each: OldJobs, now: Instant) -> Instant:
-        """Return when one of an account's messages was last seen to have ended; the first look knows of none before it."""
-        ended, at = self._moved.get(each.id, (each.ended, self._began or now))
-        if ended != each.ended:
-            at = now
-        self._moved[each.id] = each.ended, at
-        return at
 
     def _used_up(self, at_fault: Sequence[AccountAtFault], now: Instant) -> Iterator[Seen]:
         """Yield the accounts that rest for a limit, and those that have nearly used up their daily limit."""

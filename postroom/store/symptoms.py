@@ -88,7 +88,7 @@ class Symptoms(Noun):
         return self._tx.rows(AccountAtFault, "accounts_at_fault", most=MOST)
 
     def old_jobs(self, before: Instant, now: Instant) -> list[OldJobs]:
-        """Return the accounts that may send and have had a job due, or a server that is away, since before `before`."""
+        """Return the accounts that may send and have had a job due since before `before`, or a server that is away."""
         return self._tx.rows(OldJobs, "accounts_with_old_jobs", before=before, now=now, most=MOST)
 
     def deaths(self, since: Instant) -> list[Deaths]:

@@ -229,6 +229,10 @@ def test_a_server_that_is_away_is_told_though_its_messages_are_due_later(post: P
     assert eyes.subjects(Kind.STUCK, 60) == [], "its server has answered"
     post.finish(post.claim_one(now=FAR + MINUTE), SENT, now=FAR)
     assert eyes.subjects(Kind.STUCK, 60) == []
+    post.add(at=eyes.now)
+    post.finish(post.claim_one(now=FAR + MINUTE), away, retry_at=FAR + 60 * MINUTE, now=eyes.now + SECOND)
+    assert eyes.subjects(Kind.STUCK, 5) == []
+    assert eyes.subjects(Kind.STUCK, 60) == [str(post.anna)], "the second time, at its first try"
 
 
 def test_a_server_that_takes_other_messages_is_not_away(post: Post) -> None:

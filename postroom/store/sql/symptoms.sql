@@ -6,8 +6,8 @@ SELECT id, email, state, state_reason, state_since, resume_at FROM account
 WHERE state <> 'active' AND coalesce(paused_by, 'breaker') <> 'person' AND deleted_at IS NULL ORDER BY id LIMIT :most;
 
 -- name: accounts_with_old_jobs
--- Of the accounts that may send now, and not at a pace whose time has not come: in the queue, or with a worker. A message whose
--- last try ended with the connection is due later, and its server is away all the same: since the first such try, at the latest.
+-- Of the accounts that may send now: the oldest due job in the queue or with a worker, unless its pace keeps it; and messages
+-- whose last try ended with the connection, which are due later: their server is away since the first such try, at the latest.
 WITH claimed AS (SELECT lane, min(due_at) AS due_at FROM job WHERE state = 'claimed' AND kind = 'delivery' GROUP BY lane),
 away AS (
     SELECT tried.lane, min(first_try.started_at) AS away_at, max(tried.tried_at) AS tried_at FROM (
@@ -30,19 +30,19 @@ away AS (
 )
 SELECT id, email, due_at, away_at, tried_at, ended FROM (
     SELECT account.id, account.email, away.away_at, away.tried_at,
-           (SELECT min(waiting.due_at) FROM (
+           CASE WHEN EXISTS (SELECT 1 FROM pace WHERE pace.account_id = account.id AND pace.paid_until > :now) THEN NULL
+           ELSE (SELECT min(waiting.due_at) FROM (
                 SELECT min(job.due_at) AS due_at FROM job
                 WHERE job.kind = 'delivery' AND job.lane = account.id AND job.state = 'queued' AND job.held = 0
                 UNION ALL
                 SELECT claimed.due_at FROM claimed WHERE claimed.lane = account.id
-            ) AS waiting) AS due_at,
+            ) AS waiting) END AS due_at,
            (SELECT CAST(coalesce(sum(jobs), 0) AS BIGINT) FROM job_count
             WHERE job_count.account_id = account.id AND job_count.state <> 'accepted') AS ended
     FROM account LEFT JOIN away ON away.lane = account.id
     WHERE account.state = 'active' AND account.deleted_at IS NULL
-      AND NOT EXISTS (SELECT 1 FROM pace WHERE pace.account_id = account.id AND pace.paid_until > :now)
 ) AS first_of_each
-WHERE due_at < :before OR away_at < :before ORDER BY due_at LIMIT :most;
+WHERE due_at < :before OR away_at IS NOT NULL ORDER BY coalesce(away_at, due_at) LIMIT :most;
 
 -- name: recent_deaths
 -- Of workers that began of late: one that is killed once, after a long life, is no worker that keeps dying.
