@@ -12,6 +12,7 @@ import click
 from postroom.cli.actor import actor
 from postroom.cli.completion import mailboxes, pool_names
 from postroom.cli.issued import print_keys, print_new
+from postroom.cli.listing import only_of_account
 from postroom.cli.owners import account_named, pool_named
 from postroom.cli.values import Cidr, Duration, Expiry, faults_name
 from postroom.core.api_key import AS_IN_THE_FILE, Scope, parse_scopes
@@ -134,7 +135,7 @@ def _issue(
 
 
 @keys.command("list")
-@click.option("--account", metavar="EMAIL|ID", shell_complete=mailboxes, help="Only those of this account.")
+@only_of_account
 @_JSON
 def list_(account: str | None, as_json: bool) -> None:
     """List the issued keys, the newest first: id, last characters, name, owner, scopes, last use (to the hour), expiry.

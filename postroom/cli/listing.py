@@ -26,19 +26,20 @@ if TYPE_CHECKING:
     from postroom.store.store import Store
 
 _LOOK_S = 0.5
-
-
-@click.command("list")
-@click.option(
-    "-n", "--number", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many."
-)
-@click.option(
+only_of_account = click.option(
     "--account",
     metavar="EMAIL|ID",
     type=GivenText(),
     shell_complete=mailboxes,
     help="Only those of this account.",
 )
+
+
+@click.command("list")
+@click.option(
+    "-n", "--number", default=20, show_default=True, type=click.IntRange(1, 10_000), help="How many."
+)
+@only_of_account
 @click.option("--held", is_flag=True, help="Only those that wait for a person.")
 @click.option(
     "--follow",

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from postroom.cli.completion import mailboxes
-from postroom.cli.listing import as_json, known_accounts
+from postroom.cli.listing import as_json, known_accounts, only_of_account
 from postroom.cli.values import GivenText, PastTime, faults_name
 from postroom.core.clock import Instant, rfc3339, system_clock
 from postroom.core.listing import Filter, check_span, recipient_of, words_of
@@ -37,13 +36,7 @@ _LATE: Final = 1_000  # events that may be committed behind one with a greater n
 @click.option(
     "-n", "--number", default=20, show_default=True, type=click.IntRange(0, 10_000), help="How many messages."
 )
-@click.option(
-    "--account",
-    metavar="EMAIL|ID",
-    type=GivenText(),
-    shell_complete=mailboxes,
-    help="Only those of this account.",
-)
+@only_of_account
 @click.option("--to", type=GivenText(), metavar="ADDRESS", help="Only those to this address, or to @domain.")
 @click.option(
     "--subject",

@@ -13,7 +13,7 @@ from postroom.cli.accounts_named import faults_are_usage
 from postroom.cli.actor import actor
 from postroom.cli.completion import mailboxes
 from postroom.cli.exits import EX_TEMPFAIL
-from postroom.cli.values import faults_name
+from postroom.cli.values import GivenText, faults_name
 from postroom.core.clock import system_clock
 from postroom.core.errors import NotFound
 from postroom.core.text import counted, printable
@@ -111,8 +111,14 @@ def _status(found: Erased) -> int:
 
 
 @click.command()
-@click.option("--account", metavar="EMAIL|ID", help="All that an account has sent.", shell_complete=mailboxes)
-@click.option("--recipient", metavar="MAILBOX", help="All that went to this address.")
+@click.option(
+    "--account",
+    metavar="EMAIL|ID",
+    type=GivenText(),
+    help="All that an account has sent.",
+    shell_complete=mailboxes,
+)
+@click.option("--recipient", metavar="MAILBOX", type=GivenText(), help="All that went to this address.")
 @click.argument("folder", type=click.Path(path_type=Path))
 def export(account: str | None, recipient: str | None, folder: Path) -> None:
     """Write messages with all that is known of them into a new folder, which only you may read.

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from postroom.cli.aligned import aligned, bar
-from postroom.cli.completion import mailboxes
-from postroom.cli.listing import known_accounts
-from postroom.cli.values import GivenText, PastTime, faults_name
+from postroom.cli.listing import known_accounts, only_of_account
+from postroom.cli.values import PastTime, faults_name
 from postroom.core import daily
 from postroom.core.clock import DAY, MINUTE, SECOND, system_clock
 from postroom.core.listing import check_span
@@ -32,9 +31,7 @@ _TEXTS: Final = frozenset({0, 1, len(_HEAD)})  # the columns that are texts; the
 
 
 @click.command()
-@click.option(
-    "--account", metavar="EMAIL|ID", type=GivenText(), shell_complete=mailboxes, help="Only this account."
-)
+@only_of_account
 @click.option(
     "--since",
     type=PastTime(),

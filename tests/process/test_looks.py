@@ -109,6 +109,12 @@ def test_log_shows_events(folder: Folder, ids: dict[str, str]) -> None:
         (("log", "--since", ""), "--since"),
         (("log", "--status", ""), "--status"),
         (("log", "--account", ""), "'--account': it is empty: give a value, or leave it out"),
+        (("keys", "list", "--account", ""), "'--account': it is empty: give a value, or leave it out"),
+        (("export", "folder", "--account", ""), "'--account': it is empty: give a value, or leave it out"),
+        (
+            ("export", "folder", "--recipient", ""),
+            "'--recipient': it is empty: give a value, or leave it out",
+        ),
         (("log", "--subject", " "), "'--subject': it is empty"),
         (("log", "--to", ""), "'--to': it is empty"),
         (("list", "--account", ""), "'--account': it is empty"),
